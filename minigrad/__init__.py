@@ -1,0 +1,18 @@
+"""minigrad: an autograd engine on NumPy and CuPy in which every backward pass is written out, checked and steppable."""
+import importlib
+from typing import Any
+
+from minigrad import functional, nn, optim, random
+from minigrad.device import check_indices
+from minigrad.ops.op import OPS
+from minigrad.tape import detect_nan, grad, hvp, no_grad, plain, unfused
+from minigrad.tensor import Tensor, from_dlpack
+
+__all__ = ["OPS", "Tensor", "check_indices", "detect_nan", "from_dlpack", "functional", "grad", "gradcheck", "hvp", "nn",
+           "no_grad", "optim", "plain", "random", "unfused"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "gradcheck":                     # imported when it is first asked for
+        return importlib.import_module("minigrad.gradcheck")
+    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

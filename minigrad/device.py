@@ -1,0 +1,146 @@
+"""Where arrays live: NumPy on the host, CuPy on a CUDA device. The only file that imports CuPy.
+
+A device is named by a string: "cpu", "cuda" (the first CUDA device), "cuda:N", or "auto" (CUDA if it works, else the host).
+"""
+import contextlib
+from contextvars import ContextVar
+from typing import Any, Callable, Iterator, NamedTuple
+
+import numpy as np
+
+
+class Backend(NamedTuple):
+    """One array library: its namespace, and the way of its arrays to and from the host."""
+    kind: str                                   # "cpu", "cuda"
+    xp: Any                                     # numpy, cupy
+    put: Callable[[np.ndarray, int], Any]       # host array, device number -> device array
+    host: Callable[[Any], np.ndarray]           # device array -> host array
+    number: Callable[[Any], int | None]         # device array -> device number; None where there is only one
+    wraps: bool                                 # an index out of range wraps around silently
+
+
+BACKENDS: dict[type, Backend] = {}              # array type -> its library
+
+
+def register(array_type: type, backend: Backend) -> None:
+    """Make arrays of `array_type` known to the engine."""
+    BACKENDS[array_type] = backend
+
+
+register(np.ndarray, Backend("cpu", np, lambda a, n: a, lambda a: a, lambda a: None, wraps=False))
+
+
+def _register_cupy() -> None:
+    import cupy
+
+    def put(array: np.ndarray, number: int) -> Any:
+        with cupy.cuda.Device(number):
+            return cupy.asarray(array)
+
+    register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, lambda a: a.device.id, wraps=True))
+
+
+def backend(array: Any) -> Backend:
+    """The library of an array. TypeError for anything that is not an array."""
+    found = BACKENDS.get(type(array))
+    if found is None and type(array).__module__.partition(".")[0] == "cupy":
+        _register_cupy()
+        found = BACKENDS.get(type(array))
+    if found is None:
+        raise TypeError(f"expected an array of NumPy or CuPy, got {type(array).__name__}")
+    return found
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is an array that some backend owns."""
+    return type(x) in BACKENDS or type(x).__module__.partition(".")[0] == "cupy" and hasattr(x, "__cuda_array_interface__")
+
+
+def xp(array: Any) -> Any:
+    """The namespace (numpy, cupy) that computes on this array."""
+    return backend(array).xp
+
+
+def name(array: Any) -> str:
+    """The device that holds this array: "cpu", "cuda:0"."""
+    library = backend(array)
+    number = library.number(array)
+    return library.kind if number is None else f"{library.kind}:{number}"
+
+
+def host(array: Any) -> np.ndarray:
+    """The array on the host; a host array is returned as it is. Waits for the device."""
+    return backend(array).host(array)
+
+
+def put(array: Any, device: str) -> Any:
+    """The array on `device`; an array that is there already is returned as it is."""
+    device = resolve(device)
+    if is_array(array) and name(array) == device:
+        return array
+    kind, _, number = device.partition(":")
+    library = next(b for b in BACKENDS.values() if b.kind == kind)
+    return library.put(host(array) if is_array(array) else np.asarray(array), int(number or 0))
+
+
+def cuda_status() -> tuple[bool, str]:
+    """Whether CUDA works here, and if not why, in one line: missing CuPy, driver, device or toolkit are told apart."""
+    try:
+        import cupy
+    except ImportError:
+        return False, "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)"
+    runtime = cupy.cuda.runtime
+    try:
+        if not cupy.cuda.is_available():
+            missing = "no CUDA driver was found" if runtime.driverGetVersion() == 0 else "no CUDA device is visible"
+            return False, f"{missing}: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        a = cupy.ones((2, 2), "float32")
+        float((a @ a + 1).sum())                # a gemm and a compiled kernel: both libraries must load
+    except (RuntimeError, ImportError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return False, f"the CUDA toolkit does not work ({reason}): pip install 'minigrad[cuda13]' brings its libraries"
+    return True, runtime.getDeviceProperties(0)["name"].decode()
+
+
+def resolve(device: str) -> str:
+    """The full name of a device: "auto" -> "cuda:0" or "cpu". ValueError, with the reason, where it cannot work."""
+    kind, _, number = device.partition(":")
+    if device in {b.kind for b in BACKENDS.values()} - {"cuda"}:
+        return device
+    if device == "auto":
+        return "cuda:0" if cuda_status()[0] else "cpu"
+    if kind != "cuda" or (number and not number.isdecimal()) or device.endswith(":"):
+        raise ValueError(f'unknown device {device!r}: use "auto", "cpu", "cuda" or "cuda:N"')
+    works, why_not = cuda_status()
+    if not works:
+        raise ValueError(f'device {device!r} cannot be used: {why_not}; or use device="cpu"')
+    _register_cupy()
+    import cupy
+    count = cupy.cuda.runtime.getDeviceCount()
+    if int(number or 0) >= count:
+        raise ValueError(f"device {device!r} does not exist: this machine has {count}, numbered from 0")
+    return f"cuda:{int(number or 0)}"
+
+
+_CHECK_INDICES: ContextVar[bool] = ContextVar("check_indices", default=False)
+
+
+@contextlib.contextmanager
+def check_indices() -> Iterator[None]:
+    """Check indices on devices too. On the host they always are; CuPy wraps an index out of range around in silence,
+    and the check waits for the device, so there it is made only inside `with mg.check_indices():`."""
+    token = _CHECK_INDICES.set(True)
+    try:
+        yield
+    finally:
+        _CHECK_INDICES.reset(token)
+
+
+def in_range(what: str, index: Any, size: int, low: int = 0) -> None:
+    """Raise IndexError unless low <= index < size everywhere; see check_indices for devices."""
+    if index.size == 0 or (backend(index).wraps and not _CHECK_INDICES.get()):
+        return
+    smallest, largest = int(index.min()), int(index.max())
+    if smallest < low or largest >= size:
+        bad = smallest if smallest < low else largest
+        raise IndexError(f"{what} {bad} is out of range: expected {low} <= {what} < {size}")

@@ -1,0 +1,176 @@
+"""Modules: parameters with names, and the layers of a GPT."""
+import math
+from typing import Any, Iterator, Mapping
+
+import numpy as np
+
+from minigrad import functional as F
+from minigrad.random import Key
+from minigrad.tape import module_path
+from minigrad.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A leaf that a Module owns, with its path as a name: "h.0.attn.c_attn.weight"."""
+    __slots__ = ("name",)
+
+    def __init__(self, data: Any, *, dtype: Any = None, device: str | None = None) -> None:
+        super().__init__(data, requires_grad=True, dtype=dtype, device=device)
+        self.name = ""
+
+
+class Module:
+    """Holds Parameters, Modules and lists of Modules as attributes, which makes their names; `forward` computes.
+
+    A list becomes a tuple, as its names are given when it is assigned.
+    """
+    training = True
+    path = ""                                   # from the outermost Module: "h.0.attn"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, list) and any(isinstance(v, Module) for v in value):
+            value = tuple(value)
+        object.__setattr__(self, name, value)
+        if isinstance(value, (Module, Parameter, tuple)):
+            for path, module in self.named_modules():
+                object.__setattr__(module, "path", path)
+            for path, p in self.named_parameters():
+                p.name = path
+
+    def _children(self) -> Iterator[tuple[str, Any]]:
+        for name, value in vars(self).items():
+            if isinstance(value, (Module, Parameter)):
+                yield name, value
+            elif isinstance(value, tuple):
+                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, (Module, Parameter)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        token = module_path.set(self.path)
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            module_path.reset(token)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} needs a forward method")
+
+    def _named(self, path: str = "") -> Iterator[tuple[str, Any]]:
+        """(path, Module or Parameter): this module and all below it, in the order of their attributes."""
+        yield path, self
+        for name, child in self._children():
+            full = f"{path}.{name}" if path else name
+            if isinstance(child, Module):
+                yield from child._named(full)
+            else:
+                yield full, child
+
+    def named_modules(self) -> Iterator[tuple[str, "Module"]]:
+        """(path, Module): this one, whose path is "", and all below it."""
+        return ((path, found) for path, found in self._named() if isinstance(found, Module))
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(name, Parameter), a shared one once, under its first name."""
+        seen: set[int] = set()
+        for name, found in self._named():
+            if isinstance(found, Parameter) and id(found) not in seen:
+                seen.add(id(found))
+                yield name, found
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters, a shared one once."""
+        return [p for _, p in self.named_parameters()]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.zero_grad()
+
+    def train(self, mode: bool = True) -> "Module":
+        """Turn dropout on (or off)."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> "Module":
+        """Turn dropout off."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters on the host, by name."""
+        return {name: p.numpy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy values into the parameters. All names and shapes must fit, else ValueError lists what does not and
+        nothing is changed."""
+        own = dict(self.named_parameters())
+        shapes = {name: Tensor(value).shape for name, value in state.items()}
+        problems = [f"missing: {', '.join(names)}" for names in [sorted(own.keys() - state.keys())] if names]
+        problems += [f"unexpected: {', '.join(names)}" for names in [sorted(state.keys() - own.keys())] if names]
+        problems += [f"{name} has shape {shapes[name]}, expected {p.shape}"
+                     for name, p in own.items() if name in state and shapes[name] != p.shape]
+        if problems:
+            raise ValueError(f"this state does not fit {type(self).__name__}: " + "; ".join(problems))
+        for name, p in own.items():
+            p.data = state[name]
+
+
+def _drawn(rng: np.random.Generator | None, std: float, shape: tuple[int, ...], dtype: Any, device: str) -> Parameter:
+    """Normal numbers, drawn on the host in float64: the same on every device and in every dtype."""
+    rng = np.random.default_rng() if rng is None else rng
+    return Parameter(rng.normal(0.0, std, size=shape), dtype=dtype, device=device)
+
+
+class Linear(Module):
+    """y = x @ weight + bias, weight (n_in, n_out).
+
+    weight is normal with standard deviation std (default 1 / sqrt(n_in)), bias 0. rng: where the weights come from;
+    without one they differ from run to run.
+    """
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, *, std: float | None = None,
+                 rng: np.random.Generator | None = None, dtype: Any = "float32", device: str = "cpu") -> None:
+        self.weight = _drawn(rng, 1.0 / math.sqrt(n_in) if std is None else std, (n_in, n_out), dtype, device)
+        self.bias = Parameter(np.zeros(n_out), dtype=dtype, device=device) if bias else None
+
+    def forward(self, x: Any) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(Module):
+    """Layer norm over the last axis, of size n: weight starts at 1, bias at 0."""
+
+    def __init__(self, n: int, bias: bool = True, *, eps: float = 1e-5, dtype: Any = "float32", device: str = "cpu") -> None:
+        self.weight = Parameter(np.ones(n), dtype=dtype, device=device)
+        self.bias = Parameter(np.zeros(n), dtype=dtype, device=device) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Any) -> Tensor:
+        return F.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Embedding(Module):
+    """Rows of weight (n, dim), normal with standard deviation std."""
+
+    def __init__(self, n: int, dim: int, *, std: float = 1.0, rng: np.random.Generator | None = None,
+                 dtype: Any = "float32", device: str = "cpu") -> None:
+        self.weight = _drawn(rng, std, (n, dim), dtype, device)
+
+    def forward(self, idx: Any) -> Tensor:
+        return F.embedding(self.weight, idx)
+
+
+class Dropout(Module):
+    """Zeroes elements with probability p while training. Its stream of random numbers follows from the key of the step
+    and its own path."""
+
+    def __init__(self, p: float) -> None:
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"dropout probability must be in [0, 1), got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor, key: Key | None = None) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        if key is None:
+            raise ValueError(f"{self.path or 'Dropout'} in training mode needs key=mg.random.key(seed, step), or .eval()")
+        return F.dropout(x, self.p, key.fold(self.path))

@@ -1,0 +1,103 @@
+"""One step of an optimizer as an op: new parameter and moments from old ones, differentiable in every input.
+
+Hyper-parameters are numbers or 0-d arrays. `p'` is written p_new.
+"""
+from minigrad.ops.op import Draw, Fused, Sample, fixed, positive, signed
+
+
+class AdamW(Fused, name="adamw"):
+    """p, g, m, v (...), lr, beta1, beta2, eps, weight_decay (); t  ->  p_new, m_new, v_new (...)
+
+    forward   m_new = beta1 m + (1 - beta1) g        v_new = beta2 v + (1 - beta2) g^2
+              c1 = 1 - beta1^t    c2 = 1 - beta2^t    r = sqrt(v_new / c2)    u = (m_new / c1) / (r + eps)
+              p_new = p - lr (u + weight_decay p)
+    backward  du = -lr dp_new    dr = -du u / (r + eps)
+              dm' = dm_new + du / (r + eps) / c1        dv' = dv_new + dr / (2 r c2)
+              dc1 = -du u / c1    dc2 = -dr r / (2 c2)
+    why       decay acts on the old p and not through the moments; c1, c2 undo the start of m and v at 0; where
+              v_new = 0 the path through the root is taken to be 0
+    source    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2, with the schedule in lr
+    """
+    broadcasts = True
+
+    def forward(self, p, g, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
+        if not p.shape == g.shape == m.shape == v.shape:
+            raise ValueError(f"adamw: p {p.shape}, g {g.shape}, m {m.shape} and v {v.shape} must have one shape")
+        m_new = beta1 * m + (1.0 - beta1) * g
+        v_new = beta2 * v + (1.0 - beta2) * (g * g)
+        c1, c2 = 1.0 - beta1 ** t, 1.0 - beta2 ** t
+        r = self.xp.sqrt(v_new / c2)
+        u = m_new / c1 / (r + eps)
+        self.save(p=p, g=g, m=m, v=v, u=u, r=r, c1=c1, c2=c2, lr=lr, beta1=beta1, beta2=beta2, eps=eps,
+                  weight_decay=weight_decay, t=t)
+        return p - lr * (u + weight_decay * p), m_new, v_new
+
+    def backward(self, dp_new, dm_new, dv_new, p, g, m, v, u, r, c1, c2, lr, beta1, beta2, eps, weight_decay, t):
+        dp = dp_new * (1.0 - lr * weight_decay)
+        dlr = -dp_new * (u + weight_decay * p)
+        dweight_decay = -dp_new * lr * p
+        du = -lr * dp_new
+        deps = -du * u / (r + eps)                                  # also dr
+        dr_over_r = self.xp.where(r > 0.0, deps / self.xp.where(r > 0.0, r, 1.0), 0.0)
+        dm_all = dm_new + du / (r + eps) / c1
+        dv_all = dv_new + dr_over_r / (2.0 * c2)
+        dg = (1.0 - beta1) * dm_all + (1.0 - beta2) * 2.0 * g * dv_all
+        dm = beta1 * dm_all
+        dv = beta2 * dv_all
+        dc1 = -du * u / c1
+        dc2 = -deps * r / (2.0 * c2)
+        dbeta1 = dm_all * (m - g) - dc1 * t * beta1 ** (t - 1)
+        dbeta2 = dv_all * (v - g * g) - dc2 * t * beta2 ** (t - 1)
+        return dp, dg, dm, dv, dlr, dbeta1, dbeta2, deps, dweight_decay
+
+    @staticmethod
+    def composed(F, p, g, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
+        m_new = beta1 * m + (1.0 - beta1) * g
+        v_new = beta2 * v + (1.0 - beta2) * (g * g)
+        square = v_new / (1.0 - beta2 ** t)
+        r = F.where(square > 0.0, F.sqrt(F.where(square > 0.0, square, 1.0)), 0.0)
+        u = m_new / (1.0 - beta1 ** t) / (r + eps)
+        return p - lr * (u + weight_decay * p), m_new, v_new
+
+    _step: tuple[Draw, ...] = (signed(3, 5), signed(3, 5), signed(3, 5), positive(3, 5))
+    _hyper = fixed(0.1), fixed(0.8), fixed(0.9), fixed(0.01), fixed(0.3)
+    samples = [Sample(*_step, *_hyper, t=1), Sample(*_step, *_hyper, t=4), Sample(*_step, 0.1, 0.8, 0.9, 0.01, 0.3, t=3)]
+
+
+class SGD(Fused, name="sgd"):
+    """p, g, m (...), lr, momentum, weight_decay (); nesterov  ->  p_new, m_new (...)
+
+    forward   d = g + weight_decay p    m_new = momentum m + d
+              u = d + momentum m_new if nesterov, else m_new        p_new = p - lr u
+    backward  du = -lr dp_new    dm' = dm_new + du (times momentum if nesterov)    dd = dm' (+ du if nesterov)
+              dg = dd    dm = momentum dm'    dp = dp_new + weight_decay dd
+    source    Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form
+    """
+    broadcasts = True
+
+    def forward(self, p, g, m, lr, momentum, weight_decay, *, nesterov=False):
+        if not p.shape == g.shape == m.shape:
+            raise ValueError(f"sgd: p {p.shape}, g {g.shape} and m {m.shape} must have one shape")
+        d = g + weight_decay * p
+        m_new = momentum * m + d
+        u = d + momentum * m_new if nesterov else m_new
+        self.save(p=p, m=m, m_new=m_new, u=u, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+        return p - lr * u, m_new
+
+    def backward(self, dp_new, dm_new, p, m, m_new, u, lr, momentum, weight_decay, nesterov):
+        dlr = -dp_new * u
+        du = -lr * dp_new
+        dm_all = dm_new + (du * momentum if nesterov else du)
+        dd = dm_all + du if nesterov else dm_all
+        dmomentum = dm_all * m + du * m_new if nesterov else dm_all * m
+        return dp_new + weight_decay * dd, dd, momentum * dm_all, dlr, dmomentum, dd * p
+
+    @staticmethod
+    def composed(F, p, g, m, lr, momentum, weight_decay, *, nesterov=False):
+        d = g + weight_decay * p
+        m_new = momentum * m + d
+        return p - lr * (d + momentum * m_new if nesterov else m_new), m_new
+
+    _step: tuple[Draw, ...] = (signed(3, 5), signed(3, 5), signed(3, 5))
+    samples = [Sample(*_step, fixed(0.1), fixed(0.8), fixed(0.3)), Sample(*_step, fixed(0.1), fixed(0.8), fixed(0.3), nesterov=True),
+               Sample(*_step, 0.1, 0.8, 0.3)]

@@ -1,0 +1,82 @@
+"""Scaled dot-product attention."""
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad.ops.op import Fused, Sample
+from minigrad.random import Key, keep_mask
+
+
+def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
+    """Which of S keys each of T queries may attend to: booleans (..., T, S), or None for all. Causal: the last query sees
+    every key, the one before all but one, and so on."""
+    if mask is not None and mask.dtype != bool:
+        raise TypeError(f"attention: mask must be boolean, True where a query may attend, got dtype {mask.dtype}")
+    if not causal:
+        return mask
+    below = xp.tri(T, S, S - T, dtype=bool)
+    return below if mask is None else below & mask
+
+
+def far_below(dtype: Any) -> float:
+    """A score so low that its exponential is 0, and finite: inf - inf would be NaN."""
+    return -3e4 if dtype.itemsize == 2 else -1e30
+
+
+class Attention(Fused):
+    """q (..., T, D), k (..., S, D), v (..., S, E); causal, mask, dropout, key  ->  y (..., T, E)
+
+    forward   S = q @ k^T / sqrt(D)    P = softmax(S)    A = P * keep / (1 - dropout)    y = A @ v
+    backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
+              dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q
+    why       each row of P mixes the rows of v; each row of dS sums to 0, as softmax ignores a constant shift
+    source    Vaswani et al. 2017, "Attention is all you need", eq. 1
+    """
+
+    def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        if min(q.ndim, k.ndim, v.ndim) < 2 or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or (
+                q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]):
+            raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not fit: "
+                             "expected q (..., T, D), k (..., S, D), v (..., S, E)")
+        xp, scale = self.xp, 1.0 / math.sqrt(q.shape[-1])
+        S = q @ k.swapaxes(-1, -2) * scale                          # (..., T, S)
+        allowed = allowed_pairs(xp, S.shape[-2], S.shape[-1], causal, mask)
+        if allowed is not None:
+            S = xp.where(allowed, S, far_below(S.dtype))
+        P = xp.exp(S - xp.max(S, axis=-1, keepdims=True))
+        P = P / xp.sum(P, axis=-1, keepdims=True)
+        if allowed is not None:
+            P = P * allowed                                         # a query that may see nothing gets 0
+        keep = xp.asarray(keep_mask(key, P.shape, dropout)) if dropout else None
+        A = P * keep * (1.0 / (1.0 - dropout)) if dropout else P
+        self.save(q=q, k=k, v=v, P=P, keep=keep, dropout=dropout, scale=scale)
+        return A @ v
+
+    def backward(self, dy, q, k, v, P, keep, dropout, scale):
+        A = P * keep * (1.0 / (1.0 - dropout)) if dropout else P
+        dv = A.swapaxes(-1, -2) @ dy
+        dA = dy @ v.swapaxes(-1, -2)                                # (..., T, S)
+        dP = dA * keep * (1.0 / (1.0 - dropout)) if dropout else dA
+        dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True)) * scale
+        dq = dS @ k
+        dk = dS.swapaxes(-1, -2) @ q
+        return dq, dk, dv
+
+    @staticmethod
+    def composed(F, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        S = F.matmul(q, k.swapaxes(-1, -2)) * (1.0 / math.sqrt(q.shape[-1]))
+        allowed = allowed_pairs(q.xp, S.shape[-2], S.shape[-1], causal, mask)
+        if allowed is not None:
+            S = F.where(allowed, S, far_below(S.dtype))
+        P = F.exp(S - F.logsumexp(S, axis=-1, keepdims=True))
+        if allowed is not None:
+            P = F.where(allowed, P, 0.0)
+        if dropout:
+            P = F.where(q.xp.asarray(keep_mask(key, P.shape, dropout)), P, 0.0) * (1.0 / (1.0 - dropout))
+        return F.matmul(P, v)
+
+    _mask = np.array([[True, False, True, True, False], [False] * 5, [False, True, True, True, True]])
+    samples = [Sample((2, 5, 3), (2, 5, 3), (2, 5, 4)), Sample((2, 5, 3), (2, 5, 3), (2, 5, 4), causal=True),
+               Sample((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3), mask=_mask), Sample((3, 2), (5, 2), (5, 3), causal=True, mask=_mask),
+               Sample((2, 5, 3), (2, 5, 3), (2, 5, 4), causal=True, dropout=0.3, key=Key(seed=1))]

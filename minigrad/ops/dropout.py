@@ -1,0 +1,29 @@
+"""Dropout."""
+from minigrad.ops.op import Fused, Sample
+from minigrad.random import Key, keep_mask
+
+
+class Dropout(Fused):
+    """x; p, key  ->  y
+
+    forward   y = x * keep / (1 - p)        keep: 1 with probability 1 - p, else 0, drawn from the key
+    backward  dx = dy * keep / (1 - p)
+    why       the same mask both ways; the division keeps the mean of y at x
+    source    Srivastava et al. 2014, "Dropout", scaled at training time
+    """
+
+    def forward(self, x, *, p, key):
+        keep = self.xp.asarray(keep_mask(key, x.shape, p))
+        scale = 1.0 / (1.0 - p)
+        self.save(keep=keep, scale=scale)
+        return x * keep * scale
+
+    def backward(self, dy, keep, scale):
+        return dy * keep * scale
+
+    @staticmethod
+    def composed(F, x, *, p, key):
+        keep = keep_mask(key, x.shape, p)
+        return F.where(x.xp.asarray(keep), x, 0.0) * (1.0 / (1.0 - p))
+
+    samples = [Sample((3, 5), p=0.4, key=Key(seed=1)), Sample((2, 3, 5), p=0.1, key=Key(seed=1, step=2)), Sample((4,), p=0.0, key=Key(seed=0))]

@@ -1,0 +1,32 @@
+"""Rows of a table."""
+import numpy as np
+
+from minigrad import device
+from minigrad.ops.op import Fused, Sample
+
+
+class Embedding(Fused):
+    """w (V, C); idx (...)  ->  y (..., C)
+
+    forward   y = w[idx]
+    backward  dw = zeros; dw[idx] += dy
+    why       a row that was used several times collects the gradients of all its uses
+    """
+
+    def forward(self, w, *, idx):
+        if w.ndim != 2 or idx.dtype.kind not in "iu":
+            raise TypeError(f"embedding: expected a table w (V, C) and integer idx, got w {w.shape} and idx of dtype {idx.dtype}")
+        device.in_range("token", idx, w.shape[0])
+        self.save(idx=idx, shape=w.shape)
+        return w[idx]
+
+    def backward(self, dy, idx, shape):
+        dw = self.xp.zeros(shape, dy.dtype)
+        self.xp.add.at(dw, idx, dy)
+        return dw
+
+    @staticmethod
+    def composed(F, w, *, idx):
+        return w[idx]
+
+    samples = [Sample((7, 3), idx=np.array([[1, 3, 1], [0, 1, 6]])), Sample((4, 3), idx=np.array(2)), Sample((4, 3), idx=np.array([0, 3]))]

@@ -1,0 +1,46 @@
+"""Layer norm."""
+from minigrad.ops.op import Fused, Sample
+
+
+class LayerNorm(Fused):
+    """x (..., C), w (C,), b (C,); eps  ->  y (..., C)
+
+    forward   xhat = (x - mean(x)) * rstd    rstd = 1 / sqrt(var(x) + eps)    y = xhat * w + b
+    backward  dw = sum(dy * xhat)    db = sum(dy)    dxhat = dy * w
+              dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
+    why       two directions are projected out of dxhat: a shift and a scaling of x leave y unchanged
+    source    Ba, Kiros & Hinton 2016, "Layer normalization"
+    """
+
+    def forward(self, x, w, b=None, *, eps=1e-5):
+        C = x.shape[-1] if x.ndim else 0
+        if w.shape != (C,) or (b is not None and b.shape != (C,)):
+            raise ValueError(f"layer_norm: x {x.shape}, w {w.shape}, b {getattr(b, 'shape', None)} do not fit: "
+                             "expected x (..., C), w (C,), b (C,)")
+        xhat = x - x.sum(axis=-1, keepdims=True) / C
+        var = (xhat * xhat).sum(axis=-1, keepdims=True) / C
+        rstd = 1.0 / self.xp.sqrt(var + eps)                        # (..., 1)
+        xhat *= rstd
+        self.save(xhat=xhat, rstd=rstd, w=w)
+        y = xhat * w
+        return y if b is None else y + b
+
+    def backward(self, dy, xhat, rstd, w):
+        C = w.shape[0]
+        rows = tuple(range(dy.ndim - 1))
+        dw = (dy * xhat).sum(axis=rows)
+        db = dy.sum(axis=rows)
+        dxhat = dy * w
+        shift = dxhat.sum(axis=-1, keepdims=True) / C               # (..., 1)
+        scale = (dxhat * xhat).sum(axis=-1, keepdims=True) / C      # (..., 1)
+        dx = rstd * (dxhat - shift - xhat * scale)
+        return (dx, dw, db)[:len(self.needs)]
+
+    @staticmethod
+    def composed(F, x, w, b=None, *, eps=1e-5):
+        c = x - F.mean(x, axis=-1, keepdims=True)
+        rstd = 1.0 / F.sqrt(F.mean(c * c, axis=-1, keepdims=True) + eps)
+        y = c * rstd * w
+        return y if b is None else y + b
+
+    samples = [Sample((2, 7), (7,), (7,)), Sample((2, 3, 5), (5,), (5,)), Sample((2, 3, 5), (5,)), Sample((5,), (5,), (5,), eps=0.1)]

@@ -1,0 +1,130 @@
+"""What every op is: a forward and a backward on plain arrays, known by name, with the samples that check it.
+
+An op is a small class::
+
+    class Mul(Primitive):
+        \"\"\"a, b  ->  y
+
+        forward   y = a * b
+        backward  da = dy * b    db = dy * a
+        \"\"\"
+        def forward(self, a, b):
+            self.save(a=a, b=b)
+            return a * b
+
+        def backward(self, dy, a, b):
+            return dy * b, dy * a
+
+- Positional arguments of `forward` are the inputs that have a gradient; keyword arguments are everything else.
+- `save` keeps by name what the backward needs; the engine hands it back as keyword arguments.
+- `backward` gets one gradient for each output and returns one for each input. It never writes into what it is given.
+- `self.xp` is the namespace to compute with. For a primitive it may be minigrad's own functions on Tensors: that is all
+  there is to gradients of gradients.
+- The engine un-broadcasts, accumulates, checks shapes and dtypes; an op does none of it.
+"""
+import math
+import re
+from typing import Any, Callable, ClassVar, Sequence
+
+import numpy as np
+
+Draw = Callable[[np.random.Generator], np.ndarray]
+
+
+def normal(*shape: int) -> Draw:
+    """Standard normal numbers."""
+    return lambda rng: rng.normal(size=shape)
+
+
+def positive(*shape: int) -> Draw:
+    """Numbers in [0.3, 2]."""
+    return lambda rng: rng.uniform(0.3, 2.0, size=shape)
+
+
+def signed(*shape: int) -> Draw:
+    """Numbers of either sign, at least 0.2 away from 0."""
+    return lambda rng: rng.uniform(0.2, 2.0, size=shape) * rng.choice([-1.0, 1.0], size=shape)
+
+
+def distinct(*shape: int, offset: float = 0.0) -> Draw:
+    """Numbers of either sign, no two closer than 0.1, none of them close to 0: away from ties and kinks."""
+    n = math.prod(shape)
+    return lambda rng: 0.1 * (rng.permutation(n) - n // 2 + 0.5).reshape(shape) + offset
+
+
+def fixed(values: Any) -> Draw:
+    """Just these numbers."""
+    return lambda rng: np.array(values, dtype=np.float64)
+
+
+class Sample:
+    """Inputs to check an op with: a shape (normal numbers), a Draw, or a number for each positional input, and the
+    keyword arguments as they are."""
+
+    def __init__(self, *inputs: Sequence[int] | Draw | float, **static: Any) -> None:
+        self.inputs = inputs
+        self.static = static
+
+    def draw(self, seed: int) -> list[Any]:
+        """float64 arrays (numbers stay numbers), the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        draws = [normal(*x) if isinstance(x, tuple) else x for x in self.inputs]
+        return [np.asarray(x(rng)) if callable(x) else x for x in draws]
+
+    def __repr__(self) -> str:
+        shown = [str(np.shape(x)) if isinstance(x, np.ndarray) else str(x) for x in self.draw(0)]
+        shown += [f"{k}={np.asarray(v).tolist() if isinstance(v, np.ndarray) else v}" for k, v in self.static.items()]
+        return f"({', '.join(shown)})"
+
+
+OPS: dict[str, type["Op"]] = {}         # name -> op, every op that was ever defined
+
+
+class Op:
+    """One call of an op: forward, what it saved, backward. Subclass Primitive or Fused."""
+    name: ClassVar[str]
+    samples: ClassVar[list[Sample]] = []
+    fused: ClassVar[bool]                           # True: no second derivative but through the composed twin
+    broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
+    analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
+    kernels: ClassVar[dict[type, type["Op"]]]       # array type -> faster implementation of this op
+    composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
+
+    xp: Any
+    needs: Sequence[bool]                           # which inputs want a gradient; the others' may be None
+    saved: dict[str, Any] = {}
+
+    def __init_subclass__(cls, register: bool = True, name: str | None = None) -> None:
+        cls.kernels = {}
+        if not register:
+            return
+        cls.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        if cls.name in OPS:
+            raise ValueError(f"an op named {cls.name!r} exists already ({OPS[cls.name]}): choose another class name")
+        OPS[cls.name] = cls
+
+    def save(self, **values: Any) -> None:
+        """Keep by name what backward needs."""
+        self.saved = values
+
+    def forward(self, *inputs: Any, **static: Any) -> Any:
+        raise NotImplementedError
+
+    def backward(self, *dys: Any, **saved: Any) -> Any:
+        raise NotImplementedError
+
+
+class Primitive(Op, register=False):
+    """An op whose two directions are written in `self.xp` alone and write nothing in place: it can be differentiated
+    again and again."""
+    fused = False
+
+
+class Fused(Op, register=False):
+    """An op with a backward of its own for what could be composed from primitives. `composed` is that composition."""
+    fused = True
+
+    @staticmethod
+    def composed(F: Any, *inputs: Any, **static: Any) -> Any:
+        """The same function of Tensors, from primitives in the namespace F (minigrad.functional)."""
+        raise NotImplementedError

@@ -1,0 +1,138 @@
+"""Many to one along axes: `axis` is None (all), a number or a tuple; with `keepdims` the axes stay, with size 1."""
+import math
+from typing import Any
+
+from minigrad.ops.op import Primitive, Sample, distinct
+from minigrad.ops.shape import normal_axes
+
+AXES: list[dict[str, Any]] = [dict(axis=None), dict(axis=0), dict(axis=-1), dict(axis=(0, 2)), dict(axis=1, keepdims=True),
+        dict(axis=(-1, 0), keepdims=True), dict(axis=None, keepdims=True)]
+
+
+class Reduction(Primitive, register=False):
+    """What all reductions share: the shape with the reduced axes kept as 1."""
+
+    def kept_shape(self, x, axis):
+        """Shape of x with the reduced axes at 1, and how many numbers meet in one."""
+        axes = normal_axes(self.name, axis, x.ndim)
+        kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+        return kept, math.prod(x.shape[i] for i in axes)
+
+
+class Sum(Reduction):
+    """x  ->  y
+
+    forward   y = sum(x)
+    backward  dx = dy, once for each x
+    """
+
+    def forward(self, x, *, axis=None, keepdims=False):
+        kept, n = self.kept_shape(x, axis)
+        self.save(shape=x.shape, kept=kept)
+        return self.xp.sum(x, axis=axis, keepdims=keepdims)
+
+    def backward(self, dy, shape, kept):
+        return self.xp.broadcast_to(dy.reshape(kept), shape)
+
+    samples = [Sample((3, 4, 5), **a) for a in AXES] + [Sample(())]
+
+
+class Mean(Reduction):
+    """x  ->  y
+
+    forward   y = sum(x) / n
+    backward  dx = dy / n
+    """
+
+    def forward(self, x, *, axis=None, keepdims=False):
+        kept, n = self.kept_shape(x, axis)
+        self.save(shape=x.shape, kept=kept, n=n)
+        return self.xp.sum(x, axis=axis, keepdims=keepdims) / n
+
+    def backward(self, dy, shape, kept, n):
+        return self.xp.broadcast_to(dy.reshape(kept) / n, shape)
+
+    samples = [Sample((3, 4, 5), **a) for a in AXES] + [Sample(())]
+
+
+class Var(Reduction):
+    """x; ddof  ->  y
+
+    forward   c = x - mean(x)    y = sum(c^2) / (n - ddof)
+    backward  dx = dy * 2 c / (n - ddof)
+    why       the mean moves with x too, but sum(c) = 0, so that path adds nothing
+    """
+
+    def forward(self, x, *, axis=None, ddof=0, keepdims=False):
+        kept, n = self.kept_shape(x, axis)
+        if n <= ddof:
+            raise ValueError(f"var: {n} numbers with ddof={ddof} leave none to divide by: reduce over more, or lower ddof")
+        c = x - self.xp.sum(x, axis=axis, keepdims=True) / n
+        self.save(c=c, kept=kept, n=n - ddof)
+        return self.xp.sum(c * c, axis=axis, keepdims=keepdims) / (n - ddof)
+
+    def backward(self, dy, c, kept, n):
+        return dy.reshape(kept) * (2.0 / n) * c
+
+    samples = [Sample((3, 4, 5), **a) for a in AXES] + [Sample((3, 4, 5), axis=1, ddof=1)]
+
+
+class Max(Reduction):
+    """x  ->  y
+
+    forward   y = max(x)
+    backward  dx = dy at the largest x, shared equally where several are, else 0
+    """
+
+    def forward(self, x, *, axis=None, keepdims=False):
+        kept, n = self.kept_shape(x, axis)
+        y = self.xp.max(x, axis=axis, keepdims=keepdims)
+        mask = x == y.reshape(kept)
+        self.save(mask=mask, ties=mask.sum(axis=axis, keepdims=True).astype(x.dtype), kept=kept)
+        return y
+
+    def backward(self, dy, mask, ties, kept):
+        return dy.reshape(kept) / ties * mask
+
+    samples = [Sample(distinct(3, 4, 5), **a) for a in AXES]
+
+
+class Min(Reduction):
+    """x  ->  y
+
+    forward   y = min(x)
+    backward  dx = dy at the smallest x, shared equally where several are, else 0
+    """
+
+    def forward(self, x, *, axis=None, keepdims=False):
+        kept, n = self.kept_shape(x, axis)
+        y = self.xp.min(x, axis=axis, keepdims=keepdims)
+        mask = x == y.reshape(kept)
+        self.save(mask=mask, ties=mask.sum(axis=axis, keepdims=True).astype(x.dtype), kept=kept)
+        return y
+
+    def backward(self, dy, mask, ties, kept):
+        return dy.reshape(kept) / ties * mask
+
+    samples = [Sample(distinct(3, 4, 5), **a) for a in AXES]
+
+
+class Logsumexp(Reduction):
+    """x  ->  y
+
+    forward   m = max(x)    y = m + log(sum(exp(x - m)))
+    backward  dx = dy * exp(x - y)
+    why       the slope is the softmax of x; subtracting m changes nothing but keeps exp from overflowing
+    """
+
+    def forward(self, x, *, axis=None, keepdims=False):
+        normal_axes(self.name, axis, x.ndim)
+        m = self.xp.max(x, axis=axis, keepdims=True)
+        y = m + self.xp.log(self.xp.sum(self.xp.exp(x - m), axis=axis, keepdims=True))
+        self.save(x=x, y=y)
+        return y if keepdims else self.xp.squeeze(y, axis=axis)
+
+    def backward(self, dy, x, y):
+        return dy.reshape(y.shape) * self.xp.exp(x - y)
+
+    samples = [Sample((3, 4, 5), **a) for a in AXES]

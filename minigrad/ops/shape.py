@@ -1,0 +1,302 @@
+"""The same numbers in another arrangement: shapes, orders, parts, joins. Backward puts every gradient back in its place."""
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad import device
+from minigrad.ops.op import Primitive, Sample
+
+
+def normal_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """axis (None, a number or several) as a tuple of numbers in 0 .. ndim - 1, without repeats."""
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not isinstance(a, (int, np.integer)):
+            raise TypeError(f"{op}: axis must be None, an integer or a tuple of integers, got {axis!r}")
+        if not -ndim <= a < ndim:
+            raise ValueError(f"{op}: axis {a} is out of range for {ndim} axes: use {-ndim} to {ndim - 1}")
+    normal = tuple(int(a) % ndim for a in axes)
+    if len(set(normal)) < len(normal):
+        raise ValueError(f"{op}: axis {axis} names an axis twice")
+    return normal
+
+
+class Reshape(Primitive):
+    """x; shape  ->  y
+
+    forward   y = x in another shape, same order
+    backward  dx = dy in the shape of x
+    """
+
+    def forward(self, x, *, shape):
+        shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        known = math.prod(n for n in shape if n != -1)
+        if shape.count(-1) > 1 or (x.size != known if -1 not in shape else known == 0 or x.size % known):
+            raise ValueError(f"reshape: {x.size} numbers of shape {x.shape} do not fit into shape {shape}")
+        self.save(shape=x.shape)
+        return x.reshape(shape)
+
+    def backward(self, dy, shape):
+        return dy.reshape(shape)
+
+    samples = [Sample((2, 3, 5), shape=(5, 6)), Sample((2, 3), shape=-1), Sample((), shape=(1, 1)), Sample((4,), shape=(2, -1))]
+
+
+class Transpose(Primitive):
+    """x; axes  ->  y
+
+    forward   y = x with its axes in the given order (None: reversed)
+    backward  dx = dy with its axes in the inverse order
+    """
+
+    def forward(self, x, *, axes=None):
+        order = tuple(range(x.ndim))[::-1] if axes is None else normal_axes("transpose", tuple(axes), x.ndim)
+        if len(order) != x.ndim:
+            raise ValueError(f"transpose: axes {axes} must name each of the {x.ndim} axes of {x.shape} once")
+        self.save(inverse=tuple(order.index(i) for i in range(x.ndim)))
+        return x.transpose(order)
+
+    def backward(self, dy, inverse):
+        return dy.transpose(inverse)
+
+    samples = [Sample((2, 3)), Sample((2, 3, 5), axes=(1, 2, 0)), Sample((2, 3, 5), axes=(0, -1, 1)), Sample((3,))]
+
+
+class Swapaxes(Primitive):
+    """x; axis1, axis2  ->  y
+
+    forward   y = x with two axes exchanged
+    backward  dx = dy with the same two exchanged
+    """
+
+    def forward(self, x, *, axis1, axis2):
+        normal_axes("swapaxes", (axis1,), x.ndim)
+        normal_axes("swapaxes", (axis2,), x.ndim)
+        self.save(axis1=axis1, axis2=axis2)
+        return x.swapaxes(axis1, axis2)
+
+    def backward(self, dy, axis1, axis2):
+        return dy.swapaxes(axis1, axis2)
+
+    samples = [Sample((2, 3, 5), axis1=0, axis2=2), Sample((2, 3, 5), axis1=-1, axis2=-2)]
+
+
+class BroadcastTo(Primitive):
+    """x; shape  ->  y
+
+    forward   y = x repeated along new axes and axes of size 1
+    backward  dx = dy summed over the copies
+    """
+    broadcasts = True
+
+    def forward(self, x, *, shape):
+        return self.xp.broadcast_to(x, shape)
+
+    def backward(self, dy):
+        return dy
+
+    samples = [Sample((3,), shape=(2, 3)), Sample((3, 1), shape=(2, 3, 5)), Sample((), shape=(4,)), Sample((2, 3), shape=(2, 3))]
+
+
+class Squeeze(Primitive):
+    """x; axis  ->  y
+
+    forward   y = x without the given axes of size 1 (None: without any)
+    backward  dx = dy in the shape of x
+    """
+
+    def forward(self, x, *, axis=None):
+        axes = normal_axes("squeeze", axis, x.ndim)
+        if axis is None:
+            axes = tuple(i for i in axes if x.shape[i] == 1)
+        if any(x.shape[i] != 1 for i in axes):
+            raise ValueError(f"squeeze: axis {axis} of shape {x.shape} is not of size 1")
+        self.save(shape=x.shape)
+        return x.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+    def backward(self, dy, shape):
+        return dy.reshape(shape)
+
+    samples = [Sample((1, 3, 1)), Sample((1, 3, 1), axis=-1), Sample((1, 3, 1), axis=(0, 2))]
+
+
+class ExpandDims(Primitive):
+    """x; axis  ->  y
+
+    forward   y = x with new axes of size 1 at the given places of y
+    backward  dx = dy in the shape of x
+    """
+
+    def forward(self, x, *, axis):
+        count = len(axis) if isinstance(axis, tuple) else 1
+        axes = normal_axes("expand_dims", axis, x.ndim + count)
+        sizes = iter(x.shape)
+        self.save(shape=x.shape)
+        return x.reshape(tuple(1 if i in axes else next(sizes) for i in range(x.ndim + count)))
+
+    def backward(self, dy, shape):
+        return dy.reshape(shape)
+
+    samples = [Sample((2, 3), axis=1), Sample((2, 3), axis=-1), Sample((2, 3), axis=(0, 2)), Sample((), axis=0)]
+
+
+class Astype(Primitive):
+    """x; dtype  ->  y
+
+    forward   y = x in another floating dtype
+    backward  dx = dy in the dtype of x
+    """
+    analytic = False
+
+    def forward(self, x, *, dtype):
+        self.save(dtype=x.dtype)
+        return x.astype(dtype)
+
+    def backward(self, dy, dtype):
+        return dy.astype(dtype)
+
+    samples = [Sample((2, 3), dtype=np.float64)]
+
+
+def is_basic(index: Any) -> bool:
+    """Whether an index picks each element at most once: integers, slices, None, Ellipsis and boolean masks only."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(isinstance(i, (int, np.integer, slice)) or i is None or i is Ellipsis or getattr(i, "dtype", None) == bool
+               for i in parts)
+
+
+def check_index(op: str, index: Any, shape: tuple[int, ...]) -> None:
+    """IndexError for integer arrays out of range, TypeError for an index of floating numbers."""
+    parts = index if isinstance(index, tuple) else (index,)
+    axis = 0
+    for i, part in enumerate(parts):
+        if part is Ellipsis:
+            axis = len(shape) - sum(p is not None for p in parts[i + 1:])
+        elif part is not None:
+            dtype = getattr(part, "dtype", None)
+            if dtype is not None and dtype.kind not in "iub":
+                raise TypeError(f"{op}: an index must be of integers or booleans, got dtype {dtype}: use .astype(int)")
+            if dtype is not None and dtype.kind in "iu" and axis < len(shape):
+                device.in_range("index", part, shape[axis], low=-shape[axis])
+            axis += part.ndim if dtype == bool else 1
+
+
+class Getitem(Primitive):
+    """x; index  ->  y
+
+    forward   y = x[index]: slices, integers, integer arrays with repeats, boolean masks
+    backward  dx = zeros, with each dy added where it was taken from
+    """
+
+    def forward(self, x, *, index):
+        check_index("getitem", index, x.shape)
+        self.save(index=index, shape=x.shape)
+        return x[index]
+
+    def backward(self, dy, index, shape):
+        return scatter(self.xp, dy, index, shape)
+
+    _rows, _repeats = np.array([2, 0]), np.array([[1, 3, 1], [0, 1, 0]])
+    samples = [Sample((4, 3), index=1), Sample((4, 3), index=(slice(None, None, 2), -1)), Sample((4, 3), index=(Ellipsis, None, 0)),
+               Sample((4, 3), index=_repeats), Sample((4, 3), index=(_repeats, np.array([2, 0, 1]))),
+               Sample((4, 3), index=(slice(1, 3), _rows)), Sample((4, 3), index=np.array([True, False, True, True])),
+               Sample((4, 3), index=slice(3, 0, -2))]
+
+
+class ScatterAdd(Primitive):
+    """x; index, shape  ->  y
+
+    forward   y = zeros(shape); y[index] += x, repeats added up
+    backward  dx = dy[index]
+    why       the adjoint of y = x[index]
+    """
+
+    def forward(self, x, *, index, shape):
+        check_index("scatter_add", index, shape)
+        self.save(index=index)
+        return scatter(self.xp, x, index, shape)
+
+    def backward(self, dy, index):
+        return dy[index]
+
+    samples = [Sample((2, 3, 5), index=Getitem._repeats, shape=(4, 5)), Sample((2,), index=(slice(0, 2), -1), shape=(4, 3)),
+               Sample((3,), index=np.array([True, False, True, True]), shape=(4,))]
+
+
+def scatter(xp: Any, x: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    """zeros(shape) with x added at index; on Tensors the op of that name."""
+    if hasattr(xp, "scatter_add"):              # minigrad's own namespace; NumPy and CuPy have none
+        return xp.scatter_add(x, index, shape)
+    y = xp.zeros(shape, x.dtype)
+    if is_basic(index):
+        y[index] = x
+    else:
+        xp.add.at(y, index, x)
+    return y
+
+
+class Concatenate(Primitive):
+    """x0, x1, ...; axis  ->  y
+
+    forward   y = the xs one after the other along an axis
+    backward  dxs = dy cut at the same places
+    """
+
+    def forward(self, *xs, axis=0):
+        axis, = normal_axes("concatenate", axis, xs[0].ndim)
+        rest = [x.shape[:axis] + x.shape[axis + 1:] for x in xs]
+        if any(x.ndim != xs[0].ndim for x in xs) or any(r != rest[0] for r in rest):
+            raise ValueError(f"concatenate: shapes {[x.shape for x in xs]} must agree but for axis {axis}")
+        self.save(axis=axis, sizes=[x.shape[axis] for x in xs])
+        return self.xp.concatenate(xs, axis=axis)
+
+    def backward(self, dy, axis, sizes):
+        ends = np.cumsum(sizes).tolist()
+        return tuple(dy[(slice(None),) * axis + (slice(end - n, end),)] for n, end in zip(sizes, ends))
+
+    samples = [Sample((2, 3), (5, 3)), Sample((2, 3), (2, 1), (2, 4), axis=-1), Sample((3,))]
+
+
+class Stack(Primitive):
+    """x0, x1, ...; axis  ->  y
+
+    forward   y = the xs along a new axis
+    backward  dxs = the slices of dy along it
+    """
+
+    def forward(self, *xs, axis=0):
+        axis, = normal_axes("stack", axis, xs[0].ndim + 1)
+        if any(x.shape != xs[0].shape for x in xs):
+            raise ValueError(f"stack: shapes {[x.shape for x in xs]} must be equal")
+        self.save(axis=axis, n=len(xs))
+        return self.xp.stack(xs, axis=axis)
+
+    def backward(self, dy, axis, n):
+        return tuple(dy[(slice(None),) * axis + (i,)] for i in range(n))
+
+    samples = [Sample((2, 3), (2, 3)), Sample((2, 3), (2, 3), (2, 3), axis=-1), Sample(())]
+
+
+class Split(Primitive):
+    """x; sections, axis  ->  y0, y1, ...
+
+    forward   ys = x cut along an axis: into that many equal parts, or at the given places
+    backward  dx = the dys one after the other
+    """
+
+    def forward(self, x, *, sections, axis=0):
+        axis, = normal_axes("split", axis, x.ndim)
+        n = x.shape[axis]
+        if isinstance(sections, (int, np.integer)):
+            if sections < 1 or n % sections:
+                raise ValueError(f"split: {n} along axis {axis} of {x.shape} does not divide into {sections} equal parts")
+            sections = range(n // sections, n, n // sections)
+        ends = [*sections, n]
+        self.save(axis=axis)
+        return tuple(x[(slice(None),) * axis + (slice(a, b),)] for a, b in zip([0, *ends], ends))
+
+    def backward(self, *dys, axis):
+        return self.xp.concatenate(dys, axis=axis)
+
+    samples = [Sample((6, 2), sections=3), Sample((2, 7), sections=[2, 3], axis=-1), Sample((2, 3), sections=1)]

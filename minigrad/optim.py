@@ -1,0 +1,162 @@
+"""Optimizers, which run the forward of the ops adamw and sgd; clipping; the learning-rate schedule."""
+import math
+from typing import Any, Iterable, Sequence
+
+from minigrad.ops import adamw as ops
+from minigrad.ops.op import Op
+from minigrad.tensor import Tensor
+
+
+class Optimizer:
+    """Parameters in groups, each with its own hyper-parameters, and a state for every parameter.
+
+    params: Tensors, or dicts {"params": Tensors, hyper-parameter: value, ...}. `groups` may be changed between steps.
+    """
+    op: type[Op]
+    moments: tuple[str, ...]                    # names of the state arrays, in the order of the op's inputs
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        given = list(params)
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        self.groups: list[dict[str, Any]] = []
+        seen: set[int] = set()
+        for group in groups:
+            unknown = group.keys() - defaults.keys() - {"params"}
+            if unknown:
+                raise ValueError(f"{type(self).__name__}: unknown {', '.join(sorted(unknown))} in a group: it knows {', '.join(defaults)}")
+            members = list(group["params"])
+            for p in members:
+                if not isinstance(p, Tensor) or not p.requires_grad or p.node is not None:
+                    raise TypeError(f"{type(self).__name__} updates leaf Tensors with requires_grad=True, got {p!r:.80}")
+                if id(p) in seen:
+                    raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or p.shape} is given twice")
+                seen.add(id(p))
+            self.groups.append(self.checked({**defaults, **group, "params": members}))
+        if not seen:
+            raise ValueError(f"{type(self).__name__} was given no parameters")
+        self.state: dict[int, dict[str, Any]] = {}      # id of a parameter -> t and its moments
+
+    def checked(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The group, or ValueError for values out of range."""
+        for name in ("lr", "eps", "weight_decay"):
+            if group.get(name, 0.0) < 0.0:
+                raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {group[name]}")
+        return group
+
+    @property
+    def params(self) -> list[Tensor]:
+        """All parameters, in the order of the groups."""
+        return [p for group in self.groups for p in group["params"]]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.params:
+            p.zero_grad()
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state_of(p)
+                    state["t"] += 1
+                    op = self.op()
+                    op.xp = p.xp
+                    p.data, *new = self.update(op, p, [state[m] for m in self.moments], group, state["t"])
+                    state.update(zip(self.moments, new))
+
+    def state_of(self, p: Tensor) -> dict[str, Any]:
+        """t, the number of steps so far, and the moments of a parameter; 0 before its first step."""
+        if id(p) not in self.state:
+            self.state[id(p)] = {"t": 0, **{m: p.xp.zeros_like(p.data) for m in self.moments}}
+        return self.state[id(p)]
+
+    def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
+        """New parameter and moments."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of t and the moments, one entry for each parameter in order, on the host."""
+        states = [self.state_of(p) for p in self.params]
+        return {"t": [s["t"] for s in states], **{m: [Tensor(s[m]).numpy() for s in states] for m in self.moments}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What state_dict gave, for the same parameters in the same order. ValueError if it does not fit."""
+        shapes = [p.shape for p in self.params]
+        for m in self.moments:
+            if [x.shape for x in state.get(m, ())] != shapes:
+                raise ValueError(f"this state's {m} does not fit the {len(shapes)} parameters of the optimizer: save and load with the "
+                                 "same parameters in the same order")
+        for i, p in enumerate(self.params):
+            self.state[id(p)] = {"t": int(state["t"][i]), **{m: Tensor(state[m][i].copy(), dtype=p.dtype, device=p.device).data
+                                                             for m in self.moments}}
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019); see the op of that name for the formulas."""
+    op = ops.AdamW
+    moments = ("m", "v")
+
+    def __init__(self, params: Iterable[Any], lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.01) -> None:
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    def checked(self, group: dict[str, Any]) -> dict[str, Any]:
+        if len(group["betas"]) != 2 or not all(0.0 <= b < 1.0 for b in group["betas"]):
+            raise ValueError(f"AdamW: betas must be two numbers in [0, 1), got {group['betas']}")
+        return super().checked(group)
+
+    def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
+        return op.forward(p.data, p.grad, *moments, group["lr"], *group["betas"], group["eps"], group["weight_decay"], t=t)
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum, Nesterov's form on request, and L2 weight decay."""
+    op = ops.SGD
+    moments = ("m",)
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov))
+
+    def checked(self, group: dict[str, Any]) -> dict[str, Any]:
+        if not 0.0 <= group["momentum"] < 1.0:
+            raise ValueError(f"SGD: momentum must be in [0, 1), got {group['momentum']}")
+        if group["nesterov"] and group["momentum"] == 0.0:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0")
+        return super().checked(group)
+
+    def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
+        return op.forward(p.data, p.grad, *moments, group["lr"], group["momentum"], group["weight_decay"], nesterov=group["nesterov"])
+
+
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
+    """Scale all gradients by one factor, so that their joint L2 norm is at most max_norm. Returns the norm before, as a
+    0-d array: on a device nothing waits for it."""
+    if max_norm <= 0.0:
+        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    params = [p for p in params if p.grad is not None]
+    if not params:
+        raise ValueError("no parameter has a gradient: clip after backward()")
+    xp = params[0].xp
+    squares: Sequence[Any] = [(p.grad * p.grad).sum() for p in params]
+    norm = xp.sqrt(xp.stack([xp.asarray(s) for s in squares]).sum())
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for p in params:
+        p.grad *= scale
+    return xp.asarray(norm)
+
+
+def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:
+    """The learning rate of a step, counted from 0: up in a line to max_lr at warmup_steps, never 0; down along half a
+    cosine to min_lr at max_steps; min_lr from there on."""
+    if not 0 <= warmup_steps < max_steps:
+        raise ValueError(f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate would "
+                         "never come down")
+    if not 0.0 <= min_lr <= max_lr:
+        raise ValueError(f"min_lr {min_lr} must be between 0 and max_lr {max_lr}")
+    if step < warmup_steps:
+        return max_lr * (step + 1) / (warmup_steps + 1)
+    if step >= max_steps:
+        return min_lr
+    progress = (step - warmup_steps) / (max_steps - warmup_steps)
+    return max_lr - (max_lr - min_lr) * 0.5 * (1.0 - math.cos(math.pi * progress))

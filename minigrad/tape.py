@@ -1,0 +1,576 @@
+"""The tape: what `apply` records going forward, `backward_steps` undoes, one node at a time, going back.
+
+Nodes run in decreasing order of creation: the backward undoes the forward line by line. A node knows its inputs and not
+its output, so a graph has no cycles, and its memory goes as soon as nobody holds it.
+"""
+import contextlib
+import inspect
+import itertools
+import math
+import os
+import sys
+from collections import deque
+from contextvars import ContextVar
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
+
+import numpy as np
+
+from minigrad import device
+from minigrad.ops.op import Op
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+Hook = Callable[[Any], Any]
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_tensor: Any = None                     # the class Tensor; tensor.py puts it here, the one name that comes from above
+clock = itertools.count(1).__next__     # numbers nodes, and changes of parameters, in the order in which they happen
+
+
+# ---- modes: per thread, nested, restored on the way out ------------------------------------------------------------
+
+class Mode(NamedTuple):
+    grad: bool = True
+    plain: bool = False
+    unfused: bool = False
+    detect_nan: bool = False
+
+
+_MODE: ContextVar[Mode] = ContextVar("mode", default=Mode())
+module_path: ContextVar[str] = ContextVar("module_path", default="")    # of the nn.Module whose forward is running
+
+
+@contextlib.contextmanager
+def _switch(**changes: bool) -> Iterator[None]:
+    token = _MODE.set(_MODE.get()._replace(**changes))
+    try:
+        yield
+    finally:
+        _MODE.reset(token)
+
+
+def no_grad() -> contextlib.AbstractContextManager[None]:
+    """Record nothing: `with no_grad():`, for evaluation and sampling."""
+    return _switch(grad=False)
+
+
+def plain() -> contextlib.AbstractContextManager[None]:
+    """Run the textbook ops, not the kernels that may stand in for them."""
+    return _switch(plain=True)
+
+
+def unfused() -> contextlib.AbstractContextManager[None]:
+    """Put the composed twins of fused ops on the tape: every step inside attention becomes a node of its own, and
+    gradients of gradients go through."""
+    return _switch(unfused=True)
+
+
+def detect_nan() -> contextlib.AbstractContextManager[None]:
+    """Stop with FloatingPointError at the first NaN, or the first infinity that the op's inputs did not have, forward
+    or backward. Waits for the device after every op."""
+    return _switch(detect_nan=True)
+
+
+def grad_enabled() -> bool:
+    """Whether ops are being recorded."""
+    return _MODE.get().grad
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------
+
+class Node:
+    """One recorded call of an op."""
+    __slots__ = ("op_class", "op", "inputs", "static", "seq", "outs", "site", "module", "hooks")
+
+    def __init__(self, op_class: type[Op], op: Op, inputs: tuple[Any, ...], static: dict[str, Any], outs: Any) -> None:
+        self.op_class = op_class                # the textbook op
+        self.op: Any = op                       # what ran, the op or a kernel, with what it saved; None once freed
+        self.inputs = inputs                    # Tensors and Python numbers
+        self.static = static                    # the keyword arguments
+        self.seq = clock()
+        self.outs = outs                        # of an op of several outputs: shape and dtype of each; else None
+        self.site = _call_site()                # the user's call: code object and instruction
+        self.module = module_path.get()         # path of the nn.Module that made it: "h.0.attn"
+        self.hooks: dict[int, list[Hook]] | None = None     # output number -> functions of its gradient
+
+    @property
+    def created_at(self) -> str:
+        """The user's line that made this node: "train.py:41"."""
+        return _line(*self.site)
+
+    def free(self) -> None:
+        """Let go of what was kept for the backward."""
+        self.op, self.inputs, self.static = None, (), {}
+
+    def __repr__(self) -> str:
+        return f"{self.op_class.name}{f' in {self.module}' if self.module else ''} at {self.created_at}"
+
+
+def _call_site() -> tuple[CodeType, int]:
+    """The nearest caller outside this package."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code, frame.f_lasti
+
+
+def _line(code: CodeType, instruction: int) -> str:
+    line = next((line for start, end, line in code.co_lines() if start <= instruction < end), None)
+    path = os.path.relpath(code.co_filename) if os.path.exists(code.co_filename) else code.co_filename
+    return f"{path}:{line}"
+
+
+def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
+    """Run an op on Tensors, arrays and numbers, and record it if a gradient is wanted.
+
+    Numbers (Python's and NumPy's scalars) are weak: they take the dtype of the arrays. Integer arrays beside floating
+    ones are cast. Returns a Tensor, or a tuple of Tensors for an op of several outputs. Raises TypeError for two
+    floating dtypes, ValueError for two devices; what the op itself raises gets a note with op, shapes and user's line.
+    """
+    recording, textbook, composed, checking = _MODE.get()
+    if composed and op_class.fused:
+        from minigrad import functional
+        return op_class.composed(functional, *inputs, **static)
+    kind = dtype = None
+    arrays, needs, mixed = [], [], False
+    for x in inputs:
+        if isinstance(x, _tensor):
+            a = x._data
+            if kind is None:
+                kind, dtype = type(a), a.dtype
+            elif a.dtype is not dtype or type(a) is not kind:
+                mixed = True
+            arrays.append(a)
+            needs.append(x.requires_grad)
+        elif type(x) is float or type(x) is int:
+            arrays.append(x)
+            needs.append(False)
+        else:
+            return apply(op_class, *_operands(op_class, inputs), **static)
+    if kind is None:
+        return apply(op_class, _tensor(inputs[0]), *inputs[1:], **static)
+    if mixed:
+        arrays = _reconcile(op_class, inputs)
+
+    op = op_class() if textbook or not op_class.kernels else op_class.kernels.get(kind, op_class)()
+    op.xp = xp = np if kind is np.ndarray else device.BACKENDS[kind].xp
+    op.needs = needs
+    try:
+        y = op.forward(*arrays, **static)
+    except Exception as error:
+        better = _explained(error, op_class, arrays)
+        better.add_note(f"in forward of {op_class.name} on {_shapes(arrays)}, called at {_line(*_call_site())}")
+        if better is error:
+            raise
+        raise better from error
+    if checking:
+        _stop_at_bad(f"forward of {op_class.name} at {_line(*_call_site())}", y if type(y) is tuple else (y,), arrays)
+    recorded = recording and True in needs
+    if type(y) is tuple:
+        shapes = [(a.shape, a.dtype) for a in y]
+        node = Node(op_class, op, inputs, static, shapes) if recorded else None
+        return tuple([_output(a if type(a) is kind else xp.asarray(a), node, i) for i, a in enumerate(y)])
+    node = Node(op_class, op, inputs, static, None) if recorded else None
+    return _output(y if type(y) is kind else xp.asarray(y), node, 0)
+
+
+def _output(array: Any, node: Node | None, out: int) -> "Tensor":
+    t = _tensor.__new__(_tensor)
+    t._data = array
+    t.node = node
+    t.out = out
+    t.requires_grad = node is not None
+    t.grad = t.hooks = t._buffer = None
+    t.version = 0
+    return t
+
+
+def _operands(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
+    """The inputs as Tensors, floats and ints."""
+    found = []
+    for x in inputs:
+        if isinstance(x, np.generic):
+            x = x.item()
+        if isinstance(x, (int, float)):         # bool is an int, float64 a float
+            found.append(float(x) if isinstance(x, float) else int(x))
+        elif isinstance(x, _tensor):
+            found.append(x)
+        else:
+            try:
+                found.append(_tensor(x))
+            except (TypeError, ValueError) as error:
+                error.add_note(f"as an input of {op_class.name}")
+                raise
+    return found
+
+
+def _reconcile(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
+    """The arrays in one floating dtype and on one device, or an error that says what to do."""
+    arrays = [x._data if isinstance(x, _tensor) else x for x in inputs]
+    tensors = [a for a in arrays if device.is_array(a)]
+    devices = sorted({device.name(a) for a in tensors})
+    if len(devices) > 1:
+        raise ValueError(f"{op_class.name}: inputs live on {' and '.join(devices)}: move one with .to({devices[0]!r})")
+    floats = sorted({str(a.dtype) for a in tensors if a.dtype.kind not in "biu"})
+    if len(floats) > 1:
+        raise TypeError(f"{op_class.name}: inputs have dtypes {' and '.join(floats)}: cast one with "
+                        f".astype({floats[0]!r}); Python numbers take the other's dtype by themselves")
+    if not floats:
+        return arrays
+    return [a.astype(floats[0]) if device.is_array(a) and a.dtype.kind in "biu" else a for a in arrays]
+
+
+def _shapes(arrays: Any) -> str:
+    return ", ".join(str(getattr(a, "shape", a)) for a in arrays)
+
+
+def _explained(error: Exception, op_class: type[Op], arrays: list[Any]) -> Exception:
+    """The error itself, or one that says which shapes do not broadcast and what to do."""
+    if not op_class.broadcasts:
+        return error
+    shapes = [a.shape for a in arrays if hasattr(a, "shape")]
+    try:
+        np.broadcast_shapes(*shapes)
+        return error
+    except ValueError:
+        return ValueError(f"{op_class.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the "
+                          "last, axes must be equal or 1; reshape, transpose or expand_dims one of them")
+
+
+def _stop_at_bad(where: str, results: Any, given: Any) -> None:
+    """Raise FloatingPointError if the results hold a NaN, or an infinity that nothing given had."""
+    results, given = ([getattr(x, "_data", x) for x in xs] for xs in (results, given))
+
+    def infinite(x: Any) -> bool:
+        return math.isinf(x) if isinstance(x, (int, float)) else bool(device.xp(x).isinf(x).any())
+
+    for r in results:
+        if r is None:
+            continue
+        xp = np if isinstance(r, np.generic) else device.xp(r)
+        nans = int(xp.isnan(r).sum())
+        if nans or (xp.isinf(r).any() and not any(infinite(x) for x in given)):
+            bad = f"{nans} NaN" if nans else f"{int(xp.isinf(r).sum())} infinite"
+            raise FloatingPointError(f"{where} made the first bad value: {bad} of {r.size} in an array of shape "
+                                     f"{r.shape}; given: {', '.join(map(_range, given))}")
+
+
+def _range(x: Any) -> str:
+    if isinstance(x, (int, float)):
+        return str(x)
+    return f"{x.shape} in [{float(x.min()):.4g}, {float(x.max()):.4g}]" if x.size else str(x.shape)
+
+
+# ---- backward -------------------------------------------------------------------------------------------------------
+
+class Step:
+    """One node's backward, just after it ran and before its results are added to the gradients of its inputs.
+
+    dy is the gradient of the output (a tuple for an op of several outputs), dxs that of each input, None where none is
+    wanted. An entry of dxs may be replaced: what is there when the walk goes on is what flows on.
+    """
+    __slots__ = ("index", "node", "op_class", "inputs", "static", "saved", "dy", "dxs")
+
+    def __init__(self, index: int, node: Node, saved: dict[str, Any], dy: Any, dxs: list[Any]):
+        self.index = index
+        self.node = node
+        self.op_class, self.inputs, self.static = node.op_class, node.inputs, node.static
+        self.saved = saved                      # by name: what the forward kept
+        self.dy = dy
+        self.dxs = dxs
+
+    @property
+    def op(self) -> str:
+        """Name of the op: "layer_norm"."""
+        return self.op_class.name
+
+    @property
+    def name(self) -> str:
+        """Where in the model: the path of the module that made the node, or the op's name."""
+        return self.node.module or self.op
+
+    @property
+    def formula(self) -> str:
+        """The op's docstring: shapes, forward, backward."""
+        return inspect.cleandoc(self.op_class.__doc__ or "")
+
+    @property
+    def created_at(self) -> str:
+        """The user's forward line: "gpt/model.py:41"."""
+        return self.node.created_at
+
+    def __repr__(self) -> str:
+        dxs = ", ".join(f"d{n} {dx.shape}" for n, dx in zip(input_names(self.op_class, len(self.dxs)), self.dxs) if dx is not None)
+        dy = self.dy if isinstance(self.dy, tuple) else (self.dy,)
+        return f"step {self.index}: {self.node}, dy {_shapes(dy)} -> {dxs}"
+
+
+def input_names(op_class: type[Op], n: int) -> list[str]:
+    """Names of an op's n inputs, from its forward: ["x", "w", "b"]; of a variable number, ["x0", "x1", ...]."""
+    names = []
+    for p in list(inspect.signature(op_class.forward).parameters.values())[1:]:
+        if p.kind is p.VAR_POSITIONAL:
+            names += [f"{p.name.rstrip('s')}{i}" for i in range(n)]
+        elif p.kind is not p.KEYWORD_ONLY:
+            names.append(p.name)
+    return names[:n]
+
+
+def backward_steps(y: "Tensor", dy: Any = None, *, retain_graph: bool = False, create_graph: bool = False,
+                   deliver: Callable[[Any, Any], None] | None = None) -> Iterator[Step]:
+    """The only backward loop: yields a Step for each node between y and the leaves, newest first.
+
+    dy is the gradient of y: an array of its shape; 1 if y has one element. Pausing the loop pauses the backward. Each
+    leaf's whole gradient goes to `deliver(leaf, gradient)`, by default added to its `.grad`, once its last consumer has
+    run. The graph is freed on the way unless `retain_graph`. With `create_graph` gradients are Tensors on the tape.
+    """
+    if not y.requires_grad:
+        raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
+                         "or it was made under no_grad() or by detach()")
+    if dy is None:
+        if y.size != 1:
+            raise ValueError(f"backward of a Tensor of shape {y.shape} needs dy, a gradient of the same shape; or reduce "
+                             "it to one number first, with .sum() or .mean()")
+        dy = y.xp.ones_like(y._data)
+    dy = dy._data if isinstance(dy, _tensor) else y.xp.asarray(dy, dtype=y.dtype)
+    if dy.shape != y.shape or dy.dtype != y.dtype:
+        raise ValueError(f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree")
+    if create_graph:
+        return _walk(y, _tensor(dy), True, True, deliver or _accumulate)
+    return _walk(y, dy, retain_graph, False, deliver or _accumulate)
+
+
+def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
+    """Run all of backward_steps."""
+    deque(backward_steps(y, dy, retain_graph=retain_graph), maxlen=0)
+
+
+def _walk(y: "Tensor", dy: Any, retain: bool, create_graph: bool, deliver: Callable[[Any, Any], None]) -> Iterator[Step]:
+    step: Any
+    saved: Any
+    dys: Any
+    dxs: Any
+    if y.node is None:
+        _finish_leaf(y, dy, deliver)
+        return
+    nodes, leaves = _collect(y.node)
+    # gradients in flight: for output k of a node, [2k] the gradient so far and [2k + 1] whether the loop owns it
+    flying: dict[int, list[Any]] = {}
+    _send(flying, y, dy, create_graph)
+    detect_nan = _MODE.get().detect_nan
+    for index, seq in enumerate(sorted(nodes, reverse=True)):
+        node = nodes.pop(seq)
+        entry = flying.pop(seq, None)
+        if entry is None:                       # nothing flows here: every consumer gave None
+            dxs = [None] * len(node.inputs)
+        else:
+            dys = _gradients_of(node, entry, create_graph)
+            saved, dxs = _run(node, dys, create_graph)
+            if detect_nan:
+                _stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
+            step = Step(index, node, saved, dys if len(dys) > 1 else dys[0], dxs)
+            yield step
+            dxs = step.dxs
+        for x, need, dx in zip(node.inputs, node.op.needs, dxs):
+            if not need:
+                continue
+            if x.node is None:
+                leaf = leaves[id(x)]
+                if dx is not None:
+                    _add(leaf, 0, dx, create_graph)
+                leaf[3] -= 1
+                if leaf[3] == 0 and leaf[0] is not None:
+                    _finish_leaf(x, leaf[0], deliver)
+                    leaf[0] = None
+            elif dx is not None:
+                _send(flying, x, dx, create_graph)
+        if not retain:
+            node.free()
+        x = dx = dys = dxs = saved = step = entry = None        # hold nothing while the next op runs
+
+
+def _collect(root: Node) -> tuple[dict[int, Node], dict[int, list[Any]]]:
+    """All nodes that root depends on, by number; and the leaves: [gradient, owned, Tensor, consumers left]."""
+    nodes: dict[int, Node] = {root.seq: root}
+    leaves: dict[int, list[Any]] = {}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.op is None:
+            raise ValueError(f"this graph was freed by an earlier backward ({node.op_class.name}, {node.created_at}): run "
+                             "the forward again, or give the first backward retain_graph=True")
+        for x, need in zip(node.inputs, node.op.needs):
+            if not need:
+                continue
+            if x.node is None:
+                leaves.setdefault(id(x), [None, False, x, 0])[3] += 1
+            elif x.node.seq not in nodes:
+                nodes[x.node.seq] = x.node
+                stack.append(x.node)
+    return nodes, leaves
+
+
+def _send(flying: dict[int, list[Any]], x: Any, dx: Any, create_graph: bool) -> None:
+    """Add to the gradient in flight of x, an output of a node."""
+    node = x.node
+    entry = flying.get(node.seq)
+    if entry is None:
+        entry = flying[node.seq] = [None, False] if node.outs is None else [None, False] * len(node.outs)
+    _add(entry, 2 * x.out, dx, create_graph)
+
+
+def _add(entry: list[Any], k: int, dx: Any, create_graph: bool) -> None:
+    """The first contribution is borrowed, the second allocates, later ones are added in place; on Tensors none is."""
+    if entry[k] is None:
+        entry[k] = dx
+    elif entry[k + 1]:
+        entry[k] += dx
+    else:
+        entry[k] = entry[k] + dx
+        entry[k + 1] = not create_graph
+
+
+def _gradients_of(node: Node, entry: list[Any], create_graph: bool) -> tuple[Any, ...]:
+    """The whole gradient of each output, through its hooks; zeros for an output that nothing used."""
+    if node.outs is None and node.hooks is None and (entry[0].shape or create_graph):
+        return entry[0],
+    dys = entry[::2]
+    for k, dy in enumerate(dys):
+        if dy is None:
+            zeros = node.op.xp.zeros(*node.outs[k])
+            dys[k] = _tensor(zeros) if create_graph else zeros
+        elif not dy.shape and not create_graph:
+            dys[k] = node.op.xp.asarray(dy)     # a sum of 0-d arrays is a scalar in NumPy
+        if node.hooks is not None:
+            dys[k] = _through(node.hooks.get(k, ()), dys[k])
+    return tuple(dys)
+
+
+def _run(node: Node, dys: tuple[Any, ...], create_graph: bool) -> tuple[dict[str, Any], list[Any]]:
+    """One op's backward: what it had saved, and the gradient of each input in the input's shape, None if not wanted."""
+    for x in node.inputs:
+        if isinstance(x, _tensor) and x.version > node.seq:
+            raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {node} had used it: "
+                             "backward would mix old and new values; run the forward again first")
+    op = _differentiable(node) if create_graph else node.op
+    try:
+        result = op.backward(*dys, **op.saved)
+        dxs = list(result) if type(result) is tuple else [result]
+        if len(dxs) != len(node.inputs):
+            raise ValueError(f"{node.op_class.name} gave {len(dxs)} gradients for {len(node.inputs)} inputs")
+        for i, (x, need) in enumerate(zip(node.inputs, node.op.needs)):
+            dx = dxs[i]
+            if not need:
+                dxs[i] = None
+            elif dx is not None and (dx.shape != x._data.shape or dx.dtype is not x._data.dtype):
+                dxs[i] = _fitted(node, i, x._data, dx)
+    except Exception as error:
+        error.add_note(f"in backward of {node}, dy {_shapes(dys)}")
+        raise
+    return op.saved, dxs
+
+
+def _differentiable(node: Node) -> Op:
+    """The op run forward again on Tensors, in minigrad's own namespace: what it saves is connected to its inputs, and
+    its backward, line for line the same, records what it does."""
+    from minigrad import functional
+    if node.op_class.fused:
+        raise ValueError(f"{node.op_class.name} is a fused op: its backward cannot be differentiated again. Put its "
+                         f"composed twin on the tape with `with mg.unfused():` around the forward (made at {node.created_at})")
+    op = node.op_class()
+    op.xp, op.needs = functional, node.op.needs
+    op.forward(*node.inputs, **node.static)
+    return op
+
+
+def _fitted(node: Node, i: int, x: Any, dx: Any) -> Any:
+    """dx in the shape of x: summed over the axes that x was broadcast along. Anything else is a bug of the op."""
+    if dx.dtype != x.dtype:
+        raise TypeError(f"{node.op_class.name} gave input {i} a gradient of dtype {dx.dtype}, the input is {x.dtype}")
+    if dx.shape == x.shape:
+        return dx
+    if not node.op_class.broadcasts:
+        raise ValueError(f"{node.op_class.name} gave input {i} a gradient of shape {dx.shape}, the input is {x.shape}")
+    return unbroadcast(dx, x.shape)
+
+
+def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
+    """Sum dx over the axes that broadcasting added to `shape` or stretched: a copy's gradients add up. dx: array or
+    Tensor."""
+    extra = dx.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, dx.shape[extra:])):
+        raise ValueError(f"a gradient of shape {dx.shape} does not come from broadcasting an input of shape {shape}")
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n != dx.shape[i + extra])
+    return dx.sum(axis=axes).reshape(shape)
+
+
+def _through(hooks: Any, g: Any) -> Any:
+    for hook in hooks:
+        changed = hook(g)
+        g = g if changed is None else changed
+    return g
+
+
+def _finish_leaf(leaf: "Tensor", g: Any, deliver: Callable[[Any, Any], None]) -> None:
+    deliver(leaf, _through(leaf.hooks or (), g))
+
+
+def _accumulate(leaf: "Tensor", g: Any) -> None:
+    """Add to the leaf's own buffer, which lives as long as the leaf."""
+    if leaf.grad is not None:
+        leaf.grad += g
+        return
+    if leaf._buffer is None:
+        leaf._buffer = leaf.xp.empty_like(leaf._data)
+    leaf._buffer[...] = g
+    leaf.grad = leaf._buffer
+
+
+def grad(y: "Tensor", xs: Any, *, create_graph: bool = False, retain_graph: bool = False) -> Any:
+    """Gradients of y (one element) with respect to xs, a Tensor or a sequence of them, as new Tensors; `.grad` is left
+    alone. An x that y does not depend on gets zeros. With `create_graph` the gradients can be differentiated again.
+    """
+    single = isinstance(xs, _tensor)
+    wanted = [xs] if single else list(xs)
+    for i, x in enumerate(wanted):
+        if not isinstance(x, _tensor) or not x.requires_grad:
+            raise ValueError(f"xs[{i}] needs no gradient: make it with Tensor(array, requires_grad=True)")
+    found: dict[int, Any] = {}
+    hooked = []
+    try:
+        for x in wanted:
+            if x.node is not None:
+                hook = lambda g, key=id(x): found.__setitem__(key, g)
+                x.register_hook(hook)
+                hooked.append((x, hook))
+        steps = backward_steps(y, create_graph=create_graph, retain_graph=retain_graph,
+                               deliver=lambda leaf, g: found.__setitem__(id(leaf), g))
+        deque(steps, maxlen=0)
+    finally:
+        for x, hook in hooked:
+            x.node.hooks[x.out].remove(hook)
+    grads = []
+    for x in wanted:
+        g = found.get(id(x))
+        g = x.xp.zeros_like(x._data) if g is None else g
+        grads.append(g if isinstance(g, _tensor) else _tensor(g.copy()))
+    return grads[0] if single else grads
+
+
+def hvp(f: Callable[..., Any], xs: Any, vs: Any) -> Any:
+    """Hessian-vector product: the gradient of (gradient of f at xs) . vs, with xs and vs Tensors or sequences of them,
+    f(*xs) a Tensor of one element. Fused ops in f need `with mg.unfused():` around the call."""
+    single = isinstance(xs, _tensor)
+    points, directions = ([xs], [vs]) if single else (list(xs), list(vs))
+    if len(points) != len(directions) or any(x.shape != v.shape for x, v in zip(points, directions)):
+        raise ValueError(f"hvp needs one v of the same shape for each x, got xs {_shapes(points)} and vs {_shapes(directions)}")
+    slope: Any = 0.0
+    for g, v in zip(grad(f(*points), points, create_graph=True), directions):
+        slope = slope + (g * v).sum()
+    if not slope.requires_grad:                 # f is linear
+        products = [_tensor(x.xp.zeros_like(x._data)) for x in points]
+    else:
+        products = grad(slope, points)
+    return products[0] if single else products

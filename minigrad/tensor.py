@@ -1,0 +1,308 @@
+"""Tensor: an array, its gradient, and the node of the tape that made it."""
+import weakref
+from typing import Any, Iterator
+
+import numpy as np
+
+from minigrad import device, tape
+from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
+from minigrad.tape import apply
+
+
+class Tensor:
+    """An array on the tape.
+
+    Args:
+        data: array, nested list or number. Arrays are shared, not copied; lists become what NumPy makes of them.
+        requires_grad: whether `.grad` is wanted; only for floating dtypes.
+        dtype, device: cast or move the data first.
+    """
+    __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "version", "_buffer", "__weakref__")
+    _data: Any
+    __array_ufunc__ = None                      # ndarray * Tensor is our __rmul__, not an array of objects
+    __hash__ = object.__hash__
+
+    def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> None:
+        array = _as_array(data._data if isinstance(data, Tensor) else data)
+        if dtype is not None:
+            array = array.astype(dtype, copy=False)
+        if device is not None:
+            array = _put(array, device)
+        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+            raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {array.dtype}")
+        if requires_grad and array.dtype.kind in "iub":
+            raise TypeError(f"requires_grad=True on dtype {array.dtype}: only floating numbers have gradients; give dtype=\"float32\"")
+        self._data = array
+        self.requires_grad = requires_grad
+        self.node: tape.Node | None = None      # what made it; None for a leaf
+        self.out = 0                            # which of the node's outputs it is
+        self.grad: Any = None                   # array; the engine's buffer, valid until the next zero_grad or backward
+        self.hooks: list[tape.Hook] | None = None
+        self.version = 0                        # the tape's clock when its data was last changed
+        self._buffer: Any = None
+
+    # ---- the array ----
+
+    @property
+    def data(self) -> Any:
+        """The array itself. Assigning copies into the same memory, and a backward that would need the old values is
+        refused. A write into the array (`t.data[0] = 1`) cannot be noticed: do not."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        if self.node is not None:
+            raise ValueError(f"this Tensor was made by {self.node}: only leaves can be given new data; use .detach() for a leaf")
+        array = _put(_as_array(value._data if isinstance(value, Tensor) else value), self.device)
+        if array.shape != self.shape:
+            raise ValueError(f"new data has shape {array.shape}, the Tensor {self.shape}: they must agree")
+        self._data[...] = array
+        self.version = tape.clock()
+
+    @property
+    def xp(self) -> Any:
+        """The namespace that computes on its array: numpy or cupy."""
+        return device.xp(self._data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> int:
+        return self._data.size
+
+    @property
+    def device(self) -> str:
+        """"cpu" or "cuda:N"."""
+        return device.name(self._data)
+
+    def numpy(self) -> np.ndarray:
+        """A copy on the host."""
+        return np.array(device.host(self._data))
+
+    def item(self) -> Any:
+        """The one number in it, as a Python number. Waits for the device."""
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        return self._data.tolist()
+
+    def detach(self) -> "Tensor":
+        """The same array off the tape."""
+        return Tensor(self._data)
+
+    def to(self, device: str) -> "Tensor":
+        """A leaf with the same numbers on another device; itself if it is there already."""
+        array = _put(self._data, device)
+        return self if array is self._data else Tensor(array, self.requires_grad)
+
+    # ---- gradients ----
+
+    def backward(self, dy: Any = None, *, retain_graph: bool = False) -> None:
+        """Add d self/d leaf to the `.grad` of every leaf below. dy: the gradient of self, for more than one element.
+        The graph is freed on the way unless `retain_graph`."""
+        tape.backward(self, dy, retain_graph=retain_graph)
+
+    def backward_steps(self, dy: Any = None, *, retain_graph: bool = False) -> Iterator[tape.Step]:
+        """`backward`, one Step at a time: pausing the loop pauses the backward, finishing it has done the same."""
+        return tape.backward_steps(self, dy, retain_graph=retain_graph)
+
+    def register_hook(self, hook: tape.Hook) -> None:
+        """Call hook(gradient) once in each backward, with the whole gradient (an array) of this Tensor. A returned
+        array takes its place."""
+        if not self.requires_grad:
+            raise ValueError("a hook on a Tensor that needs no gradient would never run: it needs requires_grad=True")
+        if self.node is None:
+            self.hooks = (self.hooks or []) + [hook]
+        else:
+            self.node.hooks = self.node.hooks or {}
+            self.node.hooks.setdefault(self.out, []).append(hook)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this interior Tensor in its `.grad`; a leaf's is kept anyway."""
+        if self.node is not None:
+            me = weakref.ref(self)              # the node must not hold its output
+
+            def keep(g: Any) -> None:
+                t = me()
+                if t is not None:
+                    t.grad = g.copy() if t.grad is None else t.grad + g
+            self.register_hook(keep)
+
+    def zero_grad(self) -> None:
+        """Forget the gradient; its memory is used again by the next backward."""
+        self.grad = None
+
+    # ---- never in place ----
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError("Tensors are never changed in place: use F.where(mask, value, t), F.concatenate or "
+                        "F.scatter_add for a new Tensor, or assign t.data on a leaf")
+
+    def _in_place(self, other: Any) -> "Tensor":
+        raise TypeError("Tensors are never changed in place: write t = t + x instead of t += x (likewise -, *, /, @, **)")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+
+    # ---- operators ----
+
+    def __add__(self, other: Any) -> "Tensor": return apply(pointwise.Add, self, other)
+    def __radd__(self, other: Any) -> "Tensor": return apply(pointwise.Add, other, self)
+    def __sub__(self, other: Any) -> "Tensor": return apply(pointwise.Sub, self, other)
+    def __rsub__(self, other: Any) -> "Tensor": return apply(pointwise.Sub, other, self)
+    def __mul__(self, other: Any) -> "Tensor": return apply(pointwise.Mul, self, other)
+    def __rmul__(self, other: Any) -> "Tensor": return apply(pointwise.Mul, other, self)
+    def __truediv__(self, other: Any) -> "Tensor": return apply(pointwise.Div, self, other)
+    def __rtruediv__(self, other: Any) -> "Tensor": return apply(pointwise.Div, other, self)
+    def __pow__(self, other: Any) -> "Tensor": return apply(pointwise.Pow, self, other)
+    def __rpow__(self, other: Any) -> "Tensor": return apply(pointwise.Pow, other, self)
+    def __matmul__(self, other: Any) -> "Tensor": return apply(linalg.Matmul, self, other)
+    def __rmatmul__(self, other: Any) -> "Tensor": return apply(linalg.Matmul, other, self)
+    def __neg__(self) -> "Tensor": return apply(pointwise.Neg, self)
+    def __pos__(self) -> "Tensor": return self
+    def __abs__(self) -> "Tensor": return apply(pointwise.Abs, self)
+
+    # comparisons have no gradient: they give plain boolean arrays
+    def __eq__(self, other: Any) -> Any: return self._data == _plain(other)
+    def __ne__(self, other: Any) -> Any: return self._data != _plain(other)
+    def __lt__(self, other: Any) -> Any: return self._data < _plain(other)
+    def __le__(self, other: Any) -> Any: return self._data <= _plain(other)
+    def __gt__(self, other: Any) -> Any: return self._data > _plain(other)
+    def __ge__(self, other: Any) -> Any: return self._data >= _plain(other)
+
+    # ---- methods as on an ndarray ----
+
+    def exp(self) -> "Tensor": return apply(pointwise.Exp, self)
+    def log(self) -> "Tensor": return apply(pointwise.Log, self)
+    def sqrt(self) -> "Tensor": return apply(pointwise.Sqrt, self)
+    def tanh(self) -> "Tensor": return apply(pointwise.Tanh, self)
+    def clip(self, min: Any = None, max: Any = None) -> "Tensor": return apply(pointwise.Clip, self, low=min, high=max)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.Sum, self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.Mean, self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.Max, self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.Min, self, axis=axis, keepdims=keepdims)
+
+    def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> "Tensor":
+        return apply(reduce.Var, self, axis=axis, ddof=ddof, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None) -> Any:
+        """Indices of the largest entries: a plain integer array."""
+        return self._data.argmax(axis=axis)
+
+    def reshape(self, *shape_: Any) -> "Tensor":
+        return apply(shape.Reshape, self, shape=shape_[0] if len(shape_) == 1 and not isinstance(shape_[0], int) else shape_)
+
+    def transpose(self, *axes: Any) -> "Tensor":
+        axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        return apply(shape.Transpose, self, axes=axes or None)
+
+    @property
+    def T(self) -> "Tensor":
+        """All axes reversed."""
+        return apply(shape.Transpose, self, axes=None)
+
+    def swapaxes(self, axis1: int, axis2: int) -> "Tensor":
+        return apply(shape.Swapaxes, self, axis1=axis1, axis2=axis2)
+
+    def squeeze(self, axis: Any = None) -> "Tensor": return apply(shape.Squeeze, self, axis=axis)
+
+    def astype(self, dtype: Any) -> "Tensor":
+        """Cast; the gradient is cast back. Integers have none: a cast to them leaves the tape."""
+        if np.dtype(dtype).kind in "iub":
+            return Tensor(self._data.astype(dtype))
+        return apply(shape.Astype, self, dtype=dtype)
+
+    def __getitem__(self, index: Any) -> "Tensor": return apply(shape.Getitem, self, index=plain_index(index, self))
+
+    # ---- as a Python object ----
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d Tensor")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator["Tensor"]: return (self[i] for i in range(len(self)))
+    def __float__(self) -> float: return float(self.item())
+    def __int__(self) -> int: return int(self.item())
+    def __bool__(self) -> bool: return bool(self._data)
+
+    def __repr__(self) -> str:
+        numbers = np.array2string(self.numpy(), separator=", ", precision=4, threshold=64, edgeitems=3, prefix="Tensor(")
+        facts = [f"shape={self.shape}", f"dtype={self.dtype}", f"device={self.device}"]
+        if self.node is not None:
+            facts.append(f"op={self.node.op_class.name}")
+        elif self.requires_grad:
+            facts.append("requires_grad=True")
+        return f"{type(self).__name__}({numbers}, {', '.join(facts)})"
+
+    # ---- exchange ----
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """np.asarray(t): its array, read-only; a copy where one is asked for. A device array must be moved by name."""
+        if self.device != "cpu":
+            raise TypeError(f"this Tensor lives on {self.device}: .numpy() copies it to the host")
+        if copy or (dtype is not None and dtype != self.dtype):
+            return np.array(self._data, dtype=dtype)
+        view = self._data.view()
+        view.flags.writeable = False
+        return view
+
+    def __dlpack__(self, **options: Any) -> Any: return self._data.__dlpack__(**options)
+    def __dlpack_device__(self) -> Any: return self._data.__dlpack_device__()
+
+
+tape._tensor = Tensor
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A Tensor that shares the memory of an array of PyTorch, JAX, CuPy, NumPy ... on the device where it is."""
+    on_cuda = x.__dlpack_device__()[0] == 2     # DLPack's number for CUDA
+    if not on_cuda:
+        return Tensor(np.from_dlpack(x))
+    device.resolve("cuda")
+    import cupy
+    return Tensor(cupy.from_dlpack(x))
+
+
+def plain_array(x: Any, like: Any) -> Any:
+    """An index, mask or target as a plain array; a list goes to the device of the Tensor `like`."""
+    if isinstance(x, Tensor):
+        return x._data
+    if device.is_array(x):
+        return x
+    return device.put(np.asarray(x), like.device if isinstance(like, Tensor) else "cpu")
+
+
+def plain_index(index: Any, like: Any) -> Any:
+    """An index with its Tensors and lists as plain arrays."""
+    if isinstance(index, tuple):
+        return tuple(plain_index(i, like) for i in index)
+    return plain_array(index, like) if isinstance(index, (Tensor, list)) else index
+
+
+_put = device.put                               # `device` is also the name of an argument
+
+
+def _plain(x: Any) -> Any:
+    return x._data if isinstance(x, Tensor) else x
+
+
+def _as_array(x: Any) -> Any:
+    return x if device.is_array(x) else np.asarray(x)

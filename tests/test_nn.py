@@ -1,0 +1,154 @@
+"""Modules: names, shared parameters, state, modes, initial weights."""
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import Tensor, functional as F, nn
+
+
+class Block(nn.Module):
+    def __init__(self, rng):
+        self.fc = nn.Linear(3, 5, rng=rng)
+        self.norm = nn.LayerNorm(5)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x, key=None):
+        return self.drop(self.norm(self.fc(x)), key)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.wte = nn.Embedding(7, 3, rng=rng)
+        self.h = [Block(rng), Block(rng)]
+        self.head = nn.Linear(3, 7, bias=False, rng=rng)
+        self.tied = self.wte.weight
+
+
+def test_names_are_paths():
+    names = [name for name, _ in Model().named_parameters()]
+    assert names == ["wte.weight", "h.0.fc.weight", "h.0.fc.bias", "h.0.norm.weight", "h.0.norm.bias",
+                     "h.1.fc.weight", "h.1.fc.bias", "h.1.norm.weight", "h.1.norm.bias", "head.weight"]
+
+
+def test_parameters_and_modules_know_their_own():
+    model = Model()
+    assert all(p.name == name for name, p in model.named_parameters())
+    assert [m.path for _, m in model.named_modules()][:4] == ["", "wte", "h.0", "h.0.fc"]
+    outer = nn.Module()
+    outer.inner = model
+    assert model.h[1].norm.weight.name == "inner.h.1.norm.weight" and model.h[1].norm.path == "inner.h.1.norm"
+
+
+def test_a_shared_parameter_comes_once_under_its_first_name():
+    model = Model()
+    assert sum(p is model.tied for p in model.parameters()) == 1
+    assert model.tied.name == "wte.weight"
+
+
+def test_a_list_of_modules_becomes_a_tuple_so_that_none_is_added_without_a_name():
+    assert isinstance(Model().h, tuple)
+
+
+def test_a_node_knows_the_module_that_made_it():
+    model = Model().eval()
+    y = model.h[1](np.ones((2, 3), "float32"))
+    assert y.node.module == "h.1.norm"
+    assert F.exp(y).node.module == ""
+
+
+def test_train_and_eval_reach_every_module():
+    model = Model()
+    assert model.eval() is model and not any(m.training for _, m in model.named_modules())
+    assert all(m.training for _, m in model.train().named_modules())
+
+
+def test_dropout_follows_the_key_and_its_own_path():
+    model, x = Model(), Tensor(np.ones((20, 3), "float32"))
+    a, b = model.h
+    dropped = lambda block, key: block.drop(x, key).data == 0.0
+    key = mg.random.key(1, step=3)
+    np.testing.assert_array_equal(dropped(a, key), dropped(a, key))
+    assert (dropped(a, key) != dropped(b, key)).any()
+    assert (dropped(a, key) != dropped(a, mg.random.key(1, step=4))).any()
+    with pytest.raises(ValueError, match="h.0.drop in training mode needs key="):
+        a.drop(x)
+    assert model.eval().h[0].drop(x) is x
+
+
+def test_state_dict_round_trip_is_of_copies():
+    model, other = Model(), Model()
+    for p in model.parameters():
+        p.data = p.data + 1.0
+    state = model.state_dict()
+    other.load_state_dict(state)
+    state["wte.weight"][...] = 0.0
+    for p, q in zip(model.parameters(), other.parameters()):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+def test_load_state_dict_lists_all_that_does_not_fit_and_changes_nothing():
+    model = Model()
+    before, state = model.state_dict(), model.state_dict()
+    del state["h.0.fc.bias"]
+    state["extra"] = np.ones(3)
+    state["head.weight"] = np.ones((7, 3))
+    state["wte.weight"] = state["wte.weight"] + 1.0
+    with pytest.raises(ValueError, match=r"missing: h.0.fc.bias; unexpected: extra; head.weight has shape \(7, 3\), expected \(3, 7\)"):
+        model.load_state_dict(state)
+    np.testing.assert_array_equal(model.wte.weight.data, before["wte.weight"])
+
+
+def test_initial_weights_depend_on_the_rng_alone_and_not_on_the_dtype():
+    make = lambda dtype: nn.Linear(50, 40, rng=np.random.default_rng(3), dtype=dtype).weight.data
+    np.testing.assert_array_equal(make("float32"), make("float64").astype("float32"))
+    assert abs(make("float64").std() * np.sqrt(50) - 1.0) < 0.05
+    assert abs(nn.Linear(50, 40, std=0.02, rng=np.random.default_rng(3)).weight.data.std() - 0.02) < 0.001
+
+
+def test_layers_compute_what_they_say():
+    x = np.random.default_rng(0).normal(size=(2, 4, 3))
+    layer = nn.Linear(3, 5, dtype="float64")
+    layer.bias.data = np.arange(5.0)
+    np.testing.assert_allclose(layer(x).data, x @ layer.weight.data + np.arange(5.0))
+    y = nn.LayerNorm(3, dtype="float64")(x).data
+    np.testing.assert_allclose(y.mean(-1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(y.var(-1), 1.0, rtol=1e-3)      # eps
+    table = nn.Embedding(7, 3)
+    np.testing.assert_array_equal(table(np.array([[1, 6]])).data, table.weight.data[[[1, 6]]])
+
+
+def test_a_module_without_forward_says_so():
+    class Empty(nn.Module):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty needs a forward"):
+        Empty()()
+
+
+def test_keys_name_streams():
+    key = mg.random.key(seed=1, step=2, micro=3)
+    bits = mg.random.bits(key, (4, 5))
+    assert bits.dtype == "uint32" and bits.shape == (4, 5)
+    np.testing.assert_array_equal(bits.reshape(-1)[:7], mg.random.bits(key, (7,)))      # element i depends on i alone
+    others = [mg.random.key(2, 2, 3), mg.random.key(1, 3, 3), mg.random.key(1, 2, 4), key.fold("a"), key.fold("b"), key.fold("a").fold("b")]
+    drawn = {mg.random.bits(k, (8,)).tobytes() for k in [key, *others]}
+    assert len(drawn) == 7
+    with pytest.raises(ValueError, match="step must be an integer"):
+        mg.random.key(0, -1)
+
+
+def test_bits_are_philox_for_ever():
+    """A run is repeated from its key alone, so these numbers must never change."""
+    assert mg.random.bits(mg.random.key(1, 2, 3).fold("h.0"), (4,)).tolist() == PHILOX
+
+
+PHILOX = [4184207630, 1783746697, 815075885, 4137263418]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_keeps_its_share_and_the_mean(p):
+    x = Tensor(np.ones(100_000))
+    y = F.dropout(x, p, mg.random.key(0)).data
+    assert abs((y == 0.0).mean() - p) < 0.01
+    assert abs(y.mean() - 1.0) < 0.02

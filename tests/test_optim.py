@@ -1,0 +1,230 @@
+"""Optimizers: closed forms, the same numbers as the op, gradients through the step, clipping and the schedule."""
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+import minigrad as mg
+from minigrad import Tensor, functional as F
+from minigrad.optim import SGD, AdamW, clip_grad_norm, warmup_cosine
+
+
+def parameter(values, dtype="float64"):
+    return Tensor(np.array(values, dtype=dtype), requires_grad=True)
+
+
+def run(optimizer, p, gradients):
+    """Values of p after each of these gradients."""
+    values = [p.numpy()]
+    for g in gradients:
+        p.grad = np.array(g, dtype=p.dtype)
+        optimizer.step()
+        values.append(p.numpy())
+    return np.array(values)
+
+
+def test_adamw_runs_the_ops_forward():
+    p, rng = parameter([[1.0, -2.0, 3.0]]), np.random.default_rng(0)
+    gradients = rng.normal(size=(4, 1, 3))
+    values = run(AdamW([p], lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.2), p, gradients)
+    q, m, v = np.array([[1.0, -2.0, 3.0]]), np.zeros((1, 3)), np.zeros((1, 3))
+    for t, g in enumerate(gradients, 1):
+        q, m, v = (x.data for x in F.adamw(q, g, m, v, 0.1, 0.8, 0.95, 1e-3, 0.2, t))
+        np.testing.assert_array_equal(values[t], q)
+
+
+def test_groups_have_their_own_hyper_parameters():
+    a, b = parameter([1.0]), parameter([1.0])
+    optimizer = AdamW([{"params": [a], "weight_decay": 0.5}, {"params": [b], "lr": 0.2, "weight_decay": 0.0}], lr=0.1)
+    a.grad, b.grad = np.zeros(1), np.zeros(1)
+    optimizer.step()
+    assert (a.data, b.data) == ([0.95], [1.0])
+    optimizer.groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert a.data == [0.95]
+
+
+def test_a_parameter_without_a_gradient_is_left_alone():
+    a, b = parameter([1.0]), parameter([1.0])
+    optimizer = AdamW([a, b])
+    a.grad = np.ones(1)
+    optimizer.step()
+    assert b.data == [1.0] and optimizer.state_of(b)["t"] == 0
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_against_the_recursion(nesterov):
+    p, gradients = parameter([1.0]), [[0.5], [-0.2], [0.1]]
+    values = run(SGD([p], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov), p, gradients)
+    x, m = 1.0, 0.0
+    for value, (g,) in zip(values[1:], gradients):
+        d = g + 0.01 * x
+        m = 0.9 * m + d
+        x -= 0.1 * (d + 0.9 * m if nesterov else m)
+        np.testing.assert_allclose(value, [x], rtol=1e-14)
+
+
+def test_plain_sgd_is_gradient_descent():
+    p = parameter([1.0, 2.0])
+    np.testing.assert_array_equal(run(SGD([p], lr=0.5), p, [[1.0, -2.0]])[1], [0.5, 3.0])
+
+
+@pytest.mark.parametrize("make", [lambda p: AdamW([p]), lambda p: SGD([p], lr=0.1, momentum=0.9)])
+def test_float32_stays_float32(make):
+    p = parameter([1.0, 2.0], "float32")
+    optimizer = make(p)
+    run(optimizer, p, [[1.0, -2.0]] * 2)
+    assert p.dtype == "float32"
+    assert all(optimizer.state_of(p)[m].dtype == "float32" for m in optimizer.moments)
+
+
+@pytest.mark.parametrize("make", [lambda p: AdamW([p], lr=0.1), lambda p: SGD([p], lr=0.1, momentum=0.9)])
+def test_state_dict_resumes_bit_for_bit(make):
+    gradients = np.random.default_rng(0).normal(size=(6, 3))
+    p = parameter([1.0, 2.0, 3.0])
+    whole = run(make(p), p, gradients)
+    p = parameter([1.0, 2.0, 3.0])
+    first = make(p)
+    run(first, p, gradients[:3])
+    state = first.state_dict()
+    q = parameter(p.numpy())
+    second = make(q)
+    second.load_state_dict(state)
+    run(first, p, gradients[3:])                # the copy does not see this
+    np.testing.assert_array_equal(run(second, q, gradients[3:])[-1], whole[-1])
+
+
+def test_state_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        AdamW([parameter([1.0])]).load_state_dict(AdamW([parameter([1.0, 2.0])]).state_dict())
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: AdamW([]), "no parameters"),
+    (lambda: AdamW([parameter([1.0])], lr=-1.0), "lr must not be negative"),
+    (lambda: AdamW([parameter([1.0])], betas=(0.9, 1.0)), r"betas must be two numbers in \[0, 1\)"),
+    (lambda: AdamW([{"params": [parameter([1.0])], "lrr": 1.0}]), "unknown lrr"),
+    (lambda: AdamW([parameter([1.0])] * 2), None),
+    (lambda: AdamW([Tensor([1.0])]), "leaf Tensors with requires_grad=True"),
+    (lambda: AdamW([parameter([1.0]) * 2.0]), "leaf Tensors"),
+    (lambda: SGD([parameter([1.0])], lr=0.1, nesterov=True), "needs a momentum"),
+    (lambda: SGD([parameter([1.0])], lr=0.1, momentum=1.0), "momentum must be in"),
+    (lambda: F.adamw([1.0], [1.0], [0.0], [0.0], 0.1, 0.9, 0.99, 1e-8, 0.0, 0), "t counts steps from 1"),
+])
+def test_bad_arguments(make, message):
+    with pytest.raises((ValueError, TypeError), match=message or "given twice"):
+        make()
+
+
+# ---- through the step ----
+
+HYPER = dict(lr=0.1, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.3)
+
+
+@pytest.mark.parametrize("name", HYPER)
+@pytest.mark.parametrize("mode", ["fused", "composed"])
+def test_gradient_of_the_loss_after_the_step(name, mode):
+    """d loss(p') / d hyper-parameter is one backward, equal to central differences to 1e-6."""
+    rng = np.random.default_rng(0)
+    p, g, m, target = rng.normal(size=(4, 3, 5))
+    v = rng.uniform(0.3, 1.0, size=(3, 5))
+
+    def loss(**change):
+        p_new, _, _ = F.adamw(Tensor(p), g, m, v, *{**HYPER, **change}.values(), t=3)
+        return ((p_new - target) ** 2).sum()
+
+    h = Tensor(HYPER[name], requires_grad=True)
+    if mode == "fused":
+        loss(**{name: h}).backward()
+    else:
+        with mg.unfused():
+            y = loss(**{name: h})
+        y.backward()
+    step = 1e-5 * HYPER[name]
+    want = (loss(**{name: HYPER[name] + step}).item() - loss(**{name: HYPER[name] - step}).item()) / (2.0 * step)
+    assert abs(h.grad - want) <= 1e-6 * max(abs(want), 1e-3)
+
+
+def test_the_tiny_eps_of_practice_by_a_relative_step():
+    p, g, zero = np.array([1.0, 2.0]), np.array([1e-4, -2e-4]), np.zeros(2)
+    loss = lambda eps: F.adamw(Tensor(p), g, zero, zero, 0.1, 0.9, 0.999, eps, 0.0, t=1)[0].sum()
+    eps = Tensor(1e-8, requires_grad=True)
+    loss(eps).backward()
+    want = (loss(1e-8 * 1.01).item() - loss(1e-8 * 0.99).item()) / 2e-10
+    np.testing.assert_allclose(eps.grad, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["fused", "composed"])
+def test_zero_gradients_give_finite_ones(mode):
+    """v' = 0: the path through the root is taken to be 0, and the rest stays right."""
+    p, g, m, v = (parameter([1.0, -2.0]), *(parameter([0.0, 0.0]) for _ in range(3)))
+    lr = Tensor(0.1, requires_grad=True)
+    args = (p, g, m, v, lr, 0.9, 0.99, 1e-2, 0.3, 1)
+    if mode == "fused":
+        p_new = F.adamw(*args)[0]
+    else:
+        with mg.unfused():
+            p_new = F.adamw(*args)[0]
+    p_new.sum().backward()
+    np.testing.assert_allclose(p_new.data, p.data * (1.0 - 0.1 * 0.3))
+    np.testing.assert_allclose(p.grad, [0.97, 0.97])
+    np.testing.assert_allclose(g.grad, [-0.1 / 1e-2] * 2)       # -lr (1 - beta1) / c1 / eps
+    np.testing.assert_allclose(lr.grad, -0.3 * (1.0 - 2.0))
+    np.testing.assert_array_equal(v.grad, [0.0, 0.0])
+
+
+def test_a_0_d_hyper_parameter_takes_the_parameters_dtype():
+    p, g = np.ones(3, "float32"), np.ones(3, "float32")
+    lr = Tensor(0.1, requires_grad=True)        # float64
+    p_new, m_new, v_new = F.adamw(p, g, 0 * g, 0 * g, lr, 0.9, 0.99, 1e-8, 0.0, 1)
+    assert p_new.dtype == m_new.dtype == "float32"
+    p_new.sum().backward()
+    assert lr.grad.dtype == "float64"
+    np.testing.assert_allclose(lr.grad, -3.0, rtol=1e-6)
+
+
+# ---- clipping ----
+
+@given(st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=4), min_size=1, max_size=3), st.floats(0.1, 20))
+def test_clip_scales_all_gradients_by_one_factor(gradients, max_norm):
+    params = [parameter(np.zeros(len(g))) for g in gradients]
+    for p, g in zip(params, gradients):
+        p.grad = np.array(g)
+    flat = np.concatenate([p.grad for p in params])
+    norm = float(clip_grad_norm(params, max_norm))
+    np.testing.assert_allclose(norm, np.sqrt((flat * flat).sum()), rtol=1e-12)
+    scale = min(1.0, max_norm / (norm + 1e-6))
+    np.testing.assert_allclose(np.concatenate([p.grad for p in params]), flat * scale, rtol=1e-12)
+
+
+def test_clip_keeps_the_dtype_and_skips_parameters_without_gradient():
+    p, q = parameter([3.0, 4.0], "float32"), parameter([1.0])
+    p.grad = np.array([3.0, 4.0], "float32")
+    assert clip_grad_norm([p, q], 1.0) == 5.0
+    assert p.grad.dtype == "float32"
+    np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-5)
+
+
+@pytest.mark.parametrize("params, max_norm, message", [([], 1.0, "no parameter has a gradient"), ([parameter([1.0])], 0.0, "positive")])
+def test_clip_misused(params, max_norm, message):
+    with pytest.raises(ValueError, match=message):
+        clip_grad_norm(params, max_norm)
+
+
+# ---- the schedule ----
+
+@given(st.integers(0, 50), st.integers(1, 200), st.floats(1e-5, 1.0), st.floats(0.0, 1.0))
+def test_warmup_cosine(warmup, decay, max_lr, floor):
+    """Never 0 at step 0, up then down, max_lr at the top, min_lr at the end and ever after."""
+    max_steps, min_lr = warmup + decay, floor * max_lr
+    lrs = np.array([warmup_cosine(step, warmup, max_steps, max_lr, min_lr) for step in range(max_steps + 20)])
+    assert lrs[0] > 0.0
+    assert (np.diff(lrs[:warmup + 1]) > 0.0).all() and (np.diff(lrs[warmup:]) <= 1e-15).all()
+    assert lrs[warmup] == max_lr
+    assert (lrs[max_steps:] == min_lr).all()
+    assert lrs.min() >= min(min_lr, lrs[0]) - 1e-15 and lrs.max() == max_lr
+
+
+@pytest.mark.parametrize("warmup, max_steps, max_lr, min_lr", [(10, 10, 1.0, 0.1), (11, 10, 1.0, 0.1), (-1, 10, 1.0, 0.1), (0, 10, 0.1, 1.0)])
+def test_a_schedule_that_cannot_be_is_refused(warmup, max_steps, max_lr, min_lr):
+    with pytest.raises(ValueError, match="must be"):
+        warmup_cosine(0, warmup, max_steps, max_lr, min_lr)

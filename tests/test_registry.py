@@ -1,0 +1,98 @@
+"""No op unchecked: every op, on every sample, against everything that is known about it."""
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import Tensor, gradcheck, tape
+from minigrad.ops.op import Fused, Primitive
+
+EXPECTED = """
+add sub mul div neg pow exp log sqrt tanh sigmoid relu gelu abs maximum minimum where clip
+sum mean max min var logsumexp reshape transpose swapaxes broadcast_to squeeze expand_dims getitem concatenate stack split
+scatter_add astype matmul linear softmax log_softmax layer_norm embedding dropout cross_entropy attention sgd adamw
+""".split()
+WITH_TWIN = """softmax log_softmax cross_entropy layer_norm gelu linear attention embedding dropout sgd adamw""".split()
+
+
+def test_these_ops_exist():
+    assert sorted(mg.OPS) == sorted(EXPECTED)
+
+
+def test_an_op_is_primitive_or_fused_and_the_fused_ones_have_twins():
+    assert sorted(name for name, op in mg.OPS.items() if op.fused) == sorted(WITH_TWIN)
+    for op in mg.OPS.values():
+        assert issubclass(op, Fused if op.fused else Primitive)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_op(name):
+    report = gradcheck.check(mg.OPS[name])
+    assert report.ok, "\n".join(str(row) for row in report.rows if not row.ok)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_docstring_is_data(name):
+    """Shapes, forward and backward, under these words, in this order: the stepper and the docs read it."""
+    lines = [line.strip() for line in mg.OPS[name].__doc__.splitlines()]
+    assert "->" in lines[0]
+    heads = [line.split()[0] for line in lines if line.split() and line.split()[0] in ("forward", "backward", "why", "source")]
+    assert heads == [h for h in ("forward", "backward", "why", "source") if h in heads]
+    assert heads[:2] == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("name", [n for n in EXPECTED if n not in ("astype", "sgd", "adamw", "dropout")])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_no_dtype_leaks_through_the_tape(name, dtype):
+    for sample in mg.OPS[name].samples:
+        xs = [Tensor(x.astype(dtype), requires_grad=True) if isinstance(x, np.ndarray) else x for x in sample.draw(0)]
+        y = tape.apply(mg.OPS[name], *xs, **sample.static)
+        for a in y if isinstance(y, tuple) else (y,):
+            assert a.dtype == dtype
+        (sum(a.sum() for a in y) if isinstance(y, tuple) else y.sum()).backward()
+        assert all(x.grad.dtype == dtype for x in xs if isinstance(x, Tensor))
+
+
+@pytest.mark.parametrize("name", WITH_TWIN)
+def test_unfused_puts_the_twin_on_the_tape(name):
+    """Same numbers, only primitives recorded."""
+    op, sample = mg.OPS[name], mg.OPS[name].samples[0]
+    xs = [Tensor(x, requires_grad=True) if isinstance(x, np.ndarray) else x for x in sample.draw(0)]
+    fused = tape.apply(op, *xs, **sample.static)
+    with mg.unfused():
+        composed = tape.apply(op, *xs, **sample.static)
+    first = lambda y: y[0] if isinstance(y, tuple) else y
+    np.testing.assert_allclose(first(fused).data, first(composed).data, rtol=1e-12, atol=1e-12)
+    steps = list(first(composed).sum().backward_steps())
+    assert not any(mg.OPS[step.op].fused for step in steps)
+    assert any(mg.OPS[step.op].fused for step in first(fused).sum().backward_steps())
+
+
+def test_a_kernel_runs_where_it_is_registered_and_plain_turns_it_off():
+    class Faster(mg.OPS["exp"], register=False):
+        def forward(self, x):
+            self.save(y=np.exp(x), was_here=True)
+            return self.saved["y"]
+
+        def backward(self, dy, y, was_here):
+            return dy * y
+
+    exp = mg.OPS["exp"]
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    exp.kernels[np.ndarray] = Faster
+    try:
+        y = mg.functional.exp(x)
+        with mg.plain():
+            z = mg.functional.exp(x)
+        assert isinstance(y.node.op, Faster) and type(z.node.op) is exp
+        y.sum().backward()                      # chosen at the forward, used by the backward
+        assert gradcheck.check(exp).ok
+        Faster.backward = lambda self, dy, y, was_here: dy * y * 1.01
+        assert [row.check for row in gradcheck.check(exp).rows if not row.ok] == ["kernel"] * len(exp.samples)
+    finally:
+        del exp.kernels[np.ndarray]
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="exists already"):
+        class Exp(Primitive):
+            pass

@@ -1,0 +1,170 @@
+"""Sixteen ways in which engines in use have given wrong gradients, or none, in silence. None of them here."""
+import gc
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import Tensor, functional as F, gradcheck
+from minigrad.ops.softmax import Softmax
+
+
+def leaf(*values):
+    return Tensor(np.array(values, dtype="float64"), requires_grad=True)
+
+
+def test_01_one_array_given_to_two_parents_is_not_added_into():
+    x, y = leaf(1.0), leaf(2.0)
+    ((x + y) + x * 3.0).backward()
+    assert (x.grad, y.grad) == ([4.0], [1.0])
+
+
+def test_02_an_op_does_not_write_into_its_dy():
+    x = leaf(-1.0)
+    (F.abs(x) + x).backward()
+    assert x.grad == [0.0]
+
+
+def test_03_a_softmax_that_returns_zeros_is_caught():
+    """Ones as the gradient of the output make softmax's true gradient 0, and would let any multiple of it pass."""
+    class Zeros(Softmax, register=False):
+        def backward(self, dy, p, axis):
+            return 0.0 * dy
+
+    class Triple(Softmax, register=False):
+        def backward(self, dy, p, axis):
+            return -3.0 * super().backward(dy, p, axis)
+
+    assert not gradcheck.check_sample(Zeros, Softmax.samples[0], 0).ok
+    assert not gradcheck.check_sample(Triple, Softmax.samples[0], 0).ok
+
+
+def test_04_interior_gradients_do_not_compound():
+    x = leaf(2.0)
+    y = x * x
+    z = y * y
+    z.backward(retain_graph=True)
+    z.backward()
+    assert x.grad == [64.0]                     # twice 4 x^3
+
+
+def test_05_a_saved_array_cannot_change_unnoticed():
+    a = leaf(1.0)
+    b = a * a
+    with pytest.raises(TypeError, match="in place"):
+        a += 1.0
+    a.data = [2.0]
+    with pytest.raises(ValueError, match="changed after mul"):
+        b.backward()
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, (0, 1), None])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_06_var_works_along_every_axis(axis, keepdims):
+    x = Tensor(np.arange(12.0).reshape(3, 4) ** 1.5, requires_grad=True)
+    F.var(x, axis=axis, keepdims=keepdims).sum().backward()
+    n = 12 if axis in (None, (0, 1)) else x.shape[axis]
+    c = x.data - x.data.mean(axis=axis, keepdims=True)
+    np.testing.assert_allclose(x.grad, 2.0 * c / n)
+
+
+@pytest.mark.parametrize("name", ["log", "maximum", "minimum", "where", "dropout"])
+def test_07_raw_gradients_have_the_inputs_shape(name):
+    """An extra axis must not survive because un-broadcasting happens to sum it away."""
+    op = mg.OPS[name]
+    for sample in op.samples:
+        case = gradcheck.Case(op, sample, 0)
+        run, ys = case.forward()
+        for i, dx in zip(case.wanted, case.backward(run)):
+            assert dx.shape in (case.inputs[i].shape, ys[0].shape)
+
+
+def test_08_getitem_has_a_gradient():
+    x = leaf(1.0, 2.0, 3.0)
+    (x[1:] * x[[0, 0]]).sum().backward()
+    np.testing.assert_array_equal(x.grad, [5.0, 1.0, 1.0])
+
+
+def test_09_gelus_constants_are_the_same_both_ways():
+    x = np.linspace(-3.0, 3.0, 13)
+    t = Tensor(x, requires_grad=True)
+    F.gelu(t).sum().backward()
+    np.testing.assert_allclose(t.grad, F.gelu(Tensor(x)).data * 0 + [gelu_slope(v) for v in x], rtol=0, atol=1e-13)
+
+
+def gelu_slope(x):
+    """Complex step: exact to rounding."""
+    z = x + 1e-30j
+    u = np.sqrt(2.0 / np.pi) * (z + 0.044715 * z ** 3)
+    return (0.5 * z * (1.0 + np.tanh(u))).imag / 1e-30
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_10_no_dtype_is_hard_coded(dtype):
+    x = Tensor(np.ones((2, 3), dtype), requires_grad=True)
+    F.cross_entropy(F.gelu(x) / 3.0, np.array([0, 2])).backward()
+    assert x.grad.dtype == dtype
+
+
+def test_11_cross_entropy_is_exact_far_out_and_makes_no_one_hot():
+    z = Tensor(np.array([[100.0, -100.0], [1e4, -1e4]]), requires_grad=True)
+    loss = F.cross_entropy(z, np.array([1, 0]), reduction="none")
+    np.testing.assert_array_equal(loss.data, [200.0, 0.0])
+    loss.sum().backward()
+    np.testing.assert_array_equal(z.grad, [[1.0, -1.0], [0.0, 0.0]])
+
+    N, V = 64, 20_000
+    logits, targets = Tensor(np.zeros((N, V), "float32"), requires_grad=True), np.arange(N)
+    tracemalloc.start()
+    F.cross_entropy(logits, targets).backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * N * V * 4                 # a few (N, V) float32 arrays, and no (V, V) table, which has 1.6 GB
+
+
+def test_12_no_grad_restores_and_state_dict_copies():
+    with mg.no_grad():
+        with mg.no_grad():
+            pass
+        assert not (leaf(1.0) * 2.0).requires_grad
+    layer = mg.nn.Linear(2, 3)
+    state = layer.state_dict()
+    state["weight"][...] = 7.0
+    assert not (layer.weight.data == 7.0).any()
+
+
+def test_13_no_recursion_limit():
+    x = leaf(1.0)
+    y = x
+    for _ in range(50_000):
+        y = y + 1.0
+    y.backward()
+    assert x.grad == [1.0]
+
+
+def test_14_an_output_is_freed_by_reference_counting():
+    gc.disable()
+    try:
+        x = leaf(1.0)
+        y = F.exp(x)
+        gone = weakref.ref(y)
+        del y
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_15_repeated_rows_add_up():
+    """Written with add.at, which CuPy has; the registry runs it on devices too."""
+    w = Tensor(np.zeros((4, 2)), requires_grad=True)
+    F.embedding(w, np.array([1, 1, 3, 1])).sum().backward()
+    np.testing.assert_array_equal(w.grad, [[0, 0], [3, 3], [0, 0], [1, 1]])
+
+
+def test_16_a_tensor_used_twice_gets_both_gradients():
+    x = leaf(3.0)
+    y = x * 2.0
+    (y * y + y).backward()
+    assert x.grad == [2.0 * (2.0 * 6.0 + 1.0)]
