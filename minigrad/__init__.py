@@ -8,8 +8,23 @@ from minigrad.ops.op import OPS
 from minigrad.tape import detect_nan, grad, hvp, no_grad, plain, unfused
 from minigrad.tensor import Tensor, from_dlpack
 
-__all__ = ["OPS", "Tensor", "check_indices", "detect_nan", "from_dlpack", "functional", "grad", "gradcheck", "hvp", "nn",
-           "no_grad", "optim", "plain", "random", "unfused"]
+__all__ = [
+    "OPS",
+    "Tensor",
+    "check_indices",
+    "detect_nan",
+    "from_dlpack",
+    "functional",
+    "grad",
+    "gradcheck",
+    "hvp",
+    "nn",
+    "no_grad",
+    "optim",
+    "plain",
+    "random",
+    "unfused",
+]
 
 
 def __getattr__(name: str) -> Any:

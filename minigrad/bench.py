@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
             us = measure(runs, args.rounds)
             plain, ours = us.pop("bare"), us.pop("minigrad")
             rest = "".join(f"   {engine} {t:5.1f}" for engine, t in us.items())
-            print(f"{name:10}   bare NumPy {plain:5.1f}   minigrad {ours:5.1f} (+{ours - plain:.1f}, x{ours / plain:.1f}){rest}")
+            cost = f"(+{ours - plain:.1f}, x{ours / plain:.1f})"
+            print(f"{name:10}   bare NumPy {plain:5.1f}   minigrad {ours:5.1f} {cost}{rest}")
     return 0
 
 

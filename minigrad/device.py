@@ -1,8 +1,10 @@
 """Where arrays live: NumPy on the host, CuPy on a CUDA device. The only file that imports CuPy.
 
-A device is named by a string: "cpu", "cuda" (the first CUDA device), "cuda:N", or "auto" (CUDA if it works, else the host).
+A device is named by a string: "cpu", "cuda" (the first CUDA device), "cuda:N", or "auto" (CUDA if it works, else cpu).
 """
+
 import contextlib
+import functools
 from contextvars import ContextVar
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -34,26 +36,25 @@ def _register_cupy() -> None:
     import cupy
 
     def put(array: np.ndarray, number: int) -> Any:
-        with cupy.cuda.Device(number):
-            return cupy.asarray(array)
+        cupy.cuda.Device(number).use()          # CuPy computes on the current device, wherever its arrays are
+        return cupy.asarray(array)
 
     register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, lambda a: a.device.id, wraps=True))
 
 
 def backend(array: Any) -> Backend:
     """The library of an array. TypeError for anything that is not an array."""
-    found = BACKENDS.get(type(array))
-    if found is None and type(array).__module__.partition(".")[0] == "cupy":
-        _register_cupy()
-        found = BACKENDS.get(type(array))
-    if found is None:
+    if not is_array(array):
         raise TypeError(f"expected an array of NumPy or CuPy, got {type(array).__name__}")
-    return found
+    return BACKENDS[type(array)]
 
 
 def is_array(x: Any) -> bool:
     """Whether x is an array that some backend owns."""
-    return type(x) in BACKENDS or type(x).__module__.partition(".")[0] == "cupy" and hasattr(x, "__cuda_array_interface__")
+    kind = type(x)
+    if kind not in BACKENDS and kind.__module__ == "cupy" and hasattr(x, "__cuda_array_interface__"):
+        _register_cupy()                        # the first array of CuPy that the engine meets
+    return kind in BACKENDS
 
 
 def xp(array: Any) -> Any:
@@ -83,12 +84,19 @@ def put(array: Any, device: str) -> Any:
     return library.put(host(array) if is_array(array) else np.asarray(array), int(number or 0))
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@functools.cache                                # a trial computes, and waits for the device
 def cuda_status() -> tuple[bool, str]:
     """Whether CUDA works here, and if not why, in one line: missing CuPy, driver, device or toolkit are told apart."""
     try:
         import cupy
-    except ImportError:
+    except ModuleNotFoundError:
         return False, "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)"
+    except ImportError as error:
+        return False, f"CuPy is installed but does not load ({_first_line(error.__cause__ or error)})"
     runtime = cupy.cuda.runtime
     try:
         if not cupy.cuda.is_available():
@@ -97,19 +105,19 @@ def cuda_status() -> tuple[bool, str]:
         a = cupy.ones((2, 2), "float32")
         float((a @ a + 1).sum())                # a gemm and a compiled kernel: both libraries must load
     except (RuntimeError, ImportError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error)
         return False, f"the CUDA toolkit does not work ({reason}): pip install 'minigrad[cuda13]' brings its libraries"
     return True, runtime.getDeviceProperties(0)["name"].decode()
 
 
 def resolve(device: str) -> str:
     """The full name of a device: "auto" -> "cuda:0" or "cpu". ValueError, with the reason, where it cannot work."""
-    kind, _, number = device.partition(":")
+    kind, _, number = str(device).partition(":")
     if device in {b.kind for b in BACKENDS.values()} - {"cuda"}:
         return device
     if device == "auto":
         return "cuda:0" if cuda_status()[0] else "cpu"
-    if kind != "cuda" or (number and not number.isdecimal()) or device.endswith(":"):
+    if kind != "cuda" or (number and not number.isdecimal()) or str(device).endswith(":"):
         raise ValueError(f'unknown device {device!r}: use "auto", "cpu", "cuda" or "cuda:N"')
     works, why_not = cuda_status()
     if not works:
@@ -120,6 +128,15 @@ def resolve(device: str) -> str:
     if int(number or 0) >= count:
         raise ValueError(f"device {device!r} does not exist: this machine has {count}, numbered from 0")
     return f"cuda:{int(number or 0)}"
+
+
+def from_dlpack(x: Any) -> Any:
+    """An array that shares the memory of another library's array, on the device where it is."""
+    if x.__dlpack_device__()[0] != 2:           # DLPack's number for CUDA
+        return np.from_dlpack(x)
+    resolve("cuda")
+    import cupy
+    return cupy.from_dlpack(x)
 
 
 _CHECK_INDICES: ContextVar[bool] = ContextVar("check_indices", default=False)

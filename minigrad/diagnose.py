@@ -1,12 +1,300 @@
-"""What is likely wrong with a gradient, in words."""
+"""What is likely wrong with a gradient, in words.
+
+A hypothesis is a function of a Difference: it answers with a sentence if it accounts for all of it, to rounding, else
+with "". HYPOTHESES stand in order, the most telling first: the first answer is the diagnosis.
+"""
+import functools
+import itertools
+import math
 from typing import Any, Mapping
 
 import numpy as np
 
+NO_RULE = "differs by no simple rule"
 
-def diagnose(got: Any, want: Any, known: Mapping[str, np.ndarray] = {}) -> str:
+
+def diagnose(got: Any, want: Any, known: Mapping[str, Any] = {}) -> str:
     """How the gradient `got` differs from the right one, `want`: a sentence for a learner.
 
-    known: named arrays of the op (inputs, saved values), whose sizes and values may explain the difference.
+    got, want: float64 arrays; want may come from central differences. known: what the op knows by name (its inputs,
+    what it saved, the gradient of its output as "dy"), whose sizes and values may explain the difference.
     """
-    return "differs"
+    with np.errstate(all="ignore"):
+        d = Difference(got, want, known)
+        return next((words for hypothesis in HYPOTHESES if (words := hypothesis(d))), NO_RULE)
+
+
+class Difference:
+    """A wrong gradient beside the right one, and what may explain how they differ."""
+
+    def __init__(self, got: Any, want: Any, known: Mapping[str, Any]) -> None:
+        self.got, self.want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        self.shape, self.axes = self.want.shape, range(self.want.ndim)
+        arrays = {name: x for name, x in known.items() if isinstance(x, np.ndarray) and x.size > 0}
+        self.indices = {name: x for name, x in arrays.items() if x.dtype.kind in "iu"}
+        self.arrays = {name: x for name, x in arrays.items()
+                       if x.size > 1 and x.dtype.kind in "fb" and np.abs(x).max() < 1e100}
+        scalar = (int, float, np.integer, np.floating)
+        self.numbers = {name: float(x) for name, x in known.items() if isinstance(x, scalar)}
+        self.numbers |= {name: x.item() for name, x in arrays.items() if x.size == 1 and x.dtype.kind == "f"}
+        self.off = self.got - self.want if self.got.shape == self.shape else self.got
+        self.noise = 1e-8 * largest(self.want, 0.1)             # more than central differences are off by
+        self.wrong = np.abs(self.off) > max(self.noise, 1e-5 * largest(self.off))
+
+    def same(self, a: Any, b: Any, scale: float = 1.0) -> bool:
+        """Whether two arrays are equal: to a trace of themselves and of the difference to be explained, and to the
+        noise, times a scale if they were multiplied."""
+        trace = 1e-5 * min(largest(a), largest(b), largest(self.off))
+        return np.shape(a) == np.shape(b) and largest(a - b) <= max(trace, self.noise * scale)
+
+    def vanishes(self, a: Any, scale: float = 1.0) -> bool:
+        """Whether nothing but noise is there."""
+        return largest(a) <= self.noise * scale
+
+    def spanned(self, target: np.ndarray, axis: int, *basis: np.ndarray) -> bool:
+        """Whether each line of target along an axis is a combination of the same lines of basis."""
+        lines = np.moveaxis(target, axis, -1)[..., None]                            # (..., n, 1)
+        columns = np.stack([np.moveaxis(b, axis, -1) for b in basis], axis=-1)      # (..., n, k)
+        n, k = columns.shape[-2:]
+        conclusive = n > k and lines.size // n * (n - k) > 1
+        return conclusive and self.same(columns @ (np.linalg.pinv(columns) @ lines), lines)
+
+    @functools.cached_property
+    def factors(self) -> dict[str, np.ndarray]:
+        """The known arrays that fit the gradient: entry by entry, one number per row, or one per column."""
+        fitting = {}
+        for name, x in self.arrays.items():
+            x = x.reshape(x.shape + (1,) * (len(self.shape) - x.ndim)) if x.shape == self.shape[:x.ndim] else x
+            if x.ndim <= len(self.shape) and all(n in (1, m) for n, m in zip(x.shape[::-1], self.shape[::-1])):
+                fitting[name] = np.broadcast_to(x, self.shape).astype(np.float64)
+        return fitting
+
+    @functools.cached_property
+    def products(self) -> dict[str, np.ndarray]:
+        """The products of two known matrices, as they are, transposed or reshaped, that have the gradient's shape."""
+        forms = {name: x.astype(np.float64) for name, x in self.arrays.items() if x.ndim > 1}
+        for name, x in list(forms.items()):
+            turned = x.swapaxes(-1, -2)
+            forms |= {f"{name}^T": turned, f"{name}.reshape{turned.shape}": x.reshape(turned.shape)}
+        fit = lambda a, b: a.shape[-1] == b.shape[-2] and a.shape[:-1] == self.shape[:-1] and (
+            b.shape[:-2] + b.shape[-1:] == self.shape[:-2] + self.shape[-1:])
+        return {f"{m} @ {n}": a @ b for (m, a), (n, b) in itertools.product(forms.items(), repeat=2) if fit(a, b)}
+
+    @functools.cached_property
+    def divisors(self) -> dict[int, str]:
+        """What one may have to divide by, and what it is: a saved number, how often a mask is True, lengths of axes."""
+        found = [(int(x), name) for name, x in self.numbers.items() if x.is_integer()]
+        found += [(int(x.sum()), f"the number of True in {name}") for name, x in self.arrays.items() if x.dtype == bool]
+        shapes = {name: x.shape for name, x in (self.arrays | self.indices).items()}
+        for r in range(1, 5):
+            for name, shape in shapes.items():
+                for axes in itertools.combinations(range(len(shape)), r):
+                    where = f"axis {axes[0]}" if r == 1 else f"axes {' and '.join(map(str, axes))} together"
+                    found.append((math.prod(shape[i] for i in axes), f"the length of {where} of {name}"))
+        return {n: " or ".join([where for m, where in found if m == n][:2]) for n, _ in found if n > 1}
+
+    def each(self, axis: int) -> str:
+        """What is constant along an axis, in words."""
+        if self.want.ndim < 2:
+            return "one number"
+        return "one number per row" if axis == self.want.ndim - 1 else f"one number for each line along axis {axis}"
+
+
+def largest(x: Any, least: float = 0.0) -> float:
+    """max|x|, or `least` if that is more."""
+    return float(np.abs(x).max(initial=least))
+
+
+# ---- hypotheses -----------------------------------------------------------------------------------------------------
+
+def not_finite(d: Difference) -> str:
+    """A division by 0, an overflow, or a point without a derivative."""
+    if not np.isfinite(d.want).all():
+        return "there is no finite derivative to compare with here"
+    bad = int((~np.isfinite(d.got)).sum())
+    return f"{bad} of {d.got.size} entries are NaN or infinite" if bad else ""
+
+
+def misplaced(d: Difference) -> str:
+    """The right numbers in another order: reshape keeps the order in memory, transpose does not."""
+    if not d.same(np.sort(d.got, axis=None), np.sort(d.want, axis=None)) or d.want.size < 2:
+        return ""
+    orders = [(order, d.want.transpose(order)) for order in itertools.permutations(d.axes)]
+    for order, turned in orders:
+        if d.same(d.got, turned):
+            return f"transposed: this is the right gradient with its axes in the order {order}"
+    if d.same(d.got.ravel(), d.want.ravel()):
+        return "the right numbers in the wrong shape"
+    if any(d.same(d.got.ravel(), turned.ravel()) for _, turned in orders):
+        return "the right numbers in the wrong places: reshaped where the axes must be transposed"
+    return "the right numbers in the wrong places"
+
+
+def wrong_shape(d: Difference) -> str:
+    """Not summed over the copies that broadcasting made, or summed over something else."""
+    if d.got.shape == d.shape:
+        return ""
+    for axes in (a for r in range(1, d.got.ndim + 1) for a in itertools.combinations(range(d.got.ndim), r)):
+        total = d.got.sum(axis=axes)
+        if total.size == d.want.size and d.same(total.reshape(d.shape), d.want):
+            return f"not summed over axis {' and '.join(map(str, axes))}, along which the input was broadcast"
+    if d.same(d.got.sum(), d.want.sum(), d.got.size) and not d.vanishes(d.want.sum(), d.got.size):
+        return "its total is right: summed over other axes than those along which the input was broadcast"
+    return NO_RULE
+
+
+def zero(d: Difference) -> str:
+    """One of the two is 0 everywhere."""
+    if d.vanishes(d.want):
+        return "the right gradient is 0 everywhere"
+    return "all zeros" if not d.got.any() else ""
+
+
+def constant_factor(d: Difference) -> str:
+    """Every entry is wrong by one factor, which may have a name: 1/N, 1/sqrt(D), a number that the op saved."""
+    r = float((d.got * d.want).sum() / (d.want * d.want).sum())
+    if not d.same(d.got, r * d.want, abs(r)):
+        return ""
+    near = lambda x, y: abs(x - y) < 1e-5 * abs(y)
+    if near(r, -1.0):
+        return "the sign is flipped"
+    size = f"every entry is {max(abs(r), 1 / abs(r)):.4g} times too {'large' if abs(r) > 1 else 'small'}"
+    for name, x in d.numbers.items():
+        if not x.is_integer() and (near(r * x, 1.0) or near(r, x)):
+            return f"{size}: {'missing' if near(r * x, 1.0) else 'an extra'} factor {name}"
+    size += " and its sign is flipped" * (r < 0)
+    forms = {"missing 1/{}": 1.0, "an extra 1/{}": -1.0, "missing 1/sqrt({})": 0.5, "an extra 1/sqrt({})": -0.5}
+    causes = [f"{form.format(n)}, and {n} is {where}"
+              for form, power in forms.items() for n, where in d.divisors.items() if near(abs(r), n ** power)]
+    if not causes:
+        causes = [f"1/{m} where 1/{n} belongs: {m} is {d.divisors[m]}, {n} is {d.divisors[n]}"
+                  for m, n in itertools.permutations(d.divisors, 2) if near(abs(r), n / m)][:1]
+    if not causes:
+        return size if d.want.size > 1 else ""
+    return f"{size}: {'; or '.join(causes)}"
+
+
+def repeats_lost(d: Difference) -> str:
+    """What was used several times must collect the gradients of all its uses."""
+    rows = np.flatnonzero(d.wrong.any(axis=tuple(d.axes[1:]))).tolist()
+    for name, index in d.indices.items():
+        values, counts = np.unique(index, return_counts=True)
+        if values[counts > 1].tolist() == rows:
+            return f"only rows {rows} are wrong, those that {name} names more than once: their gradients add up"
+    return ""
+
+
+def picked_entries(d: Difference) -> str:
+    """Right but for the entry that an index picks from each row, like a target's."""
+    for name, index in d.indices.items():
+        rows = d.wrong.reshape(index.size, -1).copy() if d.want.size % index.size == 0 else np.ones((0, 0))
+        if 0 <= index.min() <= index.max() < rows.shape[1]:
+            rows[np.arange(index.size), index.ravel()] = False
+            if not rows.any():
+                return f"wrong only at [i, {name}[i]]: a term that only these entries have is missing or wrong"
+    return ""
+
+
+def other_factor(d: Difference) -> str:
+    """A known array is multiplied in once too seldom, once too often, or in the place of another."""
+    for name, x in d.factors.items():
+        if d.same(d.got * x, d.want):
+            return f"missing factor {name}"
+        if d.same(d.got, d.want * x, largest(x)):
+            return f"an extra factor {name}"
+    for (a, x), (b, y) in itertools.permutations(d.factors.items(), 2):
+        if d.same(d.got * y, d.want * x, largest(x)) and not d.vanishes(d.want * x, largest(x)):
+            return f"multiplied by {a} where {b} belongs"
+    return ""
+
+
+def own_factors(d: Difference) -> str:
+    """Every row, or every column, is wrong by a factor of its own."""
+    for axis in reversed(d.axes):
+        if d.spanned(d.got, axis, d.want):
+            return f"every entry is off by a factor, {d.each(axis)}"
+    return ""
+
+
+def other_product(d: Difference) -> str:
+    """A product of the wrong matrices: one is not transposed, or the two are in the wrong order."""
+    made = [name for name, y in d.products.items() if d.same(d.got, y)]
+    right = [name for name, y in d.products.items() if d.same(d.want, y)]
+    return f"this is {made[0]} where {right[0]} belongs" if made and right else ""
+
+
+def missing_term(d: Difference) -> str:
+    """What couples a row is missing: a mean, a sum times a known array, or both."""
+    ones, terms = np.ones(d.shape), d.factors | d.products
+    for axis in reversed(d.axes):
+        if d.spanned(d.off, axis, ones):
+            return f"a term constant along axis {axis} is missing or wrong: a mean or a sum"
+        for name, k in terms.items():
+            if d.spanned(d.off, axis, k):
+                return f"a projection term is missing or wrong: off by ({d.each(axis)}) x {name}"
+    for axis, (name, k) in itertools.product(reversed(d.axes), d.factors.items()):
+        if d.spanned(d.off, axis, ones, k):
+            each = d.each(axis)
+            return f"two terms are missing or wrong, a mean and a projection: off by ({each}) + ({each}) x {name}"
+    return ""
+
+
+def sum_over_wrong_axis(d: Difference) -> str:
+    """The difference is a term without one axis minus a term without another, times a known array."""
+    divisible = [(name, k) for name, k in d.factors.items() if np.abs(k).min() > 1e-3 * np.abs(k).max()]
+    for (name, k), (a, b) in itertools.product(divisible, itertools.combinations(d.axes, 2)):
+        mixed = np.diff(np.diff(d.off / k, axis=a), axis=b)
+        if mixed.size > 1 and d.vanishes(mixed, 4.0 / np.abs(k).min()):
+            return f"a sum runs over axis {a} or {b} and should over the other: off by (the one - the other) x {name}"
+    return ""
+
+
+def missing_factor_of_dy(d: Difference) -> str:
+    """Made of dy in the way in which the right one is made of dy times a known array."""
+    if "dy" not in d.factors:
+        return ""
+    axis, dy, ones = d.axes[-1], d.factors["dy"], np.ones(d.shape)
+    for (_, k), (name, w) in itertools.permutations(d.factors.items(), 2):
+        if d.spanned(d.got, axis, ones, k, dy) and d.spanned(d.want, axis, ones, k, dy * w):
+            return f"missing factor {name}: made of dy where dy * {name} belongs"
+    return ""
+
+
+def slope_of_one_array(d: Difference) -> str:
+    """Entry by entry dy times a short polynomial, or a step, of one known array."""
+    if "dy" not in d.factors:
+        return ""
+    arrays = {name: k for name, k in d.factors.items() if name != "dy"}
+    arrays |= {f"({name} > 0)": 1.0 * (k > 0.0) for name, k in arrays.items()}
+    for degree, (name, k) in itertools.product(range(3), arrays.items()):
+        terms = np.stack([(d.factors["dy"] * k ** i).ravel() for i in range(degree + 1)], axis=1)
+        c = np.linalg.lstsq(terms, d.got.ravel(), rcond=None)[0]
+        if d.got.size > degree + 3 and d.same(terms @ c, d.got.ravel()):
+            powers = zip(c, ("", f" * {name}", f" * {name}^2"))
+            slope = " + ".join(f"{a:.4g}{power}" for a, power in powers if abs(a) > 1e-6).replace("+ -", "- ")
+            return f"this is dy * ({slope}), entry by entry: only a part of the slope, or the slope of something else"
+    return ""
+
+
+def some_only(d: Difference) -> str:
+    """Right but for some rows or columns."""
+    where = [np.flatnonzero(d.wrong.any(axis=tuple(a for a in d.axes if a != axis))).tolist() for axis in d.axes]
+    axis = min(d.axes, key=lambda a: len(where[a]) / d.shape[a], default=0)
+    if not d.axes or len(where[axis]) == d.shape[axis]:
+        return ""
+    name = {(1, 0): "entries", (2, 0): "rows", (2, 1): "columns"}.get((len(d.shape), axis), f"indices of axis {axis}:")
+    return f"only {name} {where[axis]} are wrong"
+
+
+def lost_sum(d: Difference) -> str:
+    """Last resort: what the right gradient obeys and this one does not."""
+    for axis in d.axes:
+        n = d.shape[axis]
+        if n > 1 and d.vanishes(d.want.sum(axis=axis), n) and not d.vanishes(d.got.sum(axis=axis), n):
+            return f"{NO_RULE}, but the right gradient sums to 0 along axis {axis} and this one does not"
+    return ""
+
+
+HYPOTHESES = (not_finite, misplaced, wrong_shape, zero, constant_factor, repeats_lost, picked_entries, other_factor,
+              own_factors, other_product, missing_term, sum_over_wrong_axis, missing_factor_of_dy, slope_of_one_array,
+              some_only, lost_sum)

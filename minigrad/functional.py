@@ -1,9 +1,12 @@
-"""Functions of Tensors, under NumPy's names for arrays and the field's names for layers. All take arrays and numbers too.
+"""Functions of Tensors, arrays and numbers, under NumPy's names for arrays and the field's names for layers.
 
-This module is also the namespace in which primitives and composed twins run when gradients of gradients are wanted: what
-NumPy has too takes NumPy's arguments.
+This module is also the namespace in which primitives and composed twins run when gradients of gradients are wanted:
+what NumPy has too takes NumPy's arguments.
 """
+
 from typing import Any
+
+import numpy as np
 
 from minigrad.ops import attention, linalg, loss, norm, pointwise, reduce, shape as _shape
 from minigrad.ops import adamw as _adamw, dropout as _dropout, embedding as _embedding, softmax as _softmax
@@ -50,9 +53,13 @@ def minimum(a: Any, b: Any) -> Tensor:
 
 def where(mask: Any, a: Any, b: Any) -> Tensor:
     """a where mask (boolean, no gradient), else b."""
-    mask = plain_array(mask, a if isinstance(a, Tensor) else b)
+    like, mask = a if isinstance(a, Tensor) else b, plain_array(mask)
+    if type(mask) is np.ndarray and isinstance(like, Tensor):
+        mask = like.xp.asarray(mask)
     if mask.dtype != bool:
-        raise TypeError(f"where: mask must be boolean, got dtype {mask.dtype}: compare first, as in F.where(x > 0, a, b)")
+        raise TypeError(
+            f"where: mask must be boolean, got dtype {mask.dtype}: compare first, as in F.where(x > 0, a, b)"
+        )
     return apply(pointwise.Where, a, b, mask=mask)
 
 
@@ -110,12 +117,12 @@ def split(x: Any, sections: Any, axis: int = 0) -> tuple[Tensor, ...]:
 
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index]: slices, integers, integer arrays (repeats add up in the gradient), boolean masks."""
-    return apply(_shape.Getitem, x, index=plain_index(index, x))
+    return apply(_shape.Getitem, x, index=plain_index(index))
 
 
 def scatter_add(x: Any, index: Any, shape: tuple[int, ...]) -> Tensor:
     """zeros(shape) with x added at index, repeats added up: the adjoint of getitem."""
-    return apply(_shape.ScatterAdd, x, index=plain_index(index, x), shape=shape)
+    return apply(_shape.ScatterAdd, x, index=plain_index(index), shape=shape)
 
 
 # ---- layers ----
@@ -141,32 +148,51 @@ def layer_norm(x: Any, w: Any, b: Any = None, eps: float = 1e-5) -> Tensor:
 
 def embedding(w: Any, idx: Any) -> Tensor:
     """Rows idx (...) of the table w (V, C)  ->  (..., C). IndexError for an idx outside 0 .. V - 1."""
-    return apply(_embedding.Embedding, w, idx=plain_array(idx, w))
+    return apply(_embedding.Embedding, w, idx=plain_array(idx))
 
 
 def dropout(x: Any, p: float, key: Key | None) -> Tensor:
-    """x with each element set to 0 with probability p and the rest divided by 1 - p. The same key drops the same ones."""
+    """x with each element set to 0 with probability p, the rest divided by 1 - p. The same key drops the same ones."""
     return apply(_dropout.Dropout, x, p=p, key=key)
 
 
-def cross_entropy(logits: Any, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
+def cross_entropy(
+    logits: Any, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
     """Cross-entropy in nats of logits (..., V) and integer targets (...).
 
     "mean" is over the targets that are not ignore_index (0 if there is none), "sum" their sum, "none" keeps (...).
     IndexError for a target outside 0 .. V - 1.
     """
-    return apply(loss.CrossEntropy, logits, targets=plain_array(targets, logits), ignore_index=ignore_index,
+    return apply(loss.CrossEntropy, logits, targets=plain_array(targets), ignore_index=ignore_index,
                  label_smoothing=label_smoothing, reduction=reduction)
+
+
+def linear_cross_entropy(x: Any, w: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean",
+                         rows: int = 1024) -> Tensor:
+    """cross_entropy(x @ w^T, targets) for x (..., C) and w (V, C), in chunks of that many rows: the logits (..., V)
+    never exist all at once."""
+    return apply(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
+                 reduction=reduction, rows=rows)
 
 
 def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, mask: Any = None, dropout: float = 0.0,
                                  key: Key | None = None) -> Tensor:
     """softmax(q @ k^T / sqrt(D)) @ v, for q (..., T, D), k (..., S, D), v (..., S, E)  ->  (..., T, E).
 
-    causal: the last query sees every key, each earlier one a key less. mask: booleans (..., T, S), True where a query may
-    attend; one that may see nothing gets 0. dropout, of the attention weights, needs a key.
+    causal: the last query sees every key, each earlier one a key less. mask: booleans (..., T, S), True where a query
+    may attend; one that may see nothing gets 0. dropout, of the attention weights, needs a key.
     """
-    return apply(attention.Attention, q, k, v, causal=causal, mask=None if mask is None else plain_array(mask, q), dropout=dropout, key=key)
+    return apply(
+        attention.Attention,
+        q,
+        k,
+        v,
+        causal=causal,
+        mask=None if mask is None else plain_array(mask),
+        dropout=dropout,
+        key=key,
+    )
 
 
 # ---- optimizers on the tape ----
@@ -176,7 +202,9 @@ def _hyper(p: Any, hyper: tuple[Any, ...]) -> list[Any]:
     return [h.astype(p.dtype) if isinstance(h, Tensor) and h.shape == () and h.dtype != p.dtype else h for h in hyper]
 
 
-def adamw(p: Any, g: Any, m: Any, v: Any, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any, t: int) -> tuple[Tensor, Tensor, Tensor]:
+def adamw(
+    p: Any, g: Any, m: Any, v: Any, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any, t: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Step t (from 1) of AdamW on the tape  ->  new (p, m, v). Hyper-parameters are numbers or 0-d Tensors, and the
     result can be differentiated with respect to all but t."""
     if t < 1:
@@ -184,6 +212,8 @@ def adamw(p: Any, g: Any, m: Any, v: Any, lr: Any, beta1: Any, beta2: Any, eps: 
     return apply(_adamw.AdamW, p, g, m, v, *_hyper(p, (lr, beta1, beta2, eps, weight_decay)), t=t)
 
 
-def sgd(p: Any, g: Any, m: Any, lr: Any, momentum: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False) -> tuple[Tensor, Tensor]:
+def sgd(
+    p: Any, g: Any, m: Any, lr: Any, momentum: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False
+) -> tuple[Tensor, Tensor]:
     """A step of SGD with momentum on the tape  ->  new (p, m)."""
     return apply(_adamw.SGD, p, g, m, *_hyper(p, (lr, momentum, weight_decay)), nesterov=nesterov)

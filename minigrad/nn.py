@@ -139,7 +139,9 @@ class Linear(Module):
 class LayerNorm(Module):
     """Layer norm over the last axis, of size n: weight starts at 1, bias at 0."""
 
-    def __init__(self, n: int, bias: bool = True, *, eps: float = 1e-5, dtype: Any = "float32", device: str = "cpu") -> None:
+    def __init__(
+        self, n: int, bias: bool = True, *, eps: float = 1e-5, dtype: Any = "float32", device: str = "cpu"
+    ) -> None:
         self.weight = Parameter(np.ones(n), dtype=dtype, device=device)
         self.bias = Parameter(np.zeros(n), dtype=dtype, device=device) if bias else None
         self.eps = eps
@@ -172,5 +174,7 @@ class Dropout(Module):
         if not self.training or self.p == 0.0:
             return x
         if key is None:
-            raise ValueError(f"{self.path or 'Dropout'} in training mode needs key=mg.random.key(seed, step), or .eval()")
+            raise ValueError(
+                f"{self.path or 'Dropout'} in training mode needs key=mg.random.key(seed, step), or .eval()"
+            )
         return F.dropout(x, self.p, key.fold(self.path))

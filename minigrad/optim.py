@@ -23,11 +23,14 @@ class Optimizer:
         for group in groups:
             unknown = group.keys() - defaults.keys() - {"params"}
             if unknown:
-                raise ValueError(f"{type(self).__name__}: unknown {', '.join(sorted(unknown))} in a group: it knows {', '.join(defaults)}")
+                raise ValueError(f"{type(self).__name__}: unknown {', '.join(sorted(unknown))} in a group: "
+                                 f"it knows {', '.join(defaults)}")
             members = list(group["params"])
             for p in members:
                 if not isinstance(p, Tensor) or not p.requires_grad or p.node is not None:
-                    raise TypeError(f"{type(self).__name__} updates leaf Tensors with requires_grad=True, got {p!r:.80}")
+                    raise TypeError(
+                        f"{type(self).__name__} updates leaf Tensors with requires_grad=True, got {p!r:.80}"
+                    )
                 if id(p) in seen:
                     raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or p.shape} is given twice")
                 seen.add(id(p))
@@ -85,11 +88,15 @@ class Optimizer:
         shapes = [p.shape for p in self.params]
         for m in self.moments:
             if [x.shape for x in state.get(m, ())] != shapes:
-                raise ValueError(f"this state's {m} does not fit the {len(shapes)} parameters of the optimizer: save and load with the "
-                                 "same parameters in the same order")
+                raise ValueError(
+                    f"this state's {m} does not fit the {len(shapes)} parameters of the optimizer: "
+                    "save and load with the same parameters in the same order"
+                )
         for i, p in enumerate(self.params):
-            self.state[id(p)] = {"t": int(state["t"][i]), **{m: Tensor(state[m][i].copy(), dtype=p.dtype, device=p.device).data
-                                                             for m in self.moments}}
+            self.state[id(p)] = {
+                "t": int(state["t"][i]),
+                **{m: Tensor(state[m][i].copy(), dtype=p.dtype, device=p.device).data for m in self.moments},
+            }
 
 
 class AdamW(Optimizer):
@@ -97,8 +104,14 @@ class AdamW(Optimizer):
     op = ops.AdamW
     moments = ("m", "v")
 
-    def __init__(self, params: Iterable[Any], lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 3e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +120,9 @@ class AdamW(Optimizer):
         return super().checked(group)
 
     def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
-        return op.forward(p.data, p.grad, *moments, group["lr"], *group["betas"], group["eps"], group["weight_decay"], t=t)
+        return op.forward(
+            p.data, p.grad, *moments, group["lr"], *group["betas"], group["eps"], group["weight_decay"], t=t
+        )
 
 
 class SGD(Optimizer):
@@ -115,7 +130,9 @@ class SGD(Optimizer):
     op = ops.SGD
     moments = ("m",)
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    ) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov))
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +143,9 @@ class SGD(Optimizer):
         return super().checked(group)
 
     def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
-        return op.forward(p.data, p.grad, *moments, group["lr"], group["momentum"], group["weight_decay"], nesterov=group["nesterov"])
+        return op.forward(
+            p.data, p.grad, *moments, group["lr"], group["momentum"], group["weight_decay"], nesterov=group["nesterov"]
+        )
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
@@ -150,8 +169,10 @@ def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, m
     """The learning rate of a step, counted from 0: up in a line to max_lr at warmup_steps, never 0; down along half a
     cosine to min_lr at max_steps; min_lr from there on."""
     if not 0 <= warmup_steps < max_steps:
-        raise ValueError(f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate would "
-                         "never come down")
+        raise ValueError(
+            f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate would "
+            "never come down"
+        )
     if not 0.0 <= min_lr <= max_lr:
         raise ValueError(f"min_lr {min_lr} must be between 0 and max_lr {max_lr}")
     if step < warmup_steps:

@@ -36,7 +36,9 @@ def key(seed: int, step: int = 0, micro: int = 0) -> Key:
 def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform 32-bit integers on the host; element i of the flattened array depends on the key and i alone."""
     n = math.prod(shape)
-    generator = np.random.Philox(key=[key.seed % _WORD, key.stream], counter=[0, 0, key.micro % _WORD, key.step % _WORD])
+    generator = np.random.Philox(
+        key=[key.seed % _WORD, key.stream], counter=[0, 0, key.micro % _WORD, key.step % _WORD]
+    )
     return generator.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n].reshape(shape)
 
 

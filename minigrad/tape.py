@@ -73,11 +73,6 @@ def detect_nan() -> contextlib.AbstractContextManager[None]:
     return _switch(detect_nan=True)
 
 
-def grad_enabled() -> bool:
-    """Whether ops are being recorded."""
-    return _MODE.get().grad
-
-
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 class Node:
@@ -118,8 +113,7 @@ def _call_site() -> tuple[CodeType, int]:
 
 def _line(code: CodeType, instruction: int) -> str:
     line = next((line for start, end, line in code.co_lines() if start <= instruction < end), None)
-    path = os.path.relpath(code.co_filename) if os.path.exists(code.co_filename) else code.co_filename
-    return f"{path}:{line}"
+    return f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{line}"
 
 
 def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
@@ -160,7 +154,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     try:
         y = op.forward(*arrays, **static)
     except Exception as error:
-        better = _explained(error, op_class, arrays)
+        better = _explained(error, op_class, arrays, static)
         better.add_note(f"in forward of {op_class.name} on {_shapes(arrays)}, called at {_line(*_call_site())}")
         if better is error:
             raise
@@ -226,8 +220,15 @@ def _shapes(arrays: Any) -> str:
     return ", ".join(str(getattr(a, "shape", a)) for a in arrays)
 
 
-def _explained(error: Exception, op_class: type[Op], arrays: list[Any]) -> Exception:
-    """The error itself, or one that says which shapes do not broadcast and what to do."""
+def _explained(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
+    """The error itself, or one that says what lives on another device or which shapes do not broadcast."""
+    here = next(device.name(a) for a in arrays if device.is_array(a))
+    for name, value in static.items():
+        for a in value if isinstance(value, tuple) else (value,):
+            if device.is_array(a) and device.name(a) not in ("cpu", here):
+                return ValueError(
+                    f"{op_class.name}: {name} lives on {device.name(a)}, the input on {here}: move one of them"
+                )
     if not op_class.broadcasts:
         return error
     shapes = [a.shape for a in arrays if hasattr(a, "shape")]
@@ -235,8 +236,10 @@ def _explained(error: Exception, op_class: type[Op], arrays: list[Any]) -> Excep
         np.broadcast_shapes(*shapes)
         return error
     except ValueError:
-        return ValueError(f"{op_class.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the "
-                          "last, axes must be equal or 1; reshape, transpose or expand_dims one of them")
+        return ValueError(
+            f"{op_class.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the "
+            "last, axes must be equal or 1; reshape, transpose or expand_dims one of them"
+        )
 
 
 def _stop_at_bad(where: str, results: Any, given: Any) -> None:
@@ -302,20 +305,22 @@ class Step:
         return self.node.created_at
 
     def __repr__(self) -> str:
-        dxs = ", ".join(f"d{n} {dx.shape}" for n, dx in zip(input_names(self.op_class, len(self.dxs)), self.dxs) if dx is not None)
+        dxs = ", ".join(
+            f"d{n} {dx.shape}" for n, dx in zip(input_names(self.op_class, len(self.dxs)), self.dxs) if dx is not None
+        )
         dy = self.dy if isinstance(self.dy, tuple) else (self.dy,)
         return f"step {self.index}: {self.node}, dy {_shapes(dy)} -> {dxs}"
 
 
 def input_names(op_class: type[Op], n: int) -> list[str]:
-    """Names of an op's n inputs, from its forward: ["x", "w", "b"]; of a variable number, ["x0", "x1", ...]."""
+    """Names of an op's inputs, from its forward: ["x", "w", "b"]; of a variable number n, ["x0", "x1", ...]."""
     names = []
     for p in list(inspect.signature(op_class.forward).parameters.values())[1:]:
         if p.kind is p.VAR_POSITIONAL:
             names += [f"{p.name.rstrip('s')}{i}" for i in range(n)]
         elif p.kind is not p.KEYWORD_ONLY:
             names.append(p.name)
-    return names[:n]
+    return names
 
 
 def backward_steps(y: "Tensor", dy: Any = None, *, retain_graph: bool = False, create_graph: bool = False,
@@ -331,12 +336,18 @@ def backward_steps(y: "Tensor", dy: Any = None, *, retain_graph: bool = False, c
                          "or it was made under no_grad() or by detach()")
     if dy is None:
         if y.size != 1:
-            raise ValueError(f"backward of a Tensor of shape {y.shape} needs dy, a gradient of the same shape; or reduce "
-                             "it to one number first, with .sum() or .mean()")
+            raise ValueError(
+                f"backward of a Tensor of shape {y.shape} needs dy, a gradient of the same shape; or reduce "
+                "it to one number first, with .sum() or .mean()"
+            )
         dy = y.xp.ones_like(y._data)
+    if isinstance(dy, _tensor) and dy.device != y.device:
+        raise ValueError(f"dy lives on {dy.device}, the Tensor on {y.device}: move it with dy.to({y.device!r})")
     dy = dy._data if isinstance(dy, _tensor) else y.xp.asarray(dy, dtype=y.dtype)
     if dy.shape != y.shape or dy.dtype != y.dtype:
-        raise ValueError(f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree")
+        raise ValueError(
+            f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree"
+        )
     if create_graph:
         return _walk(y, _tensor(dy), True, True, deliver or _accumulate)
     return _walk(y, dy, retain_graph, False, deliver or _accumulate)
@@ -347,7 +358,9 @@ def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None
     deque(backward_steps(y, dy, retain_graph=retain_graph), maxlen=0)
 
 
-def _walk(y: "Tensor", dy: Any, retain: bool, create_graph: bool, deliver: Callable[[Any, Any], None]) -> Iterator[Step]:
+def _walk(
+    y: "Tensor", dy: Any, retain: bool, create_graph: bool, deliver: Callable[[Any, Any], None]
+) -> Iterator[Step]:
     step: Any
     saved: Any
     dys: Any
@@ -399,8 +412,10 @@ def _collect(root: Node) -> tuple[dict[int, Node], dict[int, list[Any]]]:
     while stack:
         node = stack.pop()
         if node.op is None:
-            raise ValueError(f"this graph was freed by an earlier backward ({node.op_class.name}, {node.created_at}): run "
-                             "the forward again, or give the first backward retain_graph=True")
+            raise ValueError(
+                f"this graph was freed by an earlier backward ({node.op_class.name}, {node.created_at}): run "
+                "the forward again, or give the first backward retain_graph=True"
+            )
         for x, need in zip(node.inputs, node.op.needs):
             if not need:
                 continue
@@ -477,8 +492,10 @@ def _differentiable(node: Node) -> Op:
     its backward, line for line the same, records what it does."""
     from minigrad import functional
     if node.op_class.fused:
-        raise ValueError(f"{node.op_class.name} is a fused op: its backward cannot be differentiated again. Put its "
-                         f"composed twin on the tape with `with mg.unfused():` around the forward (made at {node.created_at})")
+        raise ValueError(
+            f"{node.op_class.name} is a fused op: its backward cannot be differentiated again. Put its "
+            f"composed twin on the tape with `with mg.unfused():` around the forward (made at {node.created_at})"
+        )
     op = node.op_class()
     op.xp, op.needs = functional, node.op.needs
     op.forward(*node.inputs, **node.static)
@@ -565,7 +582,9 @@ def hvp(f: Callable[..., Any], xs: Any, vs: Any) -> Any:
     single = isinstance(xs, _tensor)
     points, directions = ([xs], [vs]) if single else (list(xs), list(vs))
     if len(points) != len(directions) or any(x.shape != v.shape for x, v in zip(points, directions)):
-        raise ValueError(f"hvp needs one v of the same shape for each x, got xs {_shapes(points)} and vs {_shapes(directions)}")
+        raise ValueError(
+            f"hvp needs one v of the same shape for each x, got xs {_shapes(points)} and vs {_shapes(directions)}"
+        )
     slope: Any = 0.0
     for g, v in zip(grad(f(*points), points, create_graph=True), directions):
         slope = slope + (g * v).sum()

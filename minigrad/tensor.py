@@ -31,7 +31,10 @@ class Tensor:
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {array.dtype}")
         if requires_grad and array.dtype.kind in "iub":
-            raise TypeError(f"requires_grad=True on dtype {array.dtype}: only floating numbers have gradients; give dtype=\"float32\"")
+            raise TypeError(
+                f"requires_grad=True on dtype {array.dtype}: only floating numbers have gradients; "
+                'give dtype="float32"'
+            )
         self._data = array
         self.requires_grad = requires_grad
         self.node: tape.Node | None = None      # what made it; None for a leaf
@@ -52,7 +55,9 @@ class Tensor:
     @data.setter
     def data(self, value: Any) -> None:
         if self.node is not None:
-            raise ValueError(f"this Tensor was made by {self.node}: only leaves can be given new data; use .detach() for a leaf")
+            raise ValueError(
+                f"this Tensor was made by {self.node}: only leaves can be given new data; use .detach() for a leaf"
+            )
         array = _put(_as_array(value._data if isinstance(value, Tensor) else value), self.device)
         if array.shape != self.shape:
             raise ValueError(f"new data has shape {array.shape}, the Tensor {self.shape}: they must agree")
@@ -149,7 +154,9 @@ class Tensor:
                         "F.scatter_add for a new Tensor, or assign t.data on a leaf")
 
     def _in_place(self, other: Any) -> "Tensor":
-        raise TypeError("Tensors are never changed in place: write t = t + x instead of t += x (likewise -, *, /, @, **)")
+        raise TypeError(
+            "Tensors are never changed in place: write t = t + x instead of t += x (likewise -, *, /, @, **)"
+        )
 
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
 
@@ -207,7 +214,9 @@ class Tensor:
         return self._data.argmax(axis=axis)
 
     def reshape(self, *shape_: Any) -> "Tensor":
-        return apply(shape.Reshape, self, shape=shape_[0] if len(shape_) == 1 and not isinstance(shape_[0], int) else shape_)
+        return apply(
+            shape.Reshape, self, shape=shape_[0] if len(shape_) == 1 and not isinstance(shape_[0], int) else shape_
+        )
 
     def transpose(self, *axes: Any) -> "Tensor":
         axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
@@ -229,7 +238,7 @@ class Tensor:
             return Tensor(self._data.astype(dtype))
         return apply(shape.Astype, self, dtype=dtype)
 
-    def __getitem__(self, index: Any) -> "Tensor": return apply(shape.Getitem, self, index=plain_index(index, self))
+    def __getitem__(self, index: Any) -> "Tensor": return apply(shape.Getitem, self, index=plain_index(index))
 
     # ---- as a Python object ----
 
@@ -244,7 +253,9 @@ class Tensor:
     def __bool__(self) -> bool: return bool(self._data)
 
     def __repr__(self) -> str:
-        numbers = np.array2string(self.numpy(), separator=", ", precision=4, threshold=64, edgeitems=3, prefix="Tensor(")
+        numbers = np.array2string(
+            self.numpy(), separator=", ", precision=4, threshold=64, edgeitems=3, prefix="Tensor("
+        )
         facts = [f"shape={self.shape}", f"dtype={self.dtype}", f"device={self.device}"]
         if self.node is not None:
             facts.append(f"op={self.node.op_class.name}")
@@ -273,28 +284,20 @@ tape._tensor = Tensor
 
 def from_dlpack(x: Any) -> Tensor:
     """A Tensor that shares the memory of an array of PyTorch, JAX, CuPy, NumPy ... on the device where it is."""
-    on_cuda = x.__dlpack_device__()[0] == 2     # DLPack's number for CUDA
-    if not on_cuda:
-        return Tensor(np.from_dlpack(x))
-    device.resolve("cuda")
-    import cupy
-    return Tensor(cupy.from_dlpack(x))
+    return Tensor(device.from_dlpack(x))
 
 
-def plain_array(x: Any, like: Any) -> Any:
-    """An index, mask or target as a plain array; a list goes to the device of the Tensor `like`."""
-    if isinstance(x, Tensor):
-        return x._data
-    if device.is_array(x):
-        return x
-    return device.put(np.asarray(x), like.device if isinstance(like, Tensor) else "cpu")
+def plain_array(x: Any) -> Any:
+    """An index, mask or target as a plain array. A list becomes one on the host, where checking its range is free; ops
+    take host arrays to their device."""
+    return x._data if isinstance(x, Tensor) else _as_array(x)
 
 
-def plain_index(index: Any, like: Any) -> Any:
+def plain_index(index: Any) -> Any:
     """An index with its Tensors and lists as plain arrays."""
     if isinstance(index, tuple):
-        return tuple(plain_index(i, like) for i in index)
-    return plain_array(index, like) if isinstance(index, (Tensor, list)) else index
+        return tuple(plain_index(i) for i in index)
+    return plain_array(index) if isinstance(index, (Tensor, list)) else index
 
 
 _put = device.put                               # `device` is also the name of an argument

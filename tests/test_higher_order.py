@@ -70,7 +70,9 @@ def test_every_twin_goes_to_second_order(name):
         dot = lambda gs, us: sum((g * u).sum() for g, u in zip(gs, [u for u in us if isinstance(u, np.ndarray)]))
         leaves, gs = gradient(arrays, True)
         got = dot([g.data for g in mg.grad(dot(gs, us), leaves)], vs)
-        moved = lambda sign: [np.asarray(a + sign * 1e-5 * v) if isinstance(a, np.ndarray) else a for a, v in zip(arrays, vs)]
+        moved = lambda sign: [
+            np.asarray(a + sign * 1e-5 * v) if isinstance(a, np.ndarray) else a for a, v in zip(arrays, vs)
+        ]
         want = [dot([g.data for g in gradient(moved(sign), False)[1]], us) for sign in (1.0, -1.0)]
         assert abs(got - (want[0] - want[1]) / 2e-5) <= 1e-6 * max(abs(got), 1.0)
 

@@ -94,7 +94,9 @@ def test_load_state_dict_lists_all_that_does_not_fit_and_changes_nothing():
     state["extra"] = np.ones(3)
     state["head.weight"] = np.ones((7, 3))
     state["wte.weight"] = state["wte.weight"] + 1.0
-    with pytest.raises(ValueError, match=r"missing: h.0.fc.bias; unexpected: extra; head.weight has shape \(7, 3\), expected \(3, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"missing: h.0.fc.bias; unexpected: extra; head.weight has shape \(7, 3\), expected \(3, 7\)"
+    ):
         model.load_state_dict(state)
     np.testing.assert_array_equal(model.wte.weight.data, before["wte.weight"])
 
@@ -131,7 +133,14 @@ def test_keys_name_streams():
     bits = mg.random.bits(key, (4, 5))
     assert bits.dtype == "uint32" and bits.shape == (4, 5)
     np.testing.assert_array_equal(bits.reshape(-1)[:7], mg.random.bits(key, (7,)))      # element i depends on i alone
-    others = [mg.random.key(2, 2, 3), mg.random.key(1, 3, 3), mg.random.key(1, 2, 4), key.fold("a"), key.fold("b"), key.fold("a").fold("b")]
+    others = [
+        mg.random.key(2, 2, 3),
+        mg.random.key(1, 3, 3),
+        mg.random.key(1, 2, 4),
+        key.fold("a"),
+        key.fold("b"),
+        key.fold("a").fold("b"),
+    ]
     drawn = {mg.random.bits(k, (8,)).tobytes() for k in [key, *others]}
     assert len(drawn) == 7
     with pytest.raises(ValueError, match="step must be an integer"):

@@ -204,7 +204,9 @@ def test_clip_keeps_the_dtype_and_skips_parameters_without_gradient():
     np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-5)
 
 
-@pytest.mark.parametrize("params, max_norm, message", [([], 1.0, "no parameter has a gradient"), ([parameter([1.0])], 0.0, "positive")])
+@pytest.mark.parametrize(
+    "params, max_norm, message", [([], 1.0, "no parameter has a gradient"), ([parameter([1.0])], 0.0, "positive")]
+)
 def test_clip_misused(params, max_norm, message):
     with pytest.raises(ValueError, match=message):
         clip_grad_norm(params, max_norm)
@@ -224,7 +226,9 @@ def test_warmup_cosine(warmup, decay, max_lr, floor):
     assert lrs.min() >= min(min_lr, lrs[0]) - 1e-15 and lrs.max() == max_lr
 
 
-@pytest.mark.parametrize("warmup, max_steps, max_lr, min_lr", [(10, 10, 1.0, 0.1), (11, 10, 1.0, 0.1), (-1, 10, 1.0, 0.1), (0, 10, 0.1, 1.0)])
+@pytest.mark.parametrize(
+    "warmup, max_steps, max_lr, min_lr", [(10, 10, 1.0, 0.1), (11, 10, 1.0, 0.1), (-1, 10, 1.0, 0.1), (0, 10, 0.1, 1.0)]
+)
 def test_a_schedule_that_cannot_be_is_refused(warmup, max_steps, max_lr, min_lr):
     with pytest.raises(ValueError, match="must be"):
         warmup_cosine(0, warmup, max_steps, max_lr, min_lr)

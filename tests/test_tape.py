@@ -71,7 +71,9 @@ def test_a_step_says_what_and_where():
     assert (step.op, step.name, step.index) == ("layer_norm", "norm", 0)
     assert "xhat" in step.saved and "rstd" in step.formula
     assert step.created_at.startswith(("tests", "/")) and "test_tape.py:" in step.created_at
-    assert repr(step).startswith("step 0: layer_norm in norm at") and repr(step).endswith("-> dx (3,), dw (3,), db (3,)")
+    assert repr(step).startswith("step 0: layer_norm in norm at") and repr(step).endswith(
+        "-> dx (3,), dw (3,), db (3,)"
+    )
 
 
 def test_the_call_site_is_the_users_line():
@@ -341,7 +343,9 @@ def test_detach_shares_the_array_and_leaves_the_tape():
 
 def test_detect_nan_stops_at_the_first_bad_value_forward():
     x = leaf(1.0, 0.0, 4.0)
-    with mg.detect_nan(), pytest.warns(RuntimeWarning), pytest.raises(FloatingPointError, match="forward of log at .*test_tape.py.*infinite"):
+    with mg.detect_nan(), pytest.warns(RuntimeWarning), pytest.raises(
+        FloatingPointError, match="forward of log at .*test_tape.py.*infinite"
+    ):
         F.exp(F.log(x))
 
 
@@ -349,7 +353,9 @@ def test_detect_nan_stops_at_the_first_bad_value_backward():
     x = leaf(0.0, 4.0)
     with mg.detect_nan():
         y = (F.sqrt(x) * 2.0).sum()
-        with pytest.warns(RuntimeWarning), pytest.raises(FloatingPointError, match="backward of sqrt at .*test_tape.py"):
+        with pytest.warns(RuntimeWarning), pytest.raises(
+            FloatingPointError, match="backward of sqrt at .*test_tape.py"
+        ):
             y.backward()
 
 

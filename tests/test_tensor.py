@@ -43,7 +43,9 @@ def test_getitem_is_numpys_and_its_gradient_counts_the_uses(a, data):
     np.testing.assert_array_equal(x.grad, uses)
 
 
-@given(hnp.arrays("float64", hnp.array_shapes(min_dims=1, max_dims=3, max_side=4), elements=floats, unique=True), st.data())
+@given(
+    hnp.arrays("float64", hnp.array_shapes(min_dims=1, max_dims=3, max_side=4), elements=floats, unique=True), st.data()
+)
 def test_reductions_are_numpys(a, data):
     axis = data.draw(st.one_of(st.none(), st.integers(-a.ndim, a.ndim - 1)))
     keepdims = data.draw(st.booleans())
@@ -55,26 +57,53 @@ def test_reductions_are_numpys(a, data):
 def test_shapes_as_methods():
     x = leaf(np.arange(24.0).reshape(2, 3, 4))
     a = x.data
-    for y, want in [(x.reshape(6, 4), a.reshape(6, 4)), (x.reshape((6, -1)), a.reshape(6, 4)), (x.reshape(-1), a.reshape(-1)),
-                    (x.transpose(), a.T), (x.T, a.T), (x.transpose(1, 0, 2), a.transpose(1, 0, 2)),
-                    (x.transpose((1, 0, 2)), a.transpose(1, 0, 2)), (x.swapaxes(0, -1), a.swapaxes(0, -1)),
-                    (x[None].squeeze(0), a), (F.expand_dims(x, 1), a[:, None]), (F.stack([x, x]), np.stack([a, a])),
-                    (F.concatenate([x, x], axis=1), np.concatenate([a, a], 1)), (F.split(x, [1, 3], axis=2)[1], a[:, :, 1:3])]:
+    for y, want in [
+        (x.reshape(6, 4), a.reshape(6, 4)),
+        (x.reshape((6, -1)), a.reshape(6, 4)),
+        (x.reshape(-1), a.reshape(-1)),
+        (x.transpose(), a.T),
+        (x.T, a.T),
+        (x.transpose(1, 0, 2), a.transpose(1, 0, 2)),
+        (x.transpose((1, 0, 2)), a.transpose(1, 0, 2)),
+        (x.swapaxes(0, -1), a.swapaxes(0, -1)),
+        (x[None].squeeze(0), a),
+        (F.expand_dims(x, 1), a[:, None]),
+        (F.stack([x, x]), np.stack([a, a])),
+        (F.concatenate([x, x], axis=1), np.concatenate([a, a], 1)),
+        (F.split(x, [1, 3], axis=2)[1], a[:, :, 1:3]),
+    ]:
         np.testing.assert_array_equal(y.data, want)
 
 
 def test_operators_with_numbers_on_either_side():
     x = leaf([2.0, 4.0])
-    for y, want in [(1 - x, [-1, -3]), (8 / x, [4, 2]), (2 ** x, [4, 16]), (x ** 2, [4, 16]), (-x, [-2, -4]), (+x, [2, 4]),
-                    (abs(-x), [2, 4]), (3 * x, [6, 12]), (1 + x, [3, 5]), (x @ x, 20), (np.ones((2, 2)) @ x, [6, 6])]:
+    for y, want in [
+        (1 - x, [-1, -3]),
+        (8 / x, [4, 2]),
+        (2**x, [4, 16]),
+        (x**2, [4, 16]),
+        (-x, [-2, -4]),
+        (+x, [2, 4]),
+        (abs(-x), [2, 4]),
+        (3 * x, [6, 12]),
+        (1 + x, [3, 5]),
+        (x @ x, 20),
+        (np.ones((2, 2)) @ x, [6, 6]),
+    ]:
         assert isinstance(y, Tensor)
         np.testing.assert_array_equal(y.data, want)
 
 
 def test_comparisons_give_plain_boolean_arrays():
     x = leaf([1.0, 2.0])
-    for mask, want in [(x > 1, [False, True]), (x <= 1.0, [True, False]), (x == x, [True, True]), (x != 2, [True, False]),
-                       (x < Tensor([3.0, 0.0]), [True, False]), (1.5 <= x, [False, True])]:
+    for mask, want in [
+        (x > 1, [False, True]),
+        (x <= 1.0, [True, False]),
+        (x == x, [True, True]),
+        (x != 2, [True, False]),
+        (x < Tensor([3.0, 0.0]), [True, False]),
+        (1.5 <= x, [False, True]),
+    ]:
         assert type(mask) is np.ndarray and mask.tolist() == want
 
 
@@ -101,7 +130,11 @@ def test_ties_are_shared():
 
 def test_kinks():
     x = leaf([-1.0, 0.0, 1.0])
-    for f, slopes in [(F.abs, [-1.0, 0.0, 1.0]), (F.relu, [0.0, 0.0, 1.0]), (lambda x: F.clip(x, 0.0, 0.5), [0.0, 1.0, 0.0])]:
+    for f, slopes in [
+        (F.abs, [-1.0, 0.0, 1.0]),
+        (F.relu, [0.0, 0.0, 1.0]),
+        (lambda x: F.clip(x, 0.0, 0.5), [0.0, 1.0, 0.0]),
+    ]:
         x.zero_grad()
         f(x).sum().backward()
         np.testing.assert_array_equal(x.grad, slopes)
@@ -169,7 +202,7 @@ def test_cross_entropy_counts_what_is_not_ignored():
 @pytest.mark.parametrize("scalar", [2, 2.0, np.float64(2.0), np.float32(2.0), np.int64(2), True])
 def test_numbers_are_weak(scalar):
     x = leaf([1.0, 3.0], "float32")
-    for y in (x * scalar, scalar * x, x + scalar, scalar - x, x / scalar, x ** scalar, scalar ** x, F.maximum(x, scalar)):
+    for y in (x * scalar, scalar * x, x + scalar, scalar - x, x / scalar, x**scalar, scalar**x, F.maximum(x, scalar)):
         assert isinstance(y, Tensor) and y.dtype == "float32"
         y.sum().backward()
     assert x.grad.dtype == "float32"
@@ -256,7 +289,8 @@ def test_repr_helps():
 
 def test_import_is_light():
     """Nothing but NumPy comes in: no CuPy, no matplotlib, no checker."""
-    code = "import sys, minigrad; print([m for m in ('cupy', 'matplotlib', 'minigrad.gradcheck', 'unittest') if m in sys.modules])"
+    heavy = ["cupy", "matplotlib", "minigrad.gradcheck", "unittest"]
+    code = f"import sys, minigrad; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -265,52 +299,63 @@ def test_import_is_light():
 X = Tensor(np.ones((2, 3)))
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: X + np.ones(4), ValueError, r"add: shapes \(2, 3\) and \(4,\) do not broadcast.*reshape"),
-    (lambda: F.where(np.ones((2, 3)), X, X), TypeError, "where: mask must be boolean.*compare first"),
-    (lambda: X @ np.ones((2, 3)), ValueError, r"matmul: shapes \(2, 3\) and \(2, 3\) do not fit"),
-    (lambda: X @ 2.0, ValueError, "matmul"),
-    (lambda: F.linear(X, np.ones((2, 3))), ValueError, r"linear: x \(2, 3\), w \(2, 3\).*expected x \(..., I\), w \(I, O\)"),
-    (lambda: F.linear(X, np.ones((3, 4)), np.ones(3)), ValueError, r"b \(3,\)"),
-    (lambda: F.layer_norm(X, np.ones(2)), ValueError, r"layer_norm: x \(2, 3\), w \(2,\)"),
-    (lambda: F.scaled_dot_product_attention(X, X, np.ones((3, 3))), ValueError, "attention.*expected q"),
-    (lambda: F.scaled_dot_product_attention(X, X, X, mask=np.ones((2, 2))), TypeError, "mask must be boolean"),
-    (lambda: X.sum(axis=2), ValueError, "sum: axis 2 is out of range for 2 axes: use -2 to 1"),
-    (lambda: F.softmax(X, axis=5), ValueError, "softmax: axis 5 is out of range"),
-    (lambda: X.mean(axis=(0, -2)), ValueError, "names an axis twice"),
-    (lambda: X.sum(axis=0.5), TypeError, "axis must be"),
-    (lambda: X.var(axis=0, ddof=2), ValueError, "var: 2 numbers with ddof=2"),
-    (lambda: X.transpose(0), ValueError, r"transpose: axes \(?0,?\)? must name each of the 2 axes"),
-    (lambda: X.reshape(4, 2), ValueError, r"reshape: 6 numbers of shape \(2, 3\) do not fit into shape \(4, 2\)"),
-    (lambda: X.squeeze(0), ValueError, r"squeeze: axis 0 of shape \(2, 3\) is not of size 1"),
-    (lambda: F.split(X, 2, axis=1), ValueError, "3 along axis 1.*does not divide into 2"),
-    (lambda: F.concatenate([X, np.ones((2, 4))]), ValueError, "concatenate: shapes"),
-    (lambda: F.stack([X, np.ones((2, 4))]), ValueError, "stack: shapes"),
-    (lambda: F.broadcast_to(X, (3, 3)), ValueError, "broadcast_to"),
-    (lambda: X[5], IndexError, "out of bounds"),
-    (lambda: X[[0, 5]], IndexError, "index 5 is out of range: expected -2 <= index < 2"),
-    (lambda: X[:, [[-4]]], IndexError, "index -4 is out of range: expected -3 <= index < 3"),
-    (lambda: X[np.array([0.0])], TypeError, "must be of integers or booleans"),
-    (lambda: F.scatter_add(np.ones(2), np.array([0, 9]), (4,)), IndexError, "index 9"),
-    (lambda: F.embedding(X, np.array([0, 2])), IndexError, "token 2 is out of range: expected 0 <= token < 2"),
-    (lambda: F.embedding(X, np.array([-1])), IndexError, "token -1"),
-    (lambda: F.embedding(X, np.array([0.0])), TypeError, "integer idx"),
-    (lambda: F.cross_entropy(X, np.array([0, 3])), IndexError, "target 3 is out of range: expected 0 <= target < 3"),
-    (lambda: F.cross_entropy(X, np.array([0, -1])), IndexError, "target -1"),
-    (lambda: F.cross_entropy(X, np.array([0.0, 1.0])), TypeError, "targets must be integers"),
-    (lambda: F.cross_entropy(X, np.array([0])), ValueError, r"logits \(2, 3\) and targets \(1,\)"),
-    (lambda: F.cross_entropy(X, np.array([0, 1]), reduction="max"), ValueError, '"mean", "sum" or "none"'),
-    (lambda: F.cross_entropy(X, np.array([0, 1]), label_smoothing=2.0), ValueError, "label_smoothing"),
-    (lambda: F.dropout(X, 1.0, mg.random.key(0)), ValueError, r"must be in \[0, 1\)"),
-    (lambda: F.dropout(X, 0.5, None), ValueError, "key=mg.random.key"),
-    (lambda: Tensor([1, 2], requires_grad=True), TypeError, 'requires_grad=True on dtype int64.*dtype="float32"'),
-    (lambda: Tensor([1j]), TypeError, "complex128"),
-    (lambda: Tensor(["a"]), TypeError, "holds numbers"),
-    (lambda: Tensor([[1.0], [1.0, 2.0]]), ValueError, "inhomogeneous"),
-    (lambda: X + "a", TypeError, "holds numbers"),
-    (lambda: X + None, TypeError, "holds numbers"),
-    (lambda: Tensor([1.0], device="gpu"), ValueError, 'unknown device .gpu.: use "auto", "cpu"'),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: X + np.ones(4), ValueError, r"add: shapes \(2, 3\) and \(4,\) do not broadcast.*reshape"),
+        (lambda: F.where(np.ones((2, 3)), X, X), TypeError, "where: mask must be boolean.*compare first"),
+        (lambda: X @ np.ones((2, 3)), ValueError, r"matmul: shapes \(2, 3\) and \(2, 3\) do not fit"),
+        (lambda: X @ 2.0, ValueError, "matmul"),
+        (
+            lambda: F.linear(X, np.ones((2, 3))),
+            ValueError,
+            r"linear: x \(2, 3\), w \(2, 3\).*expected x \(..., I\), w \(I, O\)",
+        ),
+        (lambda: F.linear(X, np.ones((3, 4)), np.ones(3)), ValueError, r"b \(3,\)"),
+        (lambda: F.layer_norm(X, np.ones(2)), ValueError, r"layer_norm: x \(2, 3\), w \(2,\)"),
+        (lambda: F.scaled_dot_product_attention(X, X, np.ones((3, 3))), ValueError, "attention.*expected q"),
+        (lambda: F.scaled_dot_product_attention(X, X, X, mask=np.ones((2, 2))), TypeError, "mask must be boolean"),
+        (lambda: X.sum(axis=2), ValueError, "sum: axis 2 is out of range for 2 axes: use -2 to 1"),
+        (lambda: F.softmax(X, axis=5), ValueError, "softmax: axis 5 is out of range"),
+        (lambda: X.mean(axis=(0, -2)), ValueError, "names an axis twice"),
+        (lambda: X.sum(axis=0.5), TypeError, "axis must be"),
+        (lambda: X.var(axis=0, ddof=2), ValueError, "var: 2 numbers with ddof=2"),
+        (lambda: X.transpose(0), ValueError, r"transpose: axes \(?0,?\)? must name each of the 2 axes"),
+        (lambda: X.reshape(4, 2), ValueError, r"reshape: 6 numbers of shape \(2, 3\) do not fit into shape \(4, 2\)"),
+        (lambda: X.squeeze(0), ValueError, r"squeeze: axis 0 of shape \(2, 3\) is not of size 1"),
+        (lambda: F.split(X, 2, axis=1), ValueError, "3 along axis 1.*does not divide into 2"),
+        (lambda: F.concatenate([X, np.ones((2, 4))]), ValueError, "concatenate: shapes"),
+        (lambda: F.stack([X, np.ones((2, 4))]), ValueError, "stack: shapes"),
+        (lambda: F.broadcast_to(X, (3, 3)), ValueError, "broadcast_to"),
+        (lambda: X[5], IndexError, "out of bounds"),
+        (lambda: X[[0, 5]], IndexError, "index 5 is out of range: expected -2 <= index < 2"),
+        (lambda: X[:, [[-4]]], IndexError, "index -4 is out of range: expected -3 <= index < 3"),
+        (lambda: X[np.array([0.0])], TypeError, "must be of integers or booleans"),
+        (lambda: F.scatter_add(np.ones(2), np.array([0, 9]), (4,)), IndexError, "index 9"),
+        (lambda: F.embedding(X, np.array([0, 2])), IndexError, "token 2 is out of range: expected 0 <= token < 2"),
+        (lambda: F.embedding(X, np.array([-1])), IndexError, "token -1"),
+        (lambda: F.embedding(X, np.array([0.0])), TypeError, "integer idx"),
+        (
+            lambda: F.cross_entropy(X, np.array([0, 3])),
+            IndexError,
+            "target 3 is out of range: expected 0 <= target < 3",
+        ),
+        (lambda: F.cross_entropy(X, np.array([0, -1])), IndexError, "target -1"),
+        (lambda: F.cross_entropy(X, np.array([0.0, 1.0])), TypeError, "targets must be integers"),
+        (lambda: F.cross_entropy(X, np.array([0])), ValueError, r"logits \(2, 3\) and targets \(1,\)"),
+        (lambda: F.cross_entropy(X, np.array([0, 1]), reduction="max"), ValueError, '"mean", "sum" or "none"'),
+        (lambda: F.cross_entropy(X, np.array([0, 1]), label_smoothing=2.0), ValueError, "label_smoothing"),
+        (lambda: F.dropout(X, 1.0, mg.random.key(0)), ValueError, r"must be in \[0, 1\)"),
+        (lambda: F.dropout(X, 0.5, None), ValueError, "key=mg.random.key"),
+        (lambda: Tensor([1, 2], requires_grad=True), TypeError, 'requires_grad=True on dtype int64.*dtype="float32"'),
+        (lambda: Tensor([1j]), TypeError, "complex128"),
+        (lambda: Tensor(["a"]), TypeError, "holds numbers"),
+        (lambda: Tensor([[1.0], [1.0, 2.0]]), ValueError, "inhomogeneous"),
+        (lambda: X + "a", TypeError, "holds numbers"),
+        (lambda: X + None, TypeError, "holds numbers"),
+        (lambda: Tensor([1.0], device="gpu"), ValueError, 'unknown device .gpu.: use "auto", "cpu"'),
+    ],
+)
 def test_bad_input_names_op_shapes_and_fix(make, error, message):
     with pytest.raises(error, match=message):
         make()

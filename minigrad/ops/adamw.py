@@ -61,7 +61,11 @@ class AdamW(Fused, name="adamw"):
 
     _step: tuple[Draw, ...] = (signed(3, 5), signed(3, 5), signed(3, 5), positive(3, 5))
     _hyper = fixed(0.1), fixed(0.8), fixed(0.9), fixed(0.01), fixed(0.3)
-    samples = [Sample(*_step, *_hyper, t=1), Sample(*_step, *_hyper, t=4), Sample(*_step, 0.1, 0.8, 0.9, 0.01, 0.3, t=3)]
+    samples = [
+        Sample(*_step, *_hyper, t=1),
+        Sample(*_step, *_hyper, t=4),
+        Sample(*_step, 0.1, 0.8, 0.9, 0.01, 0.3, t=3),
+    ]
 
 
 class SGD(Fused, name="sgd"):
@@ -99,5 +103,8 @@ class SGD(Fused, name="sgd"):
         return p - lr * (d + momentum * m_new if nesterov else m_new), m_new
 
     _step: tuple[Draw, ...] = (signed(3, 5), signed(3, 5), signed(3, 5))
-    samples = [Sample(*_step, fixed(0.1), fixed(0.8), fixed(0.3)), Sample(*_step, fixed(0.1), fixed(0.8), fixed(0.3), nesterov=True),
-               Sample(*_step, 0.1, 0.8, 0.3)]
+    samples = [
+        Sample(*_step, fixed(0.1), fixed(0.8), fixed(0.3)),
+        Sample(*_step, fixed(0.1), fixed(0.8), fixed(0.3), nesterov=True),
+        Sample(*_step, 0.1, 0.8, 0.3),
+    ]

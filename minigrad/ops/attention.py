@@ -9,10 +9,11 @@ from minigrad.random import Key, keep_mask
 
 
 def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
-    """Which of S keys each of T queries may attend to: booleans (..., T, S), or None for all. Causal: the last query sees
-    every key, the one before all but one, and so on."""
+    """Which of S keys each of T queries may attend to: booleans (..., T, S), or None for all. Causal: the last query
+    sees every key, the one before all but one, and so on."""
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"attention: mask must be boolean, True where a query may attend, got dtype {mask.dtype}")
+    mask = None if mask is None else xp.asarray(mask)               # it may come from the host
     if not causal:
         return mask
     below = xp.tri(T, S, S - T, dtype=bool)
@@ -77,6 +78,10 @@ class Attention(Fused):
         return F.matmul(P, v)
 
     _mask = np.array([[True, False, True, True, False], [False] * 5, [False, True, True, True, True]])
-    samples = [Sample((2, 5, 3), (2, 5, 3), (2, 5, 4)), Sample((2, 5, 3), (2, 5, 3), (2, 5, 4), causal=True),
-               Sample((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3), mask=_mask), Sample((3, 2), (5, 2), (5, 3), causal=True, mask=_mask),
-               Sample((2, 5, 3), (2, 5, 3), (2, 5, 4), causal=True, dropout=0.3, key=Key(seed=1))]
+    samples = [
+        Sample((2, 5, 3), (2, 5, 3), (2, 5, 4)),
+        Sample((2, 5, 3), (2, 5, 3), (2, 5, 4), causal=True),
+        Sample((2, 2, 3, 4), (2, 2, 5, 4), (2, 2, 5, 3), mask=_mask),
+        Sample((3, 2), (5, 2), (5, 3), causal=True, mask=_mask),
+        Sample((2, 5, 3), (2, 5, 3), (2, 5, 4), causal=True, dropout=0.3, key=Key(seed=1)),
+    ]

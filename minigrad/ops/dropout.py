@@ -26,4 +26,8 @@ class Dropout(Fused):
         keep = keep_mask(key, x.shape, p)
         return F.where(x.xp.asarray(keep), x, 0.0) * (1.0 / (1.0 - p))
 
-    samples = [Sample((3, 5), p=0.4, key=Key(seed=1)), Sample((2, 3, 5), p=0.1, key=Key(seed=1, step=2)), Sample((4,), p=0.0, key=Key(seed=0))]
+    samples = [
+        Sample((3, 5), p=0.4, key=Key(seed=1)),
+        Sample((2, 3, 5), p=0.1, key=Key(seed=1, step=2)),
+        Sample((4,), p=0.0, key=Key(seed=0)),
+    ]

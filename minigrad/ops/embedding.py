@@ -15,8 +15,11 @@ class Embedding(Fused):
 
     def forward(self, w, *, idx):
         if w.ndim != 2 or idx.dtype.kind not in "iu":
-            raise TypeError(f"embedding: expected a table w (V, C) and integer idx, got w {w.shape} and idx of dtype {idx.dtype}")
+            raise TypeError(
+                f"embedding: expected a table w (V, C) and integer idx, got w {w.shape} and idx of dtype {idx.dtype}"
+            )
         device.in_range("token", idx, w.shape[0])
+        idx = self.xp.asarray(idx)                                  # it may come from the host
         self.save(idx=idx, shape=w.shape)
         return w[idx]
 
@@ -29,4 +32,8 @@ class Embedding(Fused):
     def composed(F, w, *, idx):
         return w[idx]
 
-    samples = [Sample((7, 3), idx=np.array([[1, 3, 1], [0, 1, 6]])), Sample((4, 3), idx=np.array(2)), Sample((4, 3), idx=np.array([0, 3]))]
+    samples = [
+        Sample((7, 3), idx=np.array([[1, 3, 1], [0, 1, 6]])),
+        Sample((4, 3), idx=np.array(2)),
+        Sample((4, 3), idx=np.array([0, 3])),
+    ]

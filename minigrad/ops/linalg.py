@@ -17,8 +17,10 @@ class Matmul(Primitive):
     def forward(self, a, b):
         left, right = np.shape(a), np.shape(b)
         if not left or not right or left[-1] != right[-2 if len(right) > 1 else 0]:
-            raise ValueError(f"matmul: shapes {left} and {right} do not fit: the last axis of the first must be as long "
-                             "as the last but one of the second (its only one if 1-D)")
+            raise ValueError(
+                f"matmul: shapes {left} and {right} do not fit: the last axis of the first must be as long "
+                "as the last but one of the second (its only one if 1-D)"
+            )
         self.save(a=a, b=b)
         return self.xp.matmul(a, b)
 
@@ -34,8 +36,17 @@ class Matmul(Primitive):
         db = xp.squeeze(db, axis=-1) if column and self.needs[1] else db
         return da, db
 
-    samples = [Sample((2, 3), (3, 5)), Sample((3,), (3,)), Sample((3,), (3, 5)), Sample((2, 3), (3,)), Sample((4, 2, 3), (4, 3, 5)),
-               Sample((4, 1, 2, 3), (7, 3, 5)), Sample((2, 3), (4, 3, 5)), Sample((3,), (4, 3, 5)), Sample((4, 2, 3), (3,))]
+    samples = [
+        Sample((2, 3), (3, 5)),
+        Sample((3,), (3,)),
+        Sample((3,), (3, 5)),
+        Sample((2, 3), (3,)),
+        Sample((4, 2, 3), (4, 3, 5)),
+        Sample((4, 1, 2, 3), (7, 3, 5)),
+        Sample((2, 3), (4, 3, 5)),
+        Sample((3,), (4, 3, 5)),
+        Sample((4, 2, 3), (3,)),
+    ]
 
 
 class Linear(Fused):
@@ -67,4 +78,9 @@ class Linear(Fused):
         y = F.matmul(x, w)
         return y if b is None else y + b
 
-    samples = [Sample((2, 3), (3, 5), (5,)), Sample((4, 2, 3), (3, 5), (5,)), Sample((4, 2, 3), (3, 5)), Sample((3,), (3, 5), (5,))]
+    samples = [
+        Sample((2, 3), (3, 5), (5,)),
+        Sample((4, 2, 3), (3, 5), (5,)),
+        Sample((4, 2, 3), (3, 5)),
+        Sample((3,), (3, 5), (5,)),
+    ]

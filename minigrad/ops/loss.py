@@ -19,8 +19,8 @@ class CrossEntropy(Fused):
     """
 
     def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
-        counted, t = self.check(logits, targets, ignore_index, label_smoothing, reduction)
         xp, V, s = self.xp, logits.shape[-1], label_smoothing
+        counted, t = map(xp.asarray, self.check(logits, targets, ignore_index, label_smoothing, reduction))
         z = logits.reshape(-1, V)                                   # (N, V)
         m = xp.max(z, axis=1, keepdims=True)                        # (N, 1)
         shifted = z - m
@@ -44,8 +44,8 @@ class CrossEntropy(Fused):
 
     @staticmethod
     def composed(F, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
-        counted, t = CrossEntropy.check(logits, targets, ignore_index, label_smoothing, reduction)
         xp, V, s = logits.xp, logits.shape[-1], label_smoothing
+        counted, t = map(xp.asarray, CrossEntropy.check(logits, targets, ignore_index, label_smoothing, reduction))
         z = logits.reshape(-1, V)
         log_p = z - F.logsumexp(z, axis=1, keepdims=True)
         picked = (1.0 - s) * log_p[xp.arange(len(t)), t] + s / V * log_p.sum(axis=1)
@@ -56,7 +56,7 @@ class CrossEntropy(Fused):
 
     @staticmethod
     def check(logits: Any, targets: Any, ignore_index: int, label_smoothing: float, reduction: str) -> tuple[Any, Any]:
-        """Which of the N targets count, and the targets, 0 where they do not."""
+        """Which of the N targets count, and the targets, 0 where they do not; where the targets are, host or device."""
         if targets.dtype.kind not in "iu":
             raise TypeError(f"cross_entropy: targets must be integers, got dtype {targets.dtype}")
         if logits.ndim < 1 or logits.shape[:-1] != targets.shape:
@@ -73,12 +73,66 @@ class CrossEntropy(Fused):
         return counted, t
 
     _t = np.array([1, 0, -100, 3])
-    samples = [Sample((3, 5), targets=np.array([1, 0, 3])), Sample((2, 4, 5), targets=np.array([[1, 4, 4, 0], [-100, 2, 1, -100]])),
-               Sample((4, 5), targets=_t, label_smoothing=0.1), Sample((4, 5), targets=_t, reduction="sum"),
-               Sample((4, 5), targets=_t, reduction="none", label_smoothing=0.3), Sample((2, 5), targets=np.array([-100, -100])),
-               Sample((5,), targets=np.array(2)), Sample((4, 5), targets=np.array([1, 0, 2, 3]), ignore_index=2)]
+    samples = [
+        Sample((3, 5), targets=np.array([1, 0, 3])),
+        Sample((2, 4, 5), targets=np.array([[1, 4, 4, 0], [-100, 2, 1, -100]])),
+        Sample((4, 5), targets=_t, label_smoothing=0.1),
+        Sample((4, 5), targets=_t, reduction="sum"),
+        Sample((4, 5), targets=_t, reduction="none", label_smoothing=0.3),
+        Sample((2, 5), targets=np.array([-100, -100])),
+        Sample((5,), targets=np.array(2)),
+        Sample((4, 5), targets=np.array([1, 0, 2, 3]), ignore_index=2),
+    ]
 
 
 def count(xp: Any, counted: Any, reduction: str, dtype: Any) -> Any:
     """What the sum of the losses is divided by: how many targets count (1 if none does) for "mean", else 1."""
     return xp.maximum(counted.sum(), 1).astype(dtype) if reduction == "mean" else 1.0
+
+
+class LinearCrossEntropy(Fused):
+    """x (..., C), w (V, C); targets (...), ignore_index, reduction, rows  ->  loss ()
+
+    forward   loss = cross_entropy(x @ w^T), a chunk of rows after another, so that N x V logits never exist at once
+    backward  for each chunk, its logits made again:  dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x
+    why       at a vocabulary of 50,000 the logits are by far the largest array of a GPT; making them twice is cheaper
+              than keeping them
+    """
+
+    def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+        if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1] or x.shape[:-1] != targets.shape:
+            raise ValueError(f"linear_cross_entropy: x {x.shape}, w {w.shape}, targets {targets.shape} do not fit: "
+                             "expected x (..., C), w (V, C), targets (...)")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'linear_cross_entropy: reduction must be "mean" or "sum", got {reduction!r}')
+        x2, t = x.reshape(-1, x.shape[-1]), targets.reshape(-1)     # (N, C), (N,)
+        n = count(self.xp, t != ignore_index, reduction, x.dtype)
+        self.save(x2=x2, w=w, t=t, n=n, ignore_index=ignore_index, rows=rows, shape=x.shape)
+        return sum(self.chunk(x2, w, t, i, ignore_index, rows)[1] for i in range(0, max(len(t), 1), rows)) / n
+
+    def chunk(self, x2, w, t, i, ignore_index, rows):
+        """The op cross_entropy, run on the logits of rows i to i + rows, and the sum of their losses."""
+        op = CrossEntropy()
+        op.xp = self.xp
+        logits = x2[i:i + rows] @ w.T                               # (rows, V)
+        return op, op.forward(logits, targets=t[i:i + rows], ignore_index=ignore_index, reduction="sum")
+
+    def backward(self, dy, x2, w, t, n, ignore_index, rows, shape):
+        dx = self.xp.empty_like(x2)
+        dw = self.xp.zeros_like(w)
+        for i in range(0, len(t), rows):
+            op, _ = self.chunk(x2, w, t, i, ignore_index, rows)
+            dz = op.backward(dy / n, **op.saved)                    # (rows, V)
+            dx[i:i + rows] = dz @ w
+            dw += dz.T @ x2[i:i + rows]
+        return dx.reshape(shape), dw
+
+    @staticmethod
+    def composed(F, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+        logits = F.matmul(x, F.transpose(w))
+        return CrossEntropy.composed(F, logits, targets=targets, ignore_index=ignore_index, reduction=reduction)
+
+    samples = [Sample((5, 3), (7, 3), targets=np.array([1, 0, 6, 6, 2]), rows=2),
+               Sample((2, 4, 3), (5, 3), targets=np.array([[1, 4, 4, 0], [-100, 2, 1, -100]]), rows=3),
+               Sample((4, 3), (5, 3), targets=np.array([1, 0, -100, 3]), reduction="sum"),
+               Sample((2, 3), (5, 3), targets=np.array([-100, -100]))]

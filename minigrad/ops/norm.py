@@ -43,4 +43,9 @@ class LayerNorm(Fused):
         y = c * rstd * w
         return y if b is None else y + b
 
-    samples = [Sample((2, 7), (7,), (7,)), Sample((2, 3, 5), (5,), (5,)), Sample((2, 3, 5), (5,)), Sample((5,), (5,), (5,), eps=0.1)]
+    samples = [
+        Sample((2, 7), (7,), (7,)),
+        Sample((2, 3, 5), (5,), (5,)),
+        Sample((2, 3, 5), (5,)),
+        Sample((5,), (5,), (5,), eps=0.1),
+    ]

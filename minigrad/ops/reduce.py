@@ -5,8 +5,15 @@ from typing import Any
 from minigrad.ops.op import Primitive, Sample, distinct
 from minigrad.ops.shape import normal_axes
 
-AXES: list[dict[str, Any]] = [dict(axis=None), dict(axis=0), dict(axis=-1), dict(axis=(0, 2)), dict(axis=1, keepdims=True),
-        dict(axis=(-1, 0), keepdims=True), dict(axis=None, keepdims=True)]
+AXES: list[dict[str, Any]] = [
+    dict(axis=None),
+    dict(axis=0),
+    dict(axis=-1),
+    dict(axis=(0, 2)),
+    dict(axis=1, keepdims=True),
+    dict(axis=(-1, 0), keepdims=True),
+    dict(axis=None, keepdims=True),
+]
 
 
 class Reduction(Primitive, register=False):
@@ -66,7 +73,9 @@ class Var(Reduction):
     def forward(self, x, *, axis=None, ddof=0, keepdims=False):
         kept, n = self.kept_shape(x, axis)
         if n <= ddof:
-            raise ValueError(f"var: {n} numbers with ddof={ddof} leave none to divide by: reduce over more, or lower ddof")
+            raise ValueError(
+                f"var: {n} numbers with ddof={ddof} leave none to divide by: reduce over more, or lower ddof"
+            )
         c = x - self.xp.sum(x, axis=axis, keepdims=True) / n
         self.save(c=c, kept=kept, n=n - ddof)
         return self.xp.sum(c * c, axis=axis, keepdims=keepdims) / (n - ddof)

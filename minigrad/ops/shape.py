@@ -1,4 +1,5 @@
-"""The same numbers in another arrangement: shapes, orders, parts, joins. Backward puts every gradient back in its place."""
+"""The same numbers in another arrangement: shapes, orders, parts, joins. Backward puts gradients back in place."""
+
 import math
 from typing import Any
 
@@ -40,7 +41,12 @@ class Reshape(Primitive):
     def backward(self, dy, shape):
         return dy.reshape(shape)
 
-    samples = [Sample((2, 3, 5), shape=(5, 6)), Sample((2, 3), shape=-1), Sample((), shape=(1, 1)), Sample((4,), shape=(2, -1))]
+    samples = [
+        Sample((2, 3, 5), shape=(5, 6)),
+        Sample((2, 3), shape=-1),
+        Sample((), shape=(1, 1)),
+        Sample((4,), shape=(2, -1)),
+    ]
 
 
 class Transpose(Primitive):
@@ -96,7 +102,12 @@ class BroadcastTo(Primitive):
     def backward(self, dy):
         return dy
 
-    samples = [Sample((3,), shape=(2, 3)), Sample((3, 1), shape=(2, 3, 5)), Sample((), shape=(4,)), Sample((2, 3), shape=(2, 3))]
+    samples = [
+        Sample((3,), shape=(2, 3)),
+        Sample((3, 1), shape=(2, 3, 5)),
+        Sample((), shape=(4,)),
+        Sample((2, 3), shape=(2, 3)),
+    ]
 
 
 class Squeeze(Primitive):
@@ -162,8 +173,10 @@ class Astype(Primitive):
 def is_basic(index: Any) -> bool:
     """Whether an index picks each element at most once: integers, slices, None, Ellipsis and boolean masks only."""
     parts = index if isinstance(index, tuple) else (index,)
-    return all(isinstance(i, (int, np.integer, slice)) or i is None or i is Ellipsis or getattr(i, "dtype", None) == bool
-               for i in parts)
+    return all(
+        isinstance(i, (int, np.integer, slice)) or i is None or i is Ellipsis or getattr(i, "dtype", None) == bool
+        for i in parts
+    )
 
 
 def check_index(op: str, index: Any, shape: tuple[int, ...]) -> None:
@@ -198,10 +211,16 @@ class Getitem(Primitive):
         return scatter(self.xp, dy, index, shape)
 
     _rows, _repeats = np.array([2, 0]), np.array([[1, 3, 1], [0, 1, 0]])
-    samples = [Sample((4, 3), index=1), Sample((4, 3), index=(slice(None, None, 2), -1)), Sample((4, 3), index=(Ellipsis, None, 0)),
-               Sample((4, 3), index=_repeats), Sample((4, 3), index=(_repeats, np.array([2, 0, 1]))),
-               Sample((4, 3), index=(slice(1, 3), _rows)), Sample((4, 3), index=np.array([True, False, True, True])),
-               Sample((4, 3), index=slice(3, 0, -2))]
+    samples = [
+        Sample((4, 3), index=1),
+        Sample((4, 3), index=(slice(None, None, 2), -1)),
+        Sample((4, 3), index=(Ellipsis, None, 0)),
+        Sample((4, 3), index=_repeats),
+        Sample((4, 3), index=(_repeats, np.array([2, 0, 1]))),
+        Sample((4, 3), index=(slice(1, 3), _rows)),
+        Sample((4, 3), index=np.array([True, False, True, True])),
+        Sample((4, 3), index=slice(3, 0, -2)),
+    ]
 
 
 class ScatterAdd(Primitive):
@@ -220,8 +239,11 @@ class ScatterAdd(Primitive):
     def backward(self, dy, index):
         return dy[index]
 
-    samples = [Sample((2, 3, 5), index=Getitem._repeats, shape=(4, 5)), Sample((2,), index=(slice(0, 2), -1), shape=(4, 3)),
-               Sample((3,), index=np.array([True, False, True, True]), shape=(4,))]
+    samples = [
+        Sample((2, 3, 5), index=Getitem._repeats, shape=(4, 5)),
+        Sample((2,), index=(slice(0, 2), -1), shape=(4, 3)),
+        Sample((3,), index=np.array([True, False, True, True]), shape=(4,)),
+    ]
 
 
 def scatter(xp: Any, x: Any, index: Any, shape: tuple[int, ...]) -> Any:
@@ -290,7 +312,9 @@ class Split(Primitive):
         n = x.shape[axis]
         if isinstance(sections, (int, np.integer)):
             if sections < 1 or n % sections:
-                raise ValueError(f"split: {n} along axis {axis} of {x.shape} does not divide into {sections} equal parts")
+                raise ValueError(
+                    f"split: {n} along axis {axis} of {x.shape} does not divide into {sections} equal parts"
+                )
             sections = range(n // sections, n, n // sections)
         ends = [*sections, n]
         self.save(axis=axis)

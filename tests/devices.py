@@ -1,0 +1,346 @@
+"""What holds on every device: a suite that test_device.py runs on the fake device and test_gpu.py on CUDA."""
+import contextlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import Tensor, device as devices, functional as F, nn, optim
+from minigrad.gradcheck import relative_error
+from minigrad.ops.op import Op, Sample
+from minigrad.tape import apply
+
+from gpt.model import GPT, GPTConfig
+
+OPS = {name: op for name, op in sorted(mg.OPS.items()) if op.__module__.startswith("minigrad.")}
+LOOKUPS = {                                     # what reads or writes at indices, and what it says about an index of 3
+    "embedding": (lambda t, i: F.embedding(t, i), "token 3 is out of range: expected 0 <= token < 3"),
+    "cross_entropy": (lambda t, i: F.cross_entropy(t[:2], i, reduction="none"),
+                      "target 3 is out of range: expected 0 <= target < 3"),
+    "linear_cross_entropy": (lambda t, i: F.linear_cross_entropy(t[:2], t, i),
+                             "target 3 is out of range: expected 0 <= target < 3"),
+    "getitem": (lambda t, i: t[i], "index 3 is out of range: expected -3 <= index < 3"),
+    "getitem, second axis": (lambda t, i: t[:, i], "index 3 is out of range: expected -3 <= index < 3"),
+    "scatter_add": (lambda t, i: F.scatter_add(t[:2], i, (3, 3)), "index 3 is out of range: expected -3 <= index < 3"),
+}
+
+
+def samples(fused: tuple[bool, ...] = (False, True)) -> pytest.MarkDecorator:
+    """Every sample of every op, or only of primitives, or only of fused ops."""
+    return pytest.mark.parametrize("op, sample", [
+        pytest.param(op, sample, id=f"{name}-{i}")
+        for name, op in OPS.items() if op.fused in fused for i, sample in enumerate(op.samples)])
+
+
+both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+lookups = pytest.mark.parametrize("look, message", LOOKUPS.values(), ids=LOOKUPS)
+
+
+# ---- ops ------------------------------------------------------------------------------------------------------------
+
+def moved(x: Any, device: str) -> Any:
+    """x with its arrays, also those in a tuple, on a device."""
+    if type(x) is tuple:
+        return tuple(moved(y, device) for y in x)
+    return devices.put(x, device) if isinstance(x, np.ndarray) else x
+
+
+class Run:
+    """An op's sample on a device: all that it needs is there once it is made."""
+
+    def __init__(self, op: type[Op], sample: Sample, dtype: str, device: str) -> None:
+        self.op = op
+        self.inputs = [Tensor(x, True, dtype=dtype, device=device) if isinstance(x, np.ndarray) else x
+                       for x in sample.draw(0)]
+        self.static = {k: moved(v, device) for k, v in sample.static.items()}
+        self.leaves = [x for x in self.inputs if isinstance(x, Tensor)]
+        rng = np.random.default_rng(1)
+        with mg.no_grad():
+            self.dys = [Tensor(rng.normal(size=y.shape), True, dtype=y.dtype, device=device) for y in self.forward()]
+        self.directions = [Tensor(rng.normal(size=x.shape), dtype=dtype, device=device) for x in self.leaves]
+
+    def forward(self) -> tuple[Tensor, ...]:
+        y = apply(self.op, *self.inputs, **self.static)
+        return y if isinstance(y, tuple) else (y,)
+
+    def first_order(self) -> list[Tensor]:
+        """Outputs, and the gradient of each array among the inputs."""
+        ys = self.forward()
+        return [*ys, *mg.grad(inner(ys, self.dys), self.leaves)]
+
+    def second_order(self) -> list[Tensor]:
+        """Gradients of (gradients . random directions) with respect to the inputs and to the outputs' gradients."""
+        slopes = mg.grad(inner(self.forward(), self.dys), self.leaves, create_graph=True)
+        return mg.grad(inner(slopes, self.directions), self.leaves + self.dys)
+
+    @property
+    def picks_by_mask(self) -> bool:
+        """Whether elements are picked by a boolean mask: how many, and so a shape, only the device knows. Nothing else
+        in the registry has to wait for it."""
+        index = self.static.get("index")
+        return self.op.name in ("getitem", "scatter_add") and getattr(index, "dtype", None) == bool
+
+
+def inner(xs: Any, ys: Any) -> Tensor:
+    """The sum of all x * y."""
+    total = F.sum(xs[0] * ys[0])
+    for x, y in zip(xs[1:], ys[1:]):
+        total = total + F.sum(x * y)
+    return total
+
+
+def assert_agree(got: list[Any], want: list[Any], tolerance: float) -> None:
+    """Tensors of two devices: the same shapes and dtypes, and numbers within a relative tolerance; 0 is bit for bit."""
+    assert len(got) == len(want)
+    for g, w in zip(got, want):
+        assert (g.shape, g.dtype) == (w.shape, w.dtype)
+        assert relative_error(g.numpy(), w.numpy()) <= tolerance
+
+
+# ---- a model --------------------------------------------------------------------------------------------------------
+
+def small_gpt(device: str, dtype: str) -> GPT:
+    config = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=12, dropout=0.1)
+    return GPT(config, device=device, dtype=dtype)
+
+
+def batch(device: str) -> tuple[Any, Any]:
+    """Tokens and targets (3, 8), two of them masked."""
+    tokens = np.random.default_rng(0).integers(0, 11, size=(3, 9))
+    targets = tokens[:, 1:].copy()
+    targets[1, :2] = -100
+    return moved((tokens[:, :-1].copy(), targets), device)
+
+
+def optimizer_of(model: nn.Module, name: str) -> optim.Optimizer:
+    if name == "sgd":
+        return optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    return optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+
+
+def train(model: GPT, optimizer: optim.Optimizer, tokens: Any, targets: Any, steps: int = 3) -> list[Tensor]:
+    """Losses of a few steps of two micro-batches, with clipping."""
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        for micro in range(2):
+            loss = model.loss(tokens, targets, key=mg.random.key(0, step, micro)) * 0.5
+            loss.backward()
+        optim.clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+# ---- the suite ------------------------------------------------------------------------------------------------------
+
+class DeviceSuite:
+    """A subclass names the device, how closely it follows the host, and how to see it being waited for."""
+    device: str
+    tolerance: dict[str, float]                 # of one op, by dtype
+    training_tolerance: dict[str, float]        # of parameters after a few steps
+
+    def waits(self) -> contextlib.AbstractContextManager[list[str]]:
+        """Records what makes the host wait for the device, if the device can tell."""
+        return contextlib.nullcontext([])
+
+    @property
+    def name(self) -> str:
+        return devices.resolve(self.device)
+
+    def put(self, *values: int) -> Any:
+        """A plain array on the device."""
+        return devices.put(np.array(values), self.device)
+
+    def floats(self, *shape: int) -> Tensor:
+        """A leaf with 1, 2, 3, ..."""
+        return Tensor(np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape), True, device=self.device)
+
+    def agrees_with_host(self, op, sample, dtype, compute):
+        run = Run(op, sample, dtype, self.device)
+        with self.waits() as made:
+            results = compute(run)
+        assert not made or run.picks_by_mask
+        assert all(y.device == self.name for y in results)
+        with mg.plain():
+            assert_agree(results, compute(Run(op, sample, dtype, "cpu")), self.tolerance[dtype])
+
+    # every op
+
+    @both_dtypes
+    @samples()
+    def test_op(self, op, sample, dtype):
+        self.agrees_with_host(op, sample, dtype, Run.first_order)
+
+    @both_dtypes
+    @samples(fused=(False,))
+    def test_second_order(self, op, sample, dtype):
+        self.agrees_with_host(op, sample, dtype, Run.second_order)
+
+    @both_dtypes
+    @samples(fused=(True,))
+    def test_twin(self, op, sample, dtype):
+        with mg.unfused():
+            self.agrees_with_host(op, sample, dtype, Run.second_order)
+
+    # a model
+
+    @both_dtypes
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    @pytest.mark.parametrize("data", ["on the device", "on the host"])
+    def test_training_equals_the_host_and_never_waits(self, data, optimizer, dtype):
+        def trained(device):
+            model = small_gpt(device, dtype)
+            update, given = optimizer_of(model, optimizer), batch(device if data == "on the device" else "cpu")
+            with self.waits() as made:
+                losses = train(model, update, *given)
+            assert made == []
+            return [*losses, *model.parameters()]
+
+        with mg.plain():
+            assert_agree(trained(self.device), trained("cpu"), self.training_tolerance[dtype])
+
+    def test_second_derivatives_of_a_model(self):
+        def product(device):
+            model = small_gpt(device, "float64")
+            with mg.unfused():
+                loss = model.loss(*batch(device), key=mg.random.key(0))
+                slopes = mg.grad(loss, model.parameters(), create_graph=True)
+                return mg.grad(inner(slopes, slopes), model.parameters())
+
+        assert_agree(product(self.device), product("cpu"), self.training_tolerance["float64"])
+
+    def test_layers_live_where_they_are_put(self):
+        place = self.device
+        layers = [nn.Linear(3, 2, device=place), nn.LayerNorm(3, device=place), nn.Embedding(5, 3, device=place)]
+        assert {p.device for layer in layers for p in layer.parameters()} == {self.name}
+
+    def test_a_state_moves_between_devices(self):
+        models = small_gpt(self.device, "float64"), small_gpt("cpu", "float64")
+        updates = [optimizer_of(model, "adamw") for model in models]
+        train(models[0], updates[0], *batch(self.device))
+        models[1].load_state_dict(models[0].state_dict())
+        updates[1].load_state_dict(updates[0].state_dict())
+        with mg.plain():
+            for model, update in zip(models, updates):
+                train(model, update, *batch(model.wte.weight.device), steps=1)
+        assert_agree(models[0].parameters(), models[1].parameters(), self.training_tolerance["float64"])
+
+    def test_hooks_and_retained_gradients(self):
+        b = F.exp(self.floats(2, 3) * 0.1)
+        b.register_hook(lambda g: g * 2.0)
+        b.retain_grad()
+        b.sum().backward()
+        np.testing.assert_array_equal(devices.host(b.grad), np.full((2, 3), 2.0))
+
+    def test_nan_detection(self):
+        with mg.detect_nan(), np.errstate(invalid="ignore"):
+            F.log(self.floats(3)).sum().backward()
+            with pytest.raises(FloatingPointError, match="forward of log.* made the first bad value: 2 NaN of 3"):
+                F.log(self.floats(3) - 2.5)
+
+    def test_clip_grad_norm_leaves_the_norm_on_the_device(self):
+        t = self.floats(2)
+        t.sum().backward()
+        with self.waits() as made:
+            norm = optim.clip_grad_norm([t], 1.0)
+        assert made == [] and devices.name(norm) == self.name
+        assert float(norm) == pytest.approx(np.sqrt(2.0))
+
+    # indices
+
+    @lookups
+    def test_an_index_out_of_range_is_an_error_under_check_indices(self, look, message):
+        t = self.floats(3, 3)
+        with mg.check_indices():
+            with pytest.raises(IndexError, match=message) as error:
+                look(t, self.put(0, 3))
+            assert any("devices.py" in note for note in error.value.__notes__)
+            look(t, self.put(0, 2))
+        look(t, self.put(0, 3))                 # the check ends with its block
+
+    @lookups
+    def test_without_the_check_it_wraps_around_in_silence(self, look, message):
+        """Why `check_indices` exists: wrong numbers, no error, no waiting."""
+        t = self.floats(3, 3)
+        with self.waits() as made:
+            wrong = look(t, self.put(0, 3))
+        assert made == []
+        np.testing.assert_array_equal(wrong.numpy(), look(t, self.put(0, 0)).numpy())
+
+    @lookups
+    def test_indices_on_the_host_are_taken_and_always_checked(self, look, message):
+        """There the check costs the device nothing: a batch from a file cannot go wrong in silence."""
+        t, index = self.floats(3, 3), np.array([0, 2])
+        with self.waits() as made:
+            y = look(t, index)
+            y.sum().backward()
+            for wrong in (np.array([0, 3]), [0, 3]):
+                with pytest.raises(IndexError, match=message):
+                    look(t, wrong)
+        assert made == []
+        np.testing.assert_array_equal(y.numpy(), look(t, self.put(0, 2)).numpy())
+
+    def test_a_mask_on_the_host_is_taken(self):
+        t, mask = self.floats(3, 3), np.tri(3, dtype=bool)
+        np.testing.assert_array_equal(F.where(mask, t, 0.0).numpy(), np.tril(t.numpy()))
+        y = F.scaled_dot_product_attention(t, t, t, mask=mask)
+        np.testing.assert_array_equal(y.numpy(), F.scaled_dot_product_attention(t, t, t, causal=True).numpy())
+
+    # two devices
+
+    @pytest.mark.parametrize("mix", [
+        lambda here, there: here + there, lambda here, there: there @ here, lambda here, there: F.linear(here, there),
+        lambda here, there: F.concatenate([here, there]), lambda here, there: F.where(here.data > 0, here, there),
+        lambda here, there: here * there.data, lambda here, there: there * here.data,
+        lambda here, there: there.data * here, lambda here, there: F.layer_norm(there, here[0]),
+        lambda here, there: F.scaled_dot_product_attention(here, there, there),
+        lambda here, there: there.backward(here), lambda here, there: here.backward(there)])
+    def test_tensors_of_two_devices_do_not_mix(self, mix):
+        places = f"(cpu|{self.name})"
+        with pytest.raises(ValueError, match=f"cpu and {self.name}|lives on {places}, the Tensor on {places}"):
+            mix(Tensor(np.ones((3, 3)), True), self.floats(3, 3))
+
+    @pytest.mark.parametrize("use", [
+        lambda t, i: F.embedding(t, i), lambda t, i: F.cross_entropy(t, i), lambda t, i: t[i], lambda t, i: t[:, i],
+        lambda t, i: F.scatter_add(t, i, (3, 3)), lambda t, i: F.where(i > 0, t, 0.0),
+        lambda t, i: F.scaled_dot_product_attention(t, t, t, mask=i > 0)])
+    def test_a_host_tensor_refuses_indices_and_masks_of_the_device(self, use):
+        with pytest.raises(ValueError, match=f"lives on {self.name}, the input on cpu"):
+            use(Tensor(np.ones((3, 3)), True), self.put(0, 1, 2))
+
+    # Tensors
+
+    def test_to_moves_and_keeps_what_is_there(self):
+        here = Tensor(np.arange(3.0), True)
+        there = here.to(self.device)
+        assert (there.device, there.requires_grad, there.node) == (self.name, True, None)
+        assert there.to(self.device) is there and here.to("cpu") is here
+        there.data = np.zeros(3)
+        np.testing.assert_array_equal(there.to("cpu").data, 0.0)
+        np.testing.assert_array_equal(here.data, np.arange(3.0))
+
+    def test_the_way_to_the_host_has_a_name(self):
+        t = self.floats(2)
+        np.testing.assert_array_equal(t.numpy(), [1.0, 2.0])
+        assert (t[1].item(), float(t[1]), t.tolist()) == (2.0, 2.0, [1.0, 2.0])
+        for convert in (np.asarray, np.array):
+            with pytest.raises(TypeError, match=rf"lives on {self.name}: \.numpy\(\)"):
+                convert(t)
+
+    def test_repr_shows_numbers_and_device(self):
+        t = self.floats(2)
+        assert repr(t) == f"Tensor([1., 2.], shape=(2,), dtype=float64, device={self.name}, requires_grad=True)"
+        assert f"device={self.name}, op=exp" in repr(F.exp(t))
+
+    @pytest.mark.parametrize("multiply", [
+        lambda t: t * t.data, lambda t: t.data * t, lambda t: np.float64(2.0) * t, lambda t: t * np.float32(2.0)])
+    def test_arrays_and_scalars_times_a_tensor(self, multiply):
+        y = multiply(self.floats(2))
+        assert isinstance(y, Tensor) and (y.device, y.dtype, y.requires_grad) == (self.name, "float64", True)
+
+    def test_a_gradient_given_as_a_host_array_is_taken(self):
+        t = self.floats(2)
+        (t * 3.0).backward(np.array([1.0, 2.0]))
+        np.testing.assert_array_equal(devices.host(t.grad), [3.0, 6.0])

@@ -1,0 +1,241 @@
+"""A device for tests: NumPy's memory and arithmetic under CuPy's rules, so that code for a GPU runs on every machine.
+
+Importing this module registers it as the device "fake". A FakeArray is no ndarray, as CuPy's arrays are none:
+
+- Names and parameters are those of cupy_api.json, made from CuPy: no `where=`, no `initial=`, hardly a `.reduce`.
+- Results without axes are arrays, never NumPy scalars.
+- Host arrays and lists are refused, but by asarray, array and as an index: there they are copied to the device.
+- `np.asarray(x)` is refused: the way to the host is `x.get()`.
+- An integer array used as an index wraps around where it is out of range; take and its like keep NumPy's IndexError.
+- Whatever makes the host wait for the device is recorded: see `synchronizations`.
+
+Where CuPy is laxer than NumPy, NumPy's error stays.
+"""
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import sys
+from inspect import Parameter, Signature
+from typing import Any, Callable, Iterator
+
+import numpy as np
+
+from minigrad import device
+
+API = json.loads(pathlib.Path(__file__).with_name("cupy_api.json").read_text())
+UFUNC_OPTIONS: dict[str, set[str]] = {
+    "__call__": {"out", "dtype", "casting"}, "reduce": {"axis", "dtype", "out", "keepdims"}, "outer": {"dtype"},
+    "accumulate": {"axis", "dtype", "out"}, "reduceat": {"axis", "dtype", "out"}, "at": set()}
+FROM_NOTHING = {"arange", "array", "asarray", "empty", "eye", "full", "identity", "indices", "linspace", "ones",
+                "result_type", "tri", "zeros"}                      # need no device array among their arguments
+WAITING_METHODS = {"compress", "dump", "dumps", "item", "nonzero", "tobytes", "tofile", "tolist"}
+OTHER_MEANING = {"base", "data", "device", "flat"}                  # attributes that are something else in CuPy
+ATOMIC = {"float16", "float32", "float64", "int32", "uint32", "uint64"}     # dtypes that CuPy can scatter into
+
+_recorders: list[list[str]] = []
+
+
+@contextlib.contextmanager
+def synchronizations() -> Iterator[list[str]]:
+    """Every time the host waits for the device inside the block: what made it wait, and at which line."""
+    made: list[str] = []
+    _recorders.append(made)
+    try:
+        yield made
+    finally:
+        _recorders.pop()
+
+
+def _wait(what: str) -> None:
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    for made in _recorders:
+        made.append(f"{what} at {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
+
+
+# ---- between device arrays and the memory behind them ---------------------------------------------------------------
+
+def _lower(x: Any) -> Any:
+    """The memory of device arrays, also of those in lists and tuples. TypeError for host arrays."""
+    if isinstance(x, FakeArray):
+        return x._array
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"Unsupported type {type(x)}: a host array among device arrays")
+    return type(x)(map(_lower, x)) if type(x) in (list, tuple) else x
+
+
+def _lift(x: Any, given: Any = ()) -> Any:
+    """What NumPy returned, as device arrays; an array that was given stays the object that it was."""
+    if isinstance(x, (list, tuple)):
+        return [_lift(y) for y in x] if isinstance(x, list) else tuple(_lift(y) for y in x)
+    if not isinstance(x, (np.ndarray, np.generic, bool)):           # a bool: array_equal, allclose
+        return x
+    return next((g for g in given if isinstance(g, FakeArray) and g._array is x), FakeArray(np.asarray(x)))
+
+
+def _index(key: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """An index that makes NumPy do what CuPy does: integer arrays wrap around, and results are arrays."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    parts = [xp.asarray(np.asarray(p)) if isinstance(p, (np.ndarray, list)) else p for p in parts]
+    if not any(p is Ellipsis for p in parts):
+        parts.append(Ellipsis)
+    masks = [isinstance(p, FakeArray) and p.dtype == bool for p in parts]
+    widths = [p.ndim if mask else int(p is not None and p is not Ellipsis) for p, mask in zip(parts, masks)]
+    axis, lowered = 0, []
+    for p, mask, width in zip(parts, masks, widths):
+        if mask:
+            _wait("boolean mask")
+        elif isinstance(p, FakeArray) and p.dtype.kind in "iu":
+            p = p.astype(np.int64) % shape[axis]
+        lowered.append(_lower(p))
+        axis += len(shape) - sum(widths) if p is Ellipsis else width
+    return tuple(lowered)
+
+
+# ---- names and parameters -------------------------------------------------------------------------------------------
+
+@functools.cache
+def _signature(parameters: str) -> Signature:
+    """From the notation of the table: "a, axis=, *, dtype="."""
+    found = []
+    kind: Any = Parameter.POSITIONAL_OR_KEYWORD
+    for word in filter(None, parameters.split(", ")):
+        name = word.strip("*=")
+        stars = {"*": Parameter.VAR_POSITIONAL, "**": Parameter.VAR_KEYWORD}.get(word.removesuffix(name), kind)
+        if word.startswith("*"):
+            kind = Parameter.KEYWORD_ONLY
+        if name:
+            found.append(Parameter(name, stars, default=None if word.endswith("=") else Parameter.empty))
+    return Signature(found)
+
+
+def _bind(what: str, parameters: str, args: Any, kwargs: Any) -> None:
+    try:
+        _signature(parameters).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{what}({parameters}): {error}") from None
+
+
+def _ufunc(ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    """One call of a ufunc, or of a method of it."""
+    name = ufunc.__name__
+    if name not in API["ufuncs"] or method != "__call__" and method not in API["ufuncs"][name].split():
+        raise NotImplementedError(f"CuPy has no {name}{'' if method == '__call__' else '.' + method}")
+    if unknown := options.keys() - UFUNC_OPTIONS[method]:
+        raise TypeError(f"cupy.{name} knows no {', '.join(unknown)}")
+    if method == "at":
+        x, key, *values = inputs
+        if x.dtype.name not in ATOMIC:
+            raise TypeError(f"cupy.{name}.at cannot scatter into {x.dtype}")
+        return ufunc.at(_lower(x), _index(key, x.shape), *map(_lower, values))
+    if any(isinstance(x, (list, tuple)) for x in inputs):
+        raise TypeError(f"cupy.{name}: Unsupported type {list}")
+    out = options.get("out") or ()
+    given = (*inputs, *(out if isinstance(out, tuple) else (out,)))
+    return _lift(getattr(ufunc, method)(*map(_lower, inputs), **{k: _lower(v) for k, v in options.items()}), given)
+
+
+class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array on the fake device."""
+    __slots__ = ("_array",)
+    __imatmul__ = np.lib.mixins.NDArrayOperatorsMixin.__matmul__    # CuPy has none: a @= b makes a new array
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        return _ufunc(ufunc, method, *inputs, **options)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed: use .get()")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in API["attributes"] and name not in OTHER_MEANING:
+            return _lift(getattr(self._array, name))
+        if name not in API["methods"]:
+            raise AttributeError(f"cupy.ndarray has no attribute {name!r} that NumPy has too")
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        _bind(f"cupy.ndarray.{name}", API["methods"][name], args, kwargs)
+        if name in WAITING_METHODS:
+            _wait(name)
+        result = getattr(self._array, name)(*_lower(args), **{k: _lower(v) for k, v in kwargs.items()})
+        return result if name in ("item", "tolist") else _lift(result, (self, *args, *kwargs.values()))
+
+    def __getitem__(self, key: Any) -> "FakeArray":
+        return FakeArray(self._array[_index(key, self.shape)])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(value, (list, tuple)):
+            raise TypeError(f"Unsupported type {type(value)}")
+        self._array[_index(key, self.shape)] = _lower(value)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __iter__(self) -> Iterator["FakeArray"]:
+        return (self[i] for i in range(len(self)))
+
+    def get(self) -> np.ndarray:
+        """A copy on the host."""
+        _wait("get")
+        return self._array.copy()
+
+    def _as(self, convert: Callable[..., Any], *options: Any) -> Any:
+        _wait(convert.__name__)
+        return convert(self._array[()], *options)
+
+    def __bool__(self) -> bool: return self._as(bool)
+    def __int__(self) -> int: return self._as(int)
+    def __float__(self) -> float: return self._as(float)
+    def __complex__(self) -> complex: return self._as(complex)
+    def __repr__(self) -> str: return self._as(repr)
+    def __format__(self, spec: str) -> str: return self._as(format, spec)
+
+
+class Ufunc:
+    """A ufunc of the namespace, with the methods that CuPy has for it."""
+
+    def __init__(self, ufunc: np.ufunc) -> None:
+        self.ufunc = ufunc
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return _ufunc(self.ufunc, "__call__", *inputs, **options)
+
+    def __getattr__(self, method: str) -> Any:
+        return functools.partial(_ufunc, self.ufunc, method)
+
+
+class Namespace:
+    """What `cupy` is to CuPy's arrays, as far as NumPy has it too."""
+    ndarray = FakeArray
+
+    def __getattr__(self, name: str) -> Any:
+        if name in API["same"]:
+            return getattr(np, name)
+        if name in API["ufuncs"]:
+            return Ufunc(getattr(np, name))
+        if name not in API["functions"]:
+            raise AttributeError(f"CuPy has no {name!r} that NumPy has too")
+        return functools.partial(self._call, name)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        _bind(f"cupy.{name}", API["functions"][name], args, kwargs)
+        if name in ("array", "asarray") and isinstance(args[0], np.ndarray):
+            args = (FakeArray(args[0].copy()), *args[1:])           # the copy to the device
+        given = [y for x in (*args, *kwargs.values()) for y in (x if isinstance(x, (list, tuple)) else (x,))]
+        if name not in FROM_NOTHING and not any(isinstance(y, FakeArray) for y in given):
+            raise TypeError(f"cupy.{name} computes on device arrays, got {', '.join(type(y).__name__ for y in given)}")
+        if name in API["waits"] and not (name == "where" and len(given) == 3):
+            _wait(name)
+        return _lift(getattr(np, name)(*_lower(args), **{k: _lower(v) for k, v in kwargs.items()}), given)
+
+
+xp = Namespace()
+
+device.register(FakeArray, device.Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()),
+                                          host=FakeArray.get, number=lambda array: None, wraps=True))
