@@ -33,22 +33,22 @@ from gpt.tokenizer import CharTokenizer
 @dataclasses.dataclass
 class Options:
     """Train a character-level GPT: python train.py --name=value ..."""
-    dataset: str = option("python", "python (the standard library), or a UTF-8 file")
+    dataset: str = option("python", "python: standard library; or a UTF-8 file")
     out_dir: str = option("", "default: runs/<dataset>-001, then -002, ...")
     n_layer: int = option(2, "blocks: few, so that a minute is enough")
     n_head: int = option(4, "attention heads in each block")
     n_embd: int = option(96, "width of the residual stream")
     block_size: int = option(64, "longest context: a line or two of code")
-    dropout: float = option(0.0, "a short run cannot overfit; 0.2 for a long one")
+    dropout: float = option(0.0, "a short run cannot overfit; a long one: 0.2")
     bias: bool = option(True, "in every Linear and LayerNorm, as in GPT-2")
     batch_size: int = option(12, "windows in a micro-batch")
     gradient_accumulation_steps: int = option(1, "micro-batches in a step, to save memory")
-    max_iters: int = option(2400, "steps: about 70 s on two quiet cores")
+    max_iters: int = option(2400, "steps: these take about 70 s on one core")
     learning_rate: float = option(4e-3, "for a small model; a larger one wants 1e-3")
     min_lr: float = option(4e-4, "where the cosine ends: a tenth of it")
     warmup_iters: int = option(100, "small steps while AdamW's averages form")
     beta1: float = option(0.9, "averages gradients over about 10 steps")
-    beta2: float = option(0.99, "and their squares over 100, as runs are short")
+    beta2: float = option(0.99, "and their squares over 100: runs are short")
     weight_decay: float = option(0.1, "on matrices only, not on biases and gains")
     grad_clip: float = option(1.0, "longest gradient; 0: no limit")
     eval_interval: int = option(200, "steps between validations; each one saves")
@@ -56,7 +56,7 @@ class Options:
     log_interval: int = option(10, "steps between points of the training curve")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option("float32", "float32 or float64")
-    threads: int = option(0, "of the matrix library; 0: one per core")
+    threads: int = option(1, "of BLAS; more for wide models; 0: every core")
     seed: int = option(1337, "decides weights, batches and the sample")
 
     def __post_init__(self) -> None:
@@ -105,6 +105,12 @@ def evaluate(model: GPT, windows: np.ndarray, batch_size: int) -> tuple[float, f
     return losses.mean(), losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
 
 
+def stop_if_diverged(loss: float, step: int) -> None:
+    """End the program where nothing can be learned any more: a loss that is not finite, or worse than any guess."""
+    if not loss < 100.0:
+        sys.exit(f"train.py: the loss is {loss:.4g} at step {step}: training diverged; try a smaller --learning_rate")
+
+
 def main(arguments: list[str]) -> None:
     began = time.perf_counter()
     with bad_input_exits("train.py"):
@@ -114,7 +120,7 @@ def main(arguments: list[str]) -> None:
         place = device.resolve(o.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threadpool_limits(o.threads or cores, user_api="blas")
-        blas = [f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads"
+        blas = [f"{pool['internal_api']} {pool['version']}, threads {pool['num_threads']}"
                 for pool in threadpool_info() if pool["user_api"] == "blas"]
         print(f"device  {place} | NumPy {np.__version__} | {'; '.join(blas) or 'unknown BLAS'} | {o.dtype} | "
               f"seed {o.seed}")
@@ -152,10 +158,11 @@ def main(arguments: list[str]) -> None:
 
     train_curve: list[tuple[int, float]] = []
     val_curve: list[tuple[int, float, float]] = []
-    bar = tqdm(total=o.max_iters, disable=None, dynamic_ncols=True, unit="step")     # no bar where there is no terminal
+    bar = tqdm(total=o.max_iters, disable=None, dynamic_ncols=True, unit=" steps")   # no bar where there is no terminal
     for step in range(o.max_iters + 1):
         if step % o.eval_interval == 0 or step == o.max_iters:
             val_loss, error = evaluate(model, val_windows, o.batch_size)
+            stop_if_diverged(val_loss, step)
             val_curve.append((step, val_loss, error))
             checkpoint.save(out_dir, model, optimizer, step)
             bar.write(f"step {step:6} of {o.max_iters} | validation {val_loss:.3f} ± {error:.3f} | "
@@ -174,8 +181,7 @@ def main(arguments: list[str]) -> None:
         optimizer.zero_grad()
 
         if step % o.log_interval == 0:
-            if not math.isfinite(loss.item()):
-                sys.exit(f"train.py: the loss is {loss.item()} at step {step}; try a smaller --learning_rate")
+            stop_if_diverged(loss.item(), step)
             train_curve.append((step, loss.item()))
             bar.set_postfix_str(f"loss {loss.item():.3f}, lr {lr:.1e}")
         bar.update()

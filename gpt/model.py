@@ -47,8 +47,9 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, key: Key | None) -> Tensor:
         B, T, C = x.shape
-        q, k, v = (part.reshape(B, T, self.n_head, C // self.n_head).swapaxes(1, 2)     # (B, nh, T, hs)
-                   for part in F.split(self.c_attn(x), 3, axis=-1))                     # (B, T, 3C) -> 3 x (B, T, C)
+        q, k, v = F.split(self.c_attn(x), 3, axis=-1)                                   # 3 x (B, T, C)
+        q, k, v = (part.reshape(B, T, self.n_head, C // self.n_head) for part in (q, k, v))     # 3 x (B, T, nh, hs)
+        q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))                           # 3 x (B, nh, T, hs)
         p = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, causal=True, dropout=p, key=key and key.fold(self.path))
         y = y.swapaxes(1, 2).reshape(B, T, C)                                           # (B, nh, T, hs) -> (B, T, C)
@@ -114,8 +115,8 @@ class GPT(nn.Module):
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
     def loss(self, idx: Any, targets: Any, key: Key | None = None) -> Tensor:
-        """The loss alone."""
-        return self(idx, targets, key)[1]
+        """The loss alone, without ever holding all B T V logits."""
+        return F.linear_cross_entropy(self.hidden(idx, key), self.wte.weight, targets)
 
     def hidden(self, idx: Any, key: Key | None = None) -> Tensor:
         """idx (B, T)  ->  what the head reads (B, T, C)."""

@@ -14,12 +14,12 @@ from gpt.tokenizer import CharTokenizer
 @dataclass
 class Options:
     """Continue a text with a trained model: python -m gpt.sample --name=value ..."""
-    out_dir: str = option("", "the folder that train.py wrote (required)")
+    out_dir: str = option("", "the folder that train.py wrote: needed")
     start: str = option("", "the text to continue; default a new line")
     max_new_tokens: int = option(500, "how many characters to add")
-    temperature: float = option(0.8, "below 1 safer, above 1 wilder, 0 always the likeliest")
-    top_k: int = option(0, "draw from the k likeliest only; 0: from all")
-    top_p: float = option(1.0, "draw from the fewest that reach this probability")
+    temperature: float = option(0.8, "below 1 tamer, above 1 wilder, 0 greedy")
+    top_k: int = option(0, "only the k likeliest; 0: all")
+    top_p: float = option(1.0, "only the fewest that reach this; 1: all")
     seed: int = option(0, "the same seed says the same")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 

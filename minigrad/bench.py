@@ -109,8 +109,11 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print a row per op."""
-    parser = argparse.ArgumentParser(prog="python -m minigrad.bench",
-                                     description="What recording an op costs, beside bare NumPy.")
+    parser = argparse.ArgumentParser(
+        prog="python -m minigrad.bench",
+        usage=argparse.SUPPRESS,                # an error is one line
+        description="What recording an op costs, beside bare NumPy.",
+    )
     parser.add_argument("--rounds", type=int, default=100, help="how often each chain is run (default 100)")
     args = parser.parse_args(argv)
     if args.rounds < 1:

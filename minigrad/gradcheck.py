@@ -429,7 +429,9 @@ def check_model(
 def main(argv: list[str] | None = None) -> int:
     """Print a row per op, or every check of one. Returns 1 if anything failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m minigrad.gradcheck", description="Check every op against numeric derivatives."
+        prog="python -m minigrad.gradcheck",
+        usage=argparse.SUPPRESS,                # an error is one line
+        description="Check every op against numeric derivatives.",
     )
     parser.add_argument("--op", help="show the checks of one op in detail")
     parser.add_argument("--seed", type=int, default=0, help="draw other samples (default 0)")
@@ -437,8 +439,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.seed < 0:
         parser.error(f"--seed must be 0 or more, got {args.seed}")
     if args.op is not None and args.op not in OPS:
-        near = difflib.get_close_matches(args.op, OPS, 3, 0.0)
-        parser.error(f"there is no op {args.op!r}; did you mean {' or '.join(near)}?")
+        near = difflib.get_close_matches(args.op, OPS, 1, 0.0)
+        parser.error(f"there is no op {args.op!r}; did you mean {near[0]}?")
     if args.op is not None:
         report = check(OPS[args.op], args.seed)
         print(f"{args.op}: {inspect.cleandoc(OPS[args.op].__doc__ or '')}\n\n{report}")

@@ -176,6 +176,13 @@ def test_dropout_replays_from_its_key_and_rests_in_eval():
     assert model.loss(idx, targets).item() == tiny_gpt(dropout=0.0).loss(idx, targets).item()
 
 
+def test_every_dropout_has_a_stream_of_its_own():
+    loss = tiny_gpt(dropout=0.5).loss(tokens(2, 6), tokens(2, 6, seed=1), mg.random.key(0))
+    kept = [step.saved["keep"] for step in loss.backward_steps() if step.saved.get("keep") is not None]
+    assert len(kept) == 1 + 3 * TINY["n_layer"]     # embedding; each block's attention, its output and the MLP's
+    assert len({mask.tobytes()[:64] for mask in kept}) == len(kept)
+
+
 @pytest.mark.parametrize("idx, targets, error, message", [
     (np.zeros((1, 7), int), None, ValueError, r"block_size 6, got \(1, 7\)"),
     (np.zeros(5, int), None, ValueError, r"\(B, T\)"),
@@ -240,6 +247,7 @@ def test_top_p_keeps_the_fewest_that_reach_it():
     z = np.log([[0.4, 0.3, 0.2, 0.1]])
     assert np.allclose(probabilities(z, top_p=0.75), [[4 / 9, 3 / 9, 2 / 9, 0.0]])
     assert np.allclose(probabilities(z, top_k=2), [[4 / 7, 3 / 7, 0.0, 0.0]])
+    assert np.array_equal(probabilities(np.zeros((1, 4)), top_p=0.5), [[0.5, 0.5, 0.0, 0.0]])   # to reach is enough
 
 
 def test_temperature_near_0_is_greedy_without_overflow():

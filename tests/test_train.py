@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -13,17 +14,17 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings, strategies as st
 
+import fake_device
 import minigrad as mg
+import train
 from gpt import checkpoint, corpus, data, sample
 from gpt.config import help_text, parse
 from gpt.model import GPT, GPTConfig
 from gpt.plot import loss_curve
 from gpt.tokenizer import CharTokenizer
-from minigrad import optim
+from minigrad import Tensor, functional as F, optim
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))               # train.py is a script of the checkout, not part of a package
-import train  # noqa: E402
 
 TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
 SHORT = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=4", "--max_iters=6",
@@ -94,9 +95,9 @@ def test_targets_are_the_text_one_token_on():
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
-    batches = [data.random_batch(np.arange(1000), 8, 5, mg.random.key(*key))[0] for key in ((0, 1), (0, 1), (0, 2), (1, 1))]
-    assert np.array_equal(batches[0], batches[1])
-    assert not np.array_equal(batches[0], batches[2]) and not np.array_equal(batches[0], batches[3])
+    one, same, next_step, other_seed = (data.random_batch(np.arange(1000), 8, 5, mg.random.key(seed, step))[0]
+                                        for seed, step in ((0, 1), (0, 1), (0, 2), (1, 1)))
+    assert np.array_equal(one, same) and not np.array_equal(one, next_step) and not np.array_equal(one, other_seed)
 
 
 def test_every_place_comes_up_and_none_beyond_the_end():
@@ -170,6 +171,14 @@ def test_accumulated_gradients_equal_those_of_the_large_batch():
             assert np.abs(p.grad - g.data).max() < 1e-12
 
 
+def test_each_micro_batch_drops_out_by_a_key_of_its_own():
+    model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8))
+    keys, loss = [], model.loss
+    model.loss = lambda x, y, key: keys.append(key) or loss(x, y, key)
+    train.accumulate_gradient(model, *np.zeros((2, 6, 8), int), 3, seed=5, step=7)
+    assert keys == [mg.random.key(5, 7, micro) for micro in range(3)]
+
+
 def test_validation_is_the_mean_over_windows_with_its_standard_error():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.5), dtype="float64")
     windows = np.random.default_rng(0).integers(0, 11, (7, 9))
@@ -220,12 +229,15 @@ def test_a_checkpoint_holds_weights_moments_and_step_and_is_read_back(tmp_path):
 
 @pytest.mark.parametrize("file, content, message", [
     ("checkpoint.safetensors", None, "holds no checkpoint"), ("config.json", None, "holds no checkpoint"),
-    ("checkpoint.safetensors", b"\x10\0\0\0\0\0\0\0{", "damaged"), ("config.json", b"{", "damaged"), ("config.json", b"{}", "damaged"),
+    ("checkpoint.safetensors", b"\x10\0\0\0\0\0\0\0{", "damaged"), ("config.json", b"{", "damaged"),
+    ("config.json", b"{}", "damaged"),
 ])
-def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, capsys, file, content, message):
+def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, message):
     run(text_file, tmp_path / "run", "--max_iters=3")
     path = tmp_path / "run" / file
-    path.write_bytes(content) if content is not None else path.unlink()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         checkpoint.load(tmp_path / "run")
 
@@ -234,8 +246,9 @@ def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, capsys, file, c
 
 @pytest.mark.parametrize("points", [1, 2, 100])
 def test_the_curve_is_drawn_from_one_point_on(tmp_path, points):
-    steps = range(points)
-    loss_curve(tmp_path / "loss.png", "a run", [(s, 2.0) for s in steps], [(s, 2.0, math.nan) for s in (0, points)], {"ln V": 3.0})
+    train_curve = [(step, 2.0) for step in range(points)]
+    val_curve = [(step, 2.0, math.nan) for step in (0, points)]
+    loss_curve(tmp_path / "loss.png", "a run", train_curve, val_curve, {"ln V": 3.0})
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -311,7 +324,7 @@ def test_a_run_is_never_written_over(text_file, tmp_path, capsys):
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == saved
 
 
-def test_runs_are_numbered(text_file, tmp_path, monkeypatch, capsys):
+def test_runs_are_numbered(text_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         train.main([f"--dataset={text_file}", *SHORT, "--max_iters=3"])
@@ -320,25 +333,70 @@ def test_runs_are_numbered(text_file, tmp_path, monkeypatch, capsys):
 
 # ---- whole runs ----
 
-def test_the_seed_decides_every_bit_and_how_often_it_looks_none(text_file, tmp_path, capsys):
-    usual = run(text_file, tmp_path / "usual", "--dropout=0.1", "--gradient_accumulation_steps=2")
-    looking = run(text_file, tmp_path / "looking", "--dropout=0.1", "--gradient_accumulation_steps=2",
-                  "--eval_interval=1", "--eval_iters=1", "--log_interval=1")
-    other = run(text_file, tmp_path / "other", "--dropout=0.1", "--gradient_accumulation_steps=2", "--seed=1")
-    assert same_bits(usual, looking) and not same_bits(usual, other)
+def test_the_seed_decides_every_bit_and_looking_more_often_none(text_file, tmp_path):
+    options = ["--dropout=0.1", "--gradient_accumulation_steps=2"]
+    once = run(text_file, tmp_path / "once", *options)
+    again = run(text_file, tmp_path / "again", *options)
+    looking = run(text_file, tmp_path / "looking", *options, "--eval_interval=1", "--eval_iters=1", "--log_interval=1")
+    other = run(text_file, tmp_path / "other", *options, "--seed=1")
+    assert same_bits(once, again) and same_bits(once, looking) and not same_bits(once, other)
 
 
-def test_a_diverging_run_stops_and_says_so(text_file, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="the loss is (nan|inf) at step .*smaller --learning_rate"):
+def test_a_run_is_its_steps_one_after_the_other(text_file, tmp_path):
+    """Batch, gradient, clipping, rate and AdamW with decay on matrices only, written out once more."""
+    saved = run(text_file, tmp_path / "run", "--dtype=float64", "--grad_clip=0.5", "--gradient_accumulation_steps=2")
+    tokenizer = CharTokenizer.of(TEXT)
+    text, _ = data.split(tokenizer.encode(TEXT), block_size=8)
+    config = GPTConfig(block_size=8, vocab_size=len(tokenizer), n_layer=1, n_head=2, n_embd=16)
+    model = GPT(config, seed=1337, dtype="float64")
+    state = [(p, Tensor(np.zeros(p.shape)), Tensor(np.zeros(p.shape))) for p in model.parameters()]
+    for step in range(6):
+        x, y = data.random_batch(text, 8, 8, mg.random.key(1337, step))
+        grads = mg.grad(model.loss(x, y), model.parameters())
+        scale = min(1.0, 0.5 / math.sqrt(sum((g.data ** 2).sum() for g in grads)))
+        lr = optim.warmup_cosine(step, 2, 6, 4e-3, 4e-4)
+        new = [F.adamw(p, g * scale, m, v, lr, 0.9, 0.99, 1e-8, 0.1 if p.ndim == 2 else 0.0, t=step + 1)
+               for (p, m, v), g in zip(state, grads)]
+        for (p, _, _), (p_new, _, _) in zip(state, new):
+            p.data = p_new
+        state = [(p, m.detach(), v.detach()) for (p, _, _), (_, m, v) in zip(state, new)]
+    for p, m, v in state:
+        assert np.abs(saved[p.name] - p.data).max() < 1e-7          # clip_grad_norm adds 1e-6 to the norm
+        assert np.abs(saved["optimizer.m." + p.name] - m.data).max() < 1e-5
+
+
+def test_a_run_on_a_device_is_the_same(text_file, tmp_path):
+    options = ["--dropout=0.1", "--gradient_accumulation_steps=2"]
+    on_host = run(text_file, tmp_path / "host", *options)
+    assert same_bits(on_host, run(text_file, tmp_path / "device", *options, "--device=fake"))
+
+
+def test_a_step_never_waits_for_the_device():
+    model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.1), device="fake")
+    optimizer = optim.AdamW(model.parameters())
+    x, y = data.random_batch(np.arange(11).repeat(3), 8, 6, mg.random.key(0))
+    with fake_device.synchronizations() as waits:
+        train.accumulate_gradient(model, x, y, 2, seed=0, step=0)
+        optim.clip_grad_norm(optimizer.params, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert waits == []
+
+
+def test_a_diverging_run_stops_and_says_so(text_file, tmp_path):
+    with pytest.raises(SystemExit, match="the loss is .* at step .*: training diverged; try a smaller --learning_rate"):
         with np.errstate(all="ignore"):
-            run(text_file, tmp_path / "run", "--learning_rate=1e30", "--max_iters=20", "--eval_interval=100")
+            run(text_file, tmp_path / "run", "--learning_rate=1e30", "--max_iters=20", "--eval_interval=1")
+    model, _ = checkpoint.load(tmp_path / "run")                        # the last good one is still there
+    assert all(np.isfinite(x).all() for x in model.state_dict().values())
 
 
 def test_from_the_command_line_to_a_sample(text_file, tmp_path):
     """As a user runs it, with stdout in a log file: it learns, writes every file, speaks, and can be asked again."""
     script = [sys.executable, "-W", "error", str(ROOT / "train.py"), "--dataset=stars.txt", "--out_dir=run", *SHORT,
               "--max-iters", "60", "--learning_rate=1e-2", "--eval-interval=30"]
-    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    where = dict(cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(script, **where)
     assert done.returncode == 0 and done.stderr == "" and "\r" not in done.stdout
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["device", "data", "model", "run", "lines"]
@@ -352,20 +410,32 @@ def test_from_the_command_line_to_a_sample(text_file, tmp_path):
     assert len(said) > 500 and set(said) <= set(TEXT)
 
     ask = [sys.executable, "-W", "error", "-m", "gpt.sample", "--out_dir=run", "--start=the fox", "--max_new_tokens=20"]
-    said = [subprocess.run([*ask, f"--seed={seed}"], cwd=tmp_path, capture_output=True, text=True, check=True,
-                           env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout for seed in (0, 0, 1)]
+    said = [subprocess.run([*ask, f"--seed={seed}"], check=True, **where).stdout for seed in (0, 0, 1)]
     assert said[0] == said[1] != said[2] and said[0].startswith("the fox") and len(said[0]) == len("the fox") + 20 + 1
 
 
-@pytest.mark.parametrize("options, message", [
-    ([], "which run?"), (["--out_dir=nowhere"], "holds no checkpoint"), (["--start=Ωmega"], "never seen 'm' 'Ω'"),
-    (["--temperature=-1"], "temperature"), (["--top_p=2"], "top_p"), (["--tempreature=1"], "did you mean --temperature?"),
+@pytest.mark.parametrize("option, message", [
+    ("--out_dir=", "which run?"), ("--out_dir=nowhere", "nowhere holds no checkpoint"), ("--top_p=2", "top_p"),
+    ("--start=the Ωwl", "never seen 'Ω'"), ("--temperature=-1", "temperature"),
+    ("--tempreature=1", "did you mean --temperature?"),
 ])
-def test_bad_input_to_sampling_ends_with_status_2_and_one_line(text_file, tmp_path, capsys, options, message):
+def test_bad_input_to_sampling_ends_with_status_2_and_one_line(text_file, tmp_path, capsys, option, message):
     run(text_file, tmp_path / "run", "--max_iters=3")
     capsys.readouterr()
-    chosen = [] if message == "which run?" or "nowhere" in str(options) else [f"--out_dir={tmp_path / 'run'}"]
     with pytest.raises(SystemExit) as exit:
-        sample.main([*chosen, *options])
+        sample.main([f"--out_dir={tmp_path / 'run'}", option])
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.startswith("gpt.sample: ") and error.count("\n") == 1 and message in error
+
+
+# ---- the README ----
+
+def test_the_readme_prints_what_it_says(capsys):
+    """Its Python blocks, run one after the other, print the text blocks that follow them."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    tour = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", readme, re.DOTALL)
+    names: dict = {}
+    for code, output in tour:
+        exec(compile(code, "tour.py", "exec"), names)
+        assert capsys.readouterr().out == output
+    assert len(tour) == readme.count("```python") > 0
