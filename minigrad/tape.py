@@ -126,7 +126,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     recording, textbook, composed, checking = _MODE.get()
     if composed and op_class.fused:
         from minigrad import functional
-        return op_class.composed(functional, *inputs, **static)
+        return op_class.composed(functional, *_operands(op_class, inputs), **static)
     kind = dtype = None
     arrays, needs, mixed = [], [], False
     for x in inputs:
@@ -144,14 +144,16 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         else:
             return apply(op_class, *_operands(op_class, inputs), **static)
     if kind is None:
+        if not inputs:
+            raise ValueError(f"{op_class.name}: needs at least one array")
         return apply(op_class, _tensor(inputs[0]), *inputs[1:], **static)
-    if mixed:
-        arrays = _reconcile(op_class, inputs)
 
     op = op_class() if textbook or not op_class.kernels else op_class.kernels.get(kind, op_class)()
     op.xp = xp = np if kind is np.ndarray else device.BACKENDS[kind].xp
     op.needs = needs
     try:
+        if mixed:
+            arrays = _reconcile(op_class, inputs)
         y = op.forward(*arrays, **static)
     except Exception as error:
         better = _explained(error, op_class, arrays, static)
@@ -221,7 +223,9 @@ def _shapes(arrays: Any) -> str:
 
 
 def _explained(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
-    """The error itself, or one that says what lives on another device or which shapes do not broadcast."""
+    """The error itself, or one that says what is on another device, no array, or of shapes that do not broadcast."""
+    if isinstance(error, AttributeError) and not all(hasattr(a, "shape") for a in arrays):
+        return TypeError(f"{op_class.name}: got a number where it needs an array: ({_shapes(arrays)})")
     here = next(device.name(a) for a in arrays if device.is_array(a))
     for name, value in static.items():
         for a in value if isinstance(value, tuple) else (value,):

@@ -74,6 +74,14 @@ def test_unfused_puts_the_twin_on_the_tape(name):
     assert any(mg.OPS[step.op].fused for step in first(fused).sum().backward_steps())
 
 
+@pytest.mark.parametrize("name", WITH_TWIN)
+def test_unfused_takes_plain_arrays_too(name):
+    sample = mg.OPS[name].samples[0]
+    with mg.unfused():
+        y = tape.apply(mg.OPS[name], *sample.draw(0), **sample.static)
+    assert isinstance(y[0] if isinstance(y, tuple) else y, Tensor)
+
+
 def test_a_kernel_runs_where_it_is_registered_and_plain_turns_it_off():
     class Faster(mg.OPS["exp"], register=False):
         def forward(self, x):

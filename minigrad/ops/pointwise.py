@@ -374,7 +374,7 @@ class Clip(Primitive):
     def forward(self, x, *, low=None, high=None):
         mask = (x >= (-math.inf if low is None else low)) & (x <= (math.inf if high is None else high))
         y = x if low is None else self.xp.where(x < low, low, x)
-        y = y if high is None else self.xp.where(x > high, high, y)
+        y = y if high is None else self.xp.where(y > high, high, y)
         self.save(mask=mask)
         return y
 
