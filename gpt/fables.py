@@ -1,0 +1,165 @@
+"""A language whose entropy is known exactly: three-line animal fables from a finite-state source.
+
+    ada the hare finds two small ripe plums.
+    'are the plums sweet, hare ada?'
+    ada the hare shares the plums by the drums.
+
+A name, an animal, a number and a thing come back, and a rhyme with them; each choice is free only where it is made. The
+source is unifilar: its state and the next character fix the next state. So the probability of any text is a product
+along one path once the state is known, and from a window that starts anywhere it is a sum over all states that fit.
+Nothing here is estimated: the entropy rate, the loss of the best n-gram predictor, and the loss of the best predictor
+that there can be on given windows are all computed.
+"""
+import functools
+from typing import Any, Callable, Iterator, NamedTuple
+
+import numpy as np
+
+from gpt.entropy import Source
+from minigrad.random import bits, key
+
+NAMES = "ada bela cleo dora elsa fina greta hugo ivo juno kato lola milo nora otto pia".split()
+ANIMALS = "hare wolf fox hen toad mole goat crow".split()
+RHYMES = {"plum": "drum", "pear": "bear", "bean": "queen", "nut": "hut", "fig": "twig", "leek": "creek",
+          "horn": "thorn", "cake": "lake"}
+ADJECTIVES = "ripe red small round brown sweet cold fine".split()
+FINDS = "has finds hides keeps".split()
+EATS = "eats sells drops shares".split()
+
+
+class Memory(NamedTuple):
+    """What a fable has fixed so far."""
+    name: str = ""
+    animal: str = ""
+    plural: bool = False
+    thing: str = ""
+
+    @property
+    def things(self) -> str:
+        return self.thing + "s" * self.plural
+
+    @property
+    def rhyme(self) -> str:
+        return RHYMES[self.thing] + "s" * self.plural
+
+
+class Choice(NamedTuple):
+    """One way on from a place in a fable: words, how likely they are, and what comes after. The words of a place end
+    alike, so that none begins another."""
+    words: str
+    weight: float
+    place: str
+    memory: Memory
+
+
+State = tuple[str, Memory]
+START: State = ("name", Memory())
+
+
+def name(m: Memory) -> Iterator[Choice]:
+    for n in NAMES:
+        yield Choice(f"{n} the ", 1, "animal", m._replace(name=n))
+
+
+def animal(m: Memory) -> Iterator[Choice]:
+    for a in ANIMALS:
+        yield Choice(f"{a} ", 1, "finds", m._replace(animal=a))
+
+
+def finds(m: Memory) -> Iterator[Choice]:
+    for verb in FINDS:
+        yield Choice(f"{verb} ", 1, "number", m)
+
+
+def number(m: Memory) -> Iterator[Choice]:
+    for word, plural in (("a", False), ("two", True)):
+        yield Choice(f"{word} ", 1, "adjective", m._replace(plural=plural))
+
+
+def thing(m: Memory, weight: float = 1.0) -> Iterator[Choice]:
+    for t in RHYMES:
+        with_thing = m._replace(thing=t)
+        yield Choice(f"{with_thing.things}.\n", weight / len(RHYMES), "question", with_thing)
+
+
+def adjective(m: Memory) -> Iterator[Choice]:
+    for a in ADJECTIVES:
+        yield Choice(f"{a} ", 0.75 / len(ADJECTIVES), "adjective_or_thing", m)
+    yield from thing(m, 0.25)
+
+
+def adjective_or_thing(m: Memory) -> Iterator[Choice]:
+    for a in ADJECTIVES:
+        yield Choice(f"{a} ", 0.3 / len(ADJECTIVES), "thing", m)
+    yield from thing(m, 0.7)
+
+
+def question(m: Memory) -> Iterator[Choice]:
+    verb = "are" if m.plural else "is"
+    for a in ADJECTIVES:
+        yield Choice(f"'{verb} the {m.things} {a}, {m.animal} {m.name}?'\n", 1, "end", m)
+
+
+def end(m: Memory) -> Iterator[Choice]:
+    for verb in EATS:
+        yield Choice(f"{m.name} the {m.animal} {verb} the {m.things} by the {m.rhyme}.\n\n", 1, *START)
+
+
+PLACES: dict[str, Callable[[Memory], Iterator[Choice]]] = {
+    f.__name__: f for f in (name, animal, finds, number, thing, adjective, adjective_or_thing, question, end)
+}
+
+
+@functools.cache
+def choices(state: State) -> tuple[tuple[Choice, ...], np.ndarray]:
+    """The ways on from a state, and their cumulated probabilities."""
+    place, memory = state
+    found = tuple(PLACES[place](memory))
+    cumulated = np.cumsum([c.weight for c in found])
+    return found, cumulated / cumulated[-1]
+
+
+@functools.cache
+def source() -> Source:
+    """The same language as a table of states, which knows its exact losses. Takes seconds the first time."""
+    def ways(state: Any) -> list[tuple[str, float, Any]]:
+        found, cumulated = choices(state)
+        return [(c.words, p, (c.place, c.memory)) for c, p in zip(found, np.diff(cumulated, prepend=0.0).tolist())]
+    return Source(START, ways)
+
+
+def text(n: int, seed: int) -> str:
+    """The first n characters of an endless book of fables, a function of the seed."""
+    state, length, drawn = START, 0, 0
+    parts: list[str] = []
+    draws: list[float] = []
+    while length < n:
+        if drawn == len(draws):
+            draws = (bits(key(seed, step=len(parts)).fold("fables"), (1 << 14,)) / 2.0 ** 32).tolist()
+            drawn = 0
+        found, cumulated = choices(state)
+        c = found[int(cumulated.searchsorted(draws[drawn], side="right"))]
+        drawn += 1
+        parts.append(c.words)
+        length += len(c.words)
+        state = c.place, c.memory
+    return "".join(parts)[:n]
+
+
+def is_grammatical(fable: str) -> bool:
+    """Whether a text is a whole fable, its empty last line included: one that this source can write."""
+    state, rest = START, fable
+    while rest:
+        c = next((c for c in choices(state)[0] if rest.startswith(c.words)), None)
+        if c is None:
+            return False
+        state, rest = (c.place, c.memory), rest[len(c.words):]
+        if state == START:
+            return not rest
+    return False
+
+
+def share_grammatical(sample: str) -> tuple[int, int]:
+    """(grammatical fables, fables) among the whole fables of a sample: what stands between empty lines."""
+    whole = sample.split("\n\n")[1:-1]
+    return sum(is_grammatical(fable + "\n\n") for fable in whole), len(whole)
