@@ -1,7 +1,21 @@
-"""From logits to the next token: temperature, top-k, top-p, and the draw."""
+"""From logits to the next token: repetition penalty, temperature, top-k, top-p, and the draw; or a search for the most
+probable continuation."""
+from typing import Callable
+
 import numpy as np
 
 from minigrad.random import Key, bits
+
+
+def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
+    """logits (B, V) with those of the tokens seen (B, T) made less likely: a positive one is divided by the penalty, a
+    negative one multiplied (Keskar et al. 2019, section 4.1, which divides both and so rewards the negative ones)."""
+    if not penalty > 0.0:
+        raise ValueError(f"repetition_penalty must be positive, 1 for none, got {penalty}")
+    z = np.take_along_axis(logits, seen, axis=-1)                       # (B, T)
+    result = logits.copy()
+    np.put_along_axis(result, seen, np.where(z > 0.0, z / penalty, z * penalty), axis=-1)
+    return result
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None,
@@ -12,7 +26,7 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | Non
     only the fewest that together reach this probability (Holtzman et al. 2020), counted after temperature and top_k.
     Of equal tokens the lower one counts as likelier.
     """
-    if temperature < 0.0:
+    if not temperature >= 0.0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
@@ -39,8 +53,28 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | Non
 def next_tokens(logits: np.ndarray, key: Key, temperature: float = 1.0, top_k: int | None = None,
                 top_p: float | None = None) -> np.ndarray:
     """logits (B, V)  ->  a token for each row (B,), drawn from `probabilities`. The same key draws the same tokens."""
-    if not np.isfinite(logits).all():
-        raise ValueError("the logits are not finite: the model's training diverged; try a smaller learning rate")
     cumulated = probabilities(logits, temperature, top_k, top_p).cumsum(axis=-1)    # (B, V)
     u = (bits(key.fold("next token"), (len(logits), 1)) + 0.5) / 2 ** 32            # (B, 1), in (0, 1)
     return (cumulated <= u * cumulated[:, -1:]).sum(axis=-1)
+
+
+def beam_search(next_logits: Callable[[np.ndarray, np.ndarray], np.ndarray], start: np.ndarray, max_new_tokens: int,
+                width: int, repetition_penalty: float = 1.0) -> np.ndarray:
+    """The most probable continuation found of start (T,)  ->  (T + max_new_tokens,).
+
+    Each step continues every beam with every token and keeps the `width` most probable: 1 is greedy, V to the power of
+    max_new_tokens - 1 finds the best there is. Of equal ones the earlier beam, then the lower token, goes first.
+    next_logits(beams (b, T), parents (b,)) -> (b, V), where beam i continues what was beam parents[i] a step before.
+    """
+    if width < 1:
+        raise ValueError(f"beam must be at least 1, got {width}")
+    beams, log_p, parents = start[None], np.zeros(1), np.zeros(1, dtype=np.int64)
+    for _ in range(max_new_tokens):
+        z = penalized(next_logits(beams, parents), beams, repetition_penalty).astype(np.float64)    # (b, V)
+        z = z - z.max(axis=-1, keepdims=True)
+        continued = log_p[:, None] + z - np.log(np.exp(z).sum(axis=-1, keepdims=True))              # (b, V)
+        best = np.argsort(-continued, axis=None, kind="stable")[:width]
+        parents, tokens = np.unravel_index(best, continued.shape)
+        beams = np.column_stack([beams[parents], tokens])                                           # (width, T + 1)
+        log_p = continued[parents, tokens]
+    return beams[0]

@@ -56,7 +56,7 @@ class Source:
         """How often each state is visited in the long run: visits on the way from start to start, over its length."""
         mass = np.eye(1, self.n_states)[0]
         visits = np.zeros(self.n_states)
-        while mass.any():
+        while mass.sum() > 1e-20:
             visits += mass
             mass = np.bincount(self.target, mass[self.source] * self.p, minlength=self.n_states)
             mass[0] = 0.0                       # back at the start

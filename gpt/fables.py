@@ -1,7 +1,7 @@
 """A language whose entropy is known exactly: three-line animal fables from a finite-state source.
 
     ada the hare finds two small ripe plums.
-    'are the plums sweet, hare ada?'
+    'are the plums sweet, ada the hare?'
     ada the hare shares the plums by the drums.
 
 A name, an animal, a number and a thing come back, and a rhyme with them; each choice is free only where it is made. The
@@ -97,7 +97,7 @@ def adjective_or_thing(m: Memory) -> Iterator[Choice]:
 def question(m: Memory) -> Iterator[Choice]:
     verb = "are" if m.plural else "is"
     for a in ADJECTIVES:
-        yield Choice(f"'{verb} the {m.things} {a}, {m.animal} {m.name}?'\n", 1, "end", m)
+        yield Choice(f"'{verb} the {m.things} {a}, {m.name} the {m.animal}?'\n", 1, "end", m)
 
 
 def end(m: Memory) -> Iterator[Choice]:

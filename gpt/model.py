@@ -1,7 +1,8 @@
-"""GPT-2, from minigrad's modules: token and position embeddings, pre-norm blocks, a head tied to the token table."""
+"""GPT-2 from minigrad's modules: token and position embeddings, pre-norm blocks, a head that is the token table."""
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -9,7 +10,8 @@ import minigrad as mg
 from minigrad import Tensor, functional as F, nn
 from minigrad.random import Key
 
-from gpt.decoding import next_tokens
+from gpt import pretrained
+from gpt.decoding import beam_search, next_tokens, penalized
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class GPTConfig:
     n_embd: int                         # width of the residual stream
     dropout: float = 0.0
     bias: bool = True                   # in every Linear and LayerNorm
+    tied: bool = True                   # the head's weights are the token table
 
     def __post_init__(self) -> None:
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
@@ -36,6 +39,27 @@ class GPTConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
 
+class KVCache:
+    """The keys and values of the positions read so far, for each attention layer by its path: what lets a model that
+    continues a text read only the new tokens."""
+
+    def __init__(self) -> None:
+        self.length = 0                                 # positions in it
+        self.layers: dict[str, list[Tensor]] = {}       # path -> [k, v], each (B, nh, length, hs)
+
+    def extend(self, path: str, k: Tensor, v: Tensor) -> list[Tensor]:
+        """All keys and values of a layer, the new ones k, v (B, nh, T, hs) appended."""
+        new = [k, v]
+        if path in self.layers:
+            new = [F.concatenate(pair, axis=2) for pair in zip(self.layers[path], new)]
+        self.layers[path] = new                         # (B, nh, length + T, hs)
+        return new
+
+    def select(self, rows: np.ndarray) -> None:
+        """Row i of the batch becomes what rows[i] was."""
+        self.layers = {path: [x[rows] for x in kv] for path, kv in self.layers.items()}
+
+
 class CausalSelfAttention(nn.Module):
     """Each position looks at itself and at those before it, in n_head ways at once."""
 
@@ -45,11 +69,13 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias, std=residual_std(config), **init)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, key: Key | None) -> Tensor:
+    def forward(self, x: Tensor, key: Key | None, cache: KVCache | None = None) -> Tensor:
         B, T, C = x.shape
         q, k, v = F.split(self.c_attn(x), 3, axis=-1)                                   # 3 x (B, T, C)
         q, k, v = (part.reshape(B, T, self.n_head, C // self.n_head) for part in (q, k, v))     # 3 x (B, T, nh, hs)
         q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))                           # 3 x (B, nh, T, hs)
+        if cache is not None:
+            k, v = cache.extend(self.path, k, v)                                        # 2 x (B, nh, length + T, hs)
         p = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, causal=True, dropout=p, key=key and key.fold(self.path))
         y = y.swapaxes(1, 2).reshape(B, T, C)                                           # (B, nh, T, hs) -> (B, T, C)
@@ -78,8 +104,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, **place)
         self.mlp = MLP(config, rng=rng, **place)
 
-    def forward(self, x: Tensor, key: Key | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), key)
+    def forward(self, x: Tensor, key: Key | None, cache: KVCache | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), key, cache)
         x = x + self.mlp(self.ln_2(x), key)
         return x
 
@@ -88,6 +114,16 @@ def residual_std(config: GPTConfig) -> float:
     """2 n_layer projections add to the residual stream: smaller weights keep its variance about the same at any depth
     (Radford et al. 2019, section 2.3)."""
     return 0.02 / math.sqrt(2 * config.n_layer)
+
+
+class Head(nn.Module):
+    """A token is likely when its row of weight (V, C) is like the stream."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T)                                               # (..., C) -> (..., V)
 
 
 class GPT(nn.Module):
@@ -106,51 +142,121 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = [Block(config, rng=rng, **place) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.bias, **place)
+        self.lm_head = Head(self.wte.weight if config.tied else
+                            nn.Parameter(rng.normal(0.0, 0.02, (config.vocab_size, config.n_embd)), **place))
 
     def forward(self, idx: Any, targets: Any = None, key: Key | None = None) -> tuple[Tensor, Tensor | None]:
         """idx (B, T) integers  ->  logits (B, T, V), and the mean cross-entropy in nats over the targets (B, T) that
         are not -100, or None without targets. key: the randomness of dropout, if there is any, while training.
         ValueError for more than block_size tokens, IndexError for one outside the vocabulary."""
-        logits = self.head(self.hidden(idx, key))                                       # (B, T, V)
+        logits = self.lm_head(self.hidden(idx, key))                                    # (B, T, V)
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
     def loss(self, idx: Any, targets: Any, key: Key | None = None) -> Tensor:
         """The loss alone, without ever holding all B T V logits."""
-        return F.linear_cross_entropy(self.hidden(idx, key), self.wte.weight, targets)
+        return F.linear_cross_entropy(self.hidden(idx, key), self.lm_head.weight, targets)
 
-    def hidden(self, idx: Any, key: Key | None = None) -> Tensor:
-        """idx (B, T)  ->  what the head reads (B, T, C)."""
+    def hidden(self, idx: Any, key: Key | None = None, cache: KVCache | None = None) -> Tensor:
+        """idx (B, T)  ->  what the head reads (B, T, C). With a cache, idx follows the positions in it and joins
+        them."""
         idx = idx if hasattr(idx, "shape") else np.asarray(idx)
-        if idx.ndim != 2 or not 1 <= idx.shape[1] <= self.config.block_size:
+        past = 0 if cache is None else cache.length
+        if idx.ndim != 2 or not 1 <= idx.shape[1] <= self.config.block_size - past:
             raise ValueError(f"idx must have shape (B, T) with 1 <= T <= block_size {self.config.block_size}, got "
-                             f"{idx.shape}: crop a longer one, as in idx[:, -block_size:]")
-        x = self.wte(idx) + self.wpe(np.arange(idx.shape[1]))                           # (B, T, C) + (T, C)
+                             f"{idx.shape}{f' after {past} in the cache' if past else ''}: crop a longer one, as in "
+                             "idx[:, -block_size:]")
+        x = self.wte(idx) + self.wpe(np.arange(past, past + idx.shape[1]))              # (B, T, C) + (T, C)
         x = self.drop(x, key)
         for block in self.h:
-            x = block(x, key)
+            x = block(x, key, cache)
+        if cache is not None:
+            cache.length += idx.shape[1]
         return self.ln_f(x)
 
-    def head(self, x: Tensor) -> Tensor:
-        """x (..., C)  ->  logits (..., V), with the token table for weights: a token that is written like the stream
-        looks is likely."""
-        return F.linear(x, self.wte.weight.T)
+    # ---- continuing a text ----
 
-    def generate(self, idx: Any, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
-                 top_p: float | None = None, seed: int = 0) -> np.ndarray:
-        """idx (B, T) continued by max_new_tokens  ->  (B, T + max_new_tokens), a function of its arguments alone.
+    def next_logits(self, idx: np.ndarray, cache: KVCache | None = None) -> np.ndarray:
+        """The logits (B, V) of the token after idx (B, T), given the last block_size tokens, without dropout.
 
-        Each token is drawn given the last block_size before it; gpt.decoding has temperature, top_k and top_p.
+        A cache holds the beginning of idx, and afterwards all of it. Where idx is longer than block_size it is of no
+        use: each token has moved to another position, so all are read again. ValueError if a logit is not finite.
         """
-        idx = np.array(idx)
         training = self.training
         self.eval()
         try:
             with mg.no_grad():
-                for i in range(max_new_tokens):
-                    x = self.hidden(idx[:, -self.config.block_size:])                   # (B, T, C)
-                    logits = self.head(x[:, -1]).numpy()                                # (B, V)
-                    new = next_tokens(logits, mg.random.key(seed, step=i), temperature, top_k, top_p)
-                    idx = np.concatenate([idx, new[:, None]], axis=1)                   # (B, T + i + 1)
+                if cache is None or idx.shape[-1] > self.config.block_size:
+                    x = self.hidden(idx[..., -self.config.block_size:])                 # (B, T, C)
+                else:
+                    x = self.hidden(idx[..., cache.length:], cache=cache)               # (B, T - cached, C)
+                logits = self.lm_head(x[:, -1]).numpy()                                 # (B, V)
         finally:
             self.train(training)
-        return idx
+        if not np.isfinite(logits).all():
+            raise ValueError("the logits are not finite: the model's training diverged; try a smaller learning rate")
+        return logits
+
+    def stream(self, idx: Any, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
+               top_p: float | None = None, seed: int = 0, repetition_penalty: float = 1.0, use_cache: bool = True
+               ) -> Iterator[np.ndarray]:
+        """The tokens (B,) that continue idx (B, T), one after the other as they are drawn: see generate."""
+        idx = np.array(idx)
+        cache = KVCache() if use_cache else None
+        for i in range(max_new_tokens):
+            logits = penalized(self.next_logits(idx, cache), idx, repetition_penalty)   # (B, V)
+            new = next_tokens(logits, mg.random.key(seed, step=i), temperature, top_k, top_p)
+            idx = np.concatenate([idx, new[:, None]], axis=1)                           # (B, T + i + 1)
+            yield new
+
+    def generate(self, idx: Any, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
+                 top_p: float | None = None, seed: int = 0, repetition_penalty: float = 1.0, use_cache: bool = True,
+                 beam: int | None = None) -> np.ndarray:
+        """idx (B, T) continued by max_new_tokens  ->  (B, T + max_new_tokens), a function of its arguments alone.
+
+        Each token is drawn given the last block_size before it; gpt.decoding has temperature, top_k, top_p and the
+        repetition penalty. beam: nothing is drawn; the most probable continuation that a beam search of this width
+        finds, where temperature, top_k, top_p and seed play no part. use_cache=False computes everything again for
+        each token: slower, and the same up to rounding.
+        """
+        idx = np.array(idx)
+        if beam is None:
+            new = list(self.stream(idx, max_new_tokens, temperature, top_k, top_p, seed, repetition_penalty, use_cache))
+            return np.column_stack([idx, *new])
+
+        def search(row: np.ndarray) -> np.ndarray:
+            cache = KVCache() if use_cache else None
+
+            def logits(beams: np.ndarray, parents: np.ndarray) -> np.ndarray:
+                if cache is not None:
+                    cache.select(parents)
+                return self.next_logits(beams, cache)
+
+            return beam_search(logits, row, max_new_tokens, beam, repetition_penalty)
+
+        return np.stack([search(row) for row in idx])
+
+    # ---- Hugging Face's files ----
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32") -> "GPT":
+        """A GPT-2 from a folder that Hugging Face's transformers wrote: config.json and model.safetensors, or its
+        shards. Dropout is 0, whatever config.json says: it belongs to the training that may come.
+
+        ValueError names a file that is missing or damaged, a setting that this model does not have, and all tensors
+        that are missing, unexpected or of another shape.
+        """
+        config = GPTConfig(**pretrained.read_config(Path(folder)))
+        tensors = pretrained.read_tensors(Path(folder), config.tied)
+        model = cls(config, device=device, dtype=dtype)
+        try:
+            model.load_state_dict(tensors)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, as transformers reads them: GPT2LMHeadModel.from_pretrained(folder).
+
+        GPT-2 has biases everywhere: a model without gets zeros for them, which compute the same.
+        """
+        pretrained.write(Path(folder), self.config, self.state_dict())

@@ -1,35 +1,104 @@
-"""The loss curve as a picture."""
+"""A run in pictures: its loss, its learning rate, and its tensors over time. All are PNG."""
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
-GREY, BLUE, ORANGE = "#808080", "#4c78a8", "#d95f02"
+GREY, BLUE, ORANGE = "#707070", "#4c78a8", "#d95f02"
+Row = Mapping[str, Any]                         # a line of metrics.jsonl or stats.jsonl
 
 
-def loss_curve(path: Path, title: str, train: Sequence[tuple[int, float]], val: Sequence[tuple[int, float, float]],
-               lines: dict[str, float]) -> None:
-    """Draw a run as PNG: train (step, loss), val (step, loss, standard error) and, dashed, what predictors that learn
-    nothing reach: label -> loss. All in nats per token."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[str, float], unit: str = "token") -> None:
+    """Draw the rows of metrics.jsonl: every training batch that was noted, validation ± its standard error, and,
+    dashed, what predictors that learn nothing reach: label -> loss. All in nats per token."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    figure = _figure(8, 5)
     axes = figure.add_subplot()
-    for label, loss in lines.items():
-        axes.axhline(loss, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-        axes.annotate(f"{label}  {loss:.2f}", (1, loss), xycoords=("axes fraction", "data"), xytext=(-6, 3),
-                      textcoords="offset points", ha="right", color=GREY, fontsize=9)
-    steps, losses = np.array(train).T
-    axes.plot(steps, losses, ".", markersize=3, color=BLUE, alpha=0.4, label="training batches")
+    axes.set_yscale("log")                      # spreads the lines near the floor, where it is decided
+    steps, losses = _columns(metrics, "step", "train_loss")
+    axes.plot(steps, losses, ".", markersize=3, color=BLUE, alpha=0.35, label="training batches")
     width = min(9, len(losses))
-    mean = np.convolve(losses, np.full(width, 1.0 / width), mode="valid")
-    axes.plot(steps[width // 2:][:len(mean)], mean, color=BLUE, linewidth=1.5, label=f"mean of {width} of them")
-    steps, losses, errors = np.array(val).T
-    axes.errorbar(steps, losses, errors, fmt="o", color=ORANGE, markersize=4, capsize=2, clip_on=False,
-                  label="validation, ± standard error")
-    axes.annotate(f"{losses[-1]:.2f}", (steps[-1], losses[-1]), xytext=(8, 0), textcoords="offset points",
-                  va="center", color=ORANGE, weight="bold")
-    axes.set(title=title, xlabel="step", ylabel="loss (nats per character)", xlim=(0, steps[-1]))
-    axes.set_ylim(bottom=0)
+    if width > 1:
+        mean = np.convolve(losses, np.full(width, 1.0 / width), mode="valid")
+        axes.plot(steps[width // 2:][:len(mean)], mean, color=BLUE, linewidth=1.5, label=f"mean of {width} of them")
+    steps, losses, errors = _columns(metrics, "step", "val_loss", "val_se")
+    axes.errorbar(steps, losses, errors, fmt="o-", color=ORANGE, linewidth=0.8, markersize=4, capsize=2, clip_on=False,
+                  zorder=3, label="validation, ± standard error")
+    axes.set(title=title, xlabel="step", ylabel=f"loss (nats per {unit})", xlim=(0, max(steps[-1], 1)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    for loss in lines.values():
+        axes.axhline(loss, color=GREY, linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
+    labels = {f"{label}  {loss:.3f}": (loss, GREY) for label, loss in lines.items()}
+    labels[f"validation  {losses[-1]:.3f}"] = losses[-1], ORANGE
+    low, high = np.log(axes.get_ylim())
+    heights = {label: (np.log(loss) - low) / (high - low) for label, (loss, _) in labels.items()}
+    for label, height in spread(heights, 0.036).items():
+        axes.annotate(label, (1.015, height), xycoords="axes fraction", va="center", color=labels[label][1],
+                      fontsize=9, annotation_clip=False)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(loc="upper right", framealpha=1.0, edgecolor="white")
     figure.savefig(path, dpi=110)
+
+
+def spread(heights: Mapping[str, float], apart: float) -> dict[str, float]:
+    """The same heights, in order, moved as little as a single pass up needs so that none are closer than `apart`."""
+    placed: dict[str, float] = {}
+    lowest = -np.inf
+    for label in sorted(heights, key=lambda label: heights[label]):
+        placed[label] = lowest = max(heights[label], lowest + apart)
+    return placed
+
+
+def lr_curve(path: Path, metrics: Sequence[Row], warmup_iters: int, decay_start: int, max_iters: int) -> None:
+    """Draw the learning rate as it was run, with bands where it warms up and where it decays."""
+    figure = _figure(8, 3)
+    axes = figure.add_subplot()
+    steps, rates = _columns(metrics, "step", "lr")
+    for label, start, end, color in (("warmup", 0, warmup_iters, ORANGE), ("decay", decay_start, max_iters, BLUE)):
+        if start < end:
+            axes.axvspan(start, end, color=color, alpha=0.12, linewidth=0)
+            axes.annotate(label, ((start + end) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                          textcoords="offset points", ha="center", color=color, annotation_clip=False)
+    axes.plot(steps, rates, color="#202020", linewidth=1.5)
+    axes.set(xlabel="step", ylabel="learning rate", xlim=(0, max_iters))
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def stats_maps(path: Path, stats: Sequence[Row]) -> None:
+    """Draw the rows of stats.jsonl as heat maps, a tensor in each line and a step in each column, by powers of ten.
+    Updates of about a thousandth of the weights are healthy; a dark row does not learn, a bright one may diverge."""
+    tensors = list(dict.fromkeys(row["tensor"] for row in stats))
+    steps = sorted({row["step"] for row in stats})
+    at = {step: i for i, step in enumerate(steps)}
+    figure = _figure(11, 1.4 + 0.17 * len(tensors))
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, (field, title) in zip(panels, (("update_ratio", "update / weight"), ("grad_norm", "gradient"),
+                                             ("weight_norm", "weight"))):
+        grid = np.full((len(tensors), len(steps)), np.nan)
+        for row in stats:
+            if row[field] > 0.0:                # biases start at 0
+                grid[tensors.index(row["tensor"]), at[row["step"]]] = np.log10(row[field])
+        image = axes.imshow(grid, aspect="auto", interpolation="nearest", cmap="viridis")
+        shown = np.linspace(0, len(steps) - 1, min(5, len(steps))).astype(int)
+        axes.set_xticks(shown, [str(steps[i]) for i in shown])
+        axes.set(title=f"{title}, log10 of the norm" if field != "update_ratio" else f"{title}, log10", xlabel="step")
+        figure.colorbar(image, ax=axes, pad=0.02)
+    panels[0].set_yticks(range(len(tensors)), tensors, fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure, in inches. Matplotlib takes half a second to import: not before there is something to draw."""
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _columns(rows: Sequence[Row], *names: str) -> tuple[np.ndarray, ...]:
+    """These fields, of the rows that have them all, as arrays; None is not a number."""
+    found = [[row[name] for name in names] for row in rows if all(name in row for name in names)]
+    return tuple(np.array(found, dtype=float).reshape(-1, len(names)).T)

@@ -1,37 +1,121 @@
-"""Let a trained model speak: python -m gpt.sample --out_dir=runs/python-001 --start="def " """
+"""Let a trained model speak: python -m gpt.sample --out_dir=runs/fables-001 --start="the fox " """
+import io
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterable, Iterator
+
+import numpy as np
 
 from minigrad import device
 
 from gpt import checkpoint
 from gpt.config import bad_input_exits, option, parse
-from gpt.model import GPT
-from gpt.tokenizer import CharTokenizer
+from gpt.corpus import read_text
+from gpt.decoding import penalized, probabilities
+from gpt.model import GPT, KVCache
+from gpt.tokenizer import Tokenizer
+
+CANDIDATES = 6                          # how many --show_probs shows of each token
+BAR = 30                                # the width of a bar that stands for certainty
 
 
 @dataclass
 class Options:
     """Continue a text with a trained model: python -m gpt.sample --name=value ..."""
     out_dir: str = option("", "the folder that train.py wrote: needed")
-    start: str = option("", "the text to continue; default a new line")
-    max_new_tokens: int = option(500, "how many characters to add")
+    start: str = option("", "the text to continue, or FILE:path")
+    num_samples: int = option(1, "how many continuations")
+    max_new_tokens: int = option(500, "how many tokens to add")
     temperature: float = option(0.8, "below 1 tamer, above 1 wilder, 0 greedy")
     top_k: int = option(0, "only the k likeliest; 0: all")
     top_p: float = option(1.0, "only the fewest that reach this; 1: all")
-    seed: int = option(0, "the same seed says the same")
+    repetition_penalty: float = option(1.0, "above 1: tokens return less readily")
+    beam: int = option(0, "search this wide for the likeliest; 0: draw")
+    seed: int = option(0, "the same says the same; sample i: seed + i")
+    stop: str = option("", "end before this text")
+    show_probs: bool = option(False, "show what each token was drawn from")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
+    def __post_init__(self) -> None:
+        for name, least in (("num_samples", 1), ("max_new_tokens", 0), ("top_k", 0), ("beam", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        probabilities(np.zeros(1), self.temperature, None, self.top_p)                  # refuse what is out of range
+        penalized(np.zeros((1, 1)), np.zeros((1, 1), dtype=int), self.repetition_penalty)
+        if self.beam and (self.num_samples > 1 or self.show_probs):
+            raise ValueError("--beam draws nothing: leave out --num_samples and --show_probs, or --beam")
 
-def continue_text(model: GPT, tokenizer: CharTokenizer, start: str = "", max_new_tokens: int = 500,
-                  temperature: float = 0.8, top_k: int | None = None, top_p: float | None = None, seed: int = 0) -> str:
-    """`start` and what the model makes of it. An empty start is a new line, or the first character of a vocabulary
-    without one. ValueError for characters that the model has never seen."""
-    start = start or ("\n" if "\n" in tokenizer.vocabulary else tokenizer.vocabulary[0])
-    idx = tokenizer.encode(start)[None]                                 # (1, T)
-    tokens = model.generate(idx, max_new_tokens, temperature, top_k, top_p, seed)
-    return tokenizer.decode(tokens[0])
+
+def prompt(tokenizer: Tokenizer, start: str) -> np.ndarray:
+    """The tokens (1, T) of `start`; an empty one is a new line, or token 0 where no token is one."""
+    try:
+        return tokenizer.encode(start or "\n")[None]
+    except ValueError:
+        if start:
+            raise
+        return np.zeros((1, 1), dtype=np.int32)
+
+
+def text_of(tokens: Iterable[int], tokenizer: Tokenizer, stop: str = "") -> Iterator[str]:
+    """The text of tokens, in pieces as they come, up to where it says `stop`. What may be the beginning of `stop`, or
+    of a character of several tokens, is held back until it is known."""
+    tail: list[int] = []                # tokens that end within a character
+    held = ""                           # text that ends like `stop` begins
+    for token in tokens:
+        tail.append(token)
+        text = tokenizer.decode(tail)
+        if text.endswith("\ufffd"):
+            continue
+        held, tail = held + text, []
+        if stop and stop in held:
+            yield held[:held.index(stop)]
+            return
+        begun = max((n for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+        sure = len(held) - begun
+        yield held[:sure]
+        held = held[sure:]
+    yield held + tokenizer.decode(tail)
+
+
+def with_candidates(tokens: Iterable[int], model: GPT, tokenizer: Tokenizer, idx: np.ndarray, o: Options
+                    ) -> Iterator[int]:
+    """The tokens that continue idx (1, T), each after a table of what it was drawn from has been printed."""
+    cache = KVCache()
+    print(f"  {'token':<12} {'the model':<{7 + BAR}} {'drawn with':>14}")
+    for token in tokens:
+        print(candidates(model.next_logits(idx, cache)[0], idx[0], token, tokenizer, o), end="\n\n", flush=True)
+        idx = np.append(idx, [[token]], axis=1)
+        yield token
+
+
+def candidates(logits: np.ndarray, seen: np.ndarray, drawn: int, tokenizer: Tokenizer, o: Options) -> str:
+    """The likeliest tokens, given logits (V,) after the tokens seen (T,): for each a bar of the model's own
+    probability, hollow where a filter removed it, then the probability with which it was drawn; last, what each filter
+    removed of what came to it. Lines of at most 80 characters."""
+    z = penalized(logits[None], seen[None], o.repetition_penalty)[0]
+    warm = probabilities(z, o.temperature or 1.0)
+    filters = {"temperature 0": probabilities(z, 0.0)} if o.temperature == 0.0 else {
+        "top_k": probabilities(z, o.temperature, o.top_k or None),
+        "top_p": probabilities(z, o.temperature, o.top_k or None, o.top_p)}
+    fate, before, removals = {}, warm, []
+    for name, after in filters.items():
+        removed = np.flatnonzero((before > 0.0) & (after == 0.0))
+        fate.update(dict.fromkeys(removed.tolist(), name))
+        if len(removed):
+            removals.append(f"{name} removed {len(removed)} of {(before > 0.0).sum()} tokens, "
+                            f"{before[removed].sum():.1%}")
+        before = after
+    own, final = probabilities(logits), before
+    shown = np.argsort(-z, kind="stable")[:CANDIDATES].tolist()
+    lines = []
+    for token in shown + [drawn] * (drawn not in shown):
+        bar = ("░" if token in fate else "█") * round(BAR * own[token])
+        what = f"{fate[token]:>14}" if token in fate else f"{final[token]:14.1%}"
+        lines.append(f"{'>' if token == drawn else ' '} {tokenizer.decode([token])!r:<12.12} {own[token]:6.1%} "
+                     f"{bar:<{BAR}} {what}")
+    return "\n".join(lines + ["  " + line for line in removals])
 
 
 def main(arguments: list[str]) -> None:
@@ -39,10 +123,33 @@ def main(arguments: list[str]) -> None:
         o = parse(Options, arguments)
         if not o.out_dir:
             raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
-        model, tokenizer = checkpoint.load(Path(o.out_dir), device.resolve(o.device))
-        print(continue_text(model, tokenizer, o.start, o.max_new_tokens, o.temperature, o.top_k or None, o.top_p,
-                            o.seed))
+        model, tokenizer = checkpoint.load_model(Path(o.out_dir), device.resolve(o.device))
+        start = read_text(Path(o.start.removeprefix("FILE:"))) if o.start.startswith("FILE:") else o.start
+        idx = prompt(tokenizer, start)                                  # (1, T)
+        for i in range(o.num_samples):
+            if i:
+                print("-" * 40)
+            if o.beam:
+                best = model.generate(idx, o.max_new_tokens, repetition_penalty=o.repetition_penalty, beam=o.beam)
+                tokens: Iterable[int] = best[0, idx.shape[1]:].tolist()
+            else:
+                tokens = (int(new[0]) for new in model.stream(
+                    idx, o.max_new_tokens, o.temperature, o.top_k or None, o.top_p, o.seed + i, o.repetition_penalty))
+            if o.show_probs:
+                tokens = with_candidates(tokens, model, tokenizer, idx, o)
+            pieces: Iterable[str] = text_of(tokens, tokenizer, o.stop)
+            if o.show_probs:
+                pieces = list(pieces)                                   # the tables first, then the text in one piece
+            print(tokenizer.decode(idx[0]), end="", flush=True)
+            for piece in pieces:
+                print(piece, end="", flush=True)
+            print()
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")                        # a terminal without such letters shows "?"
+    for name in ("SIGINT", "SIGPIPE"):                                  # Ctrl-C and `| head` end it without a word
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     main(sys.argv[1:])

@@ -1,13 +1,32 @@
-"""Text to tokens and back, one token for each character."""
-from typing import Any
+"""Text to tokens and back: one token for each character, for each byte, or for each frequent run of bytes (BPE)."""
+import json
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 _CODE_POINTS = 0x110000                 # how many there are in Unicode
 
 
+class Tokenizer(Protocol):
+    """What all tokenizers do; len() is the size of the vocabulary."""
+    unit: str                           # what the tokens are, in the plural
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str) -> np.ndarray:
+        """Tokens (n,), integers."""
+
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens (n,)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All that from_json needs."""
+
+
 class CharTokenizer:
     """Token i stands for character i of the vocabulary, a string without repeats."""
+    unit = "characters"
 
     def __init__(self, vocabulary: str) -> None:
         self.vocabulary = vocabulary
@@ -31,9 +50,107 @@ class CharTokenizer:
         return tokens
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (n,)."""
         return "".join(self.vocabulary[token] for token in tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "char", "vocabulary": self.vocabulary}
+
+
+class ByteTokenizer:
+    """Token i stands for byte i of the text in UTF-8, so there are 256 and no text is unknown."""
+    unit = "bytes"
+
+    def __len__(self) -> int:
+        return 256
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens (n,); what is not UTF-8, such as half a character, shows as U+FFFD."""
+        return bytes(list(tokens)).decode("utf-8", errors="replace")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": "byte"}
+
+
+class BPETokenizer:
+    """Byte-pair encoding: beginning with the 256 bytes, the most frequent pair of neighbours within words becomes a
+    token of its own, again and again (Sennrich et al. 2016; over bytes as in GPT-2, Radford et al. 2019). No text is
+    unknown. The work is done by the tokenizers library; ValueError says how to install it where it is missing."""
+    unit = "BPE tokens"
+
+    def __init__(self, model: Any) -> None:
+        self._model = model             # a tokenizers.Tokenizer
+
+    @classmethod
+    def of(cls, text: str, vocab_size: int) -> "BPETokenizer":
+        """The vocab_size tokens that pay most on a text; fewer where it has no more pairs to merge."""
+        if vocab_size < 256:
+            raise ValueError(f"--vocab_size={vocab_size} is too small: BPE begins with the 256 bytes; try 1024")
+        library = _tokenizers()
+        byte_level = library.pre_tokenizers.ByteLevel
+        model = library.Tokenizer(library.models.BPE())
+        model.pre_tokenizer = byte_level(add_prefix_space=False)
+        model.decoder = library.decoders.ByteLevel()
+        model.train_from_iterator([text], library.trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=sorted(byte_level.alphabet()), show_progress=False))
+        return cls(model)
+
+    def __len__(self) -> int:
+        return self._model.get_vocab_size()
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._model.encode(text).ids, dtype=np.int32)
+
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens (n,); what is not UTF-8, such as half a character, shows as U+FFFD."""
+        return self._model.decode([int(token) for token in tokens])
+
+    def to_json(self) -> dict[str, Any]:
+        """The type, and the library's own tokenizer.json."""
+        return {"type": "bpe", "tokenizer": json.loads(self._model.to_str())}
+
+
+def make(kind: str, text: str, vocab_size: int) -> Tokenizer:
+    """A tokenizer for a text. `vocab_size` is for BPE: others have no choice. ValueError for an unknown kind."""
+    if kind == "char":
+        return CharTokenizer.of(text)
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "bpe":
+        return BPETokenizer.of(text, vocab_size)
+    raise ValueError(f"--tokenizer must be char, byte or bpe, got {kind!r}")
+
+
+def from_json(saved: dict[str, Any]) -> Tokenizer:
+    """The tokenizer whose to_json() this is. KeyError where it is none."""
+    if saved["type"] == "char":
+        return CharTokenizer(saved["vocabulary"])
+    if saved["type"] == "byte":
+        return ByteTokenizer()
+    if saved["type"] == "bpe":
+        return BPETokenizer(_tokenizers().Tokenizer.from_str(json.dumps(saved["tokenizer"])))
+    raise KeyError(f"no tokenizer is of type {saved['type']!r}")
+
+
+def load(path: Path) -> Tokenizer:
+    """The tokenizer of a run, from its tokenizer.json. ValueError if the file is missing or damaged."""
+    try:
+        return from_json(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: is this the folder of a run?") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise ValueError('--tokenizer=bpe needs the tokenizers library: pip install "minigrad[bpe]"') from None
+    return tokenizers
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype="<u4")

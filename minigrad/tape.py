@@ -100,7 +100,11 @@ class Node:
         self.op, self.inputs, self.static = None, (), {}
 
     def __repr__(self) -> str:
-        return f"{self.op_class.name}{f' in {self.module}' if self.module else ''} at {self.created_at}"
+        return f"{self.op_class.name}{_in_module(self.module)} at {self.created_at}"
+
+
+def _in_module(path: str) -> str:
+    return f" in {path}" if path else ""
 
 
 def _call_site() -> tuple[CodeType, int]:
@@ -162,7 +166,8 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             raise
         raise better from error
     if checking:
-        _stop_at_bad(f"forward of {op_class.name} at {_line(*_call_site())}", y if type(y) is tuple else (y,), arrays)
+        where = f"{op_class.name}{_in_module(module_path.get())} at {_line(*_call_site())}"
+        _stop_at_bad(f"forward of {where}", y if type(y) is tuple else (y,), arrays)
     recorded = recording and True in needs
     if type(y) is tuple:
         shapes = [(a.shape, a.dtype) for a in y]

@@ -1,16 +1,20 @@
 """The language model: GPT-2's architecture, names and initial weights; what it may see; how it is sampled from.
 
 Its gradients are held against finite differences in test_model_gradients.py."""
+import itertools
+import json
 import math
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings, strategies as st
 
+import fake_device  # noqa: F401  (makes the device "fake" known)
 import minigrad as mg
-from gpt.decoding import next_tokens, probabilities
-from gpt.model import GPT, GPTConfig
-from minigrad import optim
+from gpt.decoding import beam_search, next_tokens, penalized, probabilities
+from gpt.model import GPT, GPTConfig, KVCache
+from minigrad import gradcheck, optim
 
 TINY = dict(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
@@ -57,6 +61,8 @@ def test_names_and_shapes_are_gpt2s():
     assert {name: p.shape for name, p in GPT(GPTConfig(**TINY)).state_dict().items()} == expected
     without = {name: shape for name, shape in expected.items() if not name.endswith(".bias")}
     assert {name: p.shape for name, p in GPT(GPTConfig(**TINY, bias=False)).state_dict().items()} == without
+    untied = {**expected, "lm_head.weight": (V, C)}
+    assert {name: p.shape for name, p in GPT(GPTConfig(**TINY, tied=False)).state_dict().items()} == untied
 
 
 def test_parameter_count_of_gpt2_small():
@@ -68,10 +74,8 @@ def test_parameter_count_of_gpt2_small():
     assert formula(1024, 50257, 12, 768) == 124_439_808
 
 
-def test_the_forward_pass_is_gpt2s():
-    """Against GPT-2 written down once more, in NumPy alone, one window at a time."""
-    model, idx = tiny_gpt(dtype="float64"), tokens(3, 5)
-    w = model.state_dict()
+def gpt2_in_numpy(w, idx, n_layer, n_head):
+    """GPT-2 written down once more, in NumPy alone, one window at a time: idx (B, T) -> logits (B, T, V)."""
 
     def norm(x, name):
         xhat = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
@@ -80,20 +84,46 @@ def test_the_forward_pass_is_gpt2s():
     def linear(x, name):
         return x @ w[name + ".weight"] + w[name + ".bias"]
 
-    for row, logits in zip(idx, model(idx)[0].numpy()):
-        x = w["wte.weight"][row] + w["wpe.weight"][:5]
-        for block in ("h.0", "h.1"):
+    logits = []
+    for row in idx:
+        T = len(row)
+        x = w["wte.weight"][row] + w["wpe.weight"][:T]
+        for block in (f"h.{i}" for i in range(n_layer)):
             qkv = linear(norm(x, block + ".ln_1"), block + ".attn.c_attn")
             heads = []
-            for q, k, v in zip(*(np.split(part, 2, axis=-1) for part in np.split(qkv, 3, axis=-1))):
-                scores = np.where(np.tri(5, dtype=bool), q @ k.T / math.sqrt(4), -np.inf)
+            for q, k, v in zip(*(np.split(part, n_head, axis=-1) for part in np.split(qkv, 3, axis=-1))):
+                scores = np.where(np.tri(T, dtype=bool), q @ k.T / math.sqrt(q.shape[-1]), -np.inf)
                 p = np.exp(scores - scores.max(axis=-1, keepdims=True))
                 heads.append(p / p.sum(axis=-1, keepdims=True) @ v)
             x = x + linear(np.concatenate(heads, axis=-1), block + ".attn.c_proj")
             h = linear(norm(x, block + ".ln_2"), block + ".mlp.c_fc")
             gelu = 0.5 * h * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (h + 0.044715 * h ** 3)))
             x = x + linear(gelu, block + ".mlp.c_proj")
-        assert np.allclose(logits, norm(x, "ln_f") @ w["wte.weight"].T, rtol=0.0, atol=1e-12)
+        logits.append(norm(x, "ln_f") @ w.get("lm_head.weight", w["wte.weight"]).T)
+    return np.stack(logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_forward_pass_is_gpt2s(tied):
+    model, idx = tiny_gpt(dtype="float64", tied=tied), tokens(3, 5)
+    expected = gpt2_in_numpy(model.state_dict(), idx, n_layer=2, n_head=2)
+    assert np.allclose(model(idx)[0].numpy(), expected, rtol=0.0, atol=1e-12)
+
+
+def test_an_untied_head_learns_by_itself():
+    """Every gradient against finite differences; and a token that is never read moves its row of the head alone."""
+    shape = dict(block_size=4, vocab_size=5, n_layer=1, n_head=2, n_embd=4, tied=False)
+    model, x, y = tiny_gpt(dtype="float64", **shape), np.array([[0, 1, 2, 1]]), np.array([[1, 4, 1, -100]])
+    report = gradcheck.check_model(lambda: model.loss(x, y), model.named_parameters())
+    assert report.ok and {row.what for row in report.rows} == set(model.state_dict())
+    model.loss(x, y).backward()
+    assert (model.wte.weight.grad[4] == 0.0).all() and (model.lm_head.weight.grad[4] != 0.0).all()
+
+
+def test_the_table_and_the_blocks_begin_alike_tied_or_not():
+    tied, untied = GPT(GPTConfig(**TINY)).state_dict(), GPT(GPTConfig(**TINY, tied=False)).state_dict()
+    assert all(np.array_equal(x, untied[name]) for name, x in tied.items())
+    assert untied["lm_head.weight"].std() == pytest.approx(0.02, rel=0.2)
 
 
 def test_initial_weights_follow_from_the_seed_alone():
@@ -111,9 +141,9 @@ def test_initial_weights_follow_from_the_seed_alone():
             assert (x == (1.0 if name.endswith("weight") else 0.0)).all()
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_it_begins_at_ln_v(bias):
-    model = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128, bias=bias), seed=1)
+@pytest.mark.parametrize("config", [{}, {"bias": False}, {"tied": False}])
+def test_it_begins_at_ln_v(config):
+    model = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128, **config), seed=1)
     x, y = tokens(2, 8, 64, vocab_size=65)
     assert model.loss(x, y).item() == pytest.approx(math.log(65), rel=0.02)
 
@@ -220,6 +250,76 @@ def test_a_continuation_follows_from_its_seed():
     assert model.training and all(p.grad is None for p in model.parameters())
 
 
+def test_a_stream_gives_the_same_tokens_one_by_one_and_can_be_left():
+    model, idx = tiny_gpt(dropout=0.5), tokens(3, 4)
+    expected = model.generate(idx, 5, seed=2)[:, 4:]
+    assert np.array_equal(np.stack(list(model.stream(idx, 5, seed=2)), axis=1), expected)
+    stream = model.stream(idx, 5, seed=2)
+    assert np.array_equal(next(stream), expected[:, 0])
+    assert model.training and model.loss(idx, idx, mg.random.key(0)).requires_grad  # between two tokens as before
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"beam": 2}])
+@pytest.mark.parametrize("idx, error, message", [
+    ([1, 2, 3], ValueError, r"shape \(B, T\)"), ([[]], ValueError, r"got \(1, 0\)"),
+    ([[1, 11]], IndexError, "token 11 is out of range"), ([[1.0]], TypeError, "integer"),
+])
+def test_a_prompt_that_is_none_is_refused(idx, error, message, options):
+    with pytest.raises(error, match=message):
+        tiny_gpt().generate(idx, 2, **options)
+
+
+def test_nothing_to_add_adds_nothing():
+    model, idx = tiny_gpt(), tokens(3, 4)
+    assert np.array_equal(model.generate(idx, 0), idx) and np.array_equal(model.generate(idx, 0, beam=2), idx)
+
+
+# ---- the cache of keys and values ----
+
+@given(T=st.integers(1, 9), n=st.integers(1, 9), rows=st.integers(1, 3), tied=st.booleans(), bias=st.booleans(),
+       options=st.sampled_from([dict(temperature=0.0), dict(), dict(top_k=3, repetition_penalty=1.5), dict(beam=3)]))
+@settings(max_examples=40, deadline=None)
+def test_with_the_cache_it_says_the_same_token_for_token(T, n, rows, tied, bias, options):
+    """Below block_size 6 and beyond, where all is computed again."""
+    model, idx = tiny_gpt(tied=tied, bias=bias), tokens(rows, T, seed=T)
+    assert np.array_equal(model.generate(idx, n, **options), model.generate(idx, n, use_cache=False, **options))
+
+
+def test_the_cache_changes_logits_by_rounding_only():
+    model, idx, cache = tiny_gpt(dtype="float64"), tokens(2, 8), KVCache()
+    for T in (2, 3, 5, 6, 7, 8):
+        assert np.allclose(model.next_logits(idx[:, :T], cache), model.next_logits(idx[:, :T]), rtol=0.0, atol=1e-12)
+
+
+def test_with_the_cache_each_token_is_read_once(monkeypatch):
+    model, idx, read = tiny_gpt(), tokens(2, 3), []
+    embed = model.wte.forward
+    monkeypatch.setattr(model.wte, "forward", lambda idx: read.append(idx.shape) or embed(idx))
+    model.generate(idx, 4)
+    assert read == [(2, 3), (2, 1), (2, 1), (2, 1)]
+    read.clear()
+    model.generate(idx, 6)
+    assert read[4:] == [(2, 6), (2, 6)]                     # 7 and 8 tokens do not fit: the last 6, read again
+
+
+@pytest.mark.parametrize("options", [dict(), dict(repetition_penalty=1.3, top_k=3), dict(beam=3)])
+def test_on_a_device_it_says_the_same(options):
+    model, idx = tiny_gpt(), tokens(2, 3)
+    on_device = GPT(model.config, device="fake")
+    on_device.load_state_dict(model.state_dict())
+    assert np.array_equal(on_device.generate(idx, 6, **options), model.generate(idx, 6, **options))
+
+
+def test_a_full_cache_takes_no_more():
+    cache = KVCache()
+    model = tiny_gpt()
+    model.hidden(tokens(1, 5), cache=cache)
+    with pytest.raises(ValueError, match="got .1, 2. after 5 in the cache"):
+        model.hidden(tokens(1, 2), cache=cache)
+
+
+# ---- the draw ----
+
 def brute_force(z, temperature, top_k, top_p):
     """The definition, token by token, in plain Python."""
     ranked = sorted(range(len(z)), key=lambda i: (-z[i], i))
@@ -266,7 +366,9 @@ def test_draws_come_as_often_as_their_probability_says():
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(temperature=-1.0), "temperature"), (dict(top_k=0), "top_k"), (dict(top_p=0.0), "top_p"),
-    (dict(top_p=1.5), "top_p"),
+    (dict(top_p=1.5), "top_p"), (dict(repetition_penalty=0.0), "repetition_penalty must be positive"),
+    (dict(temperature=math.nan), "temperature"), (dict(repetition_penalty=math.nan), "repetition_penalty"),
+    (dict(beam=0), "beam must be at least 1"),
 ])
 def test_filters_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
@@ -278,3 +380,281 @@ def test_a_diverged_model_does_not_speak():
     model.ln_f.weight.data = np.full(8, np.nan)
     with pytest.raises(ValueError, match="not finite"):
         model.generate(tokens(1, 2), 1)
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=9), st.lists(st.integers(0, 8), max_size=6),
+       st.sampled_from([0.5, 1.0, 1.2, 3.0]))
+@settings(max_examples=100, deadline=None)
+def test_repetition_penalty_against_brute_force(z, seen, penalty):
+    """A token seen once or often: its logit is divided where positive, multiplied where negative."""
+    seen = [token for token in seen if token < len(z)]
+    expected = [(x / penalty if x > 0 else x * penalty) if i in seen else x for i, x in enumerate(z)]
+    before = np.array([z], dtype=np.float64)
+    after = penalized(before, np.array([seen], dtype=int), penalty)
+    assert np.array_equal(after, [expected]) and np.array_equal(before, [z])
+    if penalty > 1.0:
+        assert all(after[0, i] <= z[i] for i in range(len(z)))          # never likelier for having been said
+
+
+def test_repetition_penalty_sees_the_prompt_and_all_that_was_said():
+    model, idx = tiny_gpt(), tokens(2, 3)
+    expected = idx
+    for _ in range(9):
+        z = penalized(model.next_logits(expected), expected, 1e6)
+        expected = np.column_stack([expected, z.argmax(axis=-1)])
+    said = model.generate(idx, 9, temperature=0.0, repetition_penalty=1e6)
+    assert np.array_equal(said, expected)
+    assert len(set(said[0])) > len(set(model.generate(idx, 9, temperature=0.0)[0]))
+
+
+# ---- beam search ----
+
+def log_probability(model, text, T, penalty=1.0):
+    """Of the tokens of a text from place T on, each given those before it."""
+    total = 0.0
+    for t in range(T, len(text)):
+        z = penalized(model.next_logits(text[None, :t]), text[None, :t], penalty)[0].astype(np.float64)
+        total += z[text[t]] - np.log(np.exp(z).sum())
+    return total
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("T, n", [(2, 3), (4, 4)])                      # the second goes beyond block_size 6
+def test_a_beam_wide_enough_finds_the_most_probable_of_all(T, n, penalty):
+    V = 3
+    model, start = tiny_gpt(dtype="float64", vocab_size=V, tied=False), tokens(T, vocab_size=V)
+    every = [np.append(start, new) for new in itertools.product(range(V), repeat=n)]
+    best = max(every, key=lambda text: log_probability(model, text, T, penalty))
+    found = model.generate(start[None], n, beam=V ** (n - 1), repetition_penalty=penalty)
+    assert np.array_equal(found, [best])
+
+
+@given(seed=st.integers(0, 1000), V=st.integers(1, 4), n=st.integers(1, 4), width=st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_beam_search_against_its_definition(seed, V, n, width):
+    """On a random tree of probabilities: keep the best `width` texts, make them one token longer, and so on."""
+
+    def log_p(text):
+        z = np.random.default_rng([seed, *map(int, text)]).normal(size=V)
+        return z - np.log(np.exp(z).sum())
+
+    beams = [((), 0.0)]
+    for _ in range(n):
+        longer = [(text + (new,), score + log_p(text)[new]) for text, score in beams for new in range(V)]
+        beams = sorted(longer, key=lambda beam: -beam[1])[:width]
+    previous = [np.zeros((1, 0), dtype=int)]
+
+    def next_logits(texts, parents):
+        assert np.array_equal(texts[:, :-1], previous[0][parents][:, :texts.shape[1] - 1])
+        previous[0] = texts
+        return np.stack([log_p(text) for text in texts]) + 7.0          # logits may be shifted
+
+    assert tuple(beam_search(next_logits, np.zeros(0, dtype=int), n, width)) == beams[0][0]
+
+
+def test_a_beam_of_one_is_greedy_and_rows_search_for_themselves():
+    model, idx = tiny_gpt(), tokens(3, 4)
+    assert np.array_equal(model.generate(idx, 6, beam=1), model.generate(idx, 6, temperature=0.0))
+    together = model.generate(idx, 4, beam=4)
+    assert np.array_equal(together, np.concatenate([model.generate(row[None], 4, beam=4, seed=9) for row in idx]))
+
+
+def test_a_beam_finds_what_greed_misses():
+    """After 0, the likelier beginning, both tokens are as likely; after 1 it is all but certain what comes."""
+    p = {(): [0.6, 0.4], (0,): [0.5, 0.5], (1,): [0.1, 0.9]}
+    next_logits = lambda texts, parents: np.log([p[tuple(text.tolist())] for text in texts])
+    nothing = np.zeros(0, dtype=int)
+    assert beam_search(next_logits, nothing, 2, width=1).tolist() == [0, 0]         # 0.6 x 0.5
+    assert beam_search(next_logits, nothing, 2, width=2).tolist() == [1, 1]         # 0.4 x 0.9
+
+
+# ---- Hugging Face's files ----
+
+CONFIG = dict(architectures=["GPT2LMHeadModel"], model_type="gpt2", activation_function="gelu_new", n_positions=5,
+              vocab_size=7, n_layer=2, n_head=3, n_embd=6, n_inner=None, layer_norm_epsilon=1e-05, attn_pdrop=0.1)
+IDX = np.array([[3, 1, 4, 1, 5], [6, 0, 2, 2, 6]])
+
+
+def gpt2_weights():
+    """For a model of that CONFIG, from a formula; everything is away from 0, LayerNorms from 1."""
+    C, per_block = 6, {"ln_1": (), "attn.c_attn": (18,), "attn.c_proj": (6,), "ln_2": (), "mlp.c_fc": (24,),
+                       "mlp.c_proj": (6,)}
+    shapes = {"wte.weight": (7, C), "wpe.weight": (5, C)}
+    for name, out in [*((f"h.{i}.{name}", out) for i in range(2) for name, out in per_block.items()), ("ln_f", ())]:
+        n_in = 24 if name.endswith("mlp.c_proj") else C
+        shapes |= {name + ".weight": (n_in, *out), name + ".bias": out or (C,)}
+    shapes |= {"lm_head.weight": (7, C)}
+    return {name: np.sin(0.7 * np.arange(math.prod(shape)) ** 2 + k + 1.0).reshape(shape)
+            for k, (name, shape) in enumerate(shapes.items())}
+
+
+# The logits of the last tokens of IDX, tied and untied: made once by transformers' GPT2LMHeadModel, in float64.
+LAST_LOGITS = {
+    True: [[1.5071922, 1.2910925, 1.5798875, 2.4570612, 0.4776891, 0.0985255, -0.8782138],
+           [1.6086335, 0.8522731, 1.2031285, 2.5281938, 0.3254089, 0.0528467, -0.8030721]],
+    False: [[-0.9694790, -1.2432996, -1.4873585, -2.3111696, -0.7704711, -0.4893694, 0.1893048],
+            [-1.0667667, -0.8190264, -1.1593416, -2.3747714, -0.5077531, -0.3420281, 0.0895217]],
+}
+
+
+def write_gpt2(folder, tied=True, prefix="transformer.", shards=1, masks=False, head=False, change=None, **config):
+    """As Hugging Face's transformers lays it out. change: what becomes of the tensors."""
+    tensors = {name if name.startswith("lm_head") else prefix + name: x for name, x in gpt2_weights().items()
+               if name != "lm_head.weight" or not tied or head}
+    if masks:                                               # buffers that old versions saved
+        for i in range(2):
+            tensors[f"{prefix}h.{i}.attn.bias"] = np.tri(5, dtype=bool)[None, None]
+            tensors[f"{prefix}h.{i}.attn.masked_bias"] = np.array(-1e4)
+    tensors = change(tensors) if change else tensors
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": tied, **config}))
+    if shards == 1:
+        safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    weight_map = {}
+    for i in range(shards):
+        file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
+        part = dict(list(tensors.items())[i::shards])
+        weight_map |= dict.fromkeys(part, file)
+        safetensors.numpy.save_file(part, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("layout", [{}, {"shards": 3}, {"prefix": ""}, {"masks": True}, {"prefix": "", "masks": True},
+                                    {"head": True}])
+def test_from_pretrained_reads_what_hugging_face_writes(tmp_path, tied, layout):
+    """Logits as stored, and in full as NumPy alone computes them from the same weights."""
+    model = GPT.from_pretrained(write_gpt2(tmp_path, tied, **layout), dtype="float64")
+    logits = model(IDX)[0].numpy()
+    weights = {name: x for name, x in gpt2_weights().items() if name != "lm_head.weight" or not tied}
+    assert np.allclose(logits[:, -1], LAST_LOGITS[tied], rtol=0.0, atol=1e-6)
+    assert np.allclose(logits, gpt2_in_numpy(weights, IDX, n_layer=2, n_head=3), rtol=0.0, atol=1e-12)
+    assert model.config == GPTConfig(5, 7, 2, 3, 6, tied=tied)
+    single = GPT.from_pretrained(tmp_path)
+    assert single.wte.weight.dtype == np.float32 and np.allclose(single(IDX)[0].numpy(), logits, rtol=0.0, atol=1e-5)
+
+
+def test_from_pretrained_takes_the_old_name_and_what_goes_without_saying(tmp_path):
+    write_gpt2(tmp_path)
+    config = {name: CONFIG[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"n_ctx": 5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert GPT.from_pretrained(tmp_path).config == GPTConfig(5, 7, 2, 3, 6)
+
+
+def without(name):
+    return lambda tensors: {n: x for n, x in tensors.items() if not n.endswith(name)}
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(activation_function="relu"), "activation_function is 'relu', but this GPT has 'gelu_new' or"),
+    (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06, but this GPT has 1e-05 only"),
+    (dict(n_inner=7), "n_inner is 7"), (dict(model_type="llama"), "model_type is 'llama'"),
+    (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
+    (dict(n_layer=None), "config.json has no n_layer: is it a GPT-2's?"), (dict(n_head=4), "divisible by n_head 4"),
+    (dict(change=without("h.1.ln_2.bias")), "missing: h.1.ln_2.bias"),
+    (dict(tied=False, change=without("lm_head.weight")), "missing: lm_head.weight"),
+    (dict(change=lambda t: {**t, "transformer.h.0.attn.q": np.zeros(2)}), "unexpected: h.0.attn.q"),
+    (dict(n_layer=1), "unexpected: h.1.attn.c_attn.bias, .*h.1.mlp.c_proj.weight"),
+    (dict(vocab_size=8), r"wte.weight has shape \(7, 6\), expected \(8, 6\)"),
+])
+def test_what_is_not_this_gpt2_is_refused(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message) as error:
+        GPT.from_pretrained(write_gpt2(tmp_path, **wrong))
+    assert str(tmp_path) in str(error.value) or "n_head" in wrong
+
+
+def test_all_that_does_not_fit_is_listed(tmp_path):
+    write_gpt2(tmp_path, change=lambda t: without("ln_f.bias")({**t, "other": np.zeros(1)}), vocab_size=8)
+    with pytest.raises(ValueError, match="missing: ln_f.bias; unexpected: other; wte.weight has shape"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_missing_or_damaged_file_is_named(tmp_path, file):
+    write_gpt2(tmp_path)
+    path = tmp_path / file
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        GPT.from_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{file} is missing"):
+        GPT.from_pretrained(str(tmp_path))
+
+
+def test_a_config_that_is_a_list_is_damaged(tmp_path):
+    (write_gpt2(tmp_path) / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="config.json is damaged: expected {name: value, ...}, got a list"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_what_is_saved_counts_more_than_shards_that_were_there(tmp_path):
+    model = GPT.from_pretrained(write_gpt2(tmp_path, shards=3))
+    model.ln_f.bias.data = np.arange(6.0)
+    model.save_pretrained(tmp_path)
+    assert np.array_equal(GPT.from_pretrained(tmp_path).ln_f.bias.data, np.arange(6.0))
+
+
+def test_a_missing_shard_and_a_pickle_are_named(tmp_path):
+    write_gpt2(tmp_path, shards=3)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match="model-00002-of-00003.safetensors is missing"):
+        GPT.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="model.safetensors is missing; a pickle is not read"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_half_precision_is_read_and_8_bit_floats_are_named(tmp_path):
+    write_gpt2(tmp_path, change=lambda tensors: {name: x.astype(np.float16) for name, x in tensors.items()})
+    exact = gpt2_in_numpy(gpt2_weights() | {"lm_head.weight": gpt2_weights()["wte.weight"]}, IDX, n_layer=2, n_head=3)
+    assert np.allclose(GPT.from_pretrained(tmp_path)(IDX)[0].numpy(), exact, rtol=0.0, atol=0.02)
+    header = json.dumps({"wte.weight": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(ValueError, match="model.safetensors holds a dtype that NumPy lacks .*: save it as float32"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config", [{}, {"tied": False}, {"bias": False}, {"dropout": 0.1}])
+def test_what_is_saved_computes_the_same_when_it_is_read(tmp_path, config):
+    """A model without biases comes back with biases of 0."""
+    model, idx = tiny_gpt(**config).eval(), tokens(2, 6)
+    model.save_pretrained(tmp_path / "new" / "folder")
+    again = GPT.from_pretrained(tmp_path / "new" / "folder")
+    assert np.allclose(again(idx)[0].numpy(), model(idx)[0].numpy(), rtol=0.0, atol=1e-6)
+    assert again.config == GPTConfig(**TINY, tied=config.get("tied", True))
+    state = again.state_dict()
+    assert all(np.array_equal(state.pop(name), x) for name, x in model.state_dict().items())
+    assert all(name.endswith("bias") and (x == 0.0).all() for name, x in state.items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_transformers_reads_and_computes_the_same(tmp_path, tied, bias):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model, idx = tiny_gpt(tied=tied, bias=bias), tokens(3, 6)
+    model.save_pretrained(tmp_path)
+    theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(idx)).logits.numpy()
+    assert np.allclose(model(idx)[0].numpy(), expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("largest_shard", ["1GB", "2KB"])
+def test_what_transformers_writes_is_read(tmp_path, tied, largest_shard):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        n_positions=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8, tie_word_embeddings=tied, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=None)).eval()
+    theirs.save_pretrained(tmp_path, max_shard_size=largest_shard)
+    assert (tmp_path / "model.safetensors").exists() == (largest_shard == "1GB")
+    idx = tokens(3, 6)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(idx)).logits.numpy()
+    assert np.allclose(GPT.from_pretrained(tmp_path)(idx)[0].numpy(), expected, rtol=0.0, atol=1e-5)

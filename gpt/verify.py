@@ -1,0 +1,77 @@
+"""Prove on a run of your own that training resumes exactly: python -m gpt.verify RUN
+
+A copy of the run trains a few steps on from one of its checkpoints. A second copy does the same, but is killed on the
+way without warning and resumed. Weights and AdamW's moments must come out equal, bit for bit.
+"""
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt import checkpoint
+from gpt.config import bad_input_exits, option, parse
+
+TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+
+
+@dataclass
+class Options:
+    """Kill a copy of a run, resume it, compare: python -m gpt.verify RUN --name=value ..."""
+    out_dir: str = option("", "the folder that train.py wrote: needed")
+    steps: int = option(10, "how far to train on; killed half way")
+
+
+def copy_run(run: Path, copy: Path, step: int) -> None:
+    """Copy a run as it was when its checkpoint of this step was the newest."""
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "*.png"))
+    (copy / "checkpoints").mkdir()
+    for path in (run / "checkpoints").glob(f"step_{step:06}.*"):
+        shutil.copy(path, copy / "checkpoints")
+
+
+def train_and_kill(run: Path, step: int) -> str:
+    """Resume a run, and kill it as soon as it has saved this step  ->  the SHA-256 of what it saved."""
+    saved = run / "checkpoints" / f"step_{step:06}.json"
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), "--init_from=resume", f"--out_dir={run}", "--checkpoint_interval=1",
+         "--keep=1000000", "--sample_interval=0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not saved.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    _, errors = process.communicate()
+    if not saved.exists():
+        raise ValueError(f"the run could not be resumed: {errors.strip()}")
+    return hashlib.sha256(saved.with_suffix(".safetensors").read_bytes()).hexdigest()
+
+
+def main(arguments: list[str]) -> int:
+    with bad_input_exits("gpt.verify"):
+        o = parse(Options, [a if a.startswith("-") else f"--out_dir={a}" for a in arguments])
+        if not o.out_dir or o.steps < 2:
+            raise ValueError("give the folder of a run, python -m gpt.verify RUN, and --steps=2 or more")
+        run = Path(o.out_dir)
+        options, _, _ = checkpoint.read_config(run)
+        possible = [step for step in map(checkpoint.step_of, checkpoint.newest_first(run))
+                    if step + o.steps <= options["max_iters"]]
+        if not possible:
+            raise ValueError(f"{run} has no checkpoint {o.steps} steps or more before its end: use a smaller --steps")
+        start, middle, end = possible[0], possible[0] + o.steps // 2, possible[0] + o.steps
+        with tempfile.TemporaryDirectory() as folder:
+            straight, killed = Path(folder, "straight"), Path(folder, "killed")
+            copy_run(run, straight, start)
+            copy_run(run, killed, start)
+            print(f"training from step {start} to {end} in one go, and once more with a kill at step {middle}")
+            expected = train_and_kill(straight, end)
+            train_and_kill(killed, middle)
+            resumed = train_and_kill(killed, end)
+    print(f"in one go  {expected}\nresumed    {resumed}")
+    print("equal: weights and moments agree in every bit" if expected == resumed else "NOT equal")
+    return 0 if expected == resumed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

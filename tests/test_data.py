@@ -1,0 +1,433 @@
+"""Texts, tokenizers, token files, batches, and what counting can predict: gpt/corpus.py, tokenizer.py and data.py."""
+import functools
+import hashlib
+import http.server
+import io
+import json
+import math
+import socket
+import sys
+import threading
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import tqdm
+from hypothesis import given, settings, strategies as st
+
+from gpt import corpus, data, tokenizer
+from gpt.tokenizer import ByteTokenizer, CharTokenizer
+
+TEXT = "".join(f"the naïve {animal} sees {n} ☃\n" for n in range(60) for animal in ("fox", "owl", "hare 🦊"))
+KINDS = ["char", "byte", "bpe"]
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "stars.txt"
+    path.write_text(TEXT, "utf-8")
+    return path
+
+
+def make(kind, text):
+    if kind == "bpe":
+        pytest.importorskip("tokenizers")
+    return tokenizer.make(kind, text, vocab_size=300)
+
+
+# ---- texts ----
+
+@pytest.mark.parametrize("raw, text", [
+    (b"two\nlines\n", "two\nlines\n"), (b"\xef\xbb\xbfwith a mark", "with a mark"), (b"one\r\ntwo\r\n", "one\ntwo\n"),
+    ("naïve ☃ 🦊".encode(), "naïve ☃ 🦊"),
+])
+def test_utf8_files_are_read_with_or_without_a_byte_order_mark(tmp_path, raw, text):
+    (tmp_path / "text").write_bytes(raw)
+    assert corpus.load_text(str(tmp_path / "text")) == text
+
+
+@pytest.mark.parametrize("raw, message", [
+    (b"\xef\xbb\xbfcaf\xe9 au lait", "text is not UTF-8 text: byte 0xe9 at offset 6; save it as UTF-8"),
+    (b"\x89PNG\r\n", "byte 0x89 at offset 0"), (b"\xff\xfet\0e\0", "byte 0xff at offset 0"),
+    ("é\0\1".encode(), "text is not text: byte 0x00 at offset 2, as in binary files"),
+    (b"", "text is empty"), (b"\xef\xbb\xbf", "text is empty"),
+])
+def test_what_is_no_text_is_refused_with_the_offset_of_its_first_bad_byte(tmp_path, raw, message):
+    (tmp_path / "text").write_bytes(raw)
+    with pytest.raises(ValueError, match=message):
+        corpus.load_text(str(tmp_path / "text"))
+
+
+def test_a_file_that_is_not_there_is_named_with_what_there_is():
+    with pytest.raises(ValueError, match="missing.txt: No such file; --dataset takes fables, python, shakespeare or"):
+        corpus.load_text("missing.txt")
+
+
+def test_the_python_text_is_the_library_without_its_tests():
+    text = corpus.load_text("python")
+    assert 1_000_000 < len(text) <= corpus.PYTHON_CHARACTERS and text == corpus.python_source()
+    assert "import argparse" in text and "import unittest\n\nclass" not in text
+    assert len(set(text)) < 500
+
+
+# ---- Shakespeare, fetched from a server of our own ----
+
+PLAY = "BOTTOM:\nI have had a most rare vision.\n" * 5000
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server that counts what it is asked for, and an empty cache. server.content is what it answers with."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked.append(self.path)
+            self.send_response(200 if server.content else 404)
+            self.send_header("Content-Length", str(len(server.content)))
+            self.end_headers()
+            self.wfile.write(server.content)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.content = [], PLAY.encode()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("MINIGRAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(corpus, "SHAKESPEARE_URL", f"http://127.0.0.1:{server.server_port}/input.txt")
+    monkeypatch.setattr(corpus, "SHAKESPEARE_SHA256", hashlib.sha256(PLAY.encode()).hexdigest())
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_shakespeare_is_fetched_once_and_kept(server, tmp_path):
+    assert corpus.load_text("shakespeare") == corpus.load_text("shakespeare") == PLAY
+    assert server.asked == ["/input.txt"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tinyshakespeare.txt"]
+
+
+def test_fetching_shows_a_bar_where_there_is_a_terminal(server, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(corpus, "tqdm", functools.partial(tqdm.tqdm, file=terminal))
+    corpus.load_text("shakespeare")
+    assert "input.txt: 100%" in terminal.getvalue() and "195k/195k" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", PLAY[:-1].encode(), b"<html>please log in</html>"])
+def test_a_failed_fetch_says_where_to_put_the_file_and_leaves_nothing(server, tmp_path, content):
+    server.content = content
+    with pytest.raises(ValueError, match="put it (here )?as .*tinyshakespeare.txt") as error:
+        corpus.load_text("shakespeare")
+    assert str(tmp_path / "cache" / "tinyshakespeare.txt") in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_offline_the_file_may_be_put_there_by_hand(server, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    monkeypatch.setattr(corpus, "SHAKESPEARE_URL", f"http://127.0.0.1:{port}/input.txt")
+    with pytest.raises(ValueError, match="cannot fetch Shakespeare .*put it here as .*tinyshakespeare.txt"):
+        corpus.load_text("shakespeare")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "tinyshakespeare.txt").write_bytes(PLAY.encode())
+    assert corpus.load_text("shakespeare") == PLAY and not server.asked
+
+
+def test_another_file_in_its_place_is_not_taken_for_shakespeare(server, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "tinyshakespeare.txt").write_text("to be")
+    with pytest.raises(ValueError, match="tinyshakespeare.txt is not .* SHA-256 is .*; delete it, to fetch"):
+        corpus.load_text("shakespeare")
+
+
+# ---- tokenizers ----
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_decode_to_the_text_also_after_a_round_trip_through_json(kind):
+    made = make(kind, TEXT)
+    again = tokenizer.from_json(json.loads(json.dumps(made.to_json())))
+    assert len(again) == len(made)
+    for text in ("", "the owl", TEXT):
+        tokens = made.encode(text)
+        assert tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer) and made.decode(tokens) == text
+        assert np.array_equal(again.encode(text), tokens) and again.decode(tokens) == text
+        assert not len(tokens) or 0 <= tokens.min() <= tokens.max() < len(made)
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@given(text=st.text())
+@settings(max_examples=50, deadline=None)
+def test_bytes_know_every_text(kind, text):
+    made = _cached(kind)
+    assert made.decode(made.encode(text)) == text
+
+
+@functools.cache
+def _cached(kind):
+    return make(kind, TEXT)
+
+
+@given(st.text(min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_characters_are_numbered_in_order(text):
+    made = CharTokenizer.of(text)
+    tokens = made.encode(text)
+    assert tokens.shape == (len(text),) and made.decode(tokens) == text
+    assert len(made) == len(set(text)) == tokens.max() + 1 and list(made.vocabulary) == sorted(set(text))
+
+
+def test_unknown_characters_are_listed():
+    with pytest.raises(ValueError, match="never seen 'd' 'é'; it knows 'abc'"):
+        CharTokenizer("abc").encode("aébcd")
+    with pytest.raises(ValueError, match=r"never seen '\\udce9'"):              # a byte of the command line, not UTF-8
+        CharTokenizer("abc").encode("a\udce9")
+
+
+def test_half_a_character_shows_as_such():
+    assert ByteTokenizer().encode("é").tolist() == [0xC3, 0xA9] and ByteTokenizer().decode([0xC3]) == "\ufffd"
+
+
+def test_bpe_merges_what_is_frequent():
+    made = make("bpe", "the cat and the dog and the owl " * 100)
+    assert 256 < len(made) <= 300 and len(made.encode("the dog and the owl")) < 8
+    with pytest.raises(ValueError, match="--vocab_size=255 is too small: BPE begins with the 256 bytes"):
+        tokenizer.make("bpe", TEXT, vocab_size=255)
+
+
+def test_without_the_library_bpe_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r'pip install "minigrad\[bpe\]"'):
+        tokenizer.make("bpe", TEXT, vocab_size=300)
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match="--tokenizer must be char, byte or bpe, got 'word'"):
+        tokenizer.make("word", TEXT, vocab_size=300)
+
+
+# ---- token files ----
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prepared_folder_needs_no_source(kind, text_file, tmp_path):
+    made = make(kind, TEXT[:len(TEXT) * 9 // 10])
+    prepared = data.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    text_file.unlink()
+    opened = data.open_data(tmp_path / "run")
+    for d in (prepared, opened):
+        assert d.name == str(text_file) and d.description.startswith(f"{text_file}: {len(d.train):,} ")
+        assert d.tokenizer.decode(d.train) + d.tokenizer.decode(d.val) == TEXT
+        assert d.tokenizer.decode(d.train) == TEXT[:len(TEXT) * 9 // 10] and len(d.tokenizer) == len(made)
+        assert d.val_bytes_per_token == len(d.tokenizer.decode(d.val).encode()) / len(d.val)
+        assert isinstance(d.train, np.memmap) and d.train.dtype == d.val.dtype == np.uint16
+        assert not d.train.flags.writeable
+    assert np.array_equal(np.fromfile(tmp_path / "run" / "tokens" / "val.bin", "<u2"), opened.val)
+    assert kind != "byte" or opened.val_bytes_per_token == 1.0
+
+
+def test_a_large_vocabulary_takes_four_bytes_a_token(tmp_path):
+    text = "".join(map(chr, range(0x10000, 0x10000 + 70_000)))
+    (tmp_path / "text").write_text(text, "utf-8")
+    d = data.prepare(tmp_path / "run", str(tmp_path / "text"))
+    assert d.val.dtype == np.uint32 and np.array_equal(d.val, np.arange(63_000, 70_000)) and d.val_bytes_per_token == 4
+
+
+def test_the_default_text_is_fables_by_the_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "FABLES_CHARACTERS", 10_000)
+    one, same, other = (data.prepare(tmp_path / f"{i}", "fables", seed=seed) for i, seed in enumerate((0, 0, 1)))
+    assert len(one.train) == 9000 and len(one.val) == 1000 and one.name == "fables"
+    assert np.array_equal(one.train, same.train) and not np.array_equal(one.train, other.train)
+
+
+@pytest.mark.parametrize("text, block_size, fix", [
+    ("a few words", 64, "has 2 tokens and a block_size of 64 needs 65; use --block_size=1 or a text of 650 tokens"),
+    ("abc", 1, "has 1 tokens and a block_size of 1 needs 2; use a text of 20 tokens"),
+    (TEXT, 900, "use --block_size="),
+])
+def test_a_short_text_is_refused_before_anything_is_written(tmp_path, text, block_size, fix):
+    (tmp_path / "text").write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=fix):
+        data.prepare(tmp_path / "run", str(tmp_path / "text"), block_size=block_size)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file, content, message", [
+    ("tokens/val.bin", b"\0\0", r"damaged: val.bin has 1 tokens, not \d+"), ("tokens/val.bin", b"\0", "damaged"),
+    ("tokens/train.bin", b"", "damaged"), ("tokens/train.bin", None, "train.bin is missing"),
+    ("tokens/meta.json", None, "meta.json is missing"), ("tokens/meta.json", b"{", "damaged"),
+    ("tokens/meta.json", b"{}", "damaged"), ("tokenizer.json", None, "tokenizer.json is missing"),
+    ("tokenizer.json", b"{}", "tokenizer.json is damaged"), ("tokenizer.json", b'{"type": "word"}', "'word'"),
+])
+def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, message):
+    d = data.prepare(tmp_path / "run", str(text_file))
+    del d                                           # lets go of the files
+    (tmp_path / "run" / file).unlink()
+    if content is not None:
+        (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        data.open_data(tmp_path / "run")
+
+
+# ---- batches ----
+
+@pytest.mark.parametrize("sampling", ["permutation", "random"])
+@given(size=st.integers(2, 300), block_size=st.integers(1, 40), rows=st.integers(1, 9), step=st.integers(0, 2 ** 40))
+@settings(max_examples=50, deadline=None)
+def test_targets_are_the_text_one_token_on_and_a_batch_is_a_function_of_seed_and_step(sampling, size, block_size, rows,
+                                                                                      step):
+    tokens = 1000 + np.arange(size + block_size, dtype=np.uint16)
+    x, y = data.batch(tokens, block_size, rows, 7, step, sampling)
+    assert x.shape == y.shape == (rows, block_size) and x.dtype == y.dtype == np.int64
+    assert np.array_equal(x, x[:, :1] + np.arange(block_size)) and np.array_equal(y, x + 1)
+    assert 1000 <= x.min() and y.max() < 1000 + len(tokens)
+    data.batch(tokens, block_size, rows, 7, step + 1, sampling)                         # leaves no trace
+    assert np.array_equal(data.batch(tokens, block_size, rows, 7, step, sampling)[0], x)
+
+
+@pytest.mark.parametrize("sampling", ["permutation", "random"])
+def test_steps_and_seeds_differ(sampling):
+    one, next_step, other_seed = (data.batch(np.arange(1000), 8, 5, seed, step, sampling)[0].tolist()
+                                  for seed, step in ((0, 1), (0, 2), (1, 1)))
+    assert one != next_step != other_seed != one
+
+
+@given(st.integers(2, 300), st.integers(1, 40), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_an_epoch_visits_each_window_of_its_grid_once(size, block_size, rows):
+    size += block_size
+    n = max((size - 1) // block_size - 1, 1)
+    steps = -(-3 * n // rows)
+    starts = np.concatenate([data.batch(np.arange(size), block_size, rows, 0, step)[0][:, 0] for step in range(steps)])
+    for epoch in starts[:3 * n].reshape(3, n):
+        grid = np.sort(epoch)
+        assert np.array_equal(grid, grid[0] + block_size * np.arange(n)) and grid[0] < block_size
+
+
+def test_epochs_differ_in_order_and_cut_and_every_token_comes_up():
+    starts = data.batch(np.arange(101), 10, 9 * 2000, 0, 0)[0][:, 0].reshape(2000, 9)
+    assert set(starts[:, 0]) == set(range(90)) and set(starts[:, 0] % 10) == set(range(10))
+    assert len(set(map(tuple, np.argsort(starts)))) > 1900
+
+
+def test_rows_are_visits_so_parts_of_a_batch_are_batches():
+    whole, _ = data.batch(np.arange(500), 8, 12, 0, 3)
+    parts = [data.batch(np.arange(500), 8, 4, 0, step)[0] for step in (9, 10, 11)]
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_random_sampling_begins_everywhere_and_nowhere_beyond_the_end():
+    x, _ = data.batch(np.arange(12), 8, 500, 0, 0, "random")
+    assert set(x[:, 0]) == {0, 1, 2, 3}
+
+
+def test_another_sampling_or_too_few_tokens_are_refused():
+    with pytest.raises(ValueError, match="--sampling must be permutation or random, got 'shuffled'"):
+        data.batch(np.arange(100), 8, 5, 0, 0, "shuffled")
+    for refused in (lambda: data.batch(np.arange(8), 8, 5, 0, 0), lambda: data.windows(np.arange(8), 8)):
+        with pytest.raises(ValueError, match="8 tokens are too few: a block_size of 8 needs 9"):
+            refused()
+
+
+# ---- validation windows ----
+
+@given(st.integers(9, 200), st.one_of(st.none(), st.integers(1, 30)))
+@settings(max_examples=100, deadline=None)
+def test_validation_windows_are_spread_and_never_predict_a_token_twice(size, n):
+    windows = data.windows(np.arange(size, dtype=np.uint16), 8, n)
+    targets = windows[:, 1:].ravel()
+    fit = (size - 1) // 8
+    assert windows.shape == (fit if n is None else min(n, fit), 9) and windows.dtype == np.int64
+    assert np.array_equal(windows, windows[:, :1] + np.arange(9)) and len(set(targets)) == len(targets)
+    assert windows[0, 0] == 0 and (len(windows) == 1 or windows[-1, -1] == size - 1)
+
+
+@given(st.integers(100, 500), st.integers(1, 8), st.integers(0, 5), st.sampled_from(["permutation", "random"]))
+@settings(max_examples=15, deadline=None)
+def test_validation_never_touches_what_is_trained_on(tmp_path_factory, size, block_size, seed, sampling):
+    """In a text without a repeated character."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text").write_text("".join(map(chr, range(0x4E00, 0x4E00 + size))), "utf-8")
+    d = data.prepare(folder, str(folder / "text"), block_size=block_size)
+    trained = {token for step in range(20) for part in data.batch(d.train, block_size, 16, seed, step, sampling)
+               for token in part.ravel()}
+    assert trained.isdisjoint(data.windows(d.val, block_size).ravel())
+    assert len(d.val) == math.ceil(size / 10)
+
+
+# ---- what counting predicts ----
+
+def counted_by_hand(tokens, windows, V, max_order):
+    """Witten and Bell's estimate as a recursion over contexts, with dictionaries."""
+    followers = defaultdict(Counter)
+    for n in range(1, max_order + 1):
+        for i in range(len(tokens) - n + 1):
+            followers[n, tuple(tokens[i:i + n - 1])][tokens[i + n - 1]] += 1
+
+    def p(token, context):
+        shorter = p(token, context[1:]) if context else 1.0 / V
+        seen = followers[len(context) + 1, context]
+        return (seen[token] + len(seen) * shorter) / (sum(seen.values()) + len(seen)) if seen else shorter
+
+    return [np.mean([-math.log(p(w[t], tuple(w[max(t - n + 1, 0):t]))) for w in windows for t in range(1, len(w))])
+            for n in range(1, max_order + 1)]
+
+
+@given(st.integers(1, 4).flatmap(lambda V: st.tuples(
+    st.just(V), st.lists(st.integers(0, V - 1), min_size=4, max_size=40),
+    st.lists(st.lists(st.integers(0, V - 1), min_size=5, max_size=5), min_size=1, max_size=4))))
+@settings(max_examples=100, deadline=None)
+def test_ngram_losses_against_dictionaries(case):
+    V, tokens, windows = case
+    assert np.allclose(corpus.ngram_losses(np.array(tokens), np.array(windows), V, max_order=3),
+                       counted_by_hand(tokens, windows, V, max_order=3), rtol=1e-12)
+
+
+def test_pairs_foresee_what_single_characters_cannot():
+    tokens = np.tile([0, 1], 5000)
+    one, two = corpus.ngram_losses(tokens, tokens[:90].reshape(10, 9), 2, max_order=2)
+    assert one == pytest.approx(math.log(2), abs=1e-3) and two < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file, tmp_path):
+    made = make(kind, TEXT[:len(TEXT) * 9 // 10])
+    d = data.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    windows = data.windows(d.val, 8)
+    lines = corpus.reference_lines(d, windows)
+    V = len(d.tokenizer)
+    assert list(lines) == ["ln V", "1-gram", "2-gram", "3-gram", "4-gram", "5-gram"] and V == len(made)
+    assert lines["ln V"] == math.log(V)
+    assert np.allclose(list(lines.values())[1:], counted_by_hand(d.train.tolist(), windows.tolist(), V, 5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("V, orders", [(2, 5), (5000, 5), (50_000, 3), (100_000, 3)])
+def test_only_orders_whose_codes_fit_64_bits_are_counted(V, orders):
+    made = CharTokenizer("".join(map(chr, range(0xE000, 0xE000 + V))))
+    tokens = np.arange(1000) * 97 % V
+    d = data.Data("a text", "", made, tokens, tokens, 1.0)
+    assert list(corpus.reference_lines(d, data.windows(tokens, 8)))[-1] == f"{orders}-gram"
+    with pytest.raises(ValueError, match="do not fit 64 bits"):
+        corpus.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lines_of_the_fables_are_exact(kind, tmp_path):
+    """One token a character: the whole ladder, the floor of the windows below it, and the entropy rate below that. For
+    others the n-grams are counted, and the entropy rate is that of as many characters as a token stands for."""
+    make(kind, TEXT)
+    d = data.prepare(tmp_path, "fables", kind, vocab_size=300)
+    lines = corpus.reference_lines(d, data.windows(d.val, 64, 200))
+    rate = corpus.fables.source().entropy_rate()
+    exact = kind != "bpe"
+    assert list(lines) == (["ln V"] + [f"{n}-gram" for n in range(1, 7 if exact else 6)]
+                           + ["best possible"] * exact + ["entropy rate"])
+    assert lines["ln V"] == math.log(len(d.tokenizer)) and lines["entropy rate"] == rate * d.val_bytes_per_token
+    assert all(type(loss) is float for loss in lines.values())
+    if exact:
+        assert list(lines.values()) == sorted(lines.values(), reverse=True)
+        assert d.val_bytes_per_token == 1.0 and lines["3-gram"] == corpus.fables.source().ngram_losses()[2]
+    else:
+        assert min(lines.values()) == lines["entropy rate"]

@@ -1,0 +1,258 @@
+"""The built-in language and the exact losses of its best predictors, against brute force and against its own text."""
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from gpt import corpus, data, fables
+from gpt.entropy import Source
+from gpt.tokenizer import CharTokenizer
+
+FABLE = """ada the hare finds two small ripe plums.
+'are the plums sweet, ada the hare?'
+ada the hare shares the plums by the drums.
+
+"""
+
+
+@pytest.fixture(scope="module")
+def source():
+    return fables.source()
+
+
+@pytest.fixture(scope="module")
+def book():
+    return fables.text(1_000_000, seed=3)
+
+
+def tokens_of(source, text):
+    return CharTokenizer(source.vocabulary).encode(text)
+
+
+def rate_over_fables(text, values):
+    """Sum of values (one per character of text) per character, and its standard error: fables are independent and
+    alike, so this is the ratio of two means over them."""
+    ends = np.array([match.end() for match in re.finditer("\n\n", text)])
+    sums, lengths = np.diff(np.append(0.0, np.cumsum(values))[ends]), np.diff(ends)
+    rate = sums.sum() / lengths.sum()
+    return rate, (sums - rate * lengths).std() / (lengths.mean() * np.sqrt(len(ends)))
+
+
+# ---- the text ----
+
+@given(st.integers(0, 40_000), st.integers(0, 40_000), st.integers(0, 2 ** 40))
+@settings(max_examples=20, deadline=None)
+def test_a_shorter_text_begins_a_longer_one(n, m, seed):
+    assert fables.text(max(n, m), seed)[:n] == fables.text(n, seed) and len(fables.text(n, seed)) == n
+
+
+def test_the_seed_decides_the_text():
+    assert fables.text(1000, 0) == fables.text(1000, 0) != fables.text(1000, 1)
+
+
+def test_the_text_has_the_characters_of_the_source_and_reads_as_english(source, book):
+    assert set(book) == set(source.vocabulary)
+    assert not re.search(r"\ba [aeiou]", book) and re.search(r"\ba [a-z]", book)
+    assert not re.search(r"\btwo [a-z ]*[^s]\.", book)
+    assert max(map(len, book.split("\n"))) <= 80
+
+
+def test_the_text_uses_every_word():
+    words = set(re.findall("[a-z]+", fables.text(200_000, 0)))
+    assert words >= {*fables.NAMES, *fables.ANIMALS, *fables.RHYMES, *fables.RHYMES.values(), *fables.ADJECTIVES,
+                     *fables.FINDS, *fables.EATS}
+
+
+# ---- grammar ----
+
+def test_every_fable_of_a_text_is_grammatical(book):
+    written = book[:200_000].split("\n\n")[:-1]
+    assert len(written) > 1000 and all(fables.is_grammatical(fable + "\n\n") for fable in written)
+
+
+def test_one_changed_word_is_noticed_wherever_the_choice_was_not_free():
+    """Each word of a fable replaced by each other word of the language: an adjective may become another and a verb
+    another of its kind; a name, animal, number, thing, rhyme or form of "to be" may not."""
+    words = set(re.findall("[a-z]+", fables.text(200_000, 0)))
+    free = {"finds": fables.FINDS, "shares": fables.EATS} | dict.fromkeys(("small", "ripe", "sweet"), fables.ADJECTIVES)
+    assert fables.is_grammatical(FABLE)
+    for match in re.finditer("[a-z]+", FABLE):
+        accepted = {word for word in words if fables.is_grammatical(FABLE[:match.start()] + word + FABLE[match.end():])}
+        assert accepted == set(free.get(match[0], [match[0]])), match
+
+
+@pytest.mark.parametrize("old, new", [
+    ("'are", "'is"), ("two ", "a "), ("shares the plums", "shares the plum"), ("ada the hare?", "ada the wolf?"),
+    ("\nada", "\nbela"), ("drums", "huts"), ("drums", "drum"), ("small ripe", "small ripe round"),
+    (",", ""), ("sweet, ada", "sweet, bela"), ("\n\n", "\n"), ("\n\n", "\n\n\n"), ("\n\n", "\n\nada"),
+    ("ada the hare f", "f"), (FABLE, ""), (FABLE, "\n\n"), (FABLE, FABLE + FABLE), (FABLE, FABLE.upper()),
+])
+def test_a_broken_fable_is_not_grammatical(old, new):
+    assert old in FABLE and not fables.is_grammatical(FABLE.replace(old, new, 1))
+
+
+def test_the_share_counts_the_whole_fables_of_a_sample():
+    broken = FABLE.replace("plums by", "plum by")
+    assert fables.share_grammatical("ola.\n\n" + FABLE + broken + FABLE + "ada the ha") == (2, 3)
+    assert fables.share_grammatical("ada the ha") == fables.share_grammatical("") == (0, 0)
+
+
+# ---- the source and its text ----
+
+def test_in_every_state_the_probabilities_sum_to_one_and_a_character_decides_the_next_state(source):
+    assert np.allclose(np.bincount(source.source, source.p, minlength=source.n_states), 1.0, atol=1e-12)
+    assert (source.p > 0.0).all() and len(set(zip(source.source, source.char))) == len(source.p)
+    assert np.array_equal(np.lexsort((source.char, source.source)), np.arange(len(source.p)))
+
+
+def test_the_stationary_distribution_stays_as_it_is(source):
+    pi = source.stationary
+    after = np.bincount(source.target, pi[source.source] * source.p, minlength=source.n_states)
+    assert pi.sum() == pytest.approx(1.0, abs=1e-12) and (pi > 0.0).all() and np.abs(after - pi).max() < 1e-14
+
+
+def test_characters_are_as_frequent_as_the_stationary_distribution_says(source, book):
+    expected = np.bincount(source.char, source.stationary[source.source] * source.p)
+    tokens = tokens_of(source, book)
+    for char, p in enumerate(expected):
+        found, error = rate_over_fables(book, tokens == char)
+        assert abs(found - p) < 4 * error, source.vocabulary[char]
+
+
+def test_the_text_loses_the_entropy_rate_to_one_who_knows_the_state(source, book):
+    text = book[:500_000]
+    ways = dict(zip(zip(source.source.tolist(), source.char.tolist()), zip(source.target.tolist(), source.p.tolist())))
+    state, p = 0, []
+    for char in tokens_of(source, text).tolist():
+        state, probability = ways[state, char]
+        p.append(probability)
+    found, error = rate_over_fables(text, -np.log(p))
+    assert abs(found - source.entropy_rate()) < 4 * error < 0.01 * found
+
+
+def test_ngram_losses_fall_and_are_those_of_counts(source, book):
+    """A count of a long text estimates the exact loss; it comes out low, by up to a nat per n-gram and text length."""
+    exact = source.ngram_losses()
+    assert all(np.diff(exact) < 0.0) and exact[-1] > source.entropy_rate()
+    tokens, V = tokens_of(source, book).astype(np.int64), len(source.vocabulary)
+    for n in (1, 2, 3):
+        grams = sum(tokens[i:len(tokens) - n + 1 + i] * V ** (n - 1 - i) for i in range(n))
+        kinds, which, counts = np.unique(grams, return_inverse=True, return_counts=True)
+        _, context = np.unique(kinds // V, return_inverse=True)
+        contexts = np.bincount(context, counts)
+        losses = -np.log(counts / contexts[context])[which]
+        found, error = rate_over_fables(book, np.append(np.zeros(n - 1), losses))
+        assert abs(found - exact[n - 1]) < 4 * error + len(kinds) / len(tokens)
+        assert error < 0.005
+
+
+# ---- the floor ----
+
+@pytest.fixture(scope="module")
+def fresh(source):
+    """Windows (n, 65) of a text that nothing was counted in."""
+    return data.windows(tokens_of(source, fables.text(100_000, seed=4)), block_size=64)
+
+
+def test_only_attention_can_win_a_tenth_of_a_nat_between_the_ngrams_and_the_floor(source, fresh):
+    floor = source.bayes_losses(fresh).mean()
+    assert source.entropy_rate() + 0.05 < floor < source.ngram_losses()[-1] - 0.1
+
+
+def test_a_counted_predictor_stays_above_the_floor(source, fresh, book):
+    counted = corpus.ngram_losses(tokens_of(source, book), fresh, len(source.vocabulary), max_order=5)
+    assert min(counted) > source.bayes_losses(fresh).mean()
+
+
+def test_the_more_a_window_has_shown_the_less_is_lost_down_to_the_entropy_rate(source):
+    losses = source.bayes_losses(data.windows(tokens_of(source, fables.text(300_000, seed=5)), block_size=400))
+    late = losses[:, 300:].mean(axis=1)                     # after two fables or more the state is known
+    assert abs(late.mean() - source.entropy_rate()) < 4 * late.std() / np.sqrt(len(late))
+    assert losses[:, :16].mean() > losses[:, 16:64].mean() > losses[:, 64:256].mean()
+
+
+# ---- small sources, against dense brute force ----
+
+def rain(place):
+    """A source of a dozen states, with words that share beginnings and a place that may come again at once."""
+    return {
+        "day": [("sun ", 0.5, "day"), ("snow ", 0.125, "cold"), ("rain ", 0.375, "wet")],
+        "wet": [("and ", 0.7, "wet"), ("so.", 0.3, "day")],
+        "cold": [("s", 0.25, "day"), ("an ", 0.75, "wet")],
+    }[place]
+
+
+def coin(place):
+    """The golden mean: no two b in a row."""
+    return {"any": [("a", 0.6, "any"), ("b", 0.4, "a")], "a": [("a", 1.0, "any")]}[place]
+
+
+def dense(source):
+    """Transition matrices by character (V, S, S), and the stationary distribution (S,) from a linear solve."""
+    step = np.zeros((len(source.vocabulary), source.n_states, source.n_states))
+    step[source.char, source.source, source.target] = source.p
+    flow = step.sum(axis=0).T - np.eye(source.n_states)
+    flow[0] = 1.0
+    return step, np.linalg.solve(flow, np.eye(source.n_states)[0])
+
+
+SMALL = pytest.mark.parametrize("start, ways", [("day", rain), ("any", coin)])
+
+
+@SMALL
+def test_the_stationary_distribution_and_the_entropy_rate_of_a_small_source(start, ways):
+    source = Source(start, ways)
+    step, pi = dense(source)
+    assert np.abs(source.stationary - pi).max() < 1e-12
+    rate = -sum(pi[s] * p * np.log(p) for s, p in zip(source.source, source.p))
+    assert source.entropy_rate() == pytest.approx(rate, abs=1e-12)
+
+
+def test_the_golden_mean_by_hand():
+    """a is free 5 times in 7: entropy rate 5/7 H(0.4); single characters have 2/7 b."""
+    source = Source("any", coin)
+    H = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)
+    assert source.vocabulary == "ab" and source.n_states == 2
+    assert source.entropy_rate() == pytest.approx(5 / 7 * H(0.4), abs=1e-12)
+    assert source.ngram_losses() == pytest.approx([H(2 / 7)] + 5 * [source.entropy_rate()], abs=1e-12)
+
+
+@SMALL
+def test_ngram_losses_are_differences_of_block_entropies(start, ways):
+    source = Source(start, ways)
+    step, pi = dense(source)
+    beliefs, entropy = [pi], [0.0]
+    for _ in range(6):
+        beliefs = [b @ step[c] for b in beliefs for c in range(len(step)) if (b @ step[c]).any()]
+        p = np.array([b.sum() for b in beliefs])
+        entropy.append(-(p * np.log(p)).sum())
+    assert np.allclose(source.ngram_losses(), np.diff(entropy), rtol=0, atol=1e-12)
+
+
+@SMALL
+@pytest.mark.parametrize("length", [2, 5, 6, 7, 8, 20])
+def test_the_floor_of_windows_is_a_forward_filter(start, ways, length):
+    """Windows that the source wrote, and windows that it cannot write: infinite from the first impossible character."""
+    source = Source(start, ways)
+    step, pi = dense(source)
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, len(step), (40, length))
+    for window in windows[:30]:
+        state = rng.choice(source.n_states, p=pi)
+        for i in range(length):
+            edge = rng.choice(np.flatnonzero(source.source == state), p=source.p[source.source == state])
+            window[i], state = source.char[edge], source.target[edge]
+    losses = source.bayes_losses(windows)
+    assert losses.shape == (40, length - 1) and np.isfinite(losses[:30]).all()
+    for window, found in zip(windows, losses):
+        belief = pi
+        for i, char in enumerate(window):
+            after = belief @ step[char]
+            if i:
+                expected = -np.log(after.sum() / belief.sum()) if after.any() else np.inf
+                assert found[i - 1] == pytest.approx(expected, abs=1e-12)
+            belief = after
+            if not after.any():
+                assert np.isinf(found[i:]).all()
+                break
