@@ -56,15 +56,16 @@ def lr_curve(path: Path, metrics: Sequence[Row], warmup_iters: int, decay_start:
     figure = _figure(8, 3)
     axes = figure.add_subplot()
     steps, rates = _columns(metrics, "step", "lr")
-    for label, start, end, color in (("warmup", 0, warmup_iters, ORANGE), ("decay", decay_start, max_iters, BLUE)):
+    for label, start, end, at, ha, color in (("warmup", 0, warmup_iters, 0, "left", ORANGE),
+                                             ("decay", decay_start, max_iters, max_iters, "right", BLUE)):
         if start < end:
             axes.axvspan(start, end, color=color, alpha=0.12, linewidth=0)
-            axes.annotate(label, ((start + end) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                          textcoords="offset points", ha="center", color=color, annotation_clip=False)
+            axes.annotate(label, (at, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                          textcoords="offset points", ha=ha, color=color, annotation_clip=False)
     axes.plot(steps, rates, color="#202020", linewidth=1.5)
     axes.set(xlabel="step", ylabel="learning rate", xlim=(0, max_iters))
     axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.1e}" if rate else "0")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
