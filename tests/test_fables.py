@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import minigrad as mg
 from gpt import corpus, data, fables
 from gpt.entropy import Source
+from gpt.model import GPT, GPTConfig
 from gpt.tokenizer import CharTokenizer
+from minigrad import functional as F, optim
 
 FABLE = """ada the hare finds two small ripe plums.
 'are the plums sweet, ada the hare?'
@@ -256,3 +259,27 @@ def test_the_floor_of_windows_is_a_forward_filter(start, ways, length):
             if not after.any():
                 assert np.isinf(found[i:]).all()
                 break
+
+
+def test_no_trained_model_gets_below_the_floor(source):
+    """On fresh text, window by window, within 4 standard errors. One that sees its targets does."""
+    seen, fresh = (tokens_of(source, fables.text(100_000, seed)) for seed in (1, 2))
+    windows = data.windows(fresh, 32, 400)
+    floor = source.bayes_losses(windows).mean(axis=1)
+
+    def distance(view):
+        """Mean of loss - floor over the windows, in standard errors, after a short training on view(x, y)."""
+        model = GPT(GPTConfig(32, len(source.vocabulary), n_layer=1, n_head=2, n_embd=32))
+        optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+        for step in range(150):
+            model.loss(*view(*data.batch(seen, 32, 16, 0, step))).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        x, y = view(windows[:, :-1], windows[:, 1:])
+        with mg.no_grad():
+            losses = F.cross_entropy(model(x)[0], y, reduction="none").numpy().mean(axis=1)
+        above = losses - floor
+        return above.mean() / (above.std() / np.sqrt(len(above)))
+
+    assert distance(lambda x, y: (x, y)) > -4.0
+    assert distance(lambda x, y: (y, y)) < -4.0
