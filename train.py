@@ -26,7 +26,7 @@ from minigrad import device, functional as F, optim
 from gpt import checkpoint
 from gpt.config import bad_input_exits, combine, command_line, one_of, option, toml_file
 from gpt.corpus import reference_lines
-from gpt.data import Data, batch, open_data, prepare, windows
+from gpt.data import Data, batch, open_data, pairs, prepare, windows
 from gpt.fables import share_grammatical
 from gpt.model import GPT, GPTConfig
 from gpt.monitor import (activation_bytes, append, matmul_peak, note_samples, read_rows, say, stop_signals,
@@ -164,9 +164,9 @@ def evaluate(model: GPT, windows: np.ndarray, batch_size: int) -> tuple[float, f
     means = []
     with mg.no_grad():
         for start in range(0, len(windows), batch_size):
-            part = windows[start:start + batch_size]                                                # (B, T + 1)
-            logits, _ = model(part[:, :-1])                                                         # (B, T, V)
-            means.append(F.cross_entropy(logits, part[:, 1:], reduction="none").mean(axis=1).numpy())       # (B,)
+            x, y = pairs(windows[start:start + batch_size])                                         # (B, T)
+            logits, _ = model(x)                                                                    # (B, T, V)
+            means.append(F.cross_entropy(logits, y, reduction="none").mean(axis=1).numpy())         # (B,)
     model.train()
     losses = np.concatenate(means).astype(np.float64)                                               # (W,)
     return float(losses.mean()), float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else None
