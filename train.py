@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import minigrad as mg
 from minigrad import device, functional as F, optim
+from minigrad.step.page import write
 
 from gpt import checkpoint
 from gpt.config import bad_input_exits, combine, command_line, one_of, option, toml_file
@@ -33,6 +34,7 @@ from gpt.monitor import (activation_bytes, append, matmul_peak, note_samples, re
                          tensor_stats, trouble_exits)
 from gpt.plot import loss_curve, lr_curve, stats_maps
 from gpt.schedule import SCHEDULES, decay_start, learning_rate
+from gpt.step import training_step
 
 
 @dataclasses.dataclass
@@ -69,6 +71,7 @@ class Options:
     sample_interval: int = option(500, "between samples; 0: only at the end")
     checkpoint_interval: int = option(200, "between checkpoints; the end has one")
     keep: int = option(3, "checkpoints kept, besides the best one")
+    step_at: int = option(-1, "the step to write a page of, line by line")
     device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
     dtype: str = option("float32", "float32 or float64")
     threads: int = option(1, "of BLAS; more for wide models; 0: every core")
@@ -84,6 +87,8 @@ class Options:
         for name in ("grad_clip", "weight_decay", "stats_interval", "sample_interval", "threads", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}")
+        if not -1 <= self.step_at < self.max_iters:
+            raise ValueError(f"--step_at={self.step_at} must be a step of the run: 0 to {self.max_iters - 1}, or -1")
         for name, choices in (("tokenizer", ("char", "byte", "bpe")), ("sampling", ("permutation", "random")),
                               ("lr_schedule", SCHEDULES), ("init_from", ("scratch", "resume")),
                               ("dtype", ("float32", "float64")), ("preset", ("", *PRESETS))):
@@ -140,7 +145,8 @@ def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]
     if refused:
         raise ValueError(f"{o.out_dir} cannot go on as another model or text ({'; '.join(refused)}): leave these out, "
                          "or train from scratch in another --out_dir")
-    return o, {name: sources[name] if name in changes else origins[name] for name in origins}, list(changes.values())
+    origins = {name: sources[name] if name in changes else origins.get(name, sources[name]) for name in sources}
+    return o, origins, list(changes.values())
 
 
 def accumulate_gradient(model: GPT, x: np.ndarray, y: np.ndarray, micro_steps: int, seed: int, step: int) -> Any:
@@ -226,10 +232,7 @@ def main(arguments: list[str]) -> None:
         # the model and its optimizer
         shape = o.shape(len(data.tokenizer))
         model = GPT(shape, o.seed, place, o.dtype)
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        vectors = [p for p in model.parameters() if p.ndim < 2]
-        optimizer = optim.AdamW([{"params": matrices, "weight_decay": o.weight_decay},
-                                 {"params": vectors, "weight_decay": 0.0}], betas=(o.beta1, o.beta2))
+        optimizer = model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         n_parameters = sum(p.size for p in optimizer.params)
         itemsize = np.dtype(o.dtype).itemsize
         weights, activations = n_parameters * itemsize / 1e6, activation_bytes(shape, o.batch_size, itemsize) / 1e6
@@ -286,6 +289,11 @@ def main(arguments: list[str]) -> None:
                 checkpoint.save(out_dir, model, optimizer, step, val_loss, o.keep)
             if last:
                 break
+            if step == o.step_at:
+                page = out_dir / f"step-{step}.html"
+                write(training_step(model, optimizer, data, vars(o), step), page)
+                bar.write(f"step {step:6} of {o.max_iters} | line by line in {page}")
+                model.zero_grad()
             mark += time.perf_counter() - paused
 
             # learn

@@ -147,18 +147,27 @@ def _first_good(paths: list[Path]) -> tuple[dict[str, Any], dict[str, Any]] | No
 def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer) -> int | None:
     """Put the newest good checkpoint into a model and its optimizer, and cut the logs back to it  ->  its step. None
     for a run that had not saved yet: it starts again, which is the same run."""
-    record, tensors = _first_good(newest_first(out_dir)) or ({"step": None, "logs": {}}, {})
-    if tensors:
-        model.load_state_dict(weights(tensors))
-        names = {id(p): name for name, p in model.named_parameters()}
-        optimizer.load_state_dict({"t": [record["step"]] * len(optimizer.params)} | {
-            moment: [tensors[f"optimizer.{moment}.{names[id(p)]}"] for p in optimizer.params]
-            for moment in optimizer.moments})
+    record = restore(model, optimizer, newest_first(out_dir)) or {"step": None, "logs": {}}
     for log in LOGS:
         if (out_dir / log).exists():
             size = record["logs"].get(log, 0)
             os.truncate(out_dir / log, min(size, (out_dir / log).stat().st_size))
     return record["step"]
+
+
+def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[str, Any] | None:
+    """Put the first of these checkpoints that is whole into a model and its optimizer  ->  what its JSON says. None if
+    there are no checkpoints, ValueError if all are damaged."""
+    found = _first_good(paths)
+    if found is None:
+        return None
+    record, tensors = found
+    model.load_state_dict(weights(tensors))
+    names = {id(p): name for name, p in model.named_parameters()}
+    optimizer.load_state_dict({"t": [record["step"]] * len(optimizer.params)} | {
+        moment: [tensors[f"optimizer.{moment}.{names[id(p)]}"] for p in optimizer.params]
+        for moment in optimizer.moments})
+    return record
 
 
 def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Tokenizer]:

@@ -7,7 +7,7 @@ from typing import Any, Iterator
 import numpy as np
 
 import minigrad as mg
-from minigrad import Tensor, functional as F, nn
+from minigrad import Tensor, functional as F, nn, optim
 from minigrad.random import Key
 
 from gpt import pretrained
@@ -172,6 +172,13 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += idx.shape[1]
         return self.ln_f(x)
+
+    def configure_optimizer(self, weight_decay: float, betas: tuple[float, float]) -> optim.AdamW:
+        """AdamW, with decay on matrices only: biases and gains are few, and have reason to be large."""
+        matrices = [p for p in self.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.parameters() if p.ndim < 2]
+        return optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
+                            {"params": vectors, "weight_decay": 0.0}], betas=betas)
 
     # ---- continuing a text ----
 

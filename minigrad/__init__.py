@@ -13,6 +13,7 @@ __all__ = [
     "Tensor",
     "check_indices",
     "detect_nan",
+    "forward_steps",
     "from_dlpack",
     "functional",
     "grad",
@@ -23,11 +24,14 @@ __all__ = [
     "optim",
     "plain",
     "random",
+    "step",
     "unfused",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "gradcheck":                     # imported when it is first asked for
-        return importlib.import_module("minigrad.gradcheck")
+    if name in ("gradcheck", "step"):           # imported when they are first asked for
+        return importlib.import_module(f"minigrad.{name}")
+    if name == "forward_steps":
+        return importlib.import_module("minigrad.step").forward_steps
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

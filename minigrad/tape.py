@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import sys
+import textwrap
 from collections import deque
 from contextvars import ContextVar
 from types import CodeType
@@ -20,11 +21,16 @@ from minigrad import device
 from minigrad.ops.op import Op
 
 if TYPE_CHECKING:
+    from minigrad.gradcheck import Report
+    from minigrad.step.explain import Why
+    from minigrad.step.formula import Formula
+    from minigrad.step.listing import Line
     from minigrad.tensor import Tensor
 
 Hook = Callable[[Any], Any]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # a user's code, though it lives in this package
 _tensor: Any = None                     # the class Tensor; tensor.py puts it here, the one name that comes from above
 clock = itertools.count(1).__next__     # numbers nodes, and changes of parameters, in the order in which they happen
 
@@ -110,7 +116,8 @@ def _in_module(path: str) -> str:
 def _call_site() -> tuple[CodeType, int]:
     """The nearest caller outside this package."""
     frame = sys._getframe(2)
-    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE) and (
+            frame.f_code.co_filename != _EXAMPLES):
         frame = frame.f_back
     return frame.f_code, frame.f_lasti
 
@@ -282,16 +289,23 @@ class Step:
 
     dy is the gradient of the output (a tuple for an op of several outputs), dxs that of each input, None where none is
     wanted. An entry of dxs may be replaced: what is there when the walk goes on is what flows on.
-    """
-    __slots__ = ("index", "node", "op_class", "inputs", "static", "saved", "dy", "dxs")
 
-    def __init__(self, index: int, node: Node, saved: dict[str, Any], dy: Any, dxs: list[Any]):
+    What explains the step is worked out when it is asked for, from the node's inputs: the lines, the check and the
+    whys run the op again, as the textbook has it. Ask before the optimizer moves the weights.
+    """
+    __slots__ = ("index", "node", "op_class", "inputs", "static", "ran", "saved", "dy", "dxs", "_flying", "_leaves",
+                 "__weakref__")
+
+    def __init__(self, index: int, node: Node, saved: dict[str, Any], dy: Any, dxs: list[Any],
+                 flying: dict[int, list[Any]], leaves: dict[int, list[Any]]) -> None:
         self.index = index
         self.node = node
         self.op_class, self.inputs, self.static = node.op_class, node.inputs, node.static
+        self.ran = node.op                      # the op, or the kernel, that ran
         self.saved = saved                      # by name: what the forward kept
         self.dy = dy
         self.dxs = dxs
+        self._flying, self._leaves = flying, leaves
 
     @property
     def op(self) -> str:
@@ -304,14 +318,58 @@ class Step:
         return self.node.module or self.op
 
     @property
-    def formula(self) -> str:
-        """The op's docstring: shapes, forward, backward."""
-        return inspect.cleandoc(self.op_class.__doc__ or "")
-
-    @property
     def created_at(self) -> str:
         """The user's forward line: "gpt/model.py:41"."""
         return self.node.created_at
+
+    @property
+    def earlier(self) -> list[Any]:
+        """For each input the gradient that steps before this one have sent it, to which dxs will be added: an array, or
+        None. While the walk stands here; later it has gone on."""
+        return [self._sent_to(x) if need else None for x, need in zip(self.inputs, self.ran.needs)]
+
+    def _sent_to(self, x: "Tensor") -> Any:
+        if x.node is None:
+            return self._leaves[id(x)][0]
+        entry = self._flying.get(x.node.seq)
+        return entry and entry[2 * x.out]
+
+    @property
+    def formula(self) -> str:
+        """The op's docstring as mathematics in Unicode: shapes, forward, backward."""
+        return _formula(self).text
+
+    @property
+    def latex(self) -> str:
+        """The equations of the backward in LaTeX."""
+        return _formula(self).latex
+
+    @property
+    def source(self) -> str:
+        """The textbook's backward."""
+        return textwrap.dedent(inspect.getsource(self.op_class.backward))
+
+    @property
+    def lines(self) -> "list[Line]":
+        """The statements of the textbook's backward in the order in which they ran, each with the values it made: it
+        is run again. Empty while a debugger holds Python's tracer."""
+        from minigrad.step.explain import Again
+        again = Again(self)
+        return again.backward_listed(again.forward()[0])[1].lines
+
+    def check(self, full: bool = False) -> "Report":
+        """Hold the gradients of this op alone against finite differences: see minigrad.step.explain.check."""
+        from minigrad.step.explain import check
+        return check(self, full)
+
+    def why(self, input: str | int, index: Any) -> "Why":
+        """One element of an input's gradient as a sum of products: see minigrad.step.explain.why."""
+        from minigrad.step.explain import why
+        return why(self, input, index)
+
+    def _repr_html_(self) -> str:
+        from minigrad.step.page import iframe
+        return iframe(self)
 
     def __repr__(self) -> str:
         dxs = ", ".join(
@@ -319,6 +377,11 @@ class Step:
         )
         dy = self.dy if isinstance(self.dy, tuple) else (self.dy,)
         return f"step {self.index}: {self.node}, dy {_shapes(dy)} -> {dxs}"
+
+
+def _formula(step: Step) -> "Formula":
+    from minigrad.step.formula import parse
+    return parse(step.op_class)
 
 
 def input_names(op_class: type[Op], n: int) -> list[str]:
@@ -332,13 +395,14 @@ def input_names(op_class: type[Op], n: int) -> list[str]:
     return names
 
 
-def backward_steps(y: "Tensor", dy: Any = None, *, retain_graph: bool = False, create_graph: bool = False,
-                   deliver: Callable[[Any, Any], None] | None = None) -> Iterator[Step]:
+def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_graph: bool = False,
+                   create_graph: bool = False, deliver: Callable[[Any, Any], None] | None = None) -> Iterator[Step]:
     """The only backward loop: yields a Step for each node between y and the leaves, newest first.
 
     dy is the gradient of y: an array of its shape; 1 if y has one element. Pausing the loop pauses the backward. Each
     leaf's whole gradient goes to `deliver(leaf, gradient)`, by default added to its `.grad`, once its last consumer has
     run. The graph is freed on the way unless `retain_graph`. With `create_graph` gradients are Tensors on the tape.
+    `until` is a breakpoint, as minigrad.step.breakpoints.stops takes it: only steps at which it stops are yielded.
     """
     if not y.requires_grad:
         raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
@@ -357,9 +421,12 @@ def backward_steps(y: "Tensor", dy: Any = None, *, retain_graph: bool = False, c
         raise ValueError(
             f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree"
         )
-    if create_graph:
-        return _walk(y, _tensor(dy), True, True, deliver or _accumulate)
-    return _walk(y, dy, retain_graph, False, deliver or _accumulate)
+    retain_graph, dy = retain_graph or create_graph, _tensor(dy) if create_graph else dy
+    walk = _walk(y, dy, retain_graph, create_graph, deliver or accumulate)
+    if until is None:
+        return walk
+    from minigrad.step.breakpoints import stops
+    return filter(stops(until, y), walk)
 
 
 def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
@@ -377,7 +444,7 @@ def _walk(
     if y.node is None:
         _finish_leaf(y, dy, deliver)
         return
-    nodes, leaves = _collect(y.node)
+    nodes, leaves = collect(y.node)
     # gradients in flight: for output k of a node, [2k] the gradient so far and [2k + 1] whether the loop owns it
     flying: dict[int, list[Any]] = {}
     _send(flying, y, dy, create_graph)
@@ -392,7 +459,7 @@ def _walk(
             saved, dxs = _run(node, dys, create_graph)
             if detect_nan:
                 _stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
-            step = Step(index, node, saved, dys if len(dys) > 1 else dys[0], dxs)
+            step = Step(index, node, saved, dys if len(dys) > 1 else dys[0], dxs, flying, leaves)
             yield step
             dxs = step.dxs
         for x, need, dx in zip(node.inputs, node.op.needs, dxs):
@@ -413,7 +480,7 @@ def _walk(
         x = dx = dys = dxs = saved = step = entry = None        # hold nothing while the next op runs
 
 
-def _collect(root: Node) -> tuple[dict[int, Node], dict[int, list[Any]]]:
+def collect(root: Node) -> tuple[dict[int, Node], dict[int, list[Any]]]:
     """All nodes that root depends on, by number; and the leaves: [gradient, owned, Tensor, consumers left]."""
     nodes: dict[int, Node] = {root.seq: root}
     leaves: dict[int, list[Any]] = {}
@@ -543,7 +610,7 @@ def _finish_leaf(leaf: "Tensor", g: Any, deliver: Callable[[Any, Any], None]) ->
     deliver(leaf, _through(leaf.hooks or (), g))
 
 
-def _accumulate(leaf: "Tensor", g: Any) -> None:
+def accumulate(leaf: "Tensor", g: Any) -> None:
     """Add to the leaf's own buffer, which lives as long as the leaf."""
     if leaf.grad is not None:
         leaf.grad += g

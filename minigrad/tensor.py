@@ -117,9 +117,14 @@ class Tensor:
         The graph is freed on the way unless `retain_graph`."""
         tape.backward(self, dy, retain_graph=retain_graph)
 
-    def backward_steps(self, dy: Any = None, *, retain_graph: bool = False) -> Iterator[tape.Step]:
-        """`backward`, one Step at a time: pausing the loop pauses the backward, finishing it has done the same."""
-        return tape.backward_steps(self, dy, retain_graph=retain_graph)
+    def backward_steps(self, dy: Any = None, *, until: Any = None, retain_graph: bool = False) -> Iterator[tape.Step]:
+        """`backward`, one Step at a time: pausing the loop pauses the backward, finishing it has done the same.
+
+        until: yield only some, all of them run: an op ("attention"), a module ("h.0.attn"), a parameter
+        ("wte.weight"), "bad" where a check against finite differences fails, "nan", "norm > 3", or a function of the
+        Step. ValueError for a name that is not in the graph.
+        """
+        return tape.backward_steps(self, dy, until=until, retain_graph=retain_graph)
 
     def register_hook(self, hook: tape.Hook) -> None:
         """Call hook(gradient) once in each backward, with the whole gradient (an array) of this Tensor. A returned

@@ -426,16 +426,3 @@ def test_from_the_command_line_to_a_sample(text_file, tmp_path):
     ask = [sys.executable, "-W", "error", "-m", "gpt.sample", "--out_dir=run", "--start=the fox", "--max_new_tokens=20"]
     said = [subprocess.run([*ask, f"--seed={seed}"], check=True, **where).stdout for seed in (0, 0, 1)]
     assert said[0] == said[1] != said[2] and said[0].startswith("the fox") and len(said[0]) == len("the fox") + 20 + 1
-
-
-# ---- the README ----
-
-def test_the_readme_prints_what_it_says(capsys):
-    """Its Python blocks, run one after the other, print the text blocks that follow them."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    tour = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", readme, re.DOTALL)
-    names: dict = {}
-    for code, output in tour:
-        exec(compile(code, "tour.py", "exec"), names)
-        assert capsys.readouterr().out == output
-    assert len(tour) == readme.count("```python") > 0

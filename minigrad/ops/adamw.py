@@ -8,14 +8,17 @@ from minigrad.ops.op import Draw, Fused, Sample, fixed, positive, signed
 class AdamW(Fused, name="adamw"):
     """p, g, m, v (...), lr, beta1, beta2, eps, weight_decay (); t  ->  p_new, m_new, v_new (...)
 
-    forward   m_new = beta1 m + (1 - beta1) g        v_new = beta2 v + (1 - beta2) g^2
-              c1 = 1 - beta1^t    c2 = 1 - beta2^t    r = sqrt(v_new / c2)    u = (m_new / c1) / (r + eps)
+    forward   m_new = beta1 m + (1 - beta1) g    v_new = beta2 v + (1 - beta2) g^2
+              c1 = 1 - beta1^t    c2 = 1 - beta2^t    r = sqrt(v_new / c2)    u = m_new / (c1 (r + eps))
               p_new = p - lr (u + weight_decay p)
     backward  du = -lr dp_new    dr = -du u / (r + eps)
-              dm' = dm_new + du / (r + eps) / c1        dv' = dv_new + dr / (2 r c2)
+              dm' = dm_new + du / (c1 (r + eps))    dv' = dv_new + dr / (2 r c2)
               dc1 = -du u / c1    dc2 = -dr r / (2 c2)
     why       decay acts on the old p and not through the moments; c1, c2 undo the start of m and v at 0; where
               v_new = 0 the path through the root is taken to be 0
+    holds     g, m, sqrt(v) and eps scaled alike scale the moments and leave the step as it is:
+              sum(dg * g) + sum(dm * m) + 2 * sum(dv * v) - eps * sum(du * u / (r + eps))
+              = sum(dm_new * m_new) + 2 * sum(dv_new * v_new)
     source    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2, with the schedule in lr
     """
     broadcasts = True
@@ -75,6 +78,8 @@ class SGD(Fused, name="sgd"):
               u = d + momentum m_new if nesterov, else m_new        p_new = p - lr u
     backward  du = -lr dp_new    dm' = dm_new + du (times momentum if nesterov)    dd = dm' (+ du if nesterov)
               dg = dd    dm = momentum dm'    dp = dp_new + weight_decay dd
+    holds     with its rates fixed, the step is linear in p, g and m:
+              sum(dp * p) + sum(dg * g) + sum(dm * m) = sum(dp_new * p_new) + sum(dm_new * m_new)
     source    Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form
     """
     broadcasts = True

@@ -31,7 +31,9 @@ class Attention(Fused):
     forward   S = q @ k^T / sqrt(D)    P = softmax(S)    A = P * keep / (1 - dropout)    y = A @ v
     backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
               dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q
-    why       each row of P mixes the rows of v; each row of dS sums to 0, as softmax ignores a constant shift
+    why       each row of P mixes the rows of v, the more of a row the better its key fits the query
+    holds     each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;
+              q and k act through their product: sum(dq * q) = sum(dk * k); y is linear in v: sum(dv * v) = sum(dy * y)
     source    Vaswani et al. 2017, "Attention is all you need", eq. 1
     """
 

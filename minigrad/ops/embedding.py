@@ -11,6 +11,7 @@ class Embedding(Fused):
     forward   y = w[idx]
     backward  dw = zeros; dw[idx] += dy
     why       a row that was used several times collects the gradients of all its uses
+    holds     each dy lands in the row that it came from, none is lost: sum(dw * w) = sum(dy * y); sum(dw) = sum(dy)
     """
 
     def forward(self, w, *, idx):

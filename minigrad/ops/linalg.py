@@ -11,6 +11,7 @@ class Matmul(Primitive):
     backward  da = dy @ b^T    db = a^T @ dy
     why       y_ij = sum over k of a_ik b_kj: row i of a meets column j of b, so both gradients are products again.
               A 1-D a is a row, a 1-D b a column; leading axes broadcast.
+    holds     y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True
 
@@ -53,7 +54,8 @@ class Linear(Fused):
     """x (..., I), w (I, O), b (O,)  ->  y (..., O)
 
     forward   y = x @ w + b
-    backward  dx = dy @ w^T    dw = x^T @ dy    db = sum(dy), both over all rows
+    backward  dx = dy @ w^T    dw = x^T @ dy    db = sum(dy) over all rows
+    holds     x and w act through their product: sum(dx * x) = sum(dw * w); b gets every dy: sum(db) = sum(dy)
     """
 
     def forward(self, x, w, b=None):

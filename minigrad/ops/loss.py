@@ -11,9 +11,10 @@ class CrossEntropy(Fused):
     """logits (..., V); targets (...), ignore_index, label_smoothing, reduction  ->  loss () or, for "none", (...)
 
     forward   p = softmax(logits)    q = (1 - s) onehot(target) + s / V    loss_i = -sum(q log p)
-              loss = sum(loss_i) / n over the n targets that count, 0 if none does; n = 1 for "sum" and "none"
+              loss = sum(loss_i) / n over the n that count, 0 if none does    n = 1 for "sum" and "none"
     backward  dlogits = (p - q) * dy / n, 0 in rows that do not count
     why       the logarithm undoes the exponential of softmax, so its Jacobian collapses to p - q
+    holds     each row of dlogits sums to 0: what the target gains, the others lose: sum(dlogits, axis=-1) = 0
     source    Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs";
               label smoothing s: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7
     """
@@ -93,10 +94,13 @@ def count(xp: Any, counted: Any, reduction: str, dtype: Any) -> Any:
 class LinearCrossEntropy(Fused):
     """x (..., C), w (V, C); targets (...), ignore_index, reduction, rows  ->  loss ()
 
-    forward   loss = cross_entropy(x @ w^T), a chunk of rows after another, so that N x V logits never exist at once
-    backward  for each chunk, its logits made again:  dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x
-    why       at a vocabulary of 50,000 the logits are by far the largest array of a GPT; making them twice is cheaper
-              than keeping them
+    forward   loss = cross_entropy(x @ w^T), a few rows after the other
+    backward  a few rows after the other, with their logits made again:
+              dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x
+    why       at a vocabulary of 50,000 the logits are by far the largest array of a GPT; making those of a few rows
+              twice is cheaper than keeping all
+    holds     the columns of dw sum to 0, as one vector added to all rows of w shifts the logits of a row alike:
+              sum(dw, axis=0) = 0; x and w act through their product: sum(dx * x) = sum(dw * w)
     """
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):

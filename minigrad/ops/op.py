@@ -7,6 +7,7 @@ An op is a small class::
 
         forward   y = a * b
         backward  da = dy * b    db = dy * a
+        holds     y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
         \"\"\"
         def forward(self, a, b):
             self.save(a=a, b=b)

@@ -28,6 +28,7 @@ class Reshape(Primitive):
 
     forward   y = x in another shape, same order
     backward  dx = dy in the shape of x
+    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, shape):
@@ -54,6 +55,7 @@ class Transpose(Primitive):
 
     forward   y = x with its axes in the given order (None: reversed)
     backward  dx = dy with its axes in the inverse order
+    holds     each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axes=None):
@@ -74,6 +76,7 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
+    holds     each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis1, axis2):
@@ -93,6 +96,7 @@ class BroadcastTo(Primitive):
 
     forward   y = x repeated along new axes and axes of size 1
     backward  dx = dy summed over the copies
+    holds     each x gathers the dy of all its copies, none is lost: sum(dx) = sum(dy)
     """
     broadcasts = True
 
@@ -115,6 +119,7 @@ class Squeeze(Primitive):
 
     forward   y = x without the given axes of size 1 (None: without any)
     backward  dx = dy in the shape of x
+    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, axis=None):
@@ -137,6 +142,7 @@ class ExpandDims(Primitive):
 
     forward   y = x with new axes of size 1 at the given places of y
     backward  dx = dy in the shape of x
+    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, axis):
@@ -157,6 +163,7 @@ class Astype(Primitive):
 
     forward   y = x in another floating dtype
     backward  dx = dy in the dtype of x
+    holds     the same numbers but for rounding: sum(dx) = sum(dy)
     """
     analytic = False
 
@@ -198,8 +205,9 @@ def check_index(op: str, index: Any, shape: tuple[int, ...]) -> None:
 class Getitem(Primitive):
     """x; index  ->  y
 
-    forward   y = x[index]: slices, integers, integer arrays with repeats, boolean masks
+    forward   y = x[index]    index: integers, slices, boolean masks, arrays of integers with repeats
     backward  dx = zeros, with each dy added where it was taken from
+    holds     each dy returns to the x it came from, none is lost: sum(dx * x) = sum(dy * y); sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, index):
@@ -229,6 +237,7 @@ class ScatterAdd(Primitive):
     forward   y = zeros(shape); y[index] += x, repeats added up
     backward  dx = dy[index]
     why       the adjoint of y = x[index]
+    holds     each x gets the dy of the place it went to: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, index, shape):
@@ -263,6 +272,7 @@ class Concatenate(Primitive):
 
     forward   y = the xs one after the other along an axis
     backward  dxs = dy cut at the same places
+    holds     each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -285,6 +295,7 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
+    holds     each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -303,8 +314,9 @@ class Stack(Primitive):
 class Split(Primitive):
     """x; sections, axis  ->  y0, y1, ...
 
-    forward   ys = x cut along an axis: into that many equal parts, or at the given places
+    forward   ys = x cut along an axis, into that many equal parts or at the given places
     backward  dx = the dys one after the other
+    holds     x gets the dy of every part, none is lost: sum(dx) = sum(dys)
     """
 
     def forward(self, x, *, sections, axis=0):

@@ -1,0 +1,125 @@
+"""Walk through one training step of a real run: python -m gpt.step --out_dir=runs/fables-001 --out=step.html"""
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+
+import minigrad as mg
+from minigrad import optim
+from minigrad.step.record import Record, record
+from minigrad.step.terminal import show
+
+from gpt import checkpoint, fables
+from gpt.config import bad_input_exits, option, parse
+from gpt.data import Data, batch, open_data
+from gpt.model import GPT, GPTConfig
+from gpt.schedule import learning_rate
+from gpt.tokenizer import CharTokenizer, Tokenizer
+
+MOST_TOKENS = 16                                # of the one row that is walked: what fits on a screen
+
+
+@dataclass
+class Options:
+    """Walk through one training step of a run: python -m gpt.step --name=value ..."""
+    out_dir: str = option("", "the folder that train.py wrote: needed")
+    at: int = option(-1, "the step of a checkpoint; -1: the newest one")
+    prompt: str = option("", "learn from this text, not from the step's own")
+    out: str = option("", "write this page, step.html, and no terminal")
+
+
+def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: Mapping[str, Any], step: int,
+                  prompt: str = "") -> Record:
+    """The record of a run's training step: its weights, moments, learning rate and dropout, on one row of its batch,
+    or on a prompt, cropped to a few tokens. The model does not move; its `.grad` are those of the crop.
+
+    ValueError for a prompt of fewer than two tokens: one to read and one to predict.
+    """
+    names = "lr_schedule", "warmup_iters", "max_iters", "learning_rate", "min_lr"
+    schedule, warmup, end, highest, lowest = (options[name] for name in names)
+    for group in optimizer.groups:
+        group["lr"] = learning_rate(schedule, step, warmup, end, highest, lowest)
+    if prompt:
+        tokens, whole = np.asarray(data.tokenizer.encode(prompt), dtype=np.int64), "the prompt"
+        if len(tokens) < 2:
+            raise ValueError(f"--prompt={prompt!r} is one token: give at least two, one to read and one to predict")
+    else:
+        rows = options["batch_size"] * options["gradient_accumulation_steps"]
+        x, y = batch(data.train, options["block_size"], rows, options["seed"], step, options["sampling"])
+        tokens = np.append(x[0], y[0, -1])
+        whole = f"row 1 of the batch of {rows} x {options['block_size']} tokens"
+    T = cropped_length(model.config, len(tokens) - 1)
+    x, y = tokens[None, :T], tokens[None, 1:T + 1]                                              # (1, T)
+    _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # the logits are worth a look
+    return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]], optimizer=optimizer,
+                  max_norm=options["grad_clip"] or None, title=f"training step {step} on {data.name}",
+                  notes=[f"cropped to {T} tokens, those of {whole}: loss and gradients are those of the crop"])
+
+
+def cropped_length(shape: GPTConfig, available: int) -> int:
+    """How many tokens to walk: no other axis is as long if that can be, so that labels are where tokens are."""
+    C = shape.n_embd
+    taken = {shape.vocab_size, C, 3 * C, 4 * C, shape.n_head, C // shape.n_head, shape.block_size}
+    most = min(available, MOST_TOKENS, shape.block_size)
+    return next((T for T in range(most, 1, -1) if T not in taken), most)
+
+
+def visible(token: int, tokenizer: Tokenizer) -> str:
+    """The text of a token without anything that cannot be seen."""
+    return repr(tokenizer.decode([token]))[1:-1].replace(" ", "␣")
+
+
+def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, Any], int]:
+    """A run at one of its checkpoints: model, optimizer, data, options, step. at: the checkpoint's step; -1 for the
+    newest, or the newest before the end of the run, where there is still something to learn. ValueError names what is
+    missing or damaged."""
+    options, _, shape = checkpoint.read_config(out_dir)
+    paths = {checkpoint.step_of(path): path for path in checkpoint.newest_first(out_dir)}
+    if not paths:
+        raise ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
+    if at == -1:
+        at = next((step for step in paths if step < options["max_iters"]), max(paths))
+    if at not in paths:
+        raise ValueError(f"{out_dir} has no checkpoint of step {at}; it has {', '.join(map(str, sorted(paths)))}")
+    model = GPT(shape, dtype=options["dtype"])
+    optimizer = model.configure_optimizer(options["weight_decay"], (options["beta1"], options["beta2"]))
+    checkpoint.restore(model, optimizer, [paths[at]])
+    return model, optimizer, open_data(out_dir), options, at
+
+
+def example() -> Record:
+    """One training step of a small GPT on fables, after a few others."""
+    text = fables.text(4000, seed=0)
+    tokenizer = CharTokenizer.of(text)
+    tokens = tokenizer.encode(text)
+    data = Data("fables", "", tokenizer, tokens, tokens, 1.0)
+    options = dict(batch_size=4, gradient_accumulation_steps=1, block_size=24, seed=1, sampling="random",
+                   lr_schedule="constant", warmup_iters=0, max_iters=100, learning_rate=5e-3, min_lr=0.0, grad_clip=1.0)
+    model = GPT(GPTConfig(24, len(tokenizer), n_layer=2, n_head=4, n_embd=32), seed=0, dtype="float64")
+    optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
+    for step in range(8):
+        for group in optimizer.groups:
+            group["lr"] = options["learning_rate"]
+        x, y = batch(tokens, 24, 4, 1, step, "random")                                          # (4, 24)
+        model.loss(x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return training_step(model, optimizer, data, options, 8)
+
+
+def main(arguments: list[str]) -> None:
+    with bad_input_exits("gpt.step"):
+        o = parse(Options, arguments)
+        if not o.out_dir:
+            raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
+        show(training_step(*load(Path(o.out_dir), o.at), o.prompt), o.out)
+
+
+if __name__ == "__main__":
+    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end it without a word
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    main(sys.argv[1:])

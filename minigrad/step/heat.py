@@ -1,0 +1,141 @@
+"""An array as a heat map in text: 24-bit colour blocks, or characters where there is no colour."""
+import re
+from typing import Any, Sequence
+
+import numpy as np
+
+NEGATIVE, ZERO, POSITIVE = (29, 92, 176), (255, 255, 255), (194, 65, 12)    # apart for colour-blind eyes too
+BAD = (255, 230, 0), (0, 0, 0)                  # NaN and infinity: a black ! on yellow
+MASK, MASKED = 1e20, (150, 150, 150)            # larger numbers stand for "may not be seen": they have no shade
+RAMPS = " .+*#", " ,-=%"                        # without colour: from 0 up, from 0 down
+LEGENDS = (f"zero is blank, up from it {RAMPS[0].strip()} and down {RAMPS[1].strip()}; x is masked, ! NaN or infinity",
+           "white is zero, orange above, blue below; grey is masked, ! NaN or infinity")
+MOST_ROWS = 16
+BESIDE = "  "                                   # between panels
+RESET = "\x1b[0m"
+
+
+def heat(array: Any, width: int = 80, color: bool = True, tokens: Sequence[str] | None = None) -> str:
+    """Lines of at most `width` columns, on a scale of signed square roots from the largest magnitude.
+
+    The last two axes make a panel, the others set panels side by side. An axis as long as `tokens` is labelled with
+    them. What does not fit is sampled evenly, and the last line says so. A number is written as one.
+    """
+    a = np.asarray(array)
+    if a.ndim == 0:
+        return number(a)
+    if a.size == 0:
+        return "(empty)"
+    panels = a.astype(np.float64).reshape(-1, *((1,) + a.shape)[-2:])                       # (N, R, C)
+    N, R, C = panels.shape
+    names = list(tokens or [])
+    row_names = names if R == len(names) and a.ndim > 1 else []
+    column_names = names if C == len(names) else []
+    margin = max(map(len, row_names), default=-1) + 1
+    room = width if column_names else width // 2
+    cell = 2 if N * (2 * C + len(BESIDE)) + margin <= room and (row_names or R <= 8) else 1     # characters wide
+
+    rows, columns = _spread(R, MOST_ROWS), _spread(C, max((width - margin) // cell, 1))
+    beside = max((width - margin + len(BESIDE)) // (cell * len(columns) + len(BESIDE)), 1)
+    chosen = _spread(N, beside)
+    levels = _levels(panels)[np.ix_(chosen, rows, columns)]                                 # (n, r, c)
+
+    lines = []
+    if column_names:
+        head = "".join(f"{column_names[k]:{cell}.{cell}}" for k in columns)
+        lines.append(" " * margin + BESIDE.join([head] * len(chosen)))
+    step = 2 if color and cell == 1 and not row_names else 1                                # rows on a line
+    for i in range(0, len(rows), step):
+        label = f"{row_names[rows[i]]:>{margin - 1}} " if row_names else ""
+        lines.append(label + BESIDE.join(_row(panel[i:i + step], cell, color) for panel in levels))
+    if levels.size < a.size:
+        which = [f"{len(chosen)} of {N} panels"] if len(chosen) < N else []
+        which += [f"{len(rows)} x {len(columns)} of {R} x {C}"] if (len(rows), len(columns)) != (R, C) else []
+        lines.append(f"sampled {', '.join(which)}")
+    return "\n".join(line.rstrip() if not color else line for line in lines)
+
+
+def beside(blocks: list[list[str]], width: int) -> list[str]:
+    """Blocks of lines set next to each other, as many as fit into the width; the rest below, after an empty line."""
+    lines: list[str] = []
+    rest = [(block, max(map(visible, block))) for block in blocks]
+    while rest:
+        row = [rest.pop(0)]
+        while rest and sum(w + 3 for _, w in row) + rest[0][1] <= width:
+            row.append(rest.pop(0))
+        for k in range(max(len(block) for block, _ in row)):
+            cells = [(block[k] if k < len(block) else "", w) for block, w in row]
+            lines.append("   ".join(text + " " * (w - visible(text)) for text, w in cells).rstrip())
+        lines.append("")
+    return lines
+
+
+def visible(line: str) -> int:
+    """How many characters a terminal shows of it."""
+    return len(re.sub("\x1b\\[[^m]*m", "", line))
+
+
+def number(x: Any) -> str:
+    """A number, short."""
+    x = np.asarray(x).item()
+    return f"{x:.4g}" if isinstance(x, float) else str(x)
+
+
+def _spread(n: int, most: int) -> list[int]:
+    """At most `most` of n indices, evenly from the first to the last."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+
+
+def size(array: Any) -> str:
+    """The largest magnitude, in words; and how many numbers are masked, or not finite."""
+    a = np.asarray(array, dtype=np.float64)
+    bad, masked = ~np.isfinite(a), np.abs(a) >= MASK
+    text = f"max {np.abs(a, where=~(bad | masked), out=np.zeros_like(a)).max(initial=0.0):.3g}"
+    masked &= ~bad
+    return text + (f", {masked.sum()} masked" if masked.any() else "") + (
+        f", {bad.sum()} NaN or infinite!" if bad.any() else "")
+
+
+def _levels(a: np.ndarray) -> np.ndarray:
+    """Signed square roots of the shares in the largest magnitude, in [-1, 1]; masked ones as infinity, NaN and infinity
+    as NaN."""
+    shown = np.isfinite(a) & (np.abs(a) < MASK)
+    largest = np.abs(a, where=shown, out=np.zeros_like(a)).max()
+    with np.errstate(invalid="ignore", over="ignore"):
+        levels = np.sign(a) * np.sqrt(np.abs(a) / (largest or 1.0))
+    return np.where(shown, levels, np.where(np.isfinite(a), np.inf, np.nan))
+
+
+def _row(levels: np.ndarray, cell: int, color: bool) -> str:
+    """One line of a panel: of one row of levels (1, c), or of two (2, c) in half blocks."""
+    if not color:
+        return "".join(_character(t) * cell for t in levels[0])
+    parts = []
+    for column in levels.T:
+        if np.isnan(column).any():
+            parts.append(_painted("!" * cell, *BAD))
+        elif len(column) == 1:
+            parts.append(_painted(" " * cell, _rgb(column[0])))
+        else:
+            parts.append(_painted("▀", _rgb(column[1]), _rgb(column[0])))
+    return "".join(parts) + RESET
+
+
+def _painted(text: str, ground: tuple[int, ...], ink: tuple[int, ...] = ()) -> str:
+    return "\x1b[48;2;%d;%d;%dm" % ground + ("\x1b[38;2;%d;%d;%dm" % ink if ink else "") + text
+
+
+def _rgb(t: float) -> tuple[int, ...]:
+    if np.isinf(t):
+        return MASKED
+    end = POSITIVE if t > 0.0 else NEGATIVE
+    return tuple(round(zero + (pole - zero) * abs(t)) for zero, pole in zip(ZERO, end))
+
+
+def _character(t: float) -> str:
+    if np.isnan(t):
+        return "!"
+    if np.isinf(t):
+        return "x"
+    ramp = RAMPS[int(t < 0.0)]
+    return ramp[int(np.ceil(abs(t) * (len(ramp) - 1)))]

@@ -1,0 +1,130 @@
+"""A function run line by line: what each of its lines made."""
+import ast
+import functools
+import inspect
+import os
+import sys
+import textwrap
+from types import CodeType
+from typing import Any, Callable, NamedTuple, Sequence
+
+import numpy as np
+
+from minigrad import device
+
+HELD = "a debugger or a coverage tool holds Python's tracer, so the lines were not watched"
+
+
+class Line(NamedTuple):
+    """One statement that ran, and what it made or changed."""
+    first: int                      # its lines in the source, counted from 0
+    last: int
+    values: dict[str, Any]          # name -> array on the host, a copy; or number
+
+
+class Statement(NamedTuple):
+    """One statement of a source: its lines, counted from 0, and the names in it: only those can have changed."""
+    first: int
+    last: int
+    names: frozenset[str]
+
+
+class Listing(NamedTuple):
+    """The source of a function, and its statements in the order in which they ran."""
+    source: str
+    place: str                      # "minigrad/ops/softmax.py:27"
+    lines: list[Line]
+    note: str = ""                  # why there are no lines
+
+    @property
+    def first_bad(self) -> int | None:
+        """Which of `lines` made the first NaN or infinity."""
+        bad = (i for i, line in enumerate(self.lines) if not all(map(is_finite, line.values.values())))
+        return next(bad, None)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether an array, or a number, holds neither NaN nor infinity."""
+    return bool(np.isfinite(value).all()) if np.asarray(value).dtype.kind == "f" else True
+
+
+def listed(function: Callable[..., Any], results: Sequence[str], *args: Any, **kwargs: Any) -> tuple[Any, Listing]:
+    """Call a method, and list what its lines did. `results` names what it returns.
+
+    Values come from a local trace on the function's own code, nothing that it calls is slowed down. Python has one
+    tracer: where a debugger holds it, the call is made all the same and the lines stay empty.
+    """
+    code = inspect.unwrap(function).__code__
+    try:
+        source, statements = _statements(code)
+        note = HELD if sys.gettrace() is not None else ""
+    except OSError:
+        source, statements, note = "", {}, "the source of this op is not in a file"
+    place = f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{code.co_firstlineno}"
+    if note:
+        return function(*args, **kwargs), Listing(source, place, [], note)
+
+    lines: list[Line] = []
+    seen: dict[str, Any] = {}
+    running: list[Statement] = []                   # the statement that is being run
+
+    def changed(values: dict[str, Any]) -> dict[str, Any]:
+        made = {}
+        for name, value in values.items():
+            if name != "self" and _is_value(value):
+                shown = np.array(device.host(value)) if device.is_array(value) else value
+                if name not in seen or not _same(seen[name], shown):
+                    made[name] = seen[name] = shown
+        return made
+
+    def ended(local: dict[str, Any], returned: dict[str, Any]) -> None:
+        if running:
+            first, last, names = running.pop()
+            made = changed({name: local[name] for name in names if name in local}) | changed(returned)
+            lines.append(Line(first, last, made))
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code is not code:
+            return None
+        if event == "call":
+            changed(frame.f_locals)
+        elif event == "line":
+            statement = statements.get(frame.f_lineno - code.co_firstlineno)
+            if statement is not None and statement not in running:
+                ended(frame.f_locals, {})
+                running.append(statement)
+        elif event == "return":
+            ended(frame.f_locals, dict(zip(results, arg if type(arg) is tuple else (arg,))))
+        return trace
+
+    sys.settrace(trace)
+    try:
+        result = function(*args, **kwargs)
+    finally:
+        sys.settrace(None)
+    return result, Listing(source, place, lines)
+
+
+def _is_value(value: Any) -> bool:
+    return device.is_array(value) or isinstance(value, (int, float, np.generic))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if np.shape(a) != np.shape(b) or type(a) is not type(b):
+        return False
+    return np.array_equal(a, b) or np.asarray(a).dtype.kind == "f" and np.array_equal(a, b, equal_nan=True)
+
+
+@functools.lru_cache(maxsize=None)
+def _statements(code: CodeType) -> tuple[str, dict[int, Statement]]:
+    """The source, and for each of its lines the statement it belongs to; of a compound statement only its head."""
+    source = textwrap.dedent("".join(inspect.getsourcelines(code)[0])).rstrip()
+    statements = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef):
+            body = getattr(node, "body", None)
+            last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+            names = frozenset(part.id for part in ast.walk(node) if isinstance(part, ast.Name))
+            for line in range(node.lineno, last + 1):
+                statements[line - 1] = Statement(node.lineno - 1, last - 1, names)
+    return source, statements

@@ -1,0 +1,104 @@
+"""One record, two faces: the page and the terminal show the same names, verdicts and numbers."""
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from minigrad import Tensor, functional as F
+from minigrad.step import examples, record
+from minigrad.step.page import html
+from minigrad.step.terminal import Terminal
+from mutants import SoftmaxDiagonal
+from planted import planted
+
+
+def wrong():
+    """A network with a mistake in it."""
+    rng = np.random.default_rng(0)
+    x, w = (Tensor(rng.normal(size=shape), requires_grad=True) for shape in ((4, 3), (3, 5)))
+    with planted(SoftmaxDiagonal):
+        return record(F.cross_entropy(F.softmax(x @ w), [1, 0, 4, 2]), names={"x": x, "w": w})
+
+
+@pytest.fixture(scope="module", params=[examples.tiny, examples.gpt, wrong], ids=lambda make: make.__name__)
+def faces(request):
+    """A record, the data of its page, and what the terminal answers to a command at a step."""
+    seen = request.param()
+    page = html(seen)
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+    def ask(step, command):
+        out = io.StringIO()
+        Terminal(seen, step, color=False, stdin=io.StringIO(f"{command}\nq\n"), stdout=out).cmdloop()
+        return re.sub(r"\s+", " ", out.getvalue().split("(step) ")[1])
+
+    return seen, data, ask
+
+
+def test_names_and_lines(faces):
+    seen, data, ask = faces
+    assert len(data["steps"]) == len(seen.views)
+    for i, step in enumerate(data["steps"]):
+        said = ask(i, f"j {i}")
+        assert f"step {i}/{len(data['steps']) - 1} {step['op']}" in said
+        assert step["at"] in said and (step["name"] == step["op"] or f"→ {step['name']}" in said)
+        for x in step["inputs"]:
+            assert "gradient" not in x or x["label"] in said
+        for line in step["backward"]["source"].splitlines():
+            assert re.sub(r"\s+", " ", line).strip() in said
+
+
+def test_verdicts(faces):
+    seen, data, ask = faces
+    failures = 0
+    for i, step in enumerate(data["steps"]):
+        said = ask(i, f"j {i}")
+        for x in step["inputs"]:
+            checks = [c for c in step["checks"] if c["of"] == f"d{x['name']}"]
+            if checks:
+                ok = all(c["ok"] for c in checks)
+                failures += not ok
+                assert f"{'✓' if ok else '✗'} d{x['name']}: " in said
+                assert all(c["detail"] in said for c in checks)
+        if step["held"]:
+            assert f"{'✓' if step['held']['ok'] else '✗'} {step['held']['words']}" in said
+    assert bool(failures) == (not all(v.report.ok for v in seen.views))
+
+
+def test_numbers(faces):
+    seen, data, ask = faces
+    for i, step in enumerate(data["steps"]):
+        said = ask(i, f"j {i}")
+        for x in step["inputs"]:
+            array = data["arrays"][x["gradient"]] if "gradient" in x else None
+            if array and array["shape"]:
+                assert f"d{x['name']} {'x'.join(map(str, array['shape']))} max {array['max']:.3g}" in said
+
+
+def test_answers(faces):
+    seen, data, ask = faces
+    for key, why in list(data["whys"].items())[::7]:
+        step, _, at = key.split(":")
+        said = ask(int(step), f"why {why['name']}{f'[{at}]' if at else ''}")
+        assert f"{why['value']:.6g}" in said and f"{why['total']:.6g}" in said
+        assert all(f"{term['product']:.4g}" in said for term in why["terms"])
+    for nudge in data["nudges"][::5]:
+        said = ask(0, f"nudge {nudge['leaf']}{nudge['at']}")
+        assert f"{nudge['predicted']:.6g}" in said and f"{nudge['actual']:.6g}" in said
+
+
+def test_the_optimizers_step(faces):
+    seen, data, ask = faces
+    if data["walk"] is None:
+        assert "record(loss, optimizer=...)" in ask(0, "o")
+        return
+    said = ask(0, "o")
+    assert f"{data['walk']['predicted']:.4g} {data['walk']['actual']:.4g}" in said
+    for update in data["walk"]["updates"]:
+        assert re.search(rf"{re.escape(update['leaf'])} \S+ {update['predicted']:.4g} {update['actual']:.4g}", said)
+        arithmetic = ask(0, f"o {update['leaf']}{update['picks'][0]}")
+        for _, _, made in update["lines"]:
+            for name, values in made.items():
+                assert f"{name} = {values[0]:.6g}" in arithmetic

@@ -1,0 +1,311 @@
+"""A docstring is data: its equations come out as text, LaTeX and MathML, and its invariant holds, and would not for a
+wrong gradient."""
+import re
+import sys
+import unicodedata
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad.gradcheck import Case
+from minigrad.ops.op import Op, Primitive
+from minigrad.step.formula import _table, _text, clause, parse
+from minigrad.step.invariant import holds
+
+NAMES = sorted(mg.OPS)
+
+
+# ---- the docstring --------------------------------------------------------------------------------------------------
+
+def test_the_sections_of_a_docstring():
+    f = parse(mg.OPS["attention"])
+    assert f.shapes.startswith("q (..., T, D), k (..., S, D)") and f.shapes.endswith("->  y (..., T, E)")
+    assert f.forward[0] == "S = q @ k^T / sqrt(D)" and len(f.forward) == 4
+    assert f.backward == [
+        "dv = A^T @ dy", "dA = dy @ v^T", "dP = dA * keep / (1 - dropout)",
+        "dS = P * (dP - sum(dP * P)) / sqrt(D)", "dq = dS @ k", "dk = dS^T @ q",
+    ]
+    assert f.why.startswith("each row of P mixes the rows of v")
+    assert f.holds.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
+    assert f.source == 'Vaswani et al. 2017, "Attention is all you need", eq. 1'
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_op_has_equations_both_ways_and_an_invariant(name):
+    f = parse(mg.OPS[name])
+    assert "->" in f.shapes and f.forward and f.backward and ": " in f.holds and " = " in f.holds
+
+
+def test_an_op_without_a_docstring_has_an_empty_formula():
+    class Silent(Primitive, register=False):
+        def forward(self, x):
+            return x
+
+        def backward(self, dy):
+            return dy
+
+    f = parse(Silent)
+    assert (f.shapes, f.forward, f.backward, f.why, f.holds, f.source, f.text) == ("", [], [], "", "", "", "")
+    assert f.latex == f.forward_latex == f.mathml == f.forward_mathml == ""
+    assert holds(Silent, {"x": np.ones(2)}) is None
+
+
+def test_prose_stays_prose():
+    class Prose(Primitive, register=False):
+        """Doubles its input.
+
+        Nothing here follows the form; x ** is cut off and ) is never opened.
+        """
+
+    f = parse(Prose)
+    assert f.text == "Doubles its input.\n\nNothing here follows the form; x ** is cut off and ) is never opened."
+    assert f.forward == f.backward == [] and f.shapes == f.mathml == ""
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("source, text", [
+    ("da = dy @ b^T", "da = dy bᵀ"),
+    ("S = q @ k^T / sqrt(D)", "S = q kᵀ / √D"),
+    ("dS = P * (dP - sum(dP * P)) / sqrt(D)", "dS = P · (dP − Σ(dP · P)) / √D"),
+    ("dx = rstd * (dxhat - mean(dxhat))", "dx = rstd · (dx̂ − mean(dx̂))"),
+    ("c1 = 1 - beta1^t", "c₁ = 1 − β₁ᵗ"),
+    ("dm' = dm_new + du / (r + eps)", "dm′ = dm_new + du / (r + ε)"),
+    ("dx = dy * p * x ** (p - 1)", "dx = dy · p · xᵖ⁻¹"),
+    ("y = x^{", "y = x^{"),
+    ("y = x^(p / q)", "y = x^(p / q)"),
+    ("dx = dy where low <= x <= high, else 0", "dx = dy where low ≤ x ≤ high, else 0"),
+    ("y = |x|", "y = |x|"),
+    ("dw[idx] += dy", "dw[idx] += dy"),
+    ("dx = dy in the shape of x", "dx = dy in the shape of x"),
+    ("y = the xs along a new axis", "y = the xs along a new axis"),
+])
+def test_an_equation_as_text(source, text):
+    class Of(Primitive, register=False):
+        __doc__ = f"x  ->  y\n\nforward   y = {source}\nbackward  {source}\n"
+
+        def forward(self, xs, dxhat, rstd, beta1, idx, low, high, shape, lr, axis):
+            pass
+
+    assert parse(Of).text.splitlines()[-1] == f"backward  {text}"
+
+
+def test_text_keeps_the_layout():
+    assert parse(mg.OPS["linear"]).text.splitlines()[:4] == [
+        "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "forward   y = x w + b",
+        "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ(dy) over all rows"]
+    for op in mg.OPS.values():
+        assert len(parse(op).text.splitlines()) == len(parse(op).doc.splitlines())
+
+
+# ---- LaTeX and MathML -----------------------------------------------------------------------------------------------
+
+def test_latex_of_attention():
+    assert parse(mg.OPS["attention"]).latex == r"""\begin{aligned}
+dv &= {A}^{\top} \, dy \\
+dA &= dy \, {v}^{\top} \\
+dP &= \frac{dA \cdot \mathrm{keep}}{1 - \mathrm{dropout}} \\
+dS &= \frac{P \cdot (dP - \sum(dP \cdot P))}{\sqrt{D}} \\
+dq &= dS \, k \\
+dk &= {dS}^{\top} \, q
+\end{aligned}"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latex_is_balanced(name):
+    f = parse(mg.OPS[name])
+    for latex, clauses in ((f.forward_latex, f.forward), (f.latex, f.backward)):
+        bare = re.sub(r"\\[{}]", "", latex)
+        depths = np.cumsum([(c == "{") - (c == "}") for c in bare])
+        assert depths.min() >= 0 and depths[-1] == 0
+        assert latex.count(r"\left") == latex.count(r"\right")
+        assert latex.count("\\\\\n") == len(clauses) - 1 and latex.count("&") == len(clauses)
+        assert not re.search(r"(?<!\\)[#%$]|(?<![\\}\w])_", latex)
+
+
+TAGS = set("math mtable mtr mtd mrow mi mn mo mtext mspace mfrac msqrt msup msub mover".split())
+
+
+def mathml(source, *names):
+    class Of(Primitive, register=False):
+        __doc__ = f"x  ->  y\n\nbackward  {source}\n"
+        forward = eval(f"lambda self, {', '.join(names) or 'x'}: None")
+
+    return parse(Of).mathml
+
+
+def test_mathml_of_an_equation():
+    assert re.sub(r' style="[^"]*"', "", mathml("dx = dy / sqrt(y)")) == (
+        '<math display="block"><mtable displaystyle="true"><mtr>'
+        '<mtd><mrow><mi>d</mi><mi>x</mi></mrow></mtd>'
+        '<mtd><mrow><mo form="infix">=</mo>'
+        '<mfrac><mrow><mi>d</mi><mi>y</mi></mrow><msqrt><mi>y</mi></msqrt></mfrac></mrow></mtd>'
+        '</mtr></mtable></math>')
+    assert "<msup><mi>b</mi><mo>⊤</mo></msup>" in mathml("da = dy @ b^T")
+    assert "<msub><mi>β</mi><mn>1</mn></msub>" in mathml("c = beta1 m")
+    assert '<mover accent="true"><mi>x</mi><mo stretchy="false">^</mo></mover>' in mathml("y = xhat", "xhat")
+    assert "<mtext>\u00a0where\u00a0</mtext>" in mathml("da = dy where a > b", "a", "b")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mathml_is_well_formed_and_says_every_variable(name):
+    f = parse(mg.OPS[name])
+    for markup, clauses in ((f.forward_mathml, f.forward), (f.mathml, f.backward)):
+        root = ElementTree.fromstring(markup)
+        assert root.tag == "math" and len(list(root.iter("mtr"))) == len(clauses)
+        assert {e.tag for e in root.iter()} <= TAGS
+        assert all(len(e) == 2 for tag in ("mfrac", "msup", "msub", "mover") for e in root.iter(tag))
+        said = "".join("".join(root.itertext()).split())
+        for number in re.findall(r"\d+", " ".join(clauses)):
+            assert number in said
+
+
+def op_with(doc):
+    """An op with this docstring."""
+    return type("Other", (Op,), {"__doc__": doc}, register=False)
+
+
+@pytest.mark.parametrize("source", ["x & y < <b>", "((((", "))", "a b c ] [", "|", "x^", "-", "=", "= =", "1 +", "f(",
+                                    "'", "doesn't x' ** ** y", "#%$_\\{}~", "α β"])
+def test_what_cannot_be_read_is_text_and_never_an_error(source):
+    f = parse(op_with(f"x -> y\n\nforward   {source}\nbackward  dx = {source}\n"))
+    assert f.latex and f.forward_latex
+    ElementTree.fromstring(f.mathml)
+    plain = f.text.replace("′", "'").replace("−", "-").splitlines()[-1]
+    assert re.sub(r"\s", "", plain) == re.sub(r"\s", "", f"backward dx = {source}")
+
+
+def letters(text):
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if c.isalnum())
+
+
+@given(st.text(st.sampled_from("xdyt2 =+-*/@^()[]|,.'_é<&\\{")))
+def test_nothing_is_lost_on_the_way_through_the_tree(source):
+    """Whatever the clause, its letters and digits come out again, in order, in well-formed MathML too."""
+    trees = clause(source, frozenset({"x", "dx"}))
+    assert letters(_text(trees)) == letters(source)
+    markup = _table([source], frozenset({"x", "dx"})) if trees else "<math/>"
+    assert letters("".join(ElementTree.fromstring(markup).itertext())) == letters(source)
+
+
+def test_words_are_told_from_variables_by_where_they_stand():
+    names = frozenset({"dx", "dy", "shape", "mask", "a"})
+    read = lambda source: [type(item).__name__ for item in clause(source, names)]
+    assert read("dx = dy in the shape of x") == ["Relation", "Words", "Name"]
+    assert read("dy where mask, else a") == ["Name", "Words", "Name", "Words", "Name"]
+    assert read("a row of a") == ["Words", "Name"]
+
+
+# ---- the invariant --------------------------------------------------------------------------------------------------
+
+def final_locals(op, dys):
+    """What op.backward returns, and its local variables when it does."""
+    found, code = {}, type(op).backward.__code__
+
+    def profile(frame, event, arg):
+        if event == "return" and frame.f_code is code:
+            found.update(frame.f_locals)
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        dxs = op.backward(*dys, **op.saved)
+    finally:
+        sys.setprofile(before)
+    del found["self"]
+    return list(dxs) if type(dxs) is tuple else [dxs], found
+
+
+def values_of(case):
+    """Everything that `holds` may name, on one sample."""
+    op, ys = case.forward()
+    raw, local = final_locals(op, case.dys)
+    dxs = [mg.tape.unbroadcast(np.asarray(dx), x.shape) if isinstance(x, np.ndarray) else None
+           for dx, x in zip(raw, case.inputs)]
+    names = mg.tape.input_names(case.op_class, len(dxs))
+    outputs = [name for name in op.backward.__code__.co_varnames[1:1 + len(ys)]] if len(ys) > 1 else ["dy"]
+    known = local | op.saved | case.sample.static | dict(zip(names, case.inputs))
+    known |= {"ys": ys, "dys": case.dys, "dxs": dxs, "xs": case.inputs}
+    if "dys" not in op.backward.__code__.co_varnames:
+        known |= dict(zip(outputs, case.dys)) | {name[1:]: y for name, y in zip(outputs, ys)}
+    return known | {f"d{name}": dx for name, dx in zip(names, dxs)}
+
+
+def cases(name, seeds):
+    return [Case(mg.OPS[name], sample, seed) for sample in mg.OPS[name].samples for seed in seeds]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_invariant_holds_on_every_sample(name):
+    held = [(case.what, holds(case.op_class, values_of(case))) for case in cases(name, range(5))]
+    assert all(h is None or h.ok for _, h in held), [(what, h) for what, h in held if h and not h.ok]
+    assert max(h.residual for _, h in held if h) < 1e-12
+    assert sum(h is not None for _, h in held) >= 0.7 * len(held)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_statement_fails_for_wrong_gradients(name):
+    """With noise on the gradients, and on the locals of the backward that are gradients."""
+    rng, given_ones = np.random.default_rng(0), {"dy", "dp_new", "dm_new", "dv_new"}
+    noisy = lambda a: a + rng.normal(size=a.shape) if getattr(a, "dtype", None) == float else a
+    for statement in parse(mg.OPS[name]).holds.split(";"):
+        one = type("One", (mg.OPS[name],), {"__doc__": f"x  ->  y\n\nholds     {statement}\n"}, register=False)
+        found = []
+        for case in cases(name, range(3)):
+            right = values_of(case)
+            wrong = {n: noisy(a) if n[0] == "d" and n not in given_ones else a for n, a in right.items()}
+            found.append(holds(one, wrong | {"dxs": [noisy(dx) for dx in right["dxs"]]}))
+        assert any(found) and not any(held.ok for held in found if held)
+
+
+def test_a_gradient_that_was_not_wanted_leaves_nothing_to_check():
+    known = values_of(Case(mg.OPS["relu"], mg.OPS["relu"].samples[0], 0))
+    assert holds(mg.OPS["relu"], known).ok
+    assert holds(mg.OPS["relu"], known | {"dx": None}) is None
+    assert holds(mg.OPS["relu"], {n: v for n, v in known.items() if n != "dx"}) is None
+    known = values_of(Case(mg.OPS["mul"], mg.OPS["mul"].samples[0], 0))
+    assert holds(mg.OPS["mul"], known | {"da": None}).expression == "sum(db * b) = sum(dy * y)"
+
+
+def test_infinities_that_were_given_leave_nothing_to_check():
+    """A masked score of -inf: no gradient reaches it, and 0 times infinity says nothing."""
+    known = values_of(Case(mg.OPS["max"], mg.OPS["max"].samples[0], 0))
+    masked = known["x"].copy()
+    masked[0, 0, 0] = -np.inf
+    assert holds(mg.OPS["max"], known).ok
+    assert holds(mg.OPS["max"], known | {"x": masked}) is None
+    assert holds(mg.OPS["max"], known | {"dys": [np.array(np.nan)]}) is None
+    assert not holds(mg.OPS["max"], known | {"dx": masked}).ok          # a bad gradient from good inputs is a finding
+
+
+def test_a_mistake_that_the_words_speak_of():
+    """A softmax that forgets how its outputs are coupled: its rows do not sum to 0, and the record says so."""
+    case = Case(mg.OPS["softmax"], mg.OPS["softmax"].samples[0], 0)
+    known = values_of(case)
+    held = holds(mg.OPS["softmax"], known | {"dx": known["dy"] * known["p"]})
+    assert not held.ok and held.words.startswith("each row of dx sums to 0")
+    assert held.expression == "sum(dx, axis=axis) = 0"
+
+
+def test_cancelling_at_large_sizes_is_no_difference():
+    x, dy = np.random.default_rng(0).normal(size=(2, 4, 50_000)) * [[[30.0]], [[1.0]]]
+    op = mg.OPS["softmax"]()
+    op.xp, op.needs = np, [True]
+    p = op.forward(x)
+    known = dict(x=x, y=p, dy=dy, dys=[dy], **op.saved)
+    assert holds(mg.OPS["softmax"], known | {"dx": op.backward(dy, **op.saved)}).residual < 1e-12
+    assert not holds(mg.OPS["softmax"], known | {"dx": op.backward(dy, **op.saved) + 1e-4 * p}).ok
+
+
+@pytest.mark.parametrize("expression, error", [
+    ("sum(dx) = nonsense", "NameError"), ("sum(dx)=0", "expected left = right"), ("sum(dx = 0", "SyntaxError")])
+def test_an_expression_that_cannot_be_evaluated_is_an_error(expression, error):
+    class Wrong(mg.OPS["exp"], register=False):
+        __doc__ = f"x  ->  y\n\nholds     it holds: {expression}\n"
+
+    with pytest.raises(ValueError, match=f"Wrong: cannot evaluate .*{error}"):
+        holds(Wrong, dict(x=np.ones(2), dx=np.ones(2), dys=[np.ones(2)]))

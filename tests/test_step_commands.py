@@ -1,0 +1,221 @@
+"""The command lines of the stepper: python -m minigrad.step, python -m gpt.step, train.py --step_at."""
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from gpt import checkpoint, data, fables, step
+from gpt.model import GPTConfig
+from gpt.schedule import learning_rate
+from gpt.tokenizer import CharTokenizer
+from minigrad.step import __main__ as command
+from minigrad.step import examples
+
+ROOT = Path(__file__).parent.parent
+TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
+SHORT = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=4", "--max_iters=6",
+         "--warmup_iters=2", "--eval_interval=3", "--eval_iters=2", "--log_interval=2", "--checkpoint_interval=2",
+         "--keep=9", "--sample_interval=0", "--dropout=0.1", "--gradient_accumulation_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of six steps, with checkpoints at 0, 2, 4 and 6 and a page of its step 3."""
+    folder = tmp_path_factory.mktemp("step")
+    (folder / "stars.txt").write_text(TEXT, "utf-8")
+    patch = pytest.MonkeyPatch()
+    for name in ("loss_curve", "lr_curve", "stats_maps"):
+        patch.setattr(train, name, lambda *_: None)
+    for name, options in (("run", []), ("stepped", ["--step_at=3"])):
+        train.main([f"--dataset={folder / 'stars.txt'}", f"--out_dir={folder / name}", *SHORT, *options])
+    patch.undo()
+    return folder / "run"
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Commands on stdin."""
+    monkeypatch.setenv("COLUMNS", "100")
+    return lambda *lines: monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def exits_with(status, capsys, main, arguments):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == status
+    errors = capsys.readouterr().err.strip()
+    assert "Traceback" not in errors and len(errors.splitlines()) == 1
+    return errors
+
+
+# ---- python -m minigrad.step ----
+
+def test_the_default_is_the_tiny_example(commands, capsys):
+    commands("n", "q")
+    assert command.main([]) == 0
+    said = capsys.readouterr().out
+    assert "'banana'" in said and "── step 1/6  linear" in said and "\x1b" not in said
+
+
+def test_the_end_of_a_pipe_ends_it(commands, capsys):
+    commands("l")
+    assert command.main(["--no-color"]) == 0
+    assert capsys.readouterr().out.endswith("(step) \n")
+
+
+def test_an_op_begins_at_that_op(commands, capsys):
+    commands("q")
+    command.main(["--op", "attention"])
+    said = capsys.readouterr().out
+    assert "  attention  minigrad/step/examples.py:" in said and "causal=True" in said
+
+
+def test_until_begins_at_a_breakpoint(commands, capsys):
+    commands("q")
+    command.main(["--until", "fc.weight"])
+    assert "── step 5/6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", examples.EXAMPLES)
+def test_out_writes_a_page_and_starts_no_terminal(example, tmp_path, capsys):
+    page = tmp_path / "step.html"
+    assert command.main(["--example", example, "--out", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"wrote {page}, {page.stat().st_size / 1e6:.2f} MB") and "(step)" not in said
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--op", "atention"], "there is no op 'atention'; did you mean attention?"),
+    (["--example", "tyni"], "there is no example 'tyni'; did you mean tiny?"),
+    (["--op", "exp", "--example", "tiny"], "give one of them"),
+    (["--until", "cross"], "nearest: cross_entropy"),
+    (["--until", "norm > x"], "'x' is not a number"),
+    (["--until", "bad"], "bad stops at none of the 7 steps"),
+    (["--out", "nowhere/step.html"], "nowhere/step.html"),
+    (["--oops"], "--oops"),
+])
+def test_bad_input_ends_with_status_2_and_one_line(arguments, message, capsys):
+    assert message in exits_with(2, capsys, command.main, arguments)
+
+
+def test_the_tiny_example_teaches_on_unequal_sizes():
+    record = examples.tiny()
+    sizes = {n for v in record.views for x in v.inputs for n in x.shape}
+    assert len(record.tokens) == 5 and sizes == {3, 4, 5, 7}
+    assert any(x.earlier is not None for v in record.views for x in v.inputs)     # something fans out
+    assert all(v.created_at.startswith("minigrad/step/examples.py") for v in record.views)
+
+
+def test_from_the_command_line(tmp_path):
+    said = subprocess.run([sys.executable, "-W", "error", "-m", "minigrad.step", "--example", "gpt"], cwd=ROOT,
+                          input="j attention\nwhy dq\nq\n", capture_output=True, check=True, encoding="utf-8").stdout
+    assert "attention → h.1.attn  gpt/model.py:" in said and "✓ all" in said
+
+
+# ---- python -m gpt.step ----
+
+def test_it_walks_the_step_after_the_newest_checkpoint_before_the_end(run, commands, capsys):
+    commands("o", "q")
+    step.main([f"--out_dir={run}"])
+    said = capsys.readouterr().out
+    assert "training step 4 on" in said and "cropped to 7 tokens, those of row 1 of the batch of 8 x 8 tokens" in said
+    assert "wte.weight" in said and "all at once" in said
+
+
+def test_the_record_is_of_the_runs_own_weights_moments_rate_and_batch(run):
+    model, optimizer, its_data, options, at = step.load(run, 2)
+    record = step.training_step(model, optimizer, its_data, options, at)
+    weights = checkpoint.weights(checkpoint._first_good([run / "checkpoints" / "step_000002.json"])[1])
+    assert all(np.array_equal(leaf.numpy(), weights[name]) for name, leaf in record.leaves.items())
+    x, y = data.batch(its_data.train, 8, 8, 1337, 2)
+    idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
+    assert np.array_equal(idx, x[:1, :7])
+    assert "".join(record.tokens) == its_data.tokenizer.decode(x[0, :7]).replace(" ", "␣").replace("\n", "\\n")
+    u = record.walk.updates[0]
+    assert u.given["t"] == 3 and u.given["lr"] == learning_rate("cosine", 2, 2, 6, options["learning_rate"], 0.0)
+    assert np.abs(u.given["m"]).max() > 0.0
+    assert record.walk.clip and any(v.op == "dropout" for v in record.views)
+
+
+def test_a_prompt_takes_the_place_of_the_batch(run, commands, capsys):
+    commands("j wte", "q")
+    step.main([f"--out_dir={run}", "--at=0", "--prompt=the fox"])
+    said = capsys.readouterr().out
+    assert "training step 0 on" in said and "cropped to 6 tokens, those of the prompt" in said
+    labels = [line[2] for line in said.split("dy 1x6x16")[1].splitlines()[2:8]]
+    assert labels == list("the␣fo")
+
+
+def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
+    step.main([f"--out_dir={run}", f"--out={tmp_path / 'step.html'}"])
+    assert "wrote" in capsys.readouterr().out and (tmp_path / "step.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("options, message", [
+    ([], "which run? Give --out_dir=FOLDER"),
+    (["--out_dir=nowhere"], "nowhere holds no run"),
+    (["--out_dir=RUN", "--at=3"], "has no checkpoint of step 3; it has 0, 2, 4, 6"),
+    (["--out_dir=RUN", "--prompt=t"], "give at least two"),
+    (["--out_dir=RUN", "--prompt=the cat"], "has never seen 'c'"),
+    (["--out_dir=RUN", "--out=nowhere/step.html"], "nowhere/step.html"),
+    (["--out_dir=RUN", "--promt=the fox"], "did you mean --prompt?"),
+])
+def test_a_run_that_cannot_be_walked_says_why(run, options, message, capsys):
+    errors = exits_with(2, capsys, step.main, [o.replace("RUN", str(run)) for o in options])
+    assert errors.startswith("gpt.step: ") and message in errors
+
+
+def test_looking_changes_no_file_of_the_run(run, commands):
+    commands("why", "q")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    step.main([f"--out_dir={run}"])
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("shape, available, T", [
+    (GPTConfig(24, 31, 2, 4, 32), 24, 16), (GPTConfig(16, 31, 2, 4, 32), 16, 15), (GPTConfig(64, 14, 2, 2, 32), 64, 15),
+    (GPTConfig(64, 65, 2, 2, 32), 5, 5), (GPTConfig(64, 65, 1, 1, 3), 4, 4), (GPTConfig(1, 65, 1, 1, 3), 1, 1)])
+def test_the_crop_has_a_length_that_no_other_axis_has(shape, available, T):
+    assert step.cropped_length(shape, available) == T
+
+
+def test_what_cannot_be_seen_of_a_token_is_written():
+    tokenizer = CharTokenizer(" \n\ta'")
+    assert [step.visible(i, tokenizer) for i in range(5)] == ["␣", "\\n", "\\t", "a", "'"]
+
+
+def test_the_example_has_words_for_labels_and_all_checks_pass():
+    record = step.example()
+    words = "".join(record.tokens).replace("␣", " ").replace("\\n", "\n")
+    assert len(record.tokens) == 16 and words in fables.text(4000, 0)
+    assert all(v.report.ok for v in record.views) and record.views[0].dys["dy"].dtype == np.float64
+
+
+# ---- train.py --step_at ----
+
+def test_a_step_that_is_looked_at_changes_no_bit_of_the_run(run):
+    for name in ("step_000004.safetensors", "step_000006.safetensors"):
+        assert (run / "checkpoints" / name).read_bytes() == (run.parent / "stepped" / "checkpoints" / name).read_bytes()
+    assert (run.parent / "stepped" / "step-3.html").stat().st_size > 10_000 and not list(run.glob("step*"))
+
+
+def test_a_run_from_before_this_option_goes_on(run, tmp_path):
+    shutil.copytree(run, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text("utf-8"))
+    del config["options"]["step_at"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config), "utf-8")
+    options, sources, changes = train.configure(["--init_from=resume", f"--out_dir={tmp_path / 'old'}"])
+    assert options.step_at == -1 and sources["step_at"] == "default" and not changes
+    assert sources["n_layer"] == "command line"
+
+
+@pytest.mark.parametrize("at", [-2, 6])
+def test_a_step_that_never_comes_is_refused(at, tmp_path, capsys):
+    errors = exits_with(2, capsys, train.main, [f"--out_dir={tmp_path}", *SHORT, f"--step_at={at}"])
+    assert f"--step_at={at}" in errors and "0 to 5" in errors
