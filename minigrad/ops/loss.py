@@ -122,7 +122,7 @@ class LinearCrossEntropy(Fused):
         return op, op.forward(logits, targets=t[i:i + rows], ignore_index=ignore_index, reduction="sum")
 
     def backward(self, dy, x2, w, t, n, ignore_index, rows, shape):
-        dx = self.xp.empty_like(x2)
+        dx = self.xp.zeros_like(x2)
         dw = self.xp.zeros_like(w)
         for i in range(0, len(t), rows):
             op, _ = self.chunk(x2, w, t, i, ignore_index, rows)

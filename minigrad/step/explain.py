@@ -154,7 +154,7 @@ def _precision(step: Step) -> Any:
 def _size(x: Any) -> float:
     """Root mean square of the numbers in x that are not 0, but for masks, which are far larger than the rest; 1 if
     there are none."""
-    a = np.abs(x[x != 0.0])
+    a = np.abs(x[np.isfinite(x) & (x != 0.0)])
     return math.sqrt(float(np.mean(np.square(a[a <= 1e4 * np.quantile(a, 0.25)])))) if a.size else 1.0
 
 

@@ -80,7 +80,7 @@ def listed(function: Callable[..., Any], results: Sequence[str], *args: Any, **k
     def ended(local: dict[str, Any], returned: dict[str, Any]) -> None:
         if running:
             first, last, names = running.pop()
-            made = changed({name: local[name] for name in names if name in local}) | changed(returned)
+            made = changed({name: value for name, value in local.items() if name in names}) | changed(returned)
             lines.append(Line(first, last, made))
 
     def trace(frame: Any, event: str, arg: Any) -> Any:

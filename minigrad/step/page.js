@@ -54,8 +54,10 @@ function array(place) {                                     // decoded when it i
   a.steps = stride;
   if (a.ints) a.numbers = Float64Array.from(a.ints);
   else {
-    const bytes = Uint8Array.from(atob(a.half), c => c.charCodeAt(0)), unit = Number(a.max) || 1;
-    a.numbers = Float64Array.from({length: bytes.length / 2}, (_, k) => half(bytes[2 * k] | bytes[2 * k + 1] << 8) * unit);
+    const bytes = atob(a.half), unit = Number(a.max) || 1;
+    a.numbers = new Float64Array(bytes.length / 2);
+    for (let k = 0; k < a.numbers.length; k++)
+      a.numbers[k] = half(bytes.charCodeAt(2 * k) | bytes.charCodeAt(2 * k + 1) << 8) * unit;
   }
   return a;
 }
@@ -64,8 +66,12 @@ const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
 
 function trueIndex(a, panel, row, column) {                 // of a cell of a perhaps sampled map, in the whole array
   let rest = panel * a.steps[0];
-  const leading = a.shape.slice(0, -2).reverse().map(n => { const k = rest % n; rest = Math.floor(rest / n); return k; });
-  return [...leading.reverse(), ...a.shape.length > 1 ? [row * a.steps[1]] : [], column * a.steps[2]];
+  const leading = [];
+  for (const n of a.shape.slice(0, -2).reverse()) {
+    leading.unshift(rest % n);
+    rest = Math.floor(rest / n);
+  }
+  return [...leading, ...a.shape.length > 1 ? [row * a.steps[1]] : [], column * a.steps[2]];
 }
 
 function cellOf(a, at) {                                    // the cell that shows an index, or stands for it
@@ -82,11 +88,14 @@ function makePalette() {
   const style = getComputedStyle(document.documentElement);
   const rgb = name => style.getPropertyValue(name).trim().match(/[0-9a-f]{2}/gi).map(h => parseInt(h, 16));
   const [low, zero, high] = ["--negative", "--zero", "--positive"].map(rgb);
-  palette = {mask: rgb("--mask"), soft: style.getPropertyValue("--soft"), ink: style.getPropertyValue("--ink"), ramp: []};
+  const [soft, ink, mono] = ["--soft", "--ink", "--mono"].map(name => style.getPropertyValue(name));
+  const pixel = ([r, g, b]) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;                // as ImageData keeps it
+  palette = {mask: pixel(rgb("--mask")), bad: pixel([255, 230, 0]), soft, ink, mono, ramp: new Uint32Array(511)};
   for (let k = -255; k <= 255; k++) {
     const end = k < 0 ? low : high, t = Math.abs(k) / 255;
-    palette.ramp.push(zero.map((z, c) => z + (end[c] - z) * t));
+    palette.ramp[255 + k] = pixel(zero.map((z, c) => Math.round(z + (end[c] - z) * t)));
   }
+  for (const a of data.arrays) a.images = {};
 }
 
 // room for a map: in pixels, of one panel and of several side by side; and how much taller than wide a cell may be
@@ -95,7 +104,8 @@ const SMALL = {width: 200, height: 104, panel: 50, panels: 330, tall: 2};
 const THIRD = {width: 205, height: 200, panel: 50, panels: 220, tall: 4};
 
 function heat(name, place, options = {}) {
-  // options: to (whose gradient; or, with from, where it is from), tag, isNew, size, asks (indices that can be asked why), onAsk
+  // options: to (whose gradient it is; with from, where it is from), tag, isNew, size; asks: the indices that can be
+  // asked why; onAsk
   const a = array(place), {to, from, tag, isNew, size = LARGE, asks = [], onAsk} = options;
   const caption = el("figcaption", {}, el("b", {}, name), el("span", {class: "shape"}, dims(a.shape)),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
@@ -105,8 +115,8 @@ function heat(name, place, options = {}) {
 
   const summary = `max ${num(a.max)} · norm ${num(a.norm)}`;
   const reading = el("output", {class: "reading"}, summary);
-  const labelled = `${name}${to ? `, ${from ? "from" : "gradient of"} ${to}` : ""}: heat map of ${dims(a.shape)}, largest magnitude ` +
-    `${num(a.max)}, norm ${num(a.norm)}, mean ${num(a.mean)}`;
+  const labelled = `${name}${to ? `, ${from ? "from" : "gradient of"} ${to}` : ""}: heat map of ${dims(a.shape)}, ` +
+    `largest magnitude ${num(a.max)}, norm ${num(a.norm)}, mean ${num(a.mean)}`;
   const panels = el("div", {class: "panels" + (asks.length ? " asks" : ""), tabindex: 0, role: "group",
     "aria-label": labelled + ". Arrow keys read its values" + (asks.length ? ", Enter asks why" : "")});
   const layout = arrange(a, size), marks = asks.map(at => cellOf(a, at).join());
@@ -138,24 +148,27 @@ function arrange(a, size) {                                 // the size of a cel
   return {w, h, left: h >= 8 ? left : 0, top: byColumn && w >= 8 ? (room <= w + 6 ? 13 : room) : 0};
 }
 
-function paint(a, panel, {w, h, left, top}, marks, label) {
-  const {rows, columns, numbers} = a, size = rows * columns, unit = Number(a.max) || 1;
-  const small = document.createElement("canvas"), bad = [];
-  [small.width, small.height] = [columns, rows];
-  const image = new ImageData(columns, rows), pixels = image.data;
+function image(a, panel) {                                  // a pixel for each number; and where NaN and infinity are
+  const {rows, columns, numbers} = a, size = rows * columns, unit = Number(a.max) || 1, bad = [];
+  const canvas = document.createElement("canvas"), colors = new Uint32Array(size);
+  [canvas.width, canvas.height] = [columns, rows];
   for (let k = 0; k < size; k++) {
     const x = numbers[panel * size + k];
-    let color = palette.mask;
-    if (isFinite(x)) color = palette.ramp[255 + Math.round(255 * Math.sign(x) * Math.sqrt(Math.min(Math.abs(x) / unit, 1)))];
-    else if (a.mask === undefined || isNaN(x)) { color = [255, 230, 0]; bad.push(k); }
-    pixels.set(color, 4 * k);
-    pixels[4 * k + 3] = 255;
+    if (isFinite(x)) {
+      const share = Math.min(Math.sqrt(Math.abs(x) / unit), 1);
+      colors[k] = palette.ramp[255 + Math.round(x < 0 ? -255 * share : 255 * share)];
+    } else if (a.mask !== undefined && !isNaN(x)) colors[k] = palette.mask;
+    else { colors[k] = palette.bad; bad.push(k); }
   }
-  small.getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(colors.buffer), columns, rows), 0, 0);
+  return {canvas, bad};
+}
 
+function paint(a, panel, {w, h, left, top}, marks, label) {
+  const {rows, columns} = a, {canvas: small, bad} = a.images[panel] ??= image(a, panel);
   const dense = window.devicePixelRatio || 1, wide = left + columns * w, high = top + rows * h;
-  const canvas = el("canvas", {role: "img", "aria-label": label, width: Math.ceil(wide * dense), height: Math.ceil(high * dense),
-    style: `width:${wide}px;height:${high}px`});
+  const canvas = el("canvas", {role: "img", "aria-label": label,
+    width: Math.ceil(wide * dense), height: Math.ceil(high * dense), style: `width:${wide}px;height:${high}px`});
   const pen = canvas.getContext("2d");
   pen.scale(dense, dense);
   pen.imageSmoothingEnabled = false;
@@ -179,16 +192,18 @@ function paint(a, panel, {w, h, left, top}, marks, label) {
     pen.arc(left + (column + .5) * w, top + (row + .5) * h, r, 0, 7);
     pen.stroke();
   }
-  pen.font = `10px ${getComputedStyle(document.body).getPropertyValue("--mono")}`;
+  pen.font = `10px ${palette.mono}`;
   pen.fillStyle = palette.soft;
   pen.textBaseline = "middle";
   pen.textAlign = "right";
-  if (left) for (let r = 0; r < rows; r++) pen.fillText(visible(tokens[r * a.steps[1]]).slice(0, 8), left - 4, top + (r + .5) * h);
+  const token = k => visible(tokens[k]).slice(0, 8);
+  if (left) for (let r = 0; r < rows; r++) pen.fillText(token(r * a.steps[1]), left - 4, top + (r + .5) * h);
   if (top) for (let c = 0; c < columns; c++) {
     pen.save();
-    pen.translate(left + (c + .5) * w, top - 3);
-    if (top > 13) { pen.rotate(-Math.PI / 2); pen.textAlign = "left"; } else { pen.textAlign = "center"; pen.translate(0, -4); }
-    pen.fillText(visible(tokens[c * a.steps[2]]).slice(0, 8), 0, 0);
+    pen.translate(left + (c + .5) * w, top > 13 ? top - 3 : top - 7);
+    pen.textAlign = top > 13 ? "left" : "center";
+    if (top > 13) pen.rotate(-Math.PI / 2);
+    pen.fillText(token(c * a.steps[2]), 0, 0);
     pen.restore();
   }
   return canvas;
@@ -200,8 +215,9 @@ function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, asks, onAs
   const clear = () => { cell = null; cursor.remove(); reading.textContent = summary; };
   const show = (p, row, column) => {
     cell = [p, row, column];
-    const head = panels.children[p].firstChild.nodeType === 3 ? panels.children[p].querySelector("canvas").offsetTop : 0;
-    cursor.style.cssText = `left:${left + column * w - 1.5}px;top:${head + top + row * h - 1.5}px;width:${w + 3}px;height:${h + 3}px`;
+    const below = panels.children[p].querySelector("canvas").offsetTop;
+    cursor.style.cssText = `left:${left + column * w - 1.5}px;top:${below + top + row * h - 1.5}px;` +
+      `width:${w + 3}px;height:${h + 3}px`;
     panels.children[p].append(cursor);
     const at = trueIndex(a, p, row, column), x = a.numbers[(p * a.rows + row) * a.columns + column];
     const names = [...a.shape.length > 1 && a.full[1] === tokens?.length ? [tokens[at.at(-2)]] : [],
@@ -214,7 +230,8 @@ function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, asks, onAs
     const p = [...panels.children].findIndex(panel => panel.contains(event.target));
     if (p < 0 || event.target.tagName !== "CANVAS") return;
     const box = event.target.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top - top) / h), column = Math.floor((event.clientX - box.left - left) / w);
+    const row = Math.floor((event.clientY - box.top - top) / h);
+    const column = Math.floor((event.clientX - box.left - left) / w);
     if (row >= 0 && column >= 0 && row < a.rows && column < a.columns) return [p, row, column];
   };
   panels.onmousemove = event => { const over = under(event); if (over) show(...over); };
@@ -249,8 +266,10 @@ const title = ({kind, k}) => kind === "n" ? "nudges" : kind === "u" ? `${walk.op
   steps[k].name === steps[k].op ? steps[k].op : `${steps[k].op} → ${steps[k].name}`;
 
 function called(s) {                                        // steps are counted from 0, as in the engine
-  const n = steps.length - 1, of = {f: `forward ${n - s.k} of ${n}`, b: `step ${s.k} of ${n}`, u: `update ${s.k + 1} of ${walk?.updates.length}`};
-  return s.kind === "n" ? "nudges" : `${of[s.kind]}: ${title(s)}`;
+  const n = steps.length - 1;
+  if (s.kind === "n") return "nudges";
+  return {f: `forward ${n - s.k} of ${n}`, b: `step ${s.k} of ${n}`,
+    u: `update ${s.k} of ${walk?.updates.length - 1}`}[s.kind] + `: ${title(s)}`;
 }
 
 function address() {
@@ -291,7 +310,8 @@ const sameKind = () => stations.flatMap((s, at) => s.kind === here().kind ? [at]
 
 function namesOf(step) {
   const parts = step.name === step.op ? [] : step.name.split(".");
-  return new Set([step.op, ...parts.map((_, k) => parts.slice(0, k + 1).join(".")), ...step.inputs.map(x => x.leaf).filter(Boolean)]);
+  const modules = parts.map((_, k) => parts.slice(0, k + 1).join("."));
+  return new Set([step.op, ...modules, ...step.inputs.map(x => x.leaf).filter(Boolean)]);
 }
 
 const allNames = [...new Set(steps.flatMap(s => [...namesOf(s)]))].sort();
@@ -300,7 +320,9 @@ function stops(text) {
   const longer = /^norm\s*>\s*(\S+)$/.exec(text);
   if (text === "bad") return s => !s.checks.length || s.checks.some(row => !row.ok);
   if (text === "nan") return s => s.trouble !== "";
-  if (longer && isFinite(longer[1])) return s => s.inputs.some(x => "gradient" in x && norm(x.gradient) > Number(longer[1]));
+  if (longer && isFinite(longer[1])) {
+    return s => s.inputs.some(x => "gradient" in x && norm(x.gradient) > Number(longer[1]));
+  }
   if (allNames.includes(text)) return s => namesOf(s).has(text);
 }
 
@@ -311,7 +333,9 @@ function distance(a, b) {                                   // Levenshtein's
   for (let i = 1; i <= a.length; i++) {
     const above = row;
     row = [i];
-    for (let j = 1; j <= b.length; j++) row.push(Math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] !== b[j - 1])));
+    for (let j = 1; j <= b.length; j++) {
+      row.push(Math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] !== b[j - 1])));
+    }
   }
   return row[b.length];
 }
@@ -359,27 +383,54 @@ function svg(tag, attributes, ...children) {
 
 const clip = (text, n) => text.length > n ? "…" + text.slice(1 - n) : text;
 
+let graph = {};                                             // what is drawn, until a module folds or unfolds
+
 function drawGraph() {
-  const {kind, k} = here(), current = kind === "f" || kind === "b" ? k : null, leafNow = kind === "u" ? walk.updates[k].leaf : "";
-  const columns = columnsOfGraph(current), where = new Map(columns.flatMap((c, x) => c.nodes.map(n => [n, x])));
+  const {kind, k} = here(), current = kind === "f" || kind === "b" ? k : null;
+  const columns = columnsOfGraph(current), folds = columns.map(c => c.nodes.length).join();
+  if (graph.folds !== folds) graph = {folds, ...builtGraph(columns)};
+
+  const leafNow = kind === "u" ? walk.updates[k].leaf : "";
+  const inputs = new Set(current == null ? [] : steps[current].inputs.map(i => i.source));
+  const done = n => kind === "f" ? n > k : kind === "b" ? n < k : true;
+  for (const {path, users} of graph.edges) {
+    path.setAttribute("class", users.has(current) ? "edge lit" : "edge");
+    if (users.has(current)) graph.boxes[0].link.before(path);       // over the others
+  }
+  graph.boxes.forEach(({link, nodes, fold, title, name}) => {
+    const status = [nodes.includes(current) ? "now" : nodes.every(done) ? "done" : "to do",
+      nodes.some(n => inputs.has(n)) && "input", fold && "folded",
+      nodes.some(n => steps[n].checks.some(row => !row.ok)) && "failed"].filter(Boolean);
+    link.setAttribute("class", status.join(" "));
+    title.textContent = `${name}, ${status.join(", ")}`;
+  });
+  for (const {box, leaf, node} of graph.leaves)
+    box.setAttribute("class", node === current || leaf === leafNow ? "leaf lit" : "leaf");
+  const lit = columns.findIndex(({nodes}) => nodes.includes(current) ||
+    nodes.length === 1 && steps[nodes[0]].inputs.some(x => x.leaf && x.leaf === leafNow));
+  if (lit >= 0) $("graph").scrollLeft = GAP + lit * (WIDE + GAP) + WIDE / 2 - $("graph").clientWidth / 2;
+}
+
+function builtGraph(columns) {
+  const where = new Map(columns.flatMap((c, x) => c.nodes.map(n => [n, x])));
   const left = x => GAP + x * (WIDE + GAP), middle = x => left(x) + WIDE / 2, top = 62;
-  const leaves = columns.map(c => c.fold ? [] : steps[c.nodes[0]].inputs.filter(x => x.leaf).slice(0, 4));
-  const deepest = Math.max(0, ...leaves.map(l => l.length));
-  const width = left(columns.length), height = top + HIGH + 10 + deepest * 19;
+  const leavesOf = columns.map(c => c.fold ? [] : steps[c.nodes[0]].inputs.filter(x => x.leaf).slice(0, 4));
+  const width = left(columns.length), height = top + HIGH + 10 + Math.max(0, ...leavesOf.map(l => l.length)) * 19;
   const root = svg("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "group"});
 
-  const edges = new Map();
+  const users = new Map();                                  // "from to" -> the nodes there that use one from there
   for (const [n, step] of steps.entries()) for (const x of step.inputs) {
     if (x.source == null || where.get(x.source) === where.get(n)) continue;
     const key = `${where.get(x.source)} ${where.get(n)}`;
-    edges.set(key, edges.get(key) || n === current);
+    users.set(key, (users.get(key) ?? new Set()).add(n));
   }
-  for (const [key, lit] of [...edges].sort((a, b) => a[1] - b[1])) {
+  const edges = [...users].map(([key, users]) => {
     const [from, to] = key.split(" ").map(Number), far = to - from, y = top - Math.min(30, 7 + 3 * far);
-    root.append(svg("path", {class: lit ? "edge lit" : "edge", d: far === 1 ?
-      `M${left(from) + WIDE} ${top + HIGH / 2}H${left(to)}` :
-      `M${middle(from) + 12} ${top}C${middle(from) + 40} ${y - 10} ${middle(to) - 40} ${y - 10} ${middle(to) - 12} ${top}`}));
-  }
+    const path = svg("path", {d: far === 1 ? `M${left(from) + WIDE} ${top + HIGH / 2}H${left(to)}` :
+      `M${middle(from) + 12} ${top}C${middle(from) + 40} ${y - 10} ${middle(to) - 40} ${y - 10} ${middle(to) - 12} ${top}`});
+    root.append(path);
+    return {path, users};
+  });
   let x = 0;
   while (x < columns.length) {                              // a line over the nodes of a module
     let end = x;
@@ -390,34 +441,30 @@ function drawGraph() {
         svg("text", {class: "small", x: left(x + part * 8) + 12, y: 12}, columns[x].module)));
     x = end + 1;
   }
-  const inputs = new Set(current == null ? [] : steps[current].inputs.map(i => i.source));
-  const done = n => kind === "f" ? n > k : kind === "b" ? n < k : true;
-  columns.forEach(({module, nodes, fold}, c) => {
-    const n = nodes[0], step = steps[n], isNow = nodes.includes(current);
-    const status = [isNow ? "now" : nodes.every(done) ? "done" : "to do", nodes.some(m => inputs.has(m)) && "input",
-      fold && "folded", nodes.some(m => steps[m].checks.some(row => !row.ok)) && "failed"].filter(Boolean);
+  const leaves = [], boxes = columns.map(({module, nodes, fold}, c) => {
+    const n = nodes[0], step = steps[n], title = svg("title", {});
     const [first, second] = fold ? [module, plural(nodes.length, "op")] :
       [step.op, step.name === step.op ? dims(Object.values(step.outputs).map(o => data.arrays[o].shape)[0]) : step.name];
-    const link = svg("a", {class: status.join(" "), tabindex: -1, href: `#${kind === "f" ? "f" : "b"}${n}`},
-      svg("title", {}, `${fold ? module : called({kind: "b", k: n})}, ${status.join(", ")}`),
+    const link = svg("a", {tabindex: -1, href: `#b${n}`}, title,
       svg("rect", {x: left(c), y: top, width: WIDE, height: HIGH, rx: 6}),
       svg("text", {x: middle(c), y: top + 15}, first.length > 13 ? first.slice(0, 12) + "…" : first),
-      svg("text", {class: "small", x: middle(c), y: top + 29}, clip(second, 14)));
+      svg("text", {class: "small", x: middle(c), y: top + 29}, clip(second, 13)));
     link.onclick = event => {
       event.preventDefault();
-      if (fold) { state.unfolded.add(module); drawGraph(); } else goTo(kind === "f" ? "f" : "b", n);
+      if (fold) { state.unfolded.add(module); drawGraph(); } else goTo(here().kind === "f" ? "f" : "b", n);
     };
     root.append(link);
-    leaves[c].forEach((leaf, row) => {
-      const lit = isNow || leaf.leaf === leafNow, y = top + HIGH + 6 + row * 19;
-      root.append(svg("g", {class: lit ? "leaf lit" : "leaf"}, svg("title", {}, `${leaf.leaf}, ${dims(leaf.shape)}`),
+    leavesOf[c].forEach(({leaf, shape}, row) => {
+      const y = top + HIGH + 6 + row * 19, box = svg("g", {}, svg("title", {}, `${leaf}, ${dims(shape)}`),
         svg("rect", {x: left(c), y, width: WIDE, height: 16, rx: 8}),
-        svg("text", {class: "small", x: middle(c), y: y + 11.5}, clip(leaf.leaf.split(".").slice(-2).join("."), 15))));
+        svg("text", {class: "small", x: middle(c), y: y + 11.5}, clip(leaf.split(".").slice(-2).join("."), 15)));
+      root.append(box);
+      leaves.push({box, leaf, node: n});
     });
+    return {link, nodes, fold, title, name: fold ? module : called({kind: "b", k: n})};
   });
   $("graph").replaceChildren(root);
-  const lit = columns.findIndex((column, c) => column.nodes.includes(current) || leaves[c].some(l => l.leaf === leafNow));
-  if (lit >= 0) $("graph").scrollLeft = middle(lit) - $("graph").clientWidth / 2;
+  return {edges, boxes, leaves};
 }
 
 // ---- the left column: formula, words, source -----------------------------------------------------------------------
@@ -429,8 +476,8 @@ function sourceOf(listing, line, onLine, remark = () => "") {
   const rows = listing.source.split("\n").map((text, n) => {
     const stop = listing.lines.findIndex(([a, b]) => a <= n && n <= b) + 1, split = /^(.*?)(\s*#.*)?$/.exec(text);
     const isNow = n >= first && n <= last, status = isNow ? "now" : ran.some(([a, b]) => a <= n && n <= b) ? "ran" : "";
-    return el("div", {class: status + (stop ? " stop" : ""), "aria-current": isNow && "step", onclick: stop && (() => onLine(stop))},
-      split[1] || " ", el("i", {}, split[2]?.replace(/^\s+/, "  ") ?? ""), remark(n));
+    return el("div", {class: status + (stop ? " stop" : ""), "aria-current": isNow && "step",
+      onclick: stop && (() => onLine(stop))}, split[1] || " ", el("i", {}, split[2]?.replace(/^\s+/, "  ") ?? ""), remark(n));
   });
   return el("pre", {tabindex: 0, "aria-label": "source"}, rows);
 }
@@ -479,9 +526,11 @@ function comesIn(step) {
 }
 
 function drawRight(step, kind) {                            // the newest on top
-  const {lines} = listingOf(here()), n = lines.length, whole = state.line === 0 || state.line === n, forward = kind === "f";
-  const given = forward ? step.inputs.map(x => heat(x.name, x.value, {to: x.label, from: true, size: SMALL})) : comesIn(step);
-  const results = !whole ? [] : forward ? Object.entries(step.outputs).map(([name, a]) => heat(name, a, {isNew: state.line > 0})) :
+  const {lines} = listingOf(here()), n = lines.length, forward = kind === "f";
+  const whole = state.line === 0 || state.line === n, isNew = state.line > 0;
+  const given = !forward ? comesIn(step) :
+    step.inputs.map(x => heat(x.name, x.value, {to: x.label, from: true, size: SMALL}));
+  const results = !whole ? [] : forward ? Object.entries(step.outputs).map(([name, a]) => heat(name, a, {isNew})) :
     step.inputs.flatMap((x, i) => "gradient" in x ? [gradientOf(x, i)] : []);
   const finals = !whole ? [] : forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
   const made = (k, size) => Object.entries(lines[k - 1][2]).filter(([, a]) => !finals.includes(a)).map(
@@ -505,10 +554,12 @@ for (const key of Object.keys(data.whys)) {
 function gradientOf(x, i) {
   const k = here().k, asks = asked[`${k}:${i}`] ?? [], name = `d${x.name}`;
   const onAsk = (at, cell, a) => {
-    const found = asks.find(ask => ask.join() === at.join()) ?? asks.find(ask => cell(a, ask).join() === cell(a, at).join());
+    const found = asks.find(ask => ask.join() === at.join()) ??
+      asks.find(ask => cell(a, ask).join() === cell(a, at).join());
     openWhy([{step: k, input: i, at: found ?? at}]);
   };
-  const figure = heat(name, x.gradient, {to: x.label, asks, onAsk, isNew: state.line > 0, size: "earlier" in x ? THIRD : LARGE});
+  const size = "earlier" in x ? THIRD : LARGE;
+  const figure = heat(name, x.gradient, {to: x.label, asks, onAsk, isNew: state.line > 0, size});
   if (asks.length) figure.append(el("div", {class: "chips"}, "why?", asks.slice(0, 4).map(at =>
     el("button", {onclick: () => openWhy([{step: k, input: i, at}])}, index(at)))));
   if (!("earlier" in x)) return figure;
@@ -531,6 +582,8 @@ function whyLink(words, trail) {                            // pale where this p
     onclick: event => { event.preventDefault(); openWhy(trail); }}, words);
 }
 
+function closeWhy() { state.trail = []; drawWhy(); }
+
 function drawWhy() {
   const panel = $("why"), asking = state.trail.at(-1);
   panel.hidden = !asking;
@@ -540,39 +593,48 @@ function drawWhy() {
     n === state.trail.length - 1 ? el("b", {}, gradientName(t)) :
       whyLink(gradientName(t), state.trail.slice(0, n + 1)),
     el("span", {}, ` ${steps[t.step].inputs[t.input].leaf || steps[t.step].name}`)]);
-  const close = el("button", {class: "close", "aria-label": "close", onclick: () => { state.trail = []; drawWhy(); }}, "close");
-  panel.replaceChildren(close, el("div", {class: "crumbs"}, crumbs, answer && !answer.terms.some(t => t.parts.length) ? " › the loss" : ""));
+  const atLoss = answer && !answer.terms.some(t => t.parts.length);
+  panel.replaceChildren(el("button", {class: "close", onclick: closeWhy}, "close"),
+    el("div", {class: "crumbs"}, crumbs, atLoss ? " › the loss" : ""));
   if (!answer) {
     panel.append(el("p", {}, `Why ${gradientName(asking)}? A page holds the answers for the largest entries only: `,
       (asked[`${step}:${input}`] ?? []).slice(0, 6).flatMap(other =>
-        [whyLink(index(other), [...state.trail.slice(0, -1), {step, input, at: other}]), " "]), "The terminal and step.why() answer for any."));
+        [whyLink(index(other), [...state.trail.slice(0, -1), {step, input, at: other}]), " "]),
+      "The terminal and step.why() answer for any."));
     return;
   }
   const largest = Math.max(...answer.terms.map(t => Math.abs(t.product))), outputs = Object.keys(steps[step].outputs);
   panel.append(
-    el("p", {class: "say"}, "Why is ", el("b", {}, `${gradientName(asking)} = ${num(answer.value, 4)}`), "? Moving that number of ",
-      el("code", {}, steps[step].inputs[input].name), ` moves ${plural(answer.count, "number")} that the op gives; each counts slope × its own gradient:`),
-    el("div", {class: "scroll"}, el("table", {}, header(["moves", "slope", "", "gradient", "", "product", "", "that gradient was made by"], [1, 3, 5]),
+    el("p", {class: "say"}, "Why is ", el("b", {}, `${gradientName(asking)} = ${num(answer.value, 4)}`),
+      "? Moving that number of ", el("code", {}, steps[step].inputs[input].name),
+      ` moves ${plural(answer.count, "number")} that the op gives; each counts slope × its own gradient:`),
+    el("div", {class: "scroll"}, el("table", {},
+      header(["moves", "slope", "", "gradient", "", "product", "", "that gradient was made by"], [1, 3, 5]),
       answer.terms.map(t => el("tr", {}, el("td", {class: "n"}, `${outputs[t.out]}${t.at.length ? index(t.at) : ""}`),
         el("td", {class: "n"}, num(t.slope, 4)), el("td", {}, "×"), el("td", {class: "n"}, num(t.dy, 4)), el("td", {}, "="),
         el("td", {class: "n"}, num(t.product, 4)), el("td", {}, bars([[Math.abs(t.product) / largest, "actual"]])),
-        el("td", {}, t.parts.length ? t.parts.flatMap(([s, i], n) => [n ? " + " : "", whyLink(`${steps[s].op} (step ${s})`,
-          [...state.trail, {step: s, input: i, at: t.at}])]) : "the loss itself: 1"))))),
-    el("p", {class: "note"}, `Shown: ${num(sum(answer.terms, t => t.product), 5)}. All ${answer.count}: ${num(answer.total, 5)}. ` +
-      `Recorded: ${num(answer.value, 5)}.`));
+        el("td", {}, t.parts.length ? t.parts.map(([s, i], n) => [n ? " + " : "",
+          whyLink(`${steps[s].op} (step ${s})`, [...state.trail, {step: s, input: i, at: t.at}])]) :
+          "the loss itself: 1"))))),
+    el("p", {class: "note"}, `Shown: ${num(sum(answer.terms, t => t.product), 5)}. ` +
+      `All ${answer.count}: ${num(answer.total, 5)}. Recorded: ${num(answer.value, 5)}.`));
 }
 
-const header = (names, numeric) => el("tr", {}, names.map((name, c) => el("th", {class: numeric.includes(c) ? "n" : ""}, name)));
+const header = (names, numeric) => el("tr", {}, names.map(
+  (name, c) => el("th", {class: numeric.includes(c) ? "n" : ""}, name)));
 const bars = widths => el("div", {class: "bars"}, widths.map(([share, name]) =>
   el("i", {class: name, style: `width:${Math.max(1, 100 * share)}%`})));
+
+const beside = ({predicted, actual}, largest) =>
+  bars([[Math.abs(predicted) / largest, "predicted"], [Math.abs(actual) / largest, "actual"]]);
 
 // ---- nudge: the loss that a gradient predicts, beside what happens -------------------------------------------------
 
 function drawNudges() {
   const largest = Math.max(...nudges.flatMap(n => [Math.abs(n.predicted), Math.abs(n.actual)])) || 1;
   $("left").replaceChildren(el("h2", {}, "Nudge"),
-    el("p", {class: "say"}, "A gradient says how much the loss changes when one number moves a little. So move it, run the forward again, and look. ",
-      "These are the largest entries of each gradient, each moved by a thousandth of its tensor's size."));
+    el("p", {class: "say"}, "A gradient says how much the loss changes when one number moves a little. So ",
+      "move it, run the forward again, and look. These are the largest entries of each gradient, each moved by a thousandth of its tensor's size."));
   $("right").replaceChildren(el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted: gradient × nudge ",
     el("span", {class: "key actual"}), "actual change of the loss"),
     el("div", {class: "scroll"}, el("table", {},
@@ -581,20 +643,21 @@ function drawNudges() {
         el("td", {}, n.leaf, el("span", {class: "shape"}, index(n.at))),
         [n.gradient, n.delta, n.predicted, n.actual].map(x => el("td", {class: "n"}, num(x))),
         el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)),
-        el("td", {}, bars([[Math.abs(n.predicted) / largest, "predicted"], [Math.abs(n.actual) / largest, "actual"]])))))));
+        el("td", {}, beside(n, largest)))))));
 }
 
 // ---- the optimizer's step ------------------------------------------------------------------------------------------
 
 function drawUpdate(k) {
-  const update = walk.updates[k], pick = Math.min(state.pick, Math.max(update.picks.length - 1, 0)), at = update.picks[pick];
+  const update = walk.updates[k], pick = Math.min(state.pick, Math.max(update.picks.length - 1, 0));
+  const at = update.picks[pick];
   const formula = data.formulas[walk.op], after = state.line || update.lines.length;
-  const values = n => update.lines.slice(0, after).flatMap(([, last, made]) => last !== n ? [] : Object.entries(made).map(
-    ([name, xs]) => el("span", {class: "made"}, `    ${name} = ${num(xs[pick], 5)}`)));
+  const values = n => update.lines.slice(0, after).filter(([, last]) => last === n).flatMap(([, , made]) =>
+    Object.entries(made).map(([name, xs]) => el("span", {class: "made"}, `    ${name} = ${num(xs[pick], 5)}`)));
   const largest = Math.max(...walk.updates.flatMap(u => [Math.abs(u.predicted), Math.abs(u.actual)])) || 1;
   const row = (name, u, status) => el("tr", {class: status}, el("td", {}, name), [u.predicted, u.actual].map(x =>
     el("td", {class: "n"}, num(x))), el("td", {}, status === "total" ? null :
-    bars([[Math.abs(u.predicted) / largest, "predicted"], [Math.abs(u.actual) / largest, "actual"]])));
+    beside(u, largest)));
   $("left").replaceChildren(el("h2", {}, walk.op, el("span", {}, " → ", update.leaf)),
     el("p", {class: "where"}, "one step of the optimizer, in float64; nothing has been moved"),
     ...walk.clip ? [el("p", {class: "say"}, "Clipping: ", walk.clip)] : [],
@@ -606,9 +669,10 @@ function drawUpdate(k) {
       walk.updates.map((u, n) => row(el("a", {href: `#u${n}`}, u.leaf), u, n === k ? "now" : "")))));
   $("right").replaceChildren(...!at ? [el("p", {class: "note"}, "The gradient of this tensor is zero.")] : [
       el("h3", {}, "the arithmetic of one weight", el("span", {class: "where"}, update.place)),
-      el("div", {class: "chips"}, update.leaf, update.picks.map((p, n) => el("button", {"aria-pressed": String(n === pick),
-        onclick: () => go(state.at, state.line, n)}, index(p)))),
-      el("p", {class: "given"}, Object.entries(update.given).map(([name, xs]) => el("span", {}, `${name} = ${num(xs[pick], 5)}`))),
+      el("div", {class: "chips"}, update.leaf, update.picks.map((p, n) => el("button",
+        {"aria-pressed": String(n === pick), onclick: () => go(state.at, state.line, n)}, index(p)))),
+      el("p", {class: "given"}, Object.entries(update.given).map(
+        ([name, xs]) => el("span", {}, `${name} = ${num(xs[pick], 5)}`))),
       sourceOf(update, state.line, n => go(state.at, n, pick), values)],
     mathml(formula.forward), ...formula.why ? [el("p", {class: "say"}, formula.why)] : [],
     ...section("how far each weight moves", [heat("p_new − p", update.change, {to: update.leaf})], true));
@@ -619,27 +683,36 @@ function drawUpdate(k) {
 const QUIZ = `quiz: ${data.title}, ${steps.length} steps`;
 const answers = JSON.parse(store.get(QUIZ) ?? "{}");        // "step:question" -> what was said, and what is right
 
-function questionsOf(k) {
+function shuffled(xs, seed) {                               // the same order every time
+  return xs.map((x, n) => [(n * 7 + seed * 5 + 3) % 11, x]).sort((a, b) => a[0] - b[0]).map(pair => pair[1]);
+}
+
+function questionsOf(k) {                                   // about one of the gradients that a step makes
   const step = steps[k], wanted = step.inputs.flatMap((x, i) => "gradient" in x ? [i] : []);
   if (!wanted.length) return [];
-  const i = wanted[k % wanted.length], x = step.inputs[i], name = `d${x.name}`, found = [];
-  const right = dims(x.shape), near = [[...x.shape].reverse(), ...step.inputs.map(o => o.shape), ...Object.values({...step.dys, ...step.saved}).map(
-    a => data.arrays[a].shape), x.shape.slice(1), [...x.shape, ...x.shape.slice(-1)]];
-  found.push({key: `${k}:shape`, text: `Which shape has ${name}?`, right, options: shuffled([...new Set([right, ...near.map(dims)])].slice(0, 4), k)});
+  const i = wanted[k % wanted.length], x = step.inputs[i], name = `d${x.name}`;
+  const four = (right, others, seed) => shuffled([...new Set([right, ...others])].slice(0, 4), seed);
+
+  const arrays = Object.values({...step.dys, ...step.saved}).map(a => data.arrays[a].shape);
+  const shapes = [[...x.shape].reverse(), ...step.inputs.map(y => y.shape), ...arrays, x.shape.slice(1), [...x.shape, 2]];
+  const found = [{key: `${k}:shape`, text: `Which shape has ${name}?`, right: dims(x.shape),
+    options: four(dims(x.shape), shapes.map(dims), k)}];
+
   const at = asked[`${k}:${i}`]?.[0], why = at && whyOf(k, i, at);
   if (why?.terms.length) found.push({key: `${k}:sign`, right: why.value > 0 ? "+" : "−", options: ["+", "−"],
-    text: `The sign of ${name}${at.length ? index(at) : ""}? Of its ${plural(why.count, "term")} the largest is a slope of ` +
-      `${num(why.terms[0].slope)} times a gradient of ${num(why.terms[0].dy)}.`});
-  const others = steps.flatMap((s, n) => n !== k && s.inputs.some(y => "gradient" in y && (x.leaf ? y.leaf === x.leaf : y.source === x.source && y.source != null)) ? [n] : []);
+    text: `The sign of ${name}${at.length ? index(at) : ""}? Of its ${plural(why.count, "term")} the largest is a slope ` +
+      `of ${num(why.terms[0].slope)} times a gradient of ${num(why.terms[0].dy)}.`});
+
+  const isSame = y => "gradient" in y && (x.leaf ? y.leaf === x.leaf : x.source != null && y.source === x.source);
+  const others = [...steps.keys()].filter(n => n !== k && steps[n].inputs.some(isSame));
   const stepName = n => `${title({kind: "b", k: n})} (step ${n})`, none = "none: this is all of it";
-  const some = others.length ? stepName(others[0]) : none;
-  const wrong = [1, 2, 5].map(d => (k + d) % steps.length).filter(n => n !== k && !others.includes(n)).map(stepName);
-  found.push({key: `${k}:other`, right: some, options: shuffled([...new Set([some, none, ...wrong])].slice(0, 4), k + 1),
+  const right = others.length ? stepName(others[0]) : none;
+  const wrong = [1, 2, 5].map(d => (k + d) % steps.length).filter(n => n !== k && !others.includes(n));
+  found.push({key: `${k}:other`, right, options: four(right, [none, ...wrong.map(stepName)], k + 1),
     text: `Which other step ${others[0] < k ? "has added" : "adds"} to the gradient of ${x.label}?`});
   return found;
 }
 
-const shuffled = (xs, seed) => xs.map((x, n) => [(n * 7 + seed * 5 + 3) % 11, n, x]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map(t => t[2]);
 const hiddenByQuiz = () => state.quiz && here().kind === "b" && questionsOf(here().k).some(q => !answers[q.key]);
 
 function drawQuiz() {
@@ -647,7 +720,8 @@ function drawQuiz() {
   const rows = questions.slice(0, open < 0 ? undefined : open + 1).map(q => {
     const given = answers[q.key];
     return el("div", {class: "question"}, el("p", {class: "say"}, q.text), given ?
-      el("p", {class: given.said === q.right ? "good" : "bad"}, given.said === q.right ? `✓ ${q.right}` : `✗ not ${given.said}, but ${q.right}`) :
+      given.said === q.right ? el("p", {class: "good"}, `✓ ${q.right}`) :
+        el("p", {class: "bad"}, `✗ not ${given.said}, but ${q.right}`) :
       el("div", {class: "answers"}, q.options.map(option => el("button", {onclick: () => {
         answers[q.key] = {said: option, right: q.right};
         store.set(QUIZ, JSON.stringify(answers));
@@ -655,14 +729,17 @@ function drawQuiz() {
         $("right").querySelector(".answers button")?.focus();
       }}, option))));
   });
-  return [el("h3", {}, `before you see it: ${open < 0 ? questions.length : open} of ${questions.length} answered`), ...rows,
-    el("p", {class: "note"}, `${right().length} right of ${Object.keys(answers).length} so far. `, el("button", {onclick: showScore}, "Show the score as JSON"))];
+  const n = questions.length;
+  return [el("h3", {}, `before you see it: ${open < 0 ? n : open} of ${n} answered`), ...rows,
+    el("p", {class: "note"}, `${rightly().length} right of ${Object.keys(answers).length} so far. `,
+      el("button", {onclick: showScore}, "Show the score as JSON"))];
 }
 
-const right = () => Object.values(answers).filter(a => a.said === a.right);
+const rightly = () => Object.values(answers).filter(a => a.said === a.right);
 
 function showScore() {
-  const score = {page: data.title, steps: steps.length, asked: Object.keys(answers).length, right: right().length, answers};
+  const score = {page: data.title, steps: steps.length, asked: Object.keys(answers).length,
+    right: rightly().length, answers};
   overlay(el("h2", {}, "Score"), el("textarea", {readonly: true, "aria-label": "score"}, JSON.stringify(score, null, 1)));
 }
 
@@ -677,8 +754,15 @@ function draw() {
   drawGraph();
   if (kind === "n") drawNudges();
   else if (kind === "u") drawUpdate(k);
-  else if (hiddenByQuiz()) { state.line = 0; drawLeft({...steps[k], checks: [], held: null}, kind); $("right").replaceChildren(...drawQuiz(), ...section("what comes in", comesIn(steps[k]), true)); }
-  else { drawLeft(steps[k], kind); drawRight(steps[k], kind); if (state.quiz && kind === "b") $("right").append(...drawQuiz()); }
+  else if (hiddenByQuiz()) {
+    state.line = 0;
+    drawLeft({...steps[k], checks: [], held: null}, kind);
+    $("right").replaceChildren(...drawQuiz(), ...section("what comes in", comesIn(steps[k]), true));
+  } else {
+    drawLeft(steps[k], kind);
+    drawRight(steps[k], kind);
+    if (state.quiz && kind === "b") $("right").append(...drawQuiz());
+  }
   drawWhy();
   const made = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
   $("live").textContent = called(here()) +
@@ -691,11 +775,14 @@ function overlay(...children) {
 }
 
 function showHelp() {
-  const keys = [["← →", "previous, next op"], ["↑ ↓", "previous, next line"], ["Home End", "first, last"], ["f d n u", "forward, backward, nudge, update"],
-    ["b", "run to a breakpoint"], ["w", "why: the largest entry of a gradient"], ["q", "quiz on and off"], ["Esc", "close"], ["?", "this"]];
-  overlay(el("h2", {}, "Keys"), el("table", {}, keys.map(([key, does]) => el("tr", {}, el("td", {}, key.split(" ").map(x => [el("kbd", {}, x), " "])), el("td", {}, does)))),
-    el("p", {class: "note"}, "Tab reaches every heat map; arrow keys then read its values. Circles mark the entries that can be asked why. ",
-      "A breakpoint is an op, a module, a parameter, “bad” (a check failed), “nan”, or “norm > 3”. The address of the page holds the step and the line."));
+  const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line"], ["Home End", "first, last"],
+    ["f d n u", "forward, backward, nudge, update"], ["b", "run to a breakpoint"],
+    ["w", "why: the largest entry of a gradient"], ["q", "quiz on and off"], ["Esc", "close"], ["?", "this"]];
+  overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
+    el("td", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("td", {}, what)))),
+    el("p", {class: "note"}, "Tab reaches every heat map; arrow keys then read its values. Circles mark the entries ",
+      "that can be asked why. A breakpoint is an op, a module, a parameter, “bad” (a check failed), “nan”, or ",
+      "“norm > 3”. The address of the page holds the step and the line."));
 }
 
 function toggleQuiz() { state.quiz = !state.quiz; state.trail = []; draw(); }
@@ -705,20 +792,27 @@ function useTheme(name) {
   makePalette();
 }
 
+function otherTheme() {
+  const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  store.set("theme", name);
+  useTheme(name);
+  draw();
+}
+
 // ---- keys and buttons ----------------------------------------------------------------------------------------------
 
 const actions = {
-  first: () => go(sameKind()[0]), last: () => go(sameKind().at(-1)), previous: () => go(state.at - 1), next: () => go(state.at + 1),
-  up: previousLine, down: nextLine, quiz: toggleQuiz, help: showHelp,
-  theme: () => { const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; store.set("theme", name); useTheme(name); draw(); },
+  first: () => go(sameKind()[0]), last: () => go(sameKind().at(-1)),
+  previous: () => go(state.at - 1), next: () => go(state.at + 1), up: previousLine, down: nextLine, quiz: toggleQuiz, help: showHelp,
+  theme: otherTheme,
 };
 for (const [id, action] of Object.entries(actions)) $(id).onclick = action;
 $("jump").onchange = () => go(Number($("jump").value));
 $("until").onsubmit = event => { event.preventDefault(); runTo($("breakpoint").value.trim()); };
 
 const keys = {
-  ArrowLeft: actions.previous, ArrowRight: actions.next, ArrowUp: previousLine, ArrowDown: nextLine, Home: actions.first, End: actions.last,
-  b: () => $("breakpoint").focus(), q: toggleQuiz, "?": showHelp, Escape: () => { state.trail = []; drawWhy(); },
+  ArrowLeft: actions.previous, ArrowRight: actions.next, ArrowUp: previousLine, ArrowDown: nextLine,
+  Home: actions.first, End: actions.last, b: () => $("breakpoint").focus(), q: toggleQuiz, "?": showHelp, Escape: closeWhy,
   w: () => document.querySelector("#right .chips button")?.click(),
   f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"),
 };
@@ -738,8 +832,10 @@ function tab(kind) {                                        // forward and backw
 
 function start() {
   document.title = data.title || "stepper";
-  $("title").append(el("b", {}, data.title || "one backward, step by step"), data.loss == null ? "" : `  ·  loss ${num(data.loss, 4)}`);
-  for (const kind of new Set(stations.map(s => s.kind))) $("tabs").append(el("button", {"data-kind": kind, onclick: () => tab(kind)}, KINDS[kind]));
+  $("title").append(el("b", {}, data.title || "one backward, step by step"),
+    data.loss == null ? "" : `  ·  loss ${num(data.loss, 4)}`);
+  $("tabs").append(...[...new Set(stations.map(s => s.kind))].map(
+    kind => el("button", {"data-kind": kind, onclick: () => tab(kind)}, KINDS[kind])));
   $("jump").append(...stations.map((s, at) => el("option", {value: at}, called(s))));
   $("names").append(...["bad", "nan", ...allNames].map(value => el("option", {value})));
   $("notes").append(...[...data.notes, ...data.less].map(text => el("li", {}, text)));

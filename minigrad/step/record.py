@@ -206,12 +206,10 @@ class Record:
                     if (v.index, i, at) not in found:
                         found[v.index, i, at] = self.why(v.index, i, at)
                     why = found[v.index, i, at]
-                    while x.leaf and n == 0 and why.terms and why.terms[0].parts:
+                    while n == 0 and why.terms and why.terms[0].parts:
                         at = why.terms[0].at
                         key = max(why.terms[0].parts, key=lambda part: abs(self._gradient(*part)[at]))
-                        if (*key, at) in found:
-                            break
-                        found[*key, at] = why = self.why(*key, at)
+                        why = found[*key, at] = found.get((*key, at)) or self.why(*key, at)
         return found
 
     def _gradient(self, index: int, i: int) -> Any:

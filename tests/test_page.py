@@ -1,0 +1,451 @@
+"""The stepper's page: one file with everything in it, within its budget; and what it does in a browser."""
+import base64
+import functools
+import json
+import math
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpt.model import GPT, GPTConfig
+from minigrad import Tensor, functional as F, optim
+from minigrad.step import page
+from minigrad.step.record import record
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@functools.cache
+def gpt(n_layer=2, T=16, C=32, vocab=37, n_head=4):
+    """A training step of a GPT, recorded, with its optimizer."""
+    config = GPTConfig(block_size=T, vocab_size=vocab, n_layer=n_layer, n_head=n_head, n_embd=C, dropout=0.0, bias=True)
+    model = GPT(config, seed=0, device="cpu", dtype="float32")
+    idx = np.random.default_rng(0).integers(0, vocab, (1, T + 1))
+    return record(model.loss(idx[:, :-1], idx[:, 1:]), tokens=[f"t{i}" for i in range(T)], notes=["cropped to one"],
+                  title="a </script> <b>GPT</b>", optimizer=optim.AdamW(model.parameters()))
+
+
+@functools.cache
+def gpt_page():
+    return page.html(gpt())
+
+
+def small(x=((1.0, -2.0, 3.0),), **kwargs):
+    return record((F.softmax(Tensor(np.array(x), requires_grad=True)) ** 2).sum(), **kwargs)
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1],
+                      parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def stored(a, cells=64):
+    pool = page.Pool()
+    pool.put(a)
+    return pool.encoded(cells)[0]
+
+
+def decoded(stored):
+    """An array of the page, as its script reads it."""
+    if "value" in stored:
+        return np.array(float(stored["value"]))
+    shape, stride = tuple(stored["shape"]), stored.get("stride", [1, 1, 1])
+    full = math.prod(shape[:-2]), *((1,) + shape)[-2:]
+    kept = [-(-n // s) for n, s in zip(full, stride)]
+    if "ints" in stored:
+        return np.array(stored["ints"]).reshape(kept)
+    halves = np.frombuffer(base64.b64decode(stored["half"]), "<f2").astype(float)
+    return halves.reshape(kept) * (stored["max"] or 1.0)
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+def test_it_is_one_file_that_names_nothing_outside_itself(tmp_path):
+    less = page.write(gpt(), tmp_path / "step.html")
+    text = (tmp_path / "step.html").read_text(encoding="utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == ["step.html"]
+    assert not re.search(r"""(src|href)=|url\(|@import""", text.split('id="data"')[0])
+    assert not re.search(r"\bfetch\(|XMLHttpRequest|\bimport\(", text)
+    assert "default-src 'none'" in text
+    outside = set(re.findall(r"https?://[^\s\"'<>)]+", text)) - {"http://www.w3.org/2000/svg"}
+    assert not outside
+    assert len(text.encode()) < 1.5e6
+    assert less == data_of(text)["less"]
+
+
+def test_nothing_in_a_title_or_a_source_ends_the_script_it_stands_in():
+    text = gpt_page()
+    assert text.count("</script>") == 2
+    assert data_of(text)["title"] == "a </script> <b>GPT</b>"
+
+
+def test_it_shows_the_steps_of_the_record():
+    data, views = data_of(gpt_page()), gpt().views
+    assert [(s["op"], s["name"], s["at"]) for s in data["steps"]] == [(v.op, v.name, v.created_at) for v in views]
+    for stored, v in zip(data["steps"], views):
+        assert [row["ok"] for row in stored["checks"]] == [row.ok for row in v.report.rows]
+        assert stored["backward"]["source"] == v.backward.source
+        assert [line[:2] for line in stored["backward"]["lines"]] == [[x.first, x.last] for x in v.backward.lines]
+        assert [x["label"] for x in stored["inputs"]] == [x.label for x in v.inputs]
+    assert len(data["whys"]) == len(gpt().whys())
+    assert len(data["nudges"]) == len(gpt().nudges())
+    assert [u["leaf"] for u in data["walk"]["updates"]] == [u.leaf for u in gpt().walk.updates]
+    assert data["notes"] == ["cropped to one"]
+
+
+def test_an_array_comes_back_with_three_digits_and_its_exact_shape_and_norm():
+    data, whole = data_of(gpt_page()), 0
+    for stored, v in zip(data["steps"], gpt().views):
+        for x, shown in zip(v.inputs, stored["inputs"]):
+            if x.gradient is None:
+                continue
+            found = data["arrays"][shown["gradient"]]
+            assert tuple(found["shape"]) == x.gradient.shape
+            assert found["norm"] == pytest.approx(np.linalg.norm(x.gradient.astype(float)), rel=1e-6)
+            assert found["mean"] == pytest.approx(x.gradient.astype(float).mean(), rel=1e-6, abs=1e-12)
+            if "stride" not in found:
+                np.testing.assert_allclose(decoded(found).reshape(x.gradient.shape), x.gradient, rtol=1e-3,
+                                           atol=1e-6 * np.abs(x.gradient).max())
+                whole += 1
+    assert whole > 50
+
+
+def test_an_array_shown_twice_is_stored_once():
+    pool, a = page.Pool(), np.arange(6.0)
+    assert pool.put(a) == pool.put(a.copy()) != pool.put(a.reshape(2, 3))
+    assert len(pool.arrays) == 2
+
+
+def test_integers_and_booleans_are_exact():
+    assert decoded(stored(np.array([50256, -3, 2 ** 31]))).ravel().tolist() == [50256, -3, 2 ** 31]
+    assert stored(np.array([True, False]))["ints"] == [1, 0]
+
+
+def test_nan_and_infinity_stay_what_they_are_and_leave_the_scale_to_the_others():
+    found = stored(np.array([np.nan, np.inf, -np.inf, 2.0, -1.0]))
+    np.testing.assert_array_equal(decoded(found).ravel(), [np.nan, np.inf, -np.inf, 2.0, -1.0])
+    assert found["max"] == 2.0
+    assert stored(np.array(np.nan))["value"] == "NaN"
+
+
+def test_a_mask_does_not_wash_out_the_scores_beside_it():
+    found = stored(np.array([[1.0, -1e30], [3.0, 2.0]]))
+    assert found["max"] == 3.0
+    assert found["mask"] == -1e30
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (5,), (7, 11), (1, 4, 16, 16), (2, 30, 3, 3), (50000, 3), (384, 1536)])
+def test_a_sample_keeps_to_its_bound_and_is_taken_evenly(shape):
+    a = np.random.default_rng(0).normal(size=shape)
+    found = stored(a)
+    n, r, c = found.get("stride", (1, 1, 1))
+    expected = a.reshape(math.prod(shape[:-2]), *((1,) + shape)[-2:])[::n, ::r, ::c]
+    assert expected.size <= 64
+    np.testing.assert_allclose(decoded(found), expected, rtol=1e-3, atol=1e-6)
+    assert ("stride" in found) == (expected.size < a.size)
+
+
+@pytest.mark.parametrize("budget", [900e3, 600e3, 450e3])
+def test_a_smaller_budget_is_kept_by_sampling_and_the_page_says_so(tmp_path, budget):
+    less = page.write(gpt(), tmp_path / "step.html", budget)
+    assert (tmp_path / "step.html").stat().st_size <= budget
+    assert re.search(r"\d+ of \d+ arrays are sampled evenly", less[0])
+
+
+def test_a_budget_that_nothing_fits_is_an_error_that_says_what_it_takes(tmp_path):
+    with pytest.raises(ValueError, match=r"needs 0\.\d\d MB even with 64 numbers .* budget of 0\.01 MB"):
+        page.write(gpt(), tmp_path / "step.html", 10_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wide_model_stays_within_eight_megabytes():
+    text = page.html(gpt(n_layer=6, T=15, C=384, vocab=65, n_head=6))
+    assert len(text.encode()) <= 8e6
+    assert "sampled evenly" in data_of(text)["less"][0]
+
+
+def test_a_step_shows_itself_in_a_notebook():
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    shown = [step._repr_html_() for step in F.softmax(x).sum().backward_steps()]
+    assert len(shown) == 2
+    for text in shown:
+        assert text.startswith("<iframe srcdoc=")
+        assert "<" not in re.match(r'<iframe srcdoc="(.*?)"', text, re.S)[1]
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------------
+
+COLLECT = """
+const seen = {errors: []};
+window.addEventListener("error", e => seen.errors.push(String(e.message)));
+window.addEventListener("unhandledrejection", e => seen.errors.push(String(e.reason)));
+document.addEventListener("securitypolicyviolation", e => seen.errors.push(e.violatedDirective + " " + e.blockedURI));
+console.error = (...words) => seen.errors.push(words.join(" "));
+"""
+REPORT = """
+const press = key => (document.activeElement ?? document.body).dispatchEvent(
+  new KeyboardEvent("keydown", {key, bubbles: true}));
+const click = what => document.querySelector(what).click();
+const text = what => document.querySelector(what)?.textContent ?? "";
+const all = what => [...document.querySelectorAll(what)];
+const wait = () => new Promise(done => setTimeout(done, 50));
+window.addEventListener("load", async () => {
+  await wait();
+  try { await script(); } catch (error) { seen.errors.push(String(error.stack)); }
+  seen.requests = performance.getEntriesByType("resource").map(e => e.name);
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+});
+"""
+
+
+def browse(tmp_path, text, script, size=(1400, 900)):
+    """What a script saw on a page in headless Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed here")
+    text = text.replace("<style>", f"<script>{COLLECT}</script>\n<style>", 1)
+    test = f"<script>async function script() {{ {script} }}\n{REPORT}</script>"
+    path = tmp_path / "page.html"
+    path.write_text(text.replace("</body>", test + "</body>"), encoding="utf-8")
+    flags = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+             "--disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom").split()
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size[0]},{size[1]}",
+               path.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    found = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.S)
+    assert found, "the script did not come to its end"
+    seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert seen["errors"] == [] and seen["requests"] == []
+    return SimpleNamespace(**seen)
+
+
+def test_keys_walk_ops_and_lines_and_the_address_follows(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      const at = () => location.hash + " " + text("#live");
+      seen.walk = [];
+      const before = history.length;
+      for (const key of "ArrowRight ArrowDown ArrowDown ArrowUp ArrowLeft End Home f d u n".split(" ")) {
+        press(key);
+        seen.walk.push(at());
+      }
+      seen.places = history.length - before;
+      location.hash = "#b11.5"; await wait();
+      seen.linked = at();
+      seen.lit = text("pre > .now");
+      seen.framed = all("figure.new b").map(e => e.textContent);
+    """)
+    assert [x.split()[0] for x in seen.walk] == [
+        "#b1", "#b1.1", "#b1.2", "#b1.1", "#b0", "#b42", "#b0", "#f0", "#b0", "#u0", "#n0"]
+    assert seen.walk[0].endswith("step 1 of 42: layer_norm → ln_f")
+    assert seen.linked.startswith("#b11.5 step 11 of 42: attention → h.1.attn, line 5 of 8, made dS")
+    assert seen.lit.strip().startswith("dS = P *")
+    assert seen.framed == ["dS"]
+    assert seen.places == len(seen.walk)
+
+
+def test_every_line_of_every_op_can_be_shown_both_ways(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      const shown = new Set();
+      stations.forEach((s, at) => {
+        const op = s.kind + (steps[s.k]?.op ?? "");
+        for (let line = 0; line <= listingOf(s).lines.length && !shown.has(op); line++) go(at, line);
+        shown.add(op);
+      });
+      seen.stations = stations.length;
+      seen.shown = [...shown].sort();
+    """)
+    ops = {v.op for v in gpt().views}
+    assert seen.stations == 2 * 43 + 1 + 28
+    assert {x for x in seen.shown if x[0] in "bf"} == {kind + op for kind in "bf" for op in ops}
+
+
+def test_it_names_the_same_ops_and_verdicts_as_the_record(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      seen.steps = steps.map((s, k) => {
+        goTo("b", k);
+        return [text("h2"), all(".verdict").map(v => v.textContent.split(" ").slice(0, 2).join(" "))];
+      });
+    """)
+    for (heading, verdicts), v in zip(seen.steps, gpt().views):
+        assert heading == (v.op if v.op == v.name else f"{v.op} → {v.name}")
+        assert verdicts == [f"✓ {name}" for name in dict.fromkeys(row.of for row in v.report.rows)]
+
+
+def test_a_heat_map_reads_its_numbers_and_tokens_to_keyboard_and_mouse(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      location.hash = "#b11.5"; await wait();
+      const map = document.querySelector("figure.new .panels");
+      seen.label = map.getAttribute("aria-label");
+      map.focus();
+      for (const key of ["ArrowRight", "ArrowDown", "ArrowDown", "PageDown"]) press(key);
+      seen.read = text("figure.new .reading");
+      seen.hash = location.hash;
+      const canvas = map.querySelector("canvas"), {right, bottom} = canvas.getBoundingClientRect();
+      canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: right - 2, clientY: bottom - 2}));
+      seen.hovered = text("figure.new .reading");
+    """)
+    dS = gpt().views[11].backward.lines[4].values["dS"]
+    assert seen.label.startswith("dS: heat map of 1 × 4 × 16 × 16, largest magnitude")
+    where, value = seen.read.split(" = ")
+    assert where == "[0, 1, 2, 0]" and seen.hash == "#b11.5"
+    number, *tokens = value.replace("−", "-").split()
+    assert float(number) == pytest.approx(dS[0, 1, 2, 0], rel=1e-2)
+    assert tokens == ["“t2”", "“t0”"]
+    assert seen.hovered.startswith("[0, 0, 15, 15] = ")
+
+
+def test_why_goes_on_to_the_step_that_made_a_gradient_up_to_the_loss(tmp_path):
+    made = small(((1.0, -2.0, 3.0), (0.5, 0.1, -1.0)))
+    start = made.views[-1].index
+    seen = browse(tmp_path, page.html(made), f"""
+      goTo("b", {start});
+      press("w");
+      seen.asked = text("#why .say");
+      seen.note = text("#why .note");
+      seen.trail = [];
+      while (document.querySelector("#why tr:nth-child(2) a")) {{
+        click("#why tr:nth-child(2) a");
+        seen.trail.push(here().k);
+      }}
+      seen.end = text("#why");
+      press("Escape");
+      seen.closed = document.querySelector("#why").hidden;
+    """)
+    at = page.top(made.views[start].inputs[0].gradient, 1)[0]
+    why = made.why(start, 0, at)
+    assert seen.asked.startswith(f"Why is dx{list(at)} = {why.value:.4g}".replace("-", "−"))
+    assert f"All {why.count}: {why.total:.5g}".replace("-", "−") in seen.note
+    assert seen.trail == list(range(start - 1, -1, -1))
+    assert "the loss itself: 1" in seen.end
+    assert seen.closed
+
+
+def test_breakpoints_mean_what_they_mean_in_the_engine(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      const run = (from, words) => { goTo("b", from); document.querySelector("#breakpoint").value = words;
+        document.querySelector("#until").requestSubmit(); return [here().k, text("#message")]; };
+      seen.runs = [run(0, "attention"), run(11, "attention"), run(0, "h.0"), run(0, "wpe.weight"), run(0, "norm > 0.5"),
+                   run(0, "bad"), run(0, "nan"), run(0, "atention")];
+    """)
+
+    def first(start, condition):
+        return next(v.index for v in gpt().views if v.index > start and condition(v))
+
+    def longest(v):
+        return max(np.linalg.norm(x.gradient) for x in v.inputs if x.gradient is not None)
+
+    assert [k for k, _ in seen.runs[:5]] == [
+        first(0, lambda v: v.op == "attention"), first(11, lambda v: v.op == "attention"),
+        first(0, lambda v: v.name.startswith("h.0")), first(0, lambda v: v.name == "wpe"),
+        first(0, lambda v: longest(v) > 0.5)]
+    assert [words for _, words in seen.runs[5:7]] == ["no later step stops at “bad”", "no later step stops at “nan”"]
+    assert "nothing here is called “atention”; nearest: attention" in seen.runs[7][1]
+
+
+def test_a_quiz_hides_the_gradients_until_it_is_answered_and_keeps_the_score(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      goTo("b", 3);
+      press("q");
+      seen.hidden = !text("#right").includes("gradients that go on");
+      seen.asked = [];
+      for (let k = 0; k < 3; k++) {
+        const q = questionsOf(3)[k];
+        seen.asked.push(q.text);
+        all(".answers button").find(b => b.textContent === q.right).click();
+      }
+      seen.shown = text("#right").includes("gradients that go on");
+      showScore();
+      seen.score = JSON.parse(document.querySelector("textarea").value);
+    """)
+    assert seen.hidden and seen.shown
+    assert [q.split()[0] for q in seen.asked] == ["Which", "The", "Which"]
+    assert (seen.score["asked"], seen.score["right"]) == (3, 3)
+
+
+def test_the_optimizers_arithmetic_is_that_of_the_record(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      goTo("u", 1, 0, 2);
+      seen.picked = text('.chips [aria-pressed=true]');
+      seen.made = all(".made").map(e => e.textContent.trim());
+      seen.total = text("tr.total");
+    """)
+    update, walk = gpt().walk.updates[1], gpt().walk
+    at = update.picks[2]
+    made = dict(x.replace("−", "-").split(" = ") for x in seen.made)
+    expected = {name: np.asarray(a) for line in update.listing.lines for name, a in line.values.items()}
+    assert seen.picked == str(list(at))
+    assert made.keys() == expected.keys()
+    for name, a in expected.items():
+        assert float(made[name]) == pytest.approx(float(a[at] if a.ndim else a), rel=1e-4)
+    assert f"{walk.predicted:.3g}".replace("-", "−") in seen.total
+
+
+def test_nan_is_named_where_it_was_made(tmp_path):
+    with np.errstate(all="ignore"):
+        made = small(((1.0, np.nan, 3.0),))
+    seen = browse(tmp_path, page.html(made), """
+      seen.alert = text(".alert");
+      go(find("b"));
+      const panels = document.querySelector(".panels");
+      panels.focus(); press("ArrowRight");
+      seen.label = text("#right .reading");
+    """)
+    assert "is bad itself" in seen.alert or "NaN" in seen.alert
+
+
+def test_modules_fold_in_a_long_graph_and_open_where_the_walk_stands(tmp_path):
+    seen = browse(tmp_path, page.html(gpt(n_layer=4)), """
+      seen.steps = steps.length;
+      seen.folded = all("#graph .folded text:nth-of-type(1)").map(e => e.textContent);
+      goTo("b", 10);
+      seen.inside = all("#graph .folded text:nth-of-type(1)").map(e => e.textContent);
+      const fold = document.querySelector("#graph .folded");
+      fold.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
+      seen.opened = all("#graph .folded text:nth-of-type(1)").map(e => e.textContent);
+    """)
+    assert seen.steps > 60
+    assert seen.folded == ["h.0", "h.1", "h.2", "h.3"]
+    assert seen.inside == ["h.0", "h.1", "h.2"]
+    assert seen.opened == ["h.1", "h.2"]
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (500, 844)])
+def test_the_body_does_not_scroll_sideways(tmp_path, size):
+    seen = browse(tmp_path, gpt_page(), """
+      seen.wide = stations.map((s, at) => { go(at); return document.documentElement.scrollWidth - innerWidth; });
+    """, size)
+    assert max(seen.wide) <= 0
+
+
+def test_it_opens_and_steps_quickly(tmp_path):
+    seen = browse(tmp_path, gpt_page(), """
+      const from = performance.now();
+      for (let k = 0; k < steps.length; k++) goTo("b", k);
+      seen.ms = (performance.now() - from) / steps.length;
+    """)
+    assert seen.ms < 5 * 50
+
+
+def test_a_record_without_a_sequence_an_optimizer_or_a_module_has_a_page_too(tmp_path):
+    seen = browse(tmp_path, page.html(small()), """
+      seen.tabs = all("#tabs button").map(b => b.textContent);
+      seen.steps = steps.length;
+    """)
+    assert seen.tabs == ["Forward", "Backward", "Nudge"]
+    assert seen.steps == 3
+
+
+def test_the_page_of_one_step_stands_alone(tmp_path):
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    step = next(iter((F.softmax(x) * 2.0).sum().backward_steps(until="softmax")))
+    seen = browse(tmp_path, f"<body>{step._repr_html_()}</body><style></style>", """
+      await wait();
+      seen.inside = document.querySelector("iframe").contentDocument.querySelector("h2").textContent;
+    """)
+    assert seen.inside == "softmax"
