@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import minigrad as mg
 from minigrad import device, functional as F, optim
+from minigrad.kernels import pool
 from minigrad.step.page import write
 
 from gpt import checkpoint
@@ -74,7 +75,7 @@ class Options:
     step_at: int = option(-1, "the step to write a page of, line by line")
     device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
     dtype: str = option("float32", "float32 or float64")
-    threads: int = option(1, "of BLAS; more for wide models; 0: every core")
+    threads: int = option(2, "that kernels run on; 0: every core")
     seed: int = option(1337, "decides text, weights, batches and samples")
     preset: str = option("", "shakespeare-cpu or shakespeare-gpu", "many at once")
     config: str = option("", "a TOML file of options: n_layer = 4")
@@ -211,11 +212,12 @@ def main(arguments: list[str]) -> None:
 
         # the machine
         place = device.resolve(o.device)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threadpool_limits(o.threads or cores, user_api="blas")
-        blas = "; ".join(f"{pool['internal_api']} {pool['version']}, threads {pool['num_threads']}"
-                         for pool in threadpool_info() if pool["user_api"] == "blas") or "unknown BLAS"
-        say("device", f"{place}, NumPy {np.__version__}, {blas}, {o.dtype}, seed {o.seed}")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threadpool_limits(1, user_api="blas")   # kernels have threads of their own
+        pool.set_threads(o.threads or cores)
+        blas = "; ".join(f"{lib['internal_api']} {lib['version']}"
+                         for lib in threadpool_info() if lib["user_api"] == "blas") or "unknown BLAS"
+        say("device", f"{place}, {pool.threads()} threads, NumPy {np.__version__}, {blas}, {o.dtype}, seed {o.seed}")
 
         # the text, as tokens
         name = Path(o.dataset).stem
@@ -245,7 +247,7 @@ def main(arguments: list[str]) -> None:
 
         # where it goes
         environment = {"python": platform.python_version(), "platform": platform.platform(), "numpy": np.__version__,
-                       "blas": blas, "device": place}
+                       "blas": blas, "device": place, "threads": pool.threads()}
         looked_at = checkpoint.resume(out_dir, model, optimizer) if resumed else None   # the step of the checkpoint
         start = looked_at or 0
         if start > o.max_iters:

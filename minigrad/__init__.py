@@ -5,6 +5,7 @@ from typing import Any
 from minigrad import functional, nn, optim, random
 from minigrad.device import check_indices
 from minigrad.ops.op import OPS
+from minigrad.kernels import cpu as _cpu  # noqa: F401  (registers its kernels)
 from minigrad.tape import detect_nan, grad, hvp, no_grad, plain, unfused
 from minigrad.tensor import Tensor, from_dlpack
 

@@ -300,10 +300,16 @@ def in_other_layouts(case: Case) -> Iterator[Row]:
 
 
 def kernels(case: Case) -> Iterator[Row]:
-    """The kernel for NumPy's arrays, if there is one, equals the textbook."""
+    """The kernel for NumPy's arrays, if there is one, equals the textbook in both directions and precisions."""
     kernel = case.op_class.kernels.get(np.ndarray)
-    if kernel is not None:
-        yield from case.compare("kernel", case.gradients(op_class=kernel), case.gradients(), 1e-9)
+    if kernel is None:
+        return
+    for dtype, bound in (("float64", 1e-9), ("float32", 1e-5)):
+        inputs, dys = case.replaced(x.astype(dtype) for x in case.arrays), [dy.astype(dtype) for dy in case.dys]
+        ys = case.forward(inputs)[1]
+        yield from case.compare("kernel", case.forward(inputs, kernel)[1], ys, bound, ["y"] * len(ys))
+        got, want = case.gradients(inputs, dys, kernel), case.gradients(inputs, dys)
+        yield from case.compare("kernel", got, want, bound)
 
 
 CHECKS = (against_differences, against_complex_step, against_composed, second_order, on_the_tape, leaves_alone,

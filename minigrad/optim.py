@@ -2,6 +2,10 @@
 import math
 from typing import Any, Iterable, Sequence
 
+import numpy as np
+
+from minigrad import tape
+from minigrad.kernels import cpu
 from minigrad.ops import adamw as ops
 from minigrad.ops.op import Op
 from minigrad.tensor import Tensor
@@ -58,15 +62,25 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        calls: dict[Any, list[Any]] = {}        # kernel that writes over its arrays -> what to call it with
         for group in self.groups:
             for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state_of(p)
-                    state["t"] += 1
-                    op = self.op()
+                if p.grad is None:
+                    continue
+                state = self.state_of(p)
+                state["t"] += 1
+                hyper, static = self.hyper(group, state["t"])
+                arrays = [p.data, p.grad, *(state[m] for m in self.moments)]
+                op = tape.implementation(self.op, p.data)()
+                if hasattr(op, "in_place"):
+                    calls.setdefault(type(op), []).append((arrays, hyper, static))
+                    p.changed()
+                else:
                     op.xp = p.xp
-                    p.data, *new = self.update(op, p, [state[m] for m in self.moments], group, state["t"])
+                    p.data, *new = op.forward(*arrays, *hyper, **static)
                     state.update(zip(self.moments, new))
+        for kernel, all_of_it in calls.items():
+            kernel.in_place(all_of_it)
 
     def state_of(self, p: Tensor) -> dict[str, Any]:
         """t, the number of steps so far, and the moments of a parameter; 0 before its first step."""
@@ -74,8 +88,8 @@ class Optimizer:
             self.state[id(p)] = {"t": 0, **{m: p.xp.zeros_like(p.data) for m in self.moments}}
         return self.state[id(p)]
 
-    def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
-        """New parameter and moments."""
+    def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the op is given after the parameter, its gradient and the moments: inputs and keyword arguments."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,10 +133,8 @@ class AdamW(Optimizer):
             raise ValueError(f"AdamW: betas must be two numbers in [0, 1), got {group['betas']}")
         return super().checked(group)
 
-    def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
-        return op.forward(
-            p.data, p.grad, *moments, group["lr"], *group["betas"], group["eps"], group["weight_decay"], t=t
-        )
+    def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (group["lr"], *group["betas"], group["eps"], group["weight_decay"]), {"t": t}
 
 
 class SGD(Optimizer):
@@ -142,10 +154,8 @@ class SGD(Optimizer):
             raise ValueError("SGD: nesterov=True needs a momentum above 0")
         return super().checked(group)
 
-    def update(self, op: Op, p: Tensor, moments: list[Any], group: dict[str, Any], t: int) -> Any:
-        return op.forward(
-            p.data, p.grad, *moments, group["lr"], group["momentum"], group["weight_decay"], nesterov=group["nesterov"]
-        )
+    def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (group["lr"], group["momentum"], group["weight_decay"]), {"nesterov": group["nesterov"]}
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
@@ -157,6 +167,8 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
     if not params:
         raise ValueError("no parameter has a gradient: clip after backward()")
     xp = params[0].xp
+    if xp is np and not tape.is_plain():
+        return np.asarray(cpu.clip([p.grad for p in params], max_norm), params[0].dtype)
     squares: Sequence[Any] = [(p.grad * p.grad).sum() for p in params]
     norm = xp.sqrt(xp.stack([xp.asarray(s) for s in squares]).sum())
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 Hook = Callable[[Any], Any]
+Deliver = Callable[[Any, Any, bool], None]      # leaf, its whole gradient, whether that array may be kept
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # a user's code, though it lives in this package
@@ -138,7 +139,8 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     if composed and op_class.fused:
         from minigrad import functional
         return op_class.composed(functional, *_operands(op_class, inputs), **static)
-    kind = dtype = None
+    kind = None
+    dtype: Any = None
     arrays, needs, mixed = [], [], False
     for x in inputs:
         if isinstance(x, _tensor):
@@ -159,9 +161,10 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             raise ValueError(f"{op_class.name}: needs at least one array")
         return apply(op_class, _tensor(inputs[0]), *inputs[1:], **static)
 
-    op = op_class() if textbook or not op_class.kernels else op_class.kernels.get(kind, op_class)()
+    kernel = None if textbook else op_class.kernels.get(kind)
+    op = op_class() if kernel is None or dtype.char not in kernel.dtypes else kernel()
     op.xp = xp = np if kind is np.ndarray else device.BACKENDS[kind].xp
-    op.needs = needs
+    op.needs = needs if recording else [False] * len(needs)
     try:
         if mixed:
             arrays = _reconcile(op_class, inputs)
@@ -182,6 +185,17 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         return tuple([_output(a if type(a) is kind else xp.asarray(a), node, i) for i, a in enumerate(y)])
     node = Node(op_class, op, inputs, static, None) if recorded else None
     return _output(y if type(y) is kind else xp.asarray(y), node, 0)
+
+
+def is_plain() -> bool:
+    """Whether kernels are switched off here."""
+    return _MODE.get().plain
+
+
+def implementation(op_class: type[Op], array: Any) -> type[Op]:
+    """What runs for an array: a kernel, or the op itself."""
+    kernel = None if is_plain() else op_class.kernels.get(type(array))
+    return op_class if kernel is None or array.dtype.char not in kernel.dtypes else kernel
 
 
 def _output(array: Any, node: Node | None, out: int) -> "Tensor":
@@ -396,14 +410,31 @@ def input_names(op_class: type[Op], n: int) -> list[str]:
 
 
 def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_graph: bool = False,
-                   create_graph: bool = False, deliver: Callable[[Any, Any], None] | None = None) -> Iterator[Step]:
+                   create_graph: bool = False, deliver: Deliver | None = None) -> Iterator[Step]:
     """The only backward loop: yields a Step for each node between y and the leaves, newest first.
 
     dy is the gradient of y: an array of its shape; 1 if y has one element. Pausing the loop pauses the backward. Each
-    leaf's whole gradient goes to `deliver(leaf, gradient)`, by default added to its `.grad`, once its last consumer has
-    run. The graph is freed on the way unless `retain_graph`. With `create_graph` gradients are Tensors on the tape.
-    `until` is a breakpoint, as minigrad.step.breakpoints.stops takes it: only steps at which it stops are yielded.
+    leaf's whole gradient goes to `deliver(leaf, gradient, False)`, by default added to its `.grad`, once its last
+    consumer has run. The graph is freed on the way unless `retain_graph`. With `create_graph` gradients are Tensors on
+    the tape. `until` is a breakpoint, as minigrad.step.breakpoints.stops takes it: only steps at which it stops are
+    yielded.
     """
+    dy = _first_gradient(y, dy)
+    retain_graph, dy = retain_graph or create_graph, _tensor(dy) if create_graph else dy
+    walk = _walk(y, dy, retain_graph, create_graph, True, deliver or accumulate)
+    if until is None:
+        return walk
+    from minigrad.step.breakpoints import stops
+    return filter(stops(until, y), walk)
+
+
+def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
+    """Run all of the walk. Nobody looks at its steps, so kernels may save copies; what comes out has the same bits."""
+    deque(_walk(y, _first_gradient(y, dy), retain_graph, False, False, accumulate), maxlen=0)
+
+
+def _first_gradient(y: "Tensor", dy: Any) -> Any:
+    """dy as an array like y's, 1 by default."""
     if not y.requires_grad:
         raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
                          "or it was made under no_grad() or by detach()")
@@ -421,60 +452,55 @@ def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_gra
         raise ValueError(
             f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree"
         )
-    retain_graph, dy = retain_graph or create_graph, _tensor(dy) if create_graph else dy
-    walk = _walk(y, dy, retain_graph, create_graph, deliver or accumulate)
-    if until is None:
-        return walk
-    from minigrad.step.breakpoints import stops
-    return filter(stops(until, y), walk)
-
-
-def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
-    """Run all of backward_steps."""
-    deque(backward_steps(y, dy, retain_graph=retain_graph), maxlen=0)
+    return dy
 
 
 def _walk(
-    y: "Tensor", dy: Any, retain: bool, create_graph: bool, deliver: Callable[[Any, Any], None]
+    y: "Tensor", dy: Any, retain: bool, create_graph: bool, watched: bool, deliver: Deliver
 ) -> Iterator[Step]:
     step: Any
     saved: Any
     dys: Any
     dxs: Any
     if y.node is None:
-        _finish_leaf(y, dy, deliver)
+        deliver(y, dy, False)
         return
     nodes, leaves = collect(y.node)
     # gradients in flight: for output k of a node, [2k] the gradient so far and [2k + 1] whether the loop owns it
     flying: dict[int, list[Any]] = {}
     _send(flying, y, dy, create_graph)
     detect_nan = _MODE.get().detect_nan
+    alone = not watched and not retain          # every array of this walk is ours, and used once
     for index, seq in enumerate(sorted(nodes, reverse=True)):
         node = nodes.pop(seq)
+        fresh: tuple[int, ...] = ()
         entry = flying.pop(seq, None)
         if entry is None:                       # nothing flows here: every consumer gave None
             dxs = [None] * len(node.inputs)
         else:
             dys = _gradients_of(node, entry, create_graph)
+            if alone and node.op.fresh:
+                fresh = _hand_over(node, flying, leaves)
             saved, dxs = _run(node, dys, create_graph)
             if detect_nan:
                 _stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
-            step = Step(index, node, saved, dys if len(dys) > 1 else dys[0], dxs, flying, leaves)
-            yield step
-            dxs = step.dxs
-        for x, need, dx in zip(node.inputs, node.op.needs, dxs):
+            if watched:
+                step = Step(index, node, saved, dys if len(dys) > 1 else dys[0], dxs, flying, leaves)
+                yield step
+                dxs = step.dxs
+        for i, (x, need, dx) in enumerate(zip(node.inputs, node.op.needs, dxs)):
             if not need:
                 continue
             if x.node is None:
                 leaf = leaves[id(x)]
                 if dx is not None:
-                    _add(leaf, 0, dx, create_graph)
+                    _add(leaf, 0, dx, create_graph, i in fresh)
                 leaf[3] -= 1
                 if leaf[3] == 0 and leaf[0] is not None:
-                    _finish_leaf(x, leaf[0], deliver)
+                    deliver(x, leaf[0], alone and leaf[1])
                     leaf[0] = None
             elif dx is not None:
-                _send(flying, x, dx, create_graph)
+                _send(flying, x, dx, create_graph, i in fresh)
         if not retain:
             node.free()
         x = dx = dys = dxs = saved = step = entry = None        # hold nothing while the next op runs
@@ -503,19 +529,34 @@ def collect(root: Node) -> tuple[dict[int, Node], dict[int, list[Any]]]:
     return nodes, leaves
 
 
-def _send(flying: dict[int, list[Any]], x: Any, dx: Any, create_graph: bool) -> None:
+def _hand_over(node: Node, flying: dict[int, list[Any]], leaves: dict[int, list[Any]]) -> tuple[int, ...]:
+    """Let a kernel do as it likes with what it saved; and give it the gradient so far of the input to which it can add
+    its own. Returns the inputs whose gradients are then arrays that nobody else holds."""
+    op = node.op
+    op.alone = True
+    if op.adds is not None and op.needs[op.adds]:
+        x = node.inputs[op.adds]
+        entry, k = (leaves[id(x)], 0) if x.node is None else (flying.get(x.node.seq), 2 * x.out)
+        if entry is not None and entry[k] is not None:
+            op.so_far, op.so_far_is_ours = entry[k:k + 2]
+            entry[k] = None
+    return op.fresh
+
+
+def _send(flying: dict[int, list[Any]], x: Any, dx: Any, create_graph: bool, fresh: bool = False) -> None:
     """Add to the gradient in flight of x, an output of a node."""
     node = x.node
     entry = flying.get(node.seq)
     if entry is None:
         entry = flying[node.seq] = [None, False] if node.outs is None else [None, False] * len(node.outs)
-    _add(entry, 2 * x.out, dx, create_graph)
+    _add(entry, 2 * x.out, dx, create_graph, fresh)
 
 
-def _add(entry: list[Any], k: int, dx: Any, create_graph: bool) -> None:
-    """The first contribution is borrowed, the second allocates, later ones are added in place; on Tensors none is."""
+def _add(entry: list[Any], k: int, dx: Any, create_graph: bool, fresh: bool) -> None:
+    """The first contribution is borrowed, unless it is fresh, the second allocates, later ones are added in place; on
+    Tensors none is."""
     if entry[k] is None:
-        entry[k] = dx
+        entry[k], entry[k + 1] = dx, fresh
     elif entry[k + 1]:
         entry[k] += dx
     else:
@@ -606,19 +647,20 @@ def _through(hooks: Any, g: Any) -> Any:
     return g
 
 
-def _finish_leaf(leaf: "Tensor", g: Any, deliver: Callable[[Any, Any], None]) -> None:
-    deliver(leaf, _through(leaf.hooks or (), g))
-
-
-def accumulate(leaf: "Tensor", g: Any) -> None:
-    """Add to the leaf's own buffer, which lives as long as the leaf."""
+def accumulate(leaf: "Tensor", g: Any, ours: bool = False) -> None:
+    """Add to the leaf's `.grad`, after its hooks; an array of ours becomes it, another is copied to the leaf's own
+    buffer, which lives as long as the leaf."""
+    if leaf.hooks:
+        g, ours = _through(leaf.hooks, g), False
     if leaf.grad is not None:
         leaf.grad += g
-        return
-    if leaf._buffer is None:
-        leaf._buffer = leaf.xp.empty_like(leaf._data)
-    leaf._buffer[...] = g
-    leaf.grad = leaf._buffer
+    elif ours:
+        leaf.grad, leaf._buffer = g, None
+    else:
+        if leaf._buffer is None:
+            leaf._buffer = leaf.xp.empty_like(leaf._data)
+        leaf._buffer[...] = g
+        leaf.grad = leaf._buffer
 
 
 def grad(y: "Tensor", xs: Any, *, create_graph: bool = False, retain_graph: bool = False) -> Any:
@@ -639,7 +681,7 @@ def grad(y: "Tensor", xs: Any, *, create_graph: bool = False, retain_graph: bool
                 x.register_hook(hook)
                 hooked.append((x, hook))
         steps = backward_steps(y, create_graph=create_graph, retain_graph=retain_graph,
-                               deliver=lambda leaf, g: found.__setitem__(id(leaf), g))
+                               deliver=lambda leaf, g, _: found.__setitem__(id(leaf), _through(leaf.hooks or (), g)))
         deque(steps, maxlen=0)
     finally:
         for x, hook in hooked:

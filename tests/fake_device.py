@@ -133,7 +133,7 @@ def _ufunc(ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         return ufunc.at(_lower(x), _index(key, x.shape), *map(_lower, values))
     if any(isinstance(x, (list, tuple)) for x in inputs):
         raise TypeError(f"cupy.{name}: Unsupported type {list}")
-    out = options.get("out") or ()
+    out = options.get("out", ())
     given = (*inputs, *(out if isinstance(out, tuple) else (out,)))
     return _lift(getattr(ufunc, method)(*map(_lower, inputs), **{k: _lower(v) for k, v in options.items()}), given)
 

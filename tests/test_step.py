@@ -10,7 +10,7 @@ import pytest
 import minigrad as mg
 import planted
 from gpt.model import GPT, GPTConfig
-from minigrad import Tensor, functional as F, optim
+from minigrad import Tensor, functional as F, optim, tape
 from minigrad.gradcheck import Case
 from minigrad.ops.op import Fused, Primitive, Sample
 from minigrad.step import record
@@ -120,7 +120,7 @@ def test_lines_are_those_of_the_backward_and_end_in_its_gradients(op, sample):
     made = {name: value for line in lines for name, value in line.values.items()}
     for name, x, dx in zip(Again(step).names, step.inputs, step.dxs):
         if dx is not None and f"d{name}" in made and np.shape(made[f"d{name}"]) == dx.shape:
-            np.testing.assert_array_equal(made[f"d{name}"], dx)
+            np.testing.assert_allclose(made[f"d{name}"], dx, rtol=1e-12, atol=1e-12)    # what ran may be a kernel
 
 
 def test_each_line_has_the_values_that_it_made_or_changed():
@@ -222,10 +222,11 @@ def test_the_table_in_the_docs_is_this_measurement():
 def test_a_wrong_kernel_is_bad_and_the_lines_stay_the_textbooks(monkeypatch, until):
     right = mg.OPS["softmax"]
     monkeypatch.setitem(right.kernels, np.ndarray, MUTANTS["SoftmaxZero"])
-    step, = (F.softmax(leaf(3, 5)) * leaf(3, 5)).sum().backward_steps(until=until)
+    with tape._switch(plain=False):
+        step, = (F.softmax(leaf(3, 5)) * leaf(3, 5)).sum().backward_steps(until=until)
+        seen = record((F.softmax(leaf(3, 5)) * leaf(3, 5)).sum()).views[-1]
     assert step.op == "softmax" and [row.check for row in step.check().failures] == ["what ran"]
     assert "row = " in step.source
-    seen = record((F.softmax(leaf(3, 5)) * leaf(3, 5)).sum()).views[-1]
     assert seen.kernel.endswith("SoftmaxZero") and seen.difference == 1.0
 
 
@@ -339,7 +340,7 @@ def test_a_view_says_whose_gradients_it_makes_and_what_was_there_before():
 def test_all_is_well_in_a_gpt():
     seen = record(loss_of(model()))
     for v in seen.views:
-        assert v.report.ok and not v.kernel and not v.trouble
+        assert v.report.ok and v.difference < 1e-12 and not v.trouble
         assert v.held is None or v.held.ok, v.held
         assert v.backward.lines and v.forward.lines
 

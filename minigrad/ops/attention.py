@@ -37,11 +37,15 @@ class Attention(Fused):
     source    Vaswani et al. 2017, "Attention is all you need", eq. 1
     """
 
-    def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+    @staticmethod
+    def check(q, k, v):
         if min(q.ndim, k.ndim, v.ndim) < 2 or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or (
                 q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]):
             raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not fit: "
                              "expected q (..., T, D), k (..., S, D), v (..., S, E)")
+
+    def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        self.check(q, k, v)
         xp, scale = self.xp, 1.0 / math.sqrt(q.shape[-1])
         S = q @ k.swapaxes(-1, -2) * scale                          # (..., T, S)
         allowed = allowed_pairs(xp, S.shape[-2], S.shape[-1], causal, mask)

@@ -14,12 +14,16 @@ class Embedding(Fused):
     holds     each dy lands in the row that it came from, none is lost: sum(dw * w) = sum(dy * y); sum(dw) = sum(dy)
     """
 
-    def forward(self, w, *, idx):
+    @staticmethod
+    def check(w, idx):
         if w.ndim != 2 or idx.dtype.kind not in "iu":
             raise TypeError(
                 f"embedding: expected a table w (V, C) and integer idx, got w {w.shape} and idx of dtype {idx.dtype}"
             )
         device.in_range("token", idx, w.shape[0])
+
+    def forward(self, w, *, idx):
+        self.check(w, idx)
         idx = self.xp.asarray(idx)                                  # it may come from the host
         self.save(idx=idx, shape=w.shape)
         return w[idx]

@@ -58,10 +58,14 @@ class Linear(Fused):
     holds     x and w act through their product: sum(dx * x) = sum(dw * w); b gets every dy: sum(db) = sum(dy)
     """
 
-    def forward(self, x, w, b=None):
+    @staticmethod
+    def check(x, w, b):
         if w.ndim != 2 or x.shape[-1:] != w.shape[:1] or (b is not None and b.shape != w.shape[1:]):
             raise ValueError(f"linear: x {x.shape}, w {w.shape}, b {getattr(b, 'shape', None)} do not fit: "
                              "expected x (..., I), w (I, O), b (O,)")
+
+    def forward(self, x, w, b=None):
+        self.check(x, w, b)
         x2 = x.reshape(-1, x.shape[-1])                             # (N, I): one product for all rows
         self.save(x2=x2, w=w, shape=x.shape)
         y = x2 @ w                                                  # (N, O)

@@ -58,8 +58,6 @@ class CrossEntropy(Fused):
     @staticmethod
     def check(logits: Any, targets: Any, ignore_index: int, label_smoothing: float, reduction: str) -> tuple[Any, Any]:
         """Which of the N targets count, and the targets, 0 where they do not; where the targets are, host or device."""
-        if targets.dtype.kind not in "iu":
-            raise TypeError(f"cross_entropy: targets must be integers, got dtype {targets.dtype}")
         if logits.ndim < 1 or logits.shape[:-1] != targets.shape:
             raise ValueError(f"cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit: "
                              "expected logits (..., V), targets (...)")
@@ -67,11 +65,7 @@ class CrossEntropy(Fused):
             raise ValueError(f'cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}')
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-        t = targets.reshape(-1)
-        counted = t != ignore_index
-        t = t * counted
-        device.in_range("target", t, logits.shape[-1])
-        return counted, t
+        return counted_targets(targets, ignore_index, logits.shape[-1])
 
     _t = np.array([1, 0, -100, 3])
     samples = [
@@ -84,6 +78,18 @@ class CrossEntropy(Fused):
         Sample((5,), targets=np.array(2)),
         Sample((4, 5), targets=np.array([1, 0, 2, 3]), ignore_index=2),
     ]
+
+
+def counted_targets(targets: Any, ignore_index: int, V: int) -> tuple[Any, Any]:
+    """Which of the N targets count, and the targets, 0 where they do not. TypeError unless they are integers,
+    IndexError for one outside [0, V)."""
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: targets must be integers, got dtype {targets.dtype}")
+    t = targets.reshape(-1)
+    counted = t != ignore_index
+    t = t * counted
+    device.in_range("target", t, V)
+    return counted, t
 
 
 def count(xp: Any, counted: Any, reduction: str, dtype: Any) -> Any:
@@ -103,12 +109,16 @@ class LinearCrossEntropy(Fused):
               sum(dw, axis=0) = 0; x and w act through their product: sum(dx * x) = sum(dw * w)
     """
 
-    def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+    @staticmethod
+    def check(x, w, targets, reduction):
         if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1] or x.shape[:-1] != targets.shape:
             raise ValueError(f"linear_cross_entropy: x {x.shape}, w {w.shape}, targets {targets.shape} do not fit: "
                              "expected x (..., C), w (V, C), targets (...)")
         if reduction not in ("mean", "sum"):
             raise ValueError(f'linear_cross_entropy: reduction must be "mean" or "sum", got {reduction!r}')
+
+    def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+        self.check(x, w, targets, reduction)
         x2, t = x.reshape(-1, x.shape[-1]), targets.reshape(-1)     # (N, C), (N,)
         n = count(self.xp, t != ignore_index, reduction, x.dtype)
         self.save(x2=x2, w=w, t=t, n=n, ignore_index=ignore_index, rows=rows, shape=x.shape)

@@ -14,11 +14,16 @@ class LayerNorm(Fused):
     source    Ba, Kiros & Hinton 2016, "Layer normalization"
     """
 
-    def forward(self, x, w, b=None, *, eps=1e-5):
+    @staticmethod
+    def check(x, w, b):
         C = x.shape[-1] if x.ndim else 0
         if w.shape != (C,) or (b is not None and b.shape != (C,)):
             raise ValueError(f"layer_norm: x {x.shape}, w {w.shape}, b {getattr(b, 'shape', None)} do not fit: "
                              "expected x (..., C), w (C,), b (C,)")
+
+    def forward(self, x, w, b=None, *, eps=1e-5):
+        self.check(x, w, b)
+        C = w.shape[0]
         xhat = x - x.sum(axis=-1, keepdims=True) / C
         var = (xhat * xhat).sum(axis=-1, keepdims=True) / C
         rstd = 1.0 / self.xp.sqrt(var + eps)                        # (..., 1)

@@ -91,6 +91,13 @@ class Op:
     kernels: ClassVar[dict[type, type["Op"]]]       # array type -> faster implementation of this op
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
 
+    dtypes: ClassVar[str] = "fd"                    # of a kernel: the dtypes it is for, in NumPy's letters
+    fresh: ClassVar[tuple[int, ...]] = ()           # of a kernel: inputs whose gradients nobody else has a hold of
+    adds: ClassVar[int | None] = None               # of a kernel: the input to whose gradient so far it adds its own
+    alone: bool = False                             # a kernel's backward runs once, and what it saved is its own
+    so_far: Any = None                              # the gradient to add to, and whether it may be written to
+    so_far_is_ours: bool = False
+
     xp: Any
     needs: Sequence[bool]                           # which inputs want a gradient; the others' may be None
     saved: dict[str, Any] = {}

@@ -156,7 +156,7 @@ class Record:
                 if dx is not None and x.node is not None:
                     self._users.setdefault((x.node.seq, x.out), []).append((step.index, i))
 
-    def _deliver(self, leaf: Tensor, gradient: Any) -> None:
+    def _deliver(self, leaf: Tensor, gradient: Any, ours: bool) -> None:
         self.gradients[self.label(leaf)] = np.array(on_host(gradient))
         tape.accumulate(leaf, gradient)
 
@@ -273,22 +273,13 @@ class Record:
         old = on_host(p).astype(np.float64)
         moments = [on_host(state[m]).astype(np.float64) if m in state else np.zeros_like(old)
                    for m in optimizer.moments]
-        twin = Tensor(old, requires_grad=True)
-        twin.grad = gradient * scale
         op = optimizer.op()
-        op.xp, run = np, op.forward
-        given: dict[str, Any] = {}
-        listing = None
-
-        def forward(*inputs: Any, **static: Any) -> Any:
-            nonlocal listing
-            given.update(dict(zip(tape.input_names(optimizer.op, len(inputs)), inputs)) | static)
-            results, listing = listed(run, explain.output_names(optimizer.op, 1 + len(moments)), *inputs, **static)
-            return results
-
-        setattr(op, "forward", forward)
-        new = optimizer.update(op, twin, moments, group, state["t"] + 1)[0]
-        assert listing is not None
+        op.xp = np
+        hyper, static = optimizer.hyper(group, state["t"] + 1)
+        inputs = [old, gradient * scale, *moments, *hyper]
+        given = dict(zip(tape.input_names(optimizer.op, len(inputs)), inputs)) | static
+        results = explain.output_names(optimizer.op, 1 + len(moments))
+        (new, *_), listing = listed(op.forward, results, *inputs, **static)
         change = new - old
         update = Update(self.label(p), parse(optimizer.op), listing, given, change, top(gradient, 3),
                         float((gradient * change).sum()), self.replay.change({id(p): new}))

@@ -1,0 +1,555 @@
+"""Kernels for NumPy arrays of float32 and float64.
+
+What makes them fast, in the order of what it brings: each thread takes one half of the rows, under a BLAS of one
+thread; causal attention never computes the masked half, and divides by the row sums where that is cheap; sums along
+rows are products with a vector of ones; chains of elementwise work run in place; the head's gradients are made with its
+loss; memory is used again. Names are the textbook's, whose formulas these compute.
+
+A kernel never writes into its inputs. `fresh` names the inputs whose gradient is an array that nobody else holds, so
+that the engine may go on adding to it.
+"""
+import math
+import threading
+from functools import partial
+from typing import Any, Iterator
+
+import numpy as np
+
+from minigrad.kernels import pool
+from minigrad.kernels.memory import empty
+from minigrad.kernels.pool import cuts
+from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointwise, shape
+
+WAKE = 250.0            # microseconds of work below which waking another thread costs more than it saves
+PIECE = 1 << 19         # elements of a piece of elementwise work: longer calls meet less often at Python's lock
+SMALL = 1 << 13         # elements of a parameter below which it is updated together with others
+STRETCH = 1 << 18       # elements of a parameter that are updated at once
+QUERIES = 64            # in a block of attention
+SAFE = 60.0             # exp of numbers up to this, and sums of a few thousand of them, are far from overflow
+
+
+def worth_waking(elements: int, ns: float) -> bool:
+    """Whether so many elements, at about ns nanoseconds each, take longer than it takes another thread to wake."""
+    return elements * ns >= 1e3 * WAKE
+
+
+def halves(n: int, elements: int, ns: float) -> list[slice]:
+    """range(n), cut for as many threads as are worth waking."""
+    return cuts(n, min(pool.threads(), 1 + int(elements * ns / 1e3 / WAKE)))
+
+
+PRODUCT = 0.025         # nanoseconds of a multiplication and addition in a product of matrices
+
+
+def pieces(rows: slice, width: int) -> Iterator[slice]:
+    """Some rows, cut into pieces that stay in the cache."""
+    step = max(1, PIECE // max(width, 1))
+    return (slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step))
+
+
+def each(function: Any, slices: list[slice]) -> None:
+    """Call function on each slice, on the threads there are."""
+    pool.run([partial(function, s) for s in slices])
+
+
+class _OfThisThread(threading.local):
+    def __init__(self) -> None:
+        self.arrays: dict[Any, Any] = {}
+
+
+_mine = _OfThisThread()
+
+
+def scratch(name: str, like: Any, *shape: int) -> Any:
+    """An array of this thread, of a dtype like another's, that the next call under the same name overwrites."""
+    key, size = (name, like.dtype.char), math.prod(shape)
+    a = _mine.arrays.get(key)
+    if a is None or a.size < size:
+        a = _mine.arrays[key] = np.empty(size, like.dtype)
+    return a[:size].reshape(shape)
+
+
+def ones(n: int, like: Any) -> Any:
+    """A vector of ones, to sum by a product."""
+    key = "ones", like.dtype.char
+    a = _mine.arrays.get(key)
+    if a is None or a.size < n:
+        a = _mine.arrays[key] = np.ones(n, like.dtype)
+    return a[:n]
+
+
+def like(x: Any) -> Any:
+    """An array to be written to, of the shape and dtype of another."""
+    return empty(x.shape, x.dtype)
+
+
+def rows_of(x: Any) -> Any:
+    """x (..., C) as (N, C), contiguous."""
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def stretches(*arrays: Any) -> list[tuple[Any, ...]]:
+    """Arrays of one shape, cut alike into flat parts of a length that is worth a call; whole if they do not lie
+    flat."""
+    if not all(a.flags.c_contiguous for a in arrays):
+        return [arrays]
+    flat = [a.reshape(-1) for a in arrays]
+    return [tuple(a[s] for a in flat) for s in cuts(flat[0].size, -(-flat[0].size // STRETCH))]
+
+
+class Add(pointwise.Add, register=False):
+    def forward(self, a, b):
+        if np.shape(a) != np.shape(b) or np.ndim(a) == 0 or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            return a + b
+        y, a1, b1 = like(a), a.reshape(-1), b.reshape(-1)
+        y1 = y.reshape(-1)
+        each(lambda s: np.add(a1[s], b1[s], out=y1[s]), halves(y.size, y.size, 0.12))
+        return y
+
+
+class LayerNorm(norm.LayerNorm, register=False):
+    """Keeps mean and rstd of each row; xhat is made again from x, which the graph holds anyway."""
+    fresh, adds = (0, 1, 2), 0
+
+    def forward(self, x, w, b=None, *, eps=1e-5):
+        self.check(x, w, b)
+        C, x2 = w.shape[0], rows_of(x)
+        mean, rstd, y = np.empty(len(x2), x2.dtype), np.empty(len(x2), x2.dtype), like(x2)
+
+        def half(rows):
+            for s in pieces(rows, C):
+                out, r = y[s], rstd[s]
+                np.matmul(x2[s], ones(C, x2), out=mean[s])
+                mean[s] *= 1.0 / C
+                np.subtract(x2[s], mean[s, None], out=out)
+                np.einsum("ij,ij->i", out, out, out=r)
+                r *= 1.0 / C
+                r += eps
+                np.sqrt(r, out=r)
+                np.divide(1.0, r, out=r)
+                out *= r[:, None]
+                out *= w
+                if b is not None:
+                    out += b
+
+        each(half, halves(len(x2), x2.size, 1.2))
+        self.save(x2=x2, mean=mean, rstd=rstd, w=w, shape=x.shape)
+        return y.reshape(x.shape)
+
+    def backward(self, dy, x2, mean, rstd, w, shape):
+        C, dy2 = w.shape[0], rows_of(dy)
+        dx, parts = like(x2), halves(len(x2), x2.size, 1.4)
+        so_far = None if self.so_far is None else rows_of(self.so_far)
+        sums = np.zeros((len(parts), 2, C), x2.dtype)               # of each half: dw, db
+
+        def half(rows):
+            dw, db = sums[parts.index(rows)]
+            for s in pieces(rows, C):
+                n = s.stop - s.start
+                g, d, xhat, q = dy2[s], dx[s], scratch("xhat", x2, n, C), scratch("q", x2, n, C)
+                np.subtract(x2[s], mean[s, None], out=xhat)
+                xhat *= rstd[s, None]
+                np.multiply(g, xhat, out=q)
+                dw += ones(n, x2) @ q
+                db += ones(n, x2) @ g
+                scale, shift = q @ w, g @ w                         # (rows,)
+                scale *= -1.0 / C
+                shift *= -1.0 / C
+                xhat *= scale[:, None]
+                np.multiply(g, w, out=d)
+                d += xhat
+                d += shift[:, None]
+                d *= rstd[s, None]
+                if so_far is not None:
+                    d += so_far[s]
+
+        each(half, parts)
+        dw, db = sums.sum(axis=0)
+        return (dx.reshape(shape), dw, db)[:len(self.needs)]
+
+
+class Linear(linalg.Linear, register=False):
+    fresh = 0, 1, 2
+
+    def forward(self, x, w, b=None):
+        self.check(x, w, b)
+        x2 = x.reshape(-1, x.shape[-1])                             # (N, I)
+        y = empty((len(x2), w.shape[1]), x.dtype)                # (N, O)
+
+        def half(s):
+            np.matmul(x2[s], w, out=y[s])
+            if b is not None:
+                y[s] += b
+
+        each(half, halves(len(x2), x2.size * w.shape[1], PRODUCT))
+        self.save(x2=x2, w=w, shape=x.shape)
+        return y.reshape(x.shape[:-1] + w.shape[1:])
+
+    def backward(self, dy, x2, w, shape):
+        dy2 = dy.reshape(-1, dy.shape[-1])                          # (N, O)
+        dx = empty((len(dy2), w.shape[0]), dy.dtype) if self.needs[0] else None
+        dw, db = empty(w.shape, dy.dtype), None
+
+        def bias():
+            nonlocal db
+            db = ones(len(dy2), dy) @ dy2
+
+        work = 2 * dy2.size * w.shape[0]
+        jobs: list[Any] = [] if dx is None else [
+            partial(np.matmul, dy2[s], w.T, out=dx[s]) for s in halves(len(dy2), work, PRODUCT)]
+        jobs += [partial(np.matmul, x2[:, s].T, dy2, out=dw[s]) for s in halves(len(w), work, PRODUCT)]
+        jobs += [bias] * (len(self.needs) == 3)
+        pool.run(jobs, worth_waking(work, PRODUCT))
+        return (None if dx is None else dx.reshape(shape), dw, db)[:len(self.needs)]
+
+
+class Gelu(pointwise.Gelu, register=False):
+    """(1 + t) / 2 is made again in the backward: the graph holds x anyway, and t would be as large."""
+    fresh = 0,
+
+    def forward(self, x):
+        x1 = np.ascontiguousarray(x).reshape(-1)
+        y = like(x1)
+
+        def half(rows):
+            for s in pieces(rows, 1):
+                np.multiply(x1[s], self.open(x1[s], y[s]), out=y[s])
+
+        each(half, halves(len(x1), x1.size, 1.4))
+        self.save(x1=x1, shape=x.shape)
+        return y.reshape(x.shape)
+
+    def open(self, x, out):
+        """(1 + t) / 2, how far the gate is open."""
+        np.multiply(x, x, out=out)
+        out *= self.k * self.c
+        out += self.k
+        out *= x
+        np.tanh(out, out=out)
+        out *= 0.5
+        out += 0.5
+        return out
+
+    def backward(self, dy, x1, shape):
+        dy1, dx = np.ascontiguousarray(dy).reshape(-1), like(x1)
+
+        def half(rows):
+            for s in pieces(rows, 1):
+                x, d = x1[s], dx[s]
+                z = self.open(x, scratch("z", x1, len(x)))
+                np.multiply(x, x, out=d)
+                d *= 6.0 * self.k * self.c
+                d += 2.0 * self.k
+                d *= x                                              # 2 x du
+                d *= np.subtract(1.0, z, out=scratch("q", x1, len(x)))
+                d += 1.0
+                d *= z                                              # the slope, z + z (1 - z) 2 x du
+                d *= dy1[s]
+        each(half, halves(len(x1), x1.size, 2.2))
+        return dx.reshape(shape)
+
+
+class Attention(attention.Attention, register=False):
+    """The textbook's for masks, dropout, and queries fewer than keys.
+
+    A block of 64 queries meets the keys up to its last one. E holds exp(scores), z the sums of its rows: P = E / z is
+    never written out, as y and dy are divided instead, which are narrower.
+    """
+
+    def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        self.check(q, k, v)
+        T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
+        if mask is not None or dropout or causal and T not in (1, S) or q.ndim < 3 or not q.size or not v.size:
+            return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
+        causal = causal and T > 1
+        lead, E = q.shape[:-2], v.shape[-1]
+        y = self.heads_inside((*lead, T, E), q.dtype)
+        scale = 1.0 / math.sqrt(D)
+        blocks = [slice(i, min(i + QUERIES, T)) for i in range(0, T, QUERIES)]
+        ends = [block.stop if causal else S for block in blocks]
+        exps = [empty((*lead, block.stop - block.start, end), q.dtype) for block, end in zip(blocks, ends)]
+        rz = np.empty((*lead, T, 1), q.dtype)                       # 1 / z
+        above = np.triu(np.full((QUERIES, QUERIES), attention.far_below(q.dtype), q.dtype), 1)
+
+        def part(at):
+            queries = np.multiply(q[at], scale, out=scratch("q", q, *q[at].shape))
+            longest = [math.sqrt(float(np.einsum("...i,...i", a, a).max())) for a in (queries, k[at])]
+            for block, end, exp in zip(blocks, ends, exps):
+                e, n = exp[at], block.stop - block.start
+                np.matmul(queries[..., block, :], k[at][..., :end, :].swapaxes(-1, -2), out=e)
+                if causal:
+                    e[..., block] += above[:n, :n]
+                if not longest[0] * longest[1] < SAFE:              # also for NaN
+                    e -= e.max(axis=-1, keepdims=True)
+                np.exp(e, out=e)
+                np.divide(1.0, e @ ones(end, q), out=rz[at][..., block, 0])
+                out = y[at][..., block, :]
+                np.matmul(e, v[at][..., :end, :], out=out)
+                out *= rz[at][..., block, :]
+
+        pool.run([partial(part, at) for at in self.shares(lead, math.prod(lead) * T * S, D)])
+        self.save(q=q, k=k, v=v, y=y, exps=exps, rz=rz, blocks=blocks, ends=ends)
+        return y
+
+    def backward(self, dy, **saved):
+        if "P" in saved:
+            return super().backward(dy, **saved)
+        q, k, v, y, exps, rz, blocks, ends = saved.values()
+        lead, (T, D), S = q.shape[:-2], q.shape[-2:], k.shape[-2]
+        if q.shape == k.shape == v.shape and q.ndim == 4:           # side by side, as a split takes them
+            dq, dk, dv = empty((lead[0], T, 3, lead[1], D), q.dtype).transpose(2, 0, 3, 1, 4)
+        else:
+            dq, dk, dv = (self.heads_inside(a.shape, q.dtype) for a in (q, k, v))
+
+        def part(at):
+            queries = np.multiply(q[at], 1.0 / math.sqrt(D), out=scratch("q", q, *q[at].shape))
+            g = np.multiply(dy[at], rz[at], out=scratch("g", q, *y[at].shape))      # dy / z
+            dots = np.einsum("...i,...i", g, y[at])[..., None]      # sum(dP * P) / z
+            for block, end, exp in reversed(list(zip(blocks, ends, exps))):
+                e, first = exp[at], block is blocks[-1]
+                dS = scratch("dS", q, *e.shape)
+                np.matmul(g[..., block, :], v[at][..., :end, :].swapaxes(-1, -2), out=dS)
+                dS -= dots[..., block, :]
+                dS *= e
+                np.matmul(dS, k[at][..., :end, :], out=dq[at][..., block, :])
+                for left, right, total in ((e, g, dv[at]), (dS, queries, dk[at])):
+                    total = total[..., :end, :]
+                    out = total if first else scratch("d", q, *total.shape)
+                    np.matmul(left.swapaxes(-1, -2), right[..., block, :], out=out)
+                    if not first:
+                        total += out
+            dq[at] *= 1.0 / math.sqrt(D)
+
+        pool.run([partial(part, at) for at in self.shares(lead, math.prod(lead) * T * S, D)])
+        return dq, dk, dv
+
+    @staticmethod
+    def heads_inside(shape, dtype):
+        """An array (B, nh, T, D) whose memory is (B, T, nh, D): joining the heads is then a reshape."""
+        if len(shape) != 4:
+            return empty(shape, dtype)
+        B, nh, T, D = shape
+        return empty((B, T, nh, D), dtype).swapaxes(1, 2)
+
+    @staticmethod
+    def shares(lead, scores, D):
+        """Sequences, or the heads of a single one, for each thread."""
+        axis = 1 if lead[0] == 1 and len(lead) > 1 else 0
+        return [(slice(None),) * axis + (s,) for s in halves(lead[axis], scores, 0.5 + 0.02 * D)]
+
+
+class Split(shape.Split, register=False):
+    """Gradients that lie side by side in one array, as those of attention do, are that array."""
+
+    def backward(self, *dys, axis):
+        first, item = dys[0], dys[0].itemsize
+        whole = (*first.shape[:-1], sum(dy.shape[-1] for dy in dys))
+        strides = tuple(math.prod(whole[k + 1:]) * item for k in range(len(whole)))
+        place = first.ctypes.data
+        for dy in dys:
+            if axis % dy.ndim != dy.ndim - 1 or dy.base is None or dy.base is not first.base or (
+                    dy.strides != strides or dy.ctypes.data != place):
+                return super().backward(*dys, axis=axis)
+            place += dy.shape[-1] * item
+        return np.lib.stride_tricks.as_strided(first, whole, strides)
+
+
+class Embedding(embedding.Embedding, register=False):
+    fresh, adds = (0,), 0
+
+    def forward(self, w, *, idx):
+        self.check(w, idx)
+        idx = np.asarray(idx)
+        self.save(idx=idx, shape=w.shape)
+        return np.take(w, idx, axis=0)
+
+    def backward(self, dy, idx, shape):
+        rows, sums = self.sums(dy, idx)
+        if self.so_far is None:
+            dw = np.zeros(shape, dy.dtype)
+            dw[rows] = sums
+        else:
+            dw = self.so_far if self.so_far_is_ours else self.so_far.copy()
+            dw[rows] += sums
+        return dw
+
+    @staticmethod
+    def sums(dy, idx):
+        """The rows that were used, each once, and the gradient of each: the sum over its uses, in their order."""
+        idx, dy2 = idx.reshape(-1), dy.reshape(-1, dy.shape[-1])
+        order = np.argsort(idx, kind="stable")
+        first = np.flatnonzero(np.diff(idx[order], prepend=-1))
+        return idx[order[first]], np.add.reduceat(dy2[order], first, axis=0)
+
+
+class CrossEntropy(loss.CrossEntropy, register=False):
+    """The textbook's for label smoothing. The gradient is made with the loss, while the exponentials are at hand."""
+    fresh = 0,
+
+    def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+        counted, t = self.check(logits, targets, ignore_index, label_smoothing, reduction)
+        if label_smoothing:
+            return super().forward(logits, targets=targets, ignore_index=ignore_index,
+                                   label_smoothing=label_smoothing, reduction=reduction)
+        z, V = logits.reshape(-1, logits.shape[-1]), logits.shape[-1]               # (N, V)
+        n = loss.count(np, counted, reduction, z.dtype)
+        share, losses = (counted / n).astype(z.dtype), np.empty(len(z), z.dtype)    # (N,)
+        dz = like(z) if self.needs[0] else None
+
+        def half(rows):
+            for s in pieces(rows, V):
+                e = scratch("z", z, s.stop - s.start, V) if dz is None else dz[s]
+                losses[s] = surprise(z[s], t[s], share[s], e)
+
+        each(half, halves(len(z), z.size, 1.5))
+        self.save(dz=dz, shape=logits.shape)
+        return losses.reshape(targets.shape) if reduction == "none" else losses.sum()
+
+    def backward(self, dy, **saved):
+        if "z" in saved:
+            return super().backward(dy, **saved)
+        return scaled(saved["dz"], dy.reshape(-1, 1), self.alone).reshape(saved["shape"])
+
+
+def scaled(a, by, ours):
+    """a * by, in a's memory if it is ours."""
+    return np.multiply(a, by, out=a if ours else None) if by.size > 1 or not ours or by != 1.0 else a
+
+
+def surprise(z, t, share, e):
+    """share * cross-entropy of each row of logits z (N, V) with targets t  ->  (N,). e, which may be z itself, becomes
+    the gradient of their sum."""
+    rows = np.arange(len(z))
+    np.subtract(z, z.max(axis=1, keepdims=True), out=e)
+    picked = e[rows, t]                                             # (N,)
+    np.exp(e, out=e)
+    total = e @ ones(z.shape[1], z)
+    e *= (share / total)[:, None]
+    e[rows, t] -= share
+    np.log(total, out=total)
+    total -= picked
+    total *= share
+    return total
+
+
+class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
+    """The gradients are made with the loss, from the logits of a chunk of rows while they are there: no product is made
+    twice, and what is kept for the backward are the gradients of x and w."""
+    fresh = 0, 1
+    logits = 1 << 24                            # of a chunk, at most
+
+    def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+        self.check(x, w, targets, reduction)
+        x2, V = rows_of(x), w.shape[0]                              # (N, C)
+        counted, t = loss.counted_targets(targets, ignore_index, V)
+        share = (counted / loss.count(np, counted, reduction, x.dtype)).astype(x.dtype)
+        losses, chunk = np.empty(len(x2), x.dtype), max(1, min(len(x2), self.logits // V))
+        wanted = self.needs[0] or self.needs[1]
+        dx: Any = like(x2) if wanted else None
+        dw: Any = like(w) if wanted else None
+        dz = empty((chunk, V), x.dtype)
+
+        for start in range(0, len(x2), chunk):
+            here = slice(start, min(start + chunk, len(x2)))
+            n = here.stop - start
+
+            def half(rows):
+                at = slice(start + rows.start, start + rows.stop)
+                np.matmul(x2[at], w.T, out=dz[rows])
+                for s in pieces(rows, V):
+                    there, e = slice(start + s.start, start + s.stop), dz[s]
+                    losses[there] = surprise(e, t[there], share[there], e)
+                if wanted:
+                    np.matmul(dz[rows], w, out=dx[at])
+
+            def columns(s):
+                if start == 0:
+                    np.matmul(dz[:n, s].T, x2[here], out=dw[s])
+                else:
+                    for v in pieces(s, w.shape[1]):
+                        dw[v] += dz[:n, v].T @ x2[here]
+
+            each(half, halves(n, n * w.size, PRODUCT))
+            if wanted:
+                each(columns, halves(V, n * w.size, PRODUCT))
+        if wanted and not len(x2):
+            dw[...] = 0.0
+        self.save(dx=dx, dw=dw, shape=x.shape)
+        return losses.sum()
+
+    def backward(self, dy, dx, dw, shape):
+        return scaled(dx, dy, self.alone).reshape(shape), scaled(dw, dy, self.alone)
+
+
+class AdamW(adamw.AdamW, register=False):
+    """The forward and backward of the textbook; an optimizer calls `in_place`."""
+
+    @classmethod
+    def in_place(cls, calls):
+        """The updates of many parameters, each ((p, g, m, v), (lr, ...), {t}), written over p, m and v."""
+        small: dict[Any, list[Any]] = {}        # hyper-parameters -> arrays that are not worth a call each
+        jobs: list[Any] = []
+        elements = 0
+        for arrays, hyper, static in calls:
+            elements += arrays[0].size
+            if arrays[0].size < SMALL:
+                small.setdefault((hyper, static["t"]), []).append(arrays)
+            else:
+                jobs += [partial(cls.move, *part, *hyper, **static) for part in stretches(*arrays)]
+        jobs += [partial(cls.together, group, hyper, t) for (hyper, t), group in small.items()]
+        pool.run(jobs, worth_waking(elements, 1.0))
+
+    @classmethod
+    def together(cls, group, hyper, t):
+        """The updates of small parameters, as one."""
+        p, g, m, v = (np.concatenate([a.reshape(-1) for a in column]) for column in zip(*group))
+        cls.move(p, g, m, v, *hyper, t=t)
+        start = 0
+        for arrays in group:
+            end = start + arrays[0].size
+            for a, new in zip(arrays, (p, None, m, v)):
+                if new is not None:
+                    a[...] = new[start:end].reshape(a.shape)
+            start = end
+
+    @staticmethod
+    def move(p, g, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
+        """The step of the formulas, written over p, m and v."""
+        c1, c2 = 1.0 - beta1 ** t, 1.0 - beta2 ** t
+        q = scratch("q", p, *p.shape)
+        np.multiply(g, 1.0 - beta1, out=q)
+        m *= beta1
+        m += q
+        np.multiply(g, math.sqrt(1.0 - beta2), out=q)
+        q *= q
+        v *= beta2
+        v += q
+        np.sqrt(v, out=q)                                           # sqrt(c2) (r + eps)
+        q += eps * math.sqrt(c2)
+        np.divide(m, q, out=q)
+        q *= lr * math.sqrt(c2) / c1
+        p *= 1.0 - lr * weight_decay
+        p -= q
+
+
+def clip(grads: list[Any], max_norm: float) -> float:
+    """Scale gradients in place, so that their joint L2 norm is at most max_norm  ->  the norm before."""
+    parts = [part for g in grads for part, in stretches(g)]
+    squares, awake = np.zeros(len(parts)), worth_waking(sum(g.size for g in grads), 0.1)
+
+    def square(i: int) -> None:
+        part = parts[i].reshape(-1)
+        squares[i] = part @ part
+
+    pool.run([partial(square, i) for i in range(len(parts))], awake)
+    norm = math.sqrt(squares.sum())
+    scale = max_norm / (norm + 1e-6)
+    if not scale >= 1.0:                                            # also for NaN
+        pool.run([partial(np.multiply, part, scale, out=part) for part in parts], awake)
+    return norm
+
+
+KERNELS: tuple[Any, ...] = (
+    Add, LayerNorm, Linear, Gelu, Attention, Split, Embedding, CrossEntropy, LinearCrossEntropy, AdamW)
+for kernel in KERNELS:
+    kernel.__base__.kernels[np.ndarray] = kernel

@@ -1,0 +1,396 @@
+"""Kernels compute what the textbook does, on any shape and any number of threads, and leave no trace of how."""
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import minigrad as mg
+from gpt.model import GPT, GPTConfig
+from minigrad import Tensor, functional as F, optim, tape
+from minigrad.gradcheck import Case, relative_error
+from minigrad.kernels import cpu, memory, pool
+from minigrad.ops.op import Sample
+
+ROOT = Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def with_kernels(monkeypatch):
+    """Kernels as they are on large arrays: several threads, pieces and blocks, though the arrays here are small."""
+    monkeypatch.setattr(cpu, "WAKE", 1e-9)
+    monkeypatch.setattr(cpu, "PIECE", 24)
+    monkeypatch.setattr(cpu, "QUERIES", 3)
+    monkeypatch.setattr(cpu, "STRETCH", 20)
+    monkeypatch.setattr(cpu, "SMALL", 10)
+    monkeypatch.setattr(cpu.LinearCrossEntropy, "logits", 30)
+    monkeypatch.setattr(memory, "LARGE", 64)
+    before = pool.threads()
+    pool.set_threads(2)
+    with tape._switch(plain=False):
+        yield
+    pool.set_threads(before)
+
+
+def compare(op, sample, seed=0, single=1e-5):
+    """The kernel of an op against the textbook, both directions, in both precisions."""
+    kernel, case = op.kernels[np.ndarray], Case(op, sample, seed)
+    for dtype, bound in (("float64", 1e-11), ("float32", single)):
+        inputs = case.replaced(x.astype(dtype) for x in case.arrays)
+        dys = [dy.astype(dtype) for dy in case.dys]
+        textbook, want = case.forward(inputs)
+        fast, got = case.forward(inputs, kernel)
+        for a, b in zip(got, want):
+            assert a.dtype == dtype and a.shape == b.shape and relative_error(a, b) < bound
+        want, got = case.backward(textbook, dys), case.backward(fast, dys)
+        for a, b in zip(got, want):
+            if b is not None:
+                assert a.dtype == dtype and np.shape(a) == np.shape(b) and relative_error(a, b) < bound
+
+
+every_sample = pytest.mark.parametrize("op, sample", [
+    (kernel.__base__, sample) for kernel in cpu.KERNELS for sample in kernel.samples],
+    ids=lambda x: x.name if isinstance(x, type) else str(x)[:40])
+
+
+@every_sample
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_kernel_equals_its_textbook(op, sample, threads):
+    pool.set_threads(threads)
+    compare(op, sample)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, database=None)
+def test_on_any_shape(data):
+    size = lambda low=1, high=9: data.draw(st.integers(low, high))
+    B, T, C, O, V, H = size(), size(), size(), size(), size(2), size(1, 4)
+    ids = lambda n, *shape: np.random.default_rng(size()).integers(0, n, shape)
+    pool.set_threads(size(1, 4))
+    op, sample = data.draw(st.sampled_from([
+        ("layer_norm", Sample((B, T, C + 1), (C + 1,), (C + 1,))),
+        ("linear", Sample((B, T, C), (C, O), (O,))),
+        ("linear", Sample((T, C), (C, O))),
+        ("gelu", Sample((B, T, C))),
+        ("attention", Sample((B, H, T, C), (B, H, T, C), (B, H, T, C), causal=True)),
+        ("attention", Sample((B, T, C), (B, O, C), (B, O, V))),
+        ("attention", Sample((1, H, 1, C), (1, H, T, C), (1, H, T, C), causal=True)),
+        ("embedding", Sample((V, C), idx=ids(V, B, T))),
+        ("cross_entropy", Sample((B, T, V), targets=ids(V, B, T))),
+        ("linear_cross_entropy", Sample((B, T, C), (V, C), targets=ids(V, B, T), ignore_index=0)),
+    ]))
+    compare(mg.OPS[op], sample, single=1e-3)    # where a gradient cancels out, as for a single key, rounding is left
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0, 1e4])
+def test_attention_with_scores_of_any_size(scale):
+    """Small ones need no maximum subtracted, large ones do."""
+    q, k, v = (RNG.normal(size=(2, 3, 7, 4)) * s for s in (scale, scale, 1.0))
+    want = mg.OPS["attention"]()
+    want.xp = np
+    got = cpu.Attention()
+    np.testing.assert_allclose(got.forward(q, k, v, causal=True), want.forward(q, k, v, causal=True), atol=1e-12)
+    dy = RNG.normal(size=(2, 3, 7, 4))
+    for a, b in zip(got.backward(dy, **got.saved), want.backward(dy, **want.saved)):
+        np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1.0))
+
+
+def test_gradients_of_a_split_that_lie_side_by_side_are_not_copied():
+    whole = RNG.normal(size=(2, 5, 12))
+    parts = [whole[..., i:i + 4] for i in (0, 4, 8)]
+    op = cpu.Split()
+    op.xp = np
+    joined = op.backward(*parts, axis=-1)
+    assert np.shares_memory(joined, whole)
+    np.testing.assert_array_equal(joined, whole)
+    for others in (parts[::-1], [parts[0], parts[1], parts[2].copy()], [parts[0], parts[0], parts[2]]):
+        np.testing.assert_array_equal(op.backward(*others, axis=-1), np.concatenate(others, axis=-1))
+
+
+# ---- in a model -----------------------------------------------------------------------------------------------------
+
+IDX = RNG.integers(0, 13, (3, 8))
+
+
+def model(dtype="float32", **shape):
+    return GPT(GPTConfig(**dict(block_size=7, vocab_size=13, n_layer=2, n_head=2, n_embd=6) | shape), dtype=dtype)
+
+
+def gradients(gpt, run, *, fused_head=True):
+    gpt.zero_grad()
+    loss = gpt.loss(IDX[:, :-1], IDX[:, 1:]) if fused_head else gpt(IDX[:, :-1], IDX[:, 1:])[1]
+    run(loss * 1.5)
+    return {name: p.grad.copy() for name, p in gpt.named_parameters()}
+
+
+@pytest.mark.parametrize("fused_head", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_backward_has_the_same_bits_watched_or_not(tied, fused_head):
+    """Alone it saves copies and sums in place; stepping through it, keeping the graph or the steps, changes no bit."""
+    gpt = model(tied=tied)
+    want = gradients(gpt, lambda loss: loss.backward(), fused_head=fused_head)
+    kept = []
+    for run in (lambda loss: list(loss.backward_steps()), lambda loss: loss.backward(retain_graph=True),
+                lambda loss: kept.extend(loss.backward_steps())):
+        got = gradients(gpt, run, fused_head=fused_head)
+        assert all(np.array_equal(got[name], g) for name, g in want.items())
+    with mg.plain():
+        plain = gradients(gpt, lambda loss: loss.backward(), fused_head=fused_head)
+    assert all(relative_error(plain[name], g) < 1e-5 for name, g in want.items())
+
+
+def test_a_second_backward_through_a_kept_graph_adds_the_same_again():
+    gpt = model()
+    loss = gpt.loss(IDX[:, :-1], IDX[:, 1:])
+    loss.backward(retain_graph=True)
+    once = {name: p.grad.copy() for name, p in gpt.named_parameters()}
+    loss.backward()
+    for name, p in gpt.named_parameters():
+        np.testing.assert_allclose(p.grad, 2.0 * once[name], rtol=1e-6)
+
+
+def test_what_anyone_holds_never_changes():
+    """Activations, gradients seen by hooks, dxs of steps, gradients of weights: kept for some steps of training."""
+    gpt = model()
+    opt = optim.AdamW(gpt.parameters(), lr=0.1)
+    held = []
+
+    def keep(a):
+        held.append((a, a.copy()))
+
+    for step in range(4):
+        x = gpt.hidden(IDX[:, :-1])
+        x.register_hook(keep)
+        keep(x.data)
+        loss = F.cross_entropy(gpt.lm_head(x), IDX[:, 1:])
+        if step % 2:
+            for s in loss.backward_steps():
+                for dx in s.dxs:
+                    if dx is not None:
+                        keep(dx)
+        else:
+            loss.backward()
+        for p in gpt.parameters():
+            keep(p.grad)
+        opt.step()
+        gpt.zero_grad()
+    assert len(held) > 100
+    for a, copy in held:
+        np.testing.assert_array_equal(a, copy)
+
+
+def test_training_gives_the_same_bits_every_time_and_close_to_the_textbooks():
+    def train(steps=5):
+        gpt = model()
+        opt = optim.AdamW(gpt.parameters(), lr=0.01)
+        for _ in range(steps):
+            gpt.loss(IDX[:, :-1], IDX[:, 1:]).backward()
+            optim.clip_grad_norm(gpt.parameters(), 0.5)
+            opt.step()
+            opt.zero_grad()
+        return gpt.state_dict() | {f"{k}{i}": m for k in "mv" for i, m in enumerate(opt.state_dict()[k])}
+
+    first = train()
+    for _ in range(5):
+        assert all(np.array_equal(a, first[name]) for name, a in train().items())
+    with mg.plain():
+        plain = train()
+    assert all(np.allclose(plain[name], a, rtol=1e-3, atol=1e-4) for name, a in first.items())
+
+
+def test_a_parameter_that_does_not_lie_flat_is_updated_too():
+    p = Tensor(np.asfortranarray(RNG.normal(size=(4, 3))), requires_grad=True)
+    q = Tensor(np.ascontiguousarray(p.data), requires_grad=True)
+    for t in (p, q):
+        opt = optim.AdamW([t], lr=0.1)
+        (t * t).sum().backward()
+        optim.clip_grad_norm([t], 0.1)
+        opt.step()
+    np.testing.assert_allclose(p.data, q.data, rtol=1e-12)
+
+
+def test_an_update_is_noticed_by_a_graph_that_needs_the_old_weights():
+    p = Tensor(RNG.normal(size=(3,)), requires_grad=True)
+    loss = (p * p).sum()
+    p.grad = np.ones(3)
+    optim.AdamW([p]).step()
+    with pytest.raises(ValueError, match="was changed after mul"):
+        loss.backward()
+
+
+def test_plain_uses_no_kernel(monkeypatch):
+    for kernel in cpu.KERNELS:
+        monkeypatch.setattr(kernel, "forward", None)
+        monkeypatch.setattr(kernel, "in_place", None, raising=False)
+    monkeypatch.setattr(cpu, "clip", None)
+    with mg.plain():
+        gpt = model()
+        gpt.loss(IDX[:, :-1], IDX[:, 1:]).backward()
+        optim.clip_grad_norm(gpt.parameters(), 0.5)
+        optim.AdamW(gpt.parameters()).step()
+    with pytest.raises(TypeError, match="NoneType"):
+        gpt.loss(IDX[:, :-1], IDX[:, 1:])
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+def address(a):
+    return a.__array_interface__["data"][0]
+
+
+def test_memory_comes_back_when_nobody_holds_it():
+    kept = memory.Memory()
+    first = kept.empty((10, 10), "float64")
+    view, place = first[2:3].T, address(first)
+    assert address(kept.empty((10, 10), "float64")) != place
+    del first
+    assert address(kept.empty((10, 10), "float64")) != place, "a view still holds it"
+    del view
+    assert address(kept.empty((100,), "float64")) == place, "another shape of the same size"
+    assert address(kept.empty((200,), "float32")) == place, "another dtype"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=60))
+@settings(max_examples=50, deadline=None, database=None)
+def test_arrays_that_are_held_never_overlap(actions):
+    kept, held = memory.Memory(), []
+    for make, i in actions:
+        if make:
+            a = kept.empty((16 + i % 3,), "float64")
+            a[:] = len(held)
+            held.append((a, a.copy()))
+        elif held:
+            held.pop(i % len(held))
+        assert all(np.array_equal(a, copy) for a, copy in held)
+
+
+def test_sizes_that_nobody_asks_for_are_given_back():
+    kept = memory.Memory()
+    for n in range(100, 200):
+        kept.empty((n,), "float64")
+    assert sum(size * len(arrays) for size, arrays in kept.kept.items()) < 20 * 200 * 8
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+def test_many_python_threads_get_the_results_of_one():
+    want = gradients(model("float64"), lambda loss: loss.backward())
+    found = []
+
+    def work():
+        gpt = model("float64")
+        for _ in range(5):
+            found.append(gradients(gpt, lambda loss: loss.backward()))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert len(found) == 30
+    for got in found:
+        assert all(np.array_equal(got[name], g) for name, g in want.items())
+
+
+def test_an_error_in_a_job_comes_out_and_the_pool_goes_on():
+    def fail():
+        raise ValueError("in a job")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="in a job"):
+            pool.run([fail, lambda: None, fail, lambda: None])
+    done = []
+    pool.run([lambda i=i: done.append(i) for i in range(10)])
+    assert sorted(done) == list(range(10))
+
+
+def test_jobs_may_have_jobs():
+    done = []
+    inner = lambda: pool.run([lambda i=i: done.append(i) for i in range(3)])
+    pool.run([inner] * 4)
+    assert sorted(done) == sorted([0, 1, 2] * 4)
+
+
+def test_blas_has_one_thread_inside_and_its_own_number_again_outside():
+    blas = lambda: [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+    inside = []
+    with threadpool_limits(2, user_api="blas"):
+        before = blas()
+        pool.run([lambda: inside.append(blas())])
+        assert blas() == before
+    assert all(n == 1 for numbers in inside for n in numbers)
+
+
+SCRIPT = """
+import os, sys
+import numpy as np
+import minigrad as mg
+from gpt.model import GPT, GPTConfig
+from minigrad.kernels import cpu, pool
+cpu.WAKE = 1e-9
+idx = np.arange(24).reshape(2, 12) % 13
+def loss():
+    gpt = GPT(GPTConfig(block_size=11, vocab_size=13, n_layer=1, n_head=2, n_embd=8))
+    out = gpt.loss(idx[:, :-1], idx[:, 1:])
+    out.backward()
+    return out.item(), float(gpt.wte.weight.grad.sum())
+"""
+
+
+def run_script(code, **environment):
+    return subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT + code], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_computes_on():
+    ran = run_script("""
+pool.set_threads(2)
+first = loss()
+import warnings; warnings.simplefilter("ignore", DeprecationWarning)
+child = os.fork()
+if child == 0:
+    os._exit(0 if loss() == first else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+def test_the_environment_sets_the_threads(threads):
+    ran = run_script("print(pool.threads(), math.isfinite(loss()[0]))".replace("math", "np"), MINIGRAD_THREADS=threads)
+    assert ran.stdout == f"{threads} True\n", ran.stderr
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_a_wrong_number_of_threads_is_refused(threads):
+    ran = run_script("", MINIGRAD_THREADS=threads)
+    assert f"MINIGRAD_THREADS={threads}" in ran.stderr and ran.returncode != 0
+    with pytest.raises(ValueError, match="at least 1"):
+        pool.set_threads(0)
+
+
+def test_importing_leaves_the_threads_of_blas_alone():
+    ran = run_script("""
+from threadpoolctl import threadpool_info, threadpool_limits
+threadpool_limits(2, user_api="blas")
+loss()
+print([lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"])
+""")
+    assert ran.stdout == "[2]\n", ran.stderr
+
+
+def test_kernels_that_sum_say_the_same_for_any_number_of_threads_up_to_rounding():
+    losses = []
+    for threads in (1, 2, 3, 7):
+        pool.set_threads(threads)
+        losses.append(gradients(model("float64"), lambda loss: loss.backward())["wte.weight"])
+    assert all(relative_error(a, losses[0]) < 1e-13 for a in losses)
+    assert math.isfinite(float(losses[0].sum()))
