@@ -1,0 +1,231 @@
+"""gpt.bench: what it times is the same computation, its figures add up, and it says what is wrong. No test looks at how
+long anything took."""
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import fake_device  # noqa: F401  (registers the device "fake")
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+import minigrad as mg
+from minigrad.kernels import pool
+
+from gpt import bench
+from gpt.bench import Options, Ours, Preset, check, floor, floor_flops, in_turn, main, on_threads, watched
+from gpt.model import GPTConfig
+
+TINY = Preset(GPTConfig(block_size=7, vocab_size=11, n_layer=2, n_head=2, n_embd=8), batch_size=3)
+TINY_GEN = TINY._replace(generates=True)
+
+
+@pytest.fixture(autouse=True)
+def by_the_textbook():
+    """`pytest --plain` does not reach in here: the bench itself says who runs with kernels and who without."""
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(bench.PRESETS, "cpu", TINY)
+    monkeypatch.setitem(bench.PRESETS, "gen", TINY_GEN)
+
+
+def run(capsys, tmp_path, *arguments):
+    """What a command line prints, and what it writes with --json."""
+    main(["--steps=2", "--threads=1", f"--json={tmp_path / 'bench.json'}", *arguments])
+    return capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gen"])
+def test_both_sides_are_described_and_timed_as_often_as_asked(preset, tiny, capsys, tmp_path):
+    out, found = run(capsys, tmp_path, "--vs=plain", f"--preset={preset}")
+    sides = found["sides"]
+    assert list(sides) == ["minigrad", "textbook"] + ["floor"] * (preset == "cpu")
+    for name, row in sides.items():
+        assert len(row["all_ms"]) == 2 and row["p10_ms"] <= row["ms"] <= row["p90_ms"]
+        assert name in out and f"{row['tokens_per_s']:,.0f}" in out
+        tokens = 3 * 7 if preset == "cpu" else 3 * 6
+        assert row["tokens_per_s"] == pytest.approx(1e3 * tokens / row["ms"])
+        if name != "floor":
+            assert row["memory_bytes"] >= 0
+    ratio = found["ratios"]["textbook"]
+    assert ratio["of_medians"] == pytest.approx(sides["minigrad"]["ms"] / sides["textbook"]["ms"])
+    assert max(found["differences"]["textbook"].values()) < 1e-4
+    assert f"minigrad takes {ratio['of_medians']:.3f} of the time of textbook" in out
+    assert found["machine"]["threads"] == 1 and found["machine"]["numpy"] == np.__version__
+
+
+def test_no_rate_is_above_the_peak(tiny, capsys, tmp_path):
+    _, found = run(capsys, tmp_path)
+    assert found["sides"]["floor"]["of_floor"] == 1.0
+    assert all(0.0 < row["of_peak"] <= 1.0 for row in found["sides"].values())
+
+
+def test_the_table_of_ops_adds_up_to_the_step(tiny, capsys, tmp_path):
+    out, found = run(capsys, tmp_path)
+    assert sum(row["share"] for row in found["ops"]) == pytest.approx(1.0)
+    assert all(row["forward_ms"] >= 0.0 and row["backward_ms"] >= 0.0 for row in found["ops"])
+    assert all(row["op"] in out for row in found["ops"])
+
+
+def test_the_table_counts_every_op_that_is_on_the_tape(tiny, capsys, tmp_path):
+    _, found = run(capsys, tmp_path)
+    loss = Ours(TINY, "cpu").model.loss(*np.zeros((2, 3, 7), int))
+    counted = Counter(step.op for step in loss.backward_steps())
+    assert counted == {row["op"]: row["calls"] for row in found["ops"][:-2]}
+
+
+def test_watching_changes_no_number_and_leaves_no_trace():
+    x, y = next(bench.batches(TINY))
+    before = {name: dict(op.kernels) for name, op in mg.OPS.items()}
+    alone, seen = Ours(TINY, "cpu"), Ours(TINY, "cpu")
+    loss = alone.learn(x, y)
+    with watched(np.ndarray) as spent:
+        assert seen.learn(x, y) == loss
+    assert {name: dict(op.kernels) for name, op in mg.OPS.items()} == before
+    assert spent["linear"][0] == 8
+    for name, g in alone.gradients().items():
+        np.testing.assert_array_equal(seen.gradients()[name], g)
+
+
+class Planted(Ours):
+    """A side with a mistake in its loss, its gradients, or its optimizer."""
+    mistake = ""
+
+    def learn(self, x, y):
+        loss = super().learn(x, y)
+        if self.mistake == "gradients":
+            self.model.h[1].ln_2.bias.grad *= 1.001
+        return loss * (1.001 if self.mistake == "loss" else 1.0)
+
+    def update(self):
+        if self.mistake == "loss after 3 steps":
+            self.optimizer.groups[0]["lr"] *= 10.0
+        super().update()
+
+
+@pytest.mark.parametrize("mistake", ["loss", "gradients", "loss after 3 steps"])
+def test_a_side_that_computes_something_else_is_found(mistake):
+    other = Planted(TINY, "cpu")
+    other.mistake = mistake
+    found = check(Ours(TINY, "cpu"), other, TINY)
+    assert found[mistake] > 1e-4
+    assert all(value < 1e-6 for what, value in found.items() if what != mistake and not what.startswith("loss after"))
+
+
+def test_sides_that_differ_are_not_timed(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(Planted, "mistake", "gradients")
+    monkeypatch.setattr(bench, "side", lambda name, p, place: (Ours if name == "minigrad" else Planted)(p, place))
+    with pytest.raises(SystemExit, match="do not compute the same: relative differences.*Nothing was timed"):
+        main(["--vs=plain", "--threads=1"])
+    assert "ms/step" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_the_floor_is_every_product_of_the_linear_layers_once(parts, monkeypatch):
+    regions = []
+    with monkeypatch.context() as m:
+        m.setattr(pool, "run", regions.append)
+        floor(TINY, "cpu", parts)()
+    jobs = [(*job.args, job.keywords["out"]) for region in regions for job in region]
+    assert sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in jobs) == floor_flops(TINY)
+    N, C = 3 * 7, 8
+    assert floor_flops(TINY) == 6 * N * (2 * 12 * C * C + 11 * C)
+    for a, b, out in jobs:
+        assert out.shape == (a.shape[0], b.shape[1])
+        assert not np.shares_memory(a, out) and not np.shares_memory(b, out)
+    for region in regions:
+        outs = [job.keywords["out"] for job in region]
+        assert not any(np.shares_memory(a, b) for i, a in enumerate(outs) for b in outs[:i])
+
+
+def test_a_side_and_the_floor_run_on_a_device():
+    times = in_turn(TINY, {"minigrad": Ours(TINY, "fake")}, floor(TINY, "fake", 1), seconds=0.0, steps=2)
+    assert [len(t) for t in times.values()] == [2, 2]
+
+
+def test_threads_and_cores_are_as_before_afterwards():
+    def state():
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        return pool.threads(), cores, [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+    before = state()
+    with on_threads(1):
+        threads, cores, blas = state()
+        assert threads == 1 and set(blas) <= {1} and (cores is None or len(cores) == 1)
+    assert state() == before
+
+
+def test_memory_is_at_least_weights_gradients_and_two_moments():
+    pytest.importorskip("resource")             # Windows has no such module
+    p = Preset(GPTConfig(block_size=8, vocab_size=4096, n_layer=1, n_head=1, n_embd=512), batch_size=1)
+    code = f"from gpt.bench import *; print(peak_memory('minigrad', {p!r}, 'cpu', 1))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    parameters = sum(w.size for w in Ours(p, "cpu").model.parameters())
+    assert 4 * 4 * parameters < int(result.stdout) < 12 * 4 * parameters
+
+
+def test_scaling_has_a_point_for_each_size_a_table_and_a_picture(tiny, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "SIZES", {"n_embd": (8, 16), "n_layer": (1, 2), "block_size": (7, 14)})
+    monkeypatch.setattr(bench, "BATCH_SIZES", (1, 3))
+    out, found = run(capsys, tmp_path, f"--scaling={tmp_path / 'scaling.png'}")
+    points = [(row["size"], row["value"]) for row in found["scaling"]]
+    assert points == [("n_embd", 8), ("n_embd", 16), ("n_layer", 1), ("n_layer", 2), ("block_size", 7),
+                      ("block_size", 14), ("batch_size", 1), ("batch_size", 3), ("threads", 1)]
+    for row in found["scaling"]:
+        assert list(row["us_per_token"]) == ["minigrad", "floor"]
+        assert f"{row['us_per_token']['floor']:.2f}" in out
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_torch_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "minigrad\[bench\]"'):
+        Options(vs="torch")
+
+
+@pytest.mark.parametrize("arguments, reason", [
+    (["--preset=gpu"], "--preset must be one of cpu, gpu8, wide, gpt2, gen, got 'gpu'; did you mean gpu8?"),
+    (["--vs=tensorflow"], "--vs must be one of"),
+    (["--threads=9999"], "--threads must be at least 1 and at most"),
+    (["--threads=0"], "--threads must be at least 1"),
+    (["--steps=-1"], "must not be negative"),
+    (["--compile"], "--compile is for training, beside --vs=torch"),
+    (["--scaling=curves.jpg"], "needs a name that ends in .png"),
+    (["--scaling=curves.png", "--preset=gen"], "a preset that trains"),
+    (["--device=tpu"], "unknown device 'tpu'"),
+    (["--json=nowhere/bench.json"], "nowhere/bench.json: No such file or directory"),
+])
+def test_bad_input_is_one_line(arguments, reason, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert error.value.code == 2 and not out
+    assert reason in err and err.count("\n") == 1
+
+
+class TestWithTorch:
+    """Only where PyTorch happens to be installed."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        return pytest.importorskip("torch")
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_it_computes_the_same(self, bias):
+        p = TINY._replace(shape=GPTConfig(7, 11, 2, 2, 8, bias=bias))
+        found = check(Ours(p, "cpu"), bench.side("PyTorch", p, "cpu"), p)
+        assert list(found) == ["loss", "gradients", "loss after 3 steps"]
+        assert max(found.values()) < 1e-5
+
+    def test_it_reads_the_same_with_its_cache(self):
+        assert check(Ours(TINY_GEN, "cpu"), bench.side("PyTorch", TINY_GEN, "cpu"), TINY_GEN)["logits"] < 1e-5
+
+    @pytest.mark.parametrize("preset", ["cpu", "gen"])
+    def test_it_is_timed(self, preset, tiny, capsys, tmp_path):
+        out, found = run(capsys, tmp_path, "--vs=torch", f"--preset={preset}")
+        assert "same    as PyTorch" in out and "of the time of PyTorch" in out
+        assert len(found["sides"]["PyTorch"]["all_ms"]) == 2 and found["machine"]["torch"]
