@@ -45,7 +45,7 @@ class Mode(NamedTuple):
     detect_nan: bool = False
 
 
-_MODE: ContextVar[Mode] = ContextVar("mode", default=Mode())
+_MODE: ContextVar[Mode] = ContextVar("mode", default=Mode(plain=os.environ.get("MINIGRAD_PLAIN", "0") != "0"))
 module_path: ContextVar[str] = ContextVar("module_path", default="")    # of the nn.Module whose forward is running
 
 
@@ -64,7 +64,8 @@ def no_grad() -> contextlib.AbstractContextManager[None]:
 
 
 def plain() -> contextlib.AbstractContextManager[None]:
-    """Run the textbook ops, not the kernels that may stand in for them."""
+    """Run the textbook ops, not the kernels that may stand in for them. MINIGRAD_PLAIN=1 in the environment does so for
+    a whole program."""
     return _switch(plain=True)
 
 

@@ -286,8 +286,9 @@ def test_many_python_threads_get_the_results_of_one():
 
     def work():
         gpt = model("float64")
-        for _ in range(5):
-            found.append(gradients(gpt, lambda loss: loss.backward()))
+        with tape._switch(plain=False):         # modes are each thread's own
+            for _ in range(5):
+                found.append(gradients(gpt, lambda loss: loss.backward()))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for t in threads:
@@ -346,7 +347,7 @@ def loss():
 
 def run_script(code, **environment):
     return subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT + code], capture_output=True, text=True,
-                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT), "MINIGRAD_PLAIN": "0"} | environment)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -375,6 +376,12 @@ def test_a_wrong_number_of_threads_is_refused(threads):
     assert f"MINIGRAD_THREADS={threads}" in ran.stderr and ran.returncode != 0
     with pytest.raises(ValueError, match="at least 1"):
         pool.set_threads(0)
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_the_environment_switches_kernels_off(plain):
+    ran = run_script("from minigrad import tape; print(tape.is_plain(), np.isfinite(loss()[0]))", MINIGRAD_PLAIN=plain)
+    assert ran.stdout == f"{plain == '1'} True\n", ran.stderr
 
 
 def test_importing_leaves_the_threads_of_blas_alone():

@@ -96,7 +96,8 @@ def test_a_kernel_runs_where_it_is_registered_and_plain_turns_it_off():
     x = Tensor([1.0, 2.0], requires_grad=True)
     exp.kernels[np.ndarray] = Faster
     try:
-        y = mg.functional.exp(x)
+        with tape._switch(plain=False):
+            y = mg.functional.exp(x)
         with mg.plain():
             z = mg.functional.exp(x)
         assert isinstance(y.node.op, Faster) and type(z.node.op) is exp
