@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import minigrad as mg
 from minigrad import device, optim
 from minigrad.kernels import pool
+from minigrad.ops.op import Op
 
 from gpt.config import bad_input_exits, one_of, option, parse
 from gpt.model import GPT, GPTConfig, KVCache
@@ -297,22 +298,25 @@ def watched(kind: type) -> Iterator[dict[str, list[float]]]:
     this kind, that is what would have run, with a watch."""
     spent: dict[str, list[float]] = {}
 
-    def timed(name: str, actual: type, method: str, column: int) -> Any:
+    def timed(op: type[Op], kernel: type[Op], method: str, column: int) -> Any:
         def run(self: Any, *args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
-            result = getattr(actual, method)(self, *args, **kwargs)
+            if column == 1:
+                self.actual = kernel if getattr(args[0], "size", kernel.least) >= kernel.least else op
+                self.fresh, self.adds = self.actual.fresh, self.actual.adds
+            result = getattr(self.actual, method)(self, *args, **kwargs)
             wait(result)
-            row = spent.setdefault(name, [0, 0.0, 0.0])
+            row = spent.setdefault(op.name, [0, 0.0, 0.0])
             row[0] += column == 1
             row[column] += time.perf_counter() - start
             return result
         return run
 
     before = {op: op.kernels for op in mg.OPS.values()}
-    for name, op in mg.OPS.items():
-        actual = op.kernels.get(kind, op)
-        methods = {m: timed(name, actual, m, column) for column, m in enumerate(("forward", "backward"), 1)}
-        op.kernels = {kind: type(actual.__name__, (actual,), methods, register=False)}
+    for op in before:
+        kernel = op.kernels.get(kind, op)
+        methods = {m: timed(op, kernel, m, column) for column, m in enumerate(("forward", "backward"), 1)}
+        op.kernels = {kind: type(kernel.__name__, (kernel,), {**methods, "least": 0}, register=False)}
     try:
         yield spent
     finally:

@@ -189,7 +189,8 @@ class GPT(nn.Module):
         use: each token has moved to another position, so all are read again. ValueError if a logit is not finite.
         """
         training = self.training
-        self.eval()
+        if training:
+            self.eval()
         try:
             with mg.no_grad():
                 if cache is None or idx.shape[-1] > self.config.block_size:
@@ -198,7 +199,8 @@ class GPT(nn.Module):
                     x = self.hidden(idx[..., cache.length:], cache=cache)               # (B, T - cached, C)
                 logits = self.lm_head(x[:, -1]).numpy()                                 # (B, V)
         finally:
-            self.train(training)
+            if training:
+                self.train()
         if not np.isfinite(logits).all():
             raise ValueError("the logits are not finite: the model's training diverged; try a smaller learning rate")
         return logits

@@ -163,7 +163,9 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         return apply(op_class, _tensor(inputs[0]), *inputs[1:], **static)
 
     kernel = None if textbook else op_class.kernels.get(kind)
-    op = op_class() if kernel is None or dtype.char not in kernel.dtypes else kernel()
+    if kernel is None or dtype.char not in kernel.dtypes or getattr(arrays[0], "size", 1) < kernel.least:
+        kernel = op_class
+    op = kernel()
     op.xp = xp = np if kind is np.ndarray else device.BACKENDS[kind].xp
     op.needs = needs if recording else [False] * len(needs)
     try:

@@ -1,9 +1,11 @@
 """Kernels compute what the textbook does, on any shape and any number of threads, and leave no trace of how."""
+import _thread
 import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ def with_kernels(monkeypatch):
     monkeypatch.setattr(cpu, "SMALL", 10)
     monkeypatch.setattr(cpu.LinearCrossEntropy, "logits", 30)
     monkeypatch.setattr(memory, "LARGE", 64)
+    for kernel in cpu.KERNELS:
+        monkeypatch.setattr(kernel, "least", 0)
     before = pool.threads()
     pool.set_threads(2)
     with tape._switch(plain=False):
@@ -312,6 +316,18 @@ def test_an_error_in_a_job_comes_out_and_the_pool_goes_on():
     assert sorted(done) == list(range(10))
 
 
+def test_an_interrupt_while_it_waits_leaves_no_job_behind():
+    """Ctrl-C in a notebook: the next call waits for its own jobs, not for those of the call before."""
+    timer = threading.Timer(0.1, _thread.interrupt_main)
+    with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        pool.run([lambda: None, lambda: time.sleep(0.5), lambda: None])
+        time.sleep(5)                           # if the worker was not the one who slept
+    done = []
+    pool.run([lambda i=i: (time.sleep(0.02), done.append(i)) for i in range(4)])
+    assert sorted(done) == [0, 1, 2, 3]
+
+
 def test_jobs_may_have_jobs():
     done = []
     inner = lambda: pool.run([lambda i=i: done.append(i) for i in range(3)])
@@ -336,6 +352,8 @@ import minigrad as mg
 from gpt.model import GPT, GPTConfig
 from minigrad.kernels import cpu, pool
 cpu.WAKE = 1e-9
+for kernel in cpu.KERNELS:
+    kernel.least = 0
 idx = np.arange(24).reshape(2, 12) % 13
 def loss():
     gpt = GPT(GPTConfig(block_size=11, vocab_size=13, n_layer=1, n_head=2, n_embd=8))

@@ -22,6 +22,7 @@ from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointw
 
 WAKE = 250.0            # microseconds of work below which waking another thread costs more than it saves
 PIECE = 1 << 19         # elements of a piece of elementwise work: longer calls meet less often at Python's lock
+FEW = 2048              # elements below which the textbook is as fast, having less to prepare
 SMALL = 1 << 13         # elements of a parameter below which it is updated together with others
 STRETCH = 1 << 18       # elements of a parameter that are updated at once
 QUERIES = 64            # in a block of attention
@@ -98,6 +99,8 @@ def stretches(*arrays: Any) -> list[tuple[Any, ...]]:
 
 
 class Add(pointwise.Add, register=False):
+    least = FEW
+
     def forward(self, a, b):
         if np.shape(a) != np.shape(b) or np.ndim(a) == 0 or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return a + b
@@ -109,6 +112,7 @@ class Add(pointwise.Add, register=False):
 
 class LayerNorm(norm.LayerNorm, register=False):
     """Keeps mean and rstd of each row; xhat is made again from x, which the graph holds anyway."""
+    least = FEW
     fresh, adds = (0, 1, 2), 0
 
     def forward(self, x, w, b=None, *, eps=1e-5):
@@ -169,6 +173,7 @@ class LayerNorm(norm.LayerNorm, register=False):
 
 
 class Linear(linalg.Linear, register=False):
+    least = FEW
     fresh = 0, 1, 2
 
     def forward(self, x, w, b=None):
@@ -205,6 +210,7 @@ class Linear(linalg.Linear, register=False):
 
 class Gelu(pointwise.Gelu, register=False):
     """(1 + t) / 2 is made again in the backward: the graph holds x anyway, and t would be as large."""
+    least = FEW
     fresh = 0,
 
     def forward(self, x):
@@ -255,6 +261,7 @@ class Attention(attention.Attention, register=False):
     A block of 64 queries meets the keys up to its last one. E holds exp(scores), z the sums of its rows: P = E / z is
     never written out, as y and dy are divided instead, which are narrower.
     """
+    least = FEW
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)

@@ -30,9 +30,13 @@ class Pool:
     def __init__(self, n: int) -> None:
         self.n = n
         self.free = threading.Lock()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget the workers: they end what they do, and nobody waits for it."""
         self.jobs: SimpleQueue[Any] = SimpleQueue()
         self.done: SimpleQueue[BaseException | None] = SimpleQueue()
-        self.workers: list[threading.Thread] = []
+        self.workers = 0
 
     def run(self, jobs: Sequence[Job], awake: bool = True) -> None:
         """All jobs, in any order; on the caller's thread alone unless awake. The first error of any is raised when all
@@ -44,23 +48,26 @@ class Pool:
                     job()
                 return
             try:
-                while len(self.workers) < helpers:
-                    worker = threading.Thread(target=self._work, daemon=True, name=f"minigrad-{len(self.workers)}")
-                    worker.start()
-                    self.workers.append(worker)
+                while self.workers < helpers:
+                    self.workers += 1
+                    threading.Thread(target=_work, args=(self.jobs, self.done), daemon=True).start()
                 left = iter(jobs)               # next() on it is atomic
                 for _ in range(helpers):
                     self.jobs.put(left)
                 errors = [_take(left)] + [self.done.get() for _ in range(helpers)]
+            except BaseException:               # Ctrl-C while it waits
+                self.start_over()
+                raise
             finally:
                 self.free.release()
         for error in errors:
             if error is not None:
                 raise error
 
-    def _work(self) -> None:
-        while True:
-            self.done.put(_take(self.jobs.get()))
+
+def _work(jobs: "SimpleQueue[Any]", done: "SimpleQueue[BaseException | None]") -> None:
+    while True:
+        done.put(_take(jobs.get()))
 
 
 def _take(jobs: Iterable[Job]) -> BaseException | None:

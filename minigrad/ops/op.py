@@ -92,6 +92,7 @@ class Op:
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
 
     dtypes: ClassVar[str] = "fd"                    # of a kernel: the dtypes it is for, in NumPy's letters
+    least: ClassVar[int] = 0                        # of a kernel: elements of the first input from which it pays
     fresh: ClassVar[tuple[int, ...]] = ()           # of a kernel: inputs whose gradients nobody else has a hold of
     adds: ClassVar[int | None] = None               # of a kernel: the input to whose gradient so far it adds its own
     alone: bool = False                             # a kernel's backward runs once, and what it saved is its own
