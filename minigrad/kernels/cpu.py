@@ -179,7 +179,7 @@ class Linear(linalg.Linear, register=False):
     def forward(self, x, w, b=None):
         self.check(x, w, b)
         x2 = x.reshape(-1, x.shape[-1])                             # (N, I)
-        y = empty((len(x2), w.shape[1]), x.dtype)                # (N, O)
+        y = empty((len(x2), w.shape[1]), x.dtype)                   # (N, O)
 
         def half(s):
             np.matmul(x2[s], w, out=y[s])
@@ -251,6 +251,7 @@ class Gelu(pointwise.Gelu, register=False):
                 d += 1.0
                 d *= z                                              # the slope, z + z (1 - z) 2 x du
                 d *= dy1[s]
+
         each(half, halves(len(x1), x1.size, 2.2))
         return dx.reshape(shape)
 
