@@ -71,11 +71,12 @@ class Optimizer:
                 state["t"] += 1
                 hyper, static = self.hyper(group, state["t"])
                 arrays = [p.data, p.grad, *(state[m] for m in self.moments)]
-                op = tape.implementation(self.op, p.data)()
-                if hasattr(op, "in_place"):
-                    calls.setdefault(type(op), []).append((arrays, hyper, static))
+                op_class = tape.implementation(self.op, p.data)
+                if hasattr(op_class, "in_place"):
+                    calls.setdefault(op_class, []).append((arrays, hyper, static))
                     p.changed()
                 else:
+                    op = op_class()
                     op.xp = p.xp
                     p.data, *new = op.forward(*arrays, *hyper, **static)
                     state.update(zip(self.moments, new))

@@ -12,7 +12,8 @@ from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples
 from minigrad.step.heat import MASK, beside, heat, size, visible
-from minigrad.step.record import record, top
+from minigrad.step.explain import top
+from minigrad.step.record import record
 from minigrad.step.terminal import COMMANDS, Terminal, has_color
 
 

@@ -26,6 +26,7 @@ FEW = 2048              # elements below which the textbook is as fast, having l
 SMALL = 1 << 13         # elements of a parameter below which it is updated together with others
 STRETCH = 1 << 18       # elements of a parameter that are updated at once
 QUERIES = 64            # in a block of attention
+PRODUCT = 0.025         # nanoseconds of a multiplication and addition in a product of matrices
 SAFE = 60.0             # exp of numbers up to this, and sums of a few thousand of them, are far from overflow
 
 
@@ -39,11 +40,8 @@ def halves(n: int, elements: int, ns: float) -> list[slice]:
     return cuts(n, min(pool.threads(), 1 + int(elements * ns / 1e3 / WAKE)))
 
 
-PRODUCT = 0.025         # nanoseconds of a multiplication and addition in a product of matrices
-
-
 def pieces(rows: slice, width: int) -> Iterator[slice]:
-    """Some rows, cut into pieces that stay in the cache."""
+    """Some rows, cut into pieces of at most PIECE elements."""
     step = max(1, PIECE // max(width, 1))
     return (slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step))
 

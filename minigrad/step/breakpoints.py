@@ -47,9 +47,14 @@ def read(until: str, names: Iterable[set[str]]) -> tuple[str, Any]:
             raise ValueError(f'{until!r}: {longer[1]!r} is not a number; write "norm > 3"') from None
     known = set().union(*names)
     if until not in known:
-        near = difflib.get_close_matches(until, sorted(known), 3, 0.3) or sorted(known)[:6]
-        raise ValueError(f"nothing here is called {until!r}; nearest: {', '.join(near)}; or bad, nan, norm > 3")
+        raise ValueError(f"nothing here is called {until!r}{nearest(until, known)}; or bad, nan, norm > 3")
     return "name", until
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The names that come closest, as an end of a sentence."""
+    near = difflib.get_close_matches(name, sorted(names), 3, 0.3) or sorted(names)[:6]
+    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def longest(gradients: Iterable[Any]) -> float:

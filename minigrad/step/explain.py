@@ -5,7 +5,7 @@ Everything here runs the op again: by the textbook, on the host, on copies. Chec
 import dataclasses
 import inspect
 import math
-from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -46,6 +46,17 @@ def output_names(op_class: type[Op], n: int) -> list[str]:
     if any(p.kind is p.VAR_POSITIONAL for p in kinds):
         return [f"y{i}" for i in range(n)]
     return [p.name.removeprefix("d") for p in list(kinds)[1:n + 1]]
+
+
+def forward_listed(op_class: type[Op], needs: Sequence[bool], inputs: Sequence[Any], static: Mapping[str, Any],
+                   outs: int) -> tuple[Op, list[Any], Listing]:
+    """The textbook's forward on the host: the op after it, its outputs, of which there are `outs`, and what its lines
+    made. Inputs may be Tensors and arrays of any device."""
+    op = op_class()
+    op.xp, op.needs = np, needs
+    y, listing = listed(op.forward, output_names(op_class, outs), *map(on_host, inputs),
+                        **{name: on_host(value) for name, value in static.items()})
+    return op, [np.asarray(a) for a in (y if type(y) is tuple else (y,))], listing
 
 
 class Again:
@@ -92,16 +103,14 @@ class Again:
 
     def forward_listed(self) -> tuple[Op, list[Any], Listing]:
         """The forward, with what its lines made."""
-        op = self.new()
-        y, listing = listed(op.forward, output_names(self.op_class, len(self.dys)), *self.inputs, **self.static)
-        return op, [np.asarray(a) for a in (y if type(y) is tuple else (y,))], listing
+        return forward_listed(self.op_class, self.needs, self.inputs, self.static, len(self.dys))
 
     def backward_listed(self, op: Op) -> tuple[list[Any], Listing]:
         """The gradients, with what the lines of the backward made."""
         raw, listing = listed(op.backward, [f"d{name}" for name in self.names], *self.dys, **op.saved)
         return self.fitted(raw), listing
 
-    def gradient_names(self, op: Op) -> list[str]:
+    def gradient_names(self) -> list[str]:
         """What the backward calls the gradients that it is given: ["dy"], ["dp_new", "dm_new"]."""
         if len(self.dys) == 1:
             return ["dy"]
@@ -192,7 +201,7 @@ def invariant(again: Again, op: Op, ys: list[Any], dxs: list[Any], listing: List
         values |= line.values
     values |= op.saved | again.static | dict(zip(again.names, again.inputs)) | {"xs": again.inputs}
     values |= dict(zip(output_names(again.op_class, len(ys)), ys)) | {"ys": ys}
-    values |= dict(zip(again.gradient_names(op), again.dys)) | {"dys": again.dys}
+    values |= dict(zip(again.gradient_names(), again.dys)) | {"dys": again.dys}
     values |= {f"d{name}": dx for name, dx in zip(again.names, dxs)} | {"dxs": dxs}
     return holds(again.op_class, values)
 
@@ -247,21 +256,24 @@ def why(step: Step, name: str | int, at: Any, most: int = 6, record: "Record | N
     there[at] += delta
     back[at] -= delta
     slopes = [(a - b) / (there[at] - back[at]) for a, b in zip(again.moved(i, there), again.moved(i, back))]
+    products = [slope * dy for slope, dy in zip(slopes, again.dys)]
     found = []
     for out, (slope, dy) in enumerate(zip(slopes, again.dys)):
-        products = slope * dy
-        largest = np.argsort(-np.abs(products), axis=None, kind="stable")[:most]
-        for k in largest:
-            where = tuple(int(n) for n in np.unravel_index(k, products.shape))
-            if products[where]:
-                parts = record.users(step, out) if record is not None else ()
-                found.append(Term(out, where, float(slope[where]), float(dy[where]), parts))
+        parts = record.users(step, out) if record is not None else ()
+        found += [Term(out, where, float(slope[where]), float(dy[where]), parts) for where in top(products[out], most)]
     found.sort(key=lambda term: -abs(term.product))
-    every = np.concatenate([(slope * dy).reshape(-1) for slope, dy in zip(slopes, again.dys)])
+    every = np.concatenate([product.reshape(-1) for product in products])
     magnitude = float(np.abs(every).sum())
     count = int((np.abs(every) > 1e-9 * np.abs(every).max()).sum()) if magnitude else 0
     value = 0.0 if dx is None else float(on_host(dx)[at])
     return Why(step.index, i, f"d{again.names[i]}", at, value, float(every.sum()), magnitude, count, found[:most])
+
+
+def top(a: Any, n: int) -> list[tuple[int, ...]]:
+    """Where the n entries of largest magnitude are, largest first; those that are 0 do not count."""
+    largest = np.argsort(-np.abs(a), axis=None, kind="stable")[:n]
+    found = [tuple(int(k) for k in np.unravel_index(i, np.shape(a))) for i in largest]
+    return [at for at in found if a[at]]
 
 
 def inside(name: str, shape: tuple[int, ...], at: Any) -> tuple[int, ...]:
@@ -285,11 +297,9 @@ def bad_origin(step: Step) -> str:
             return f"{getattr(source, 'name', '') or 'a leaf'} {source.shape}, an input of {node}, is bad itself"
         node = source.node
         inputs, static, needs = node.inputs, node.static, node.op.needs
-    op = node.op_class()
-    op.xp, op.needs = np, needs
     with np.errstate(all="ignore"):
-        y, listing = listed(op.forward, ["y"], *map(on_host, inputs), **{k: on_host(v) for k, v in static.items()})
-    if not all(map(is_finite, y if type(y) is tuple else (y,))):
+        _, ys, listing = forward_listed(node.op_class, needs, inputs, static, len(node.outs or (None,)))
+    if not all(map(is_finite, ys)):
         return _bad_line(f"forward of {node}", listing)
     if not all(map(is_finite, on_host(step.dy if type(step.dy) is tuple else (step.dy,)))):
         return "dy is bad already: an earlier step of the backward made it so"

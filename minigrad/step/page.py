@@ -13,15 +13,15 @@ from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from minigrad.step.explain import Why, why
+from minigrad.step.explain import Why, top, why
 from minigrad.step.formula import Formula
+from minigrad.step.heat import MASK
 from minigrad.step.listing import Listing
-from minigrad.step.record import Nudge, Record, Update, View, Walk, top, view
+from minigrad.step.record import Nudge, Record, Update, View, Walk, view
 from minigrad.tape import Step
 
 HERE = Path(__file__).parent
 PANELS = 12                 # of an array of more than two axes: so many of its matrices are shown side by side
-MASK = 1e20                 # larger numbers stand for "may not be seen"; they would leave no colour for the others
 
 
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers of one array, as many as the budget allows

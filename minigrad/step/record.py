@@ -3,7 +3,7 @@
 `record(loss)` walks the backward of a loss to its end and makes a View of every step on the way: its arrays on the
 host, the lines of its forward and backward with the values that they made, its checks. Since every op can be run again
 from its inputs, the record can also be replayed forwards with other leaves: `nudges` move one number of each
-parameter, `updates` those that an optimizer would move.
+parameter, `walk` all that an optimizer would move.
 """
 import dataclasses
 from functools import cached_property
@@ -13,13 +13,14 @@ import numpy as np
 
 from minigrad import tape
 from minigrad.gradcheck import Report
+from minigrad.ops.op import Op
 from minigrad.optim import Optimizer
 from minigrad.step import explain
 from minigrad.step.breakpoints import longest, names_of, read
-from minigrad.step.explain import Again, Why, on_host
+from minigrad.step.explain import Again, Why, on_host, top
 from minigrad.step.formula import Formula, parse
 from minigrad.step.invariant import Held
-from minigrad.step.listing import Listing, listed
+from minigrad.step.listing import Listing, is_finite, listed
 from minigrad.tape import Step
 from minigrad.tensor import Tensor
 
@@ -106,14 +107,13 @@ class Replay:
         """The outputs that differ from `values`."""
         new: dict[tuple[int, int], Any] = {}
         for step, again in zip(self.steps, self.again):
-            inputs = [self._value(x, own, leaves, new) for x, own in zip(step.inputs, again.inputs)]
             key = step.node.seq
-            if (key, 0) not in self.values or any(x is not own for x, own in zip(inputs, self._usual(step, again))):
+            if (key, 0) not in self.values or any(
+                    id(x) in leaves if x.node is None else (x.node.seq, x.out) in new
+                    for x in step.inputs if isinstance(x, Tensor)):
+                inputs = [self._value(x, own, leaves, new) for x, own in zip(step.inputs, again.inputs)]
                 new.update({(key, out): y for out, y in enumerate(again.forward(inputs)[1])})
         return new
-
-    def _usual(self, step: Step, again: Again) -> list[Any]:
-        return [self._value(x, own, {}, {}) for x, own in zip(step.inputs, again.inputs)]
 
     def _value(self, x: Any, own: Any, leaves: Mapping[int, Any], new: Mapping[tuple[int, int], Any]) -> Any:
         if not isinstance(x, Tensor):
@@ -286,13 +286,6 @@ class Record:
         return update, new
 
 
-def top(a: Any, n: int) -> list[tuple[int, ...]]:
-    """Where the n entries of largest magnitude are, largest first; those that are 0 do not count."""
-    largest = np.argsort(-np.abs(a), axis=None, kind="stable")[:n]
-    found = [tuple(int(k) for k in np.unravel_index(i, np.shape(a))) for i in largest]
-    return [at for at in found if a[at]]
-
-
 def view(step: Step, label: Any, index: Mapping[int, int]) -> View:
     """Everything there is to see of a step, while the walk stands at it. label names a leaf; index gives the step of a
     node by its number."""
@@ -300,11 +293,11 @@ def view(step: Step, label: Any, index: Mapping[int, int]) -> View:
     with np.errstate(all="ignore"):
         op, ys, forward = again.forward_listed()
         dxs, backward = again.backward_listed(op)
-        report, trouble = explain.check(step), explain.bad_origin(step)
-        double = Again(step, np.float64)
-        twin, ys64 = double.forward()
-        dxs64, listing = double.backward_listed(twin)
-        held = explain.invariant(double, twin, ys64, dxs64, listing) if not trouble and listing.lines else None
+        report = explain.check(step)
+        flowing = [on_host(dx) for dx in step.dxs if dx is not None]
+        finite = all(map(is_finite, [*again.inputs, *ys, *again.dys, *flowing]))
+        trouble = "" if finite else explain.bad_origin(step)
+        held = _held(step, again, op, ys, dxs, backward) if not trouble and backward.lines else None
     inputs = []
     for i, (x, dx, earlier) in enumerate(zip(step.inputs, step.dxs, step.earlier)):
         source = index.get(x.node.seq) if isinstance(x, Tensor) and x.node is not None else None
@@ -320,8 +313,17 @@ def view(step: Step, label: Any, index: Mapping[int, int]) -> View:
     difference = max((row.error for row in report.rows if row.check == explain.RAN), default=0.0)
     return View(step, step.index, step.op, step.name, step.created_at, parse(step.op_class), inputs,
                 dict(zip(explain.output_names(step.op_class, len(ys)), ys)),
-                dict(zip(again.gradient_names(op), map(np.array, again.dys))), saved, forward, backward, report, held,
+                dict(zip(again.gradient_names(), map(np.array, again.dys))), saved, forward, backward, report, held,
                 kernel, difference, trouble)
+
+
+def _held(step: Step, again: Again, op: Op, ys: list[Any], dxs: list[Any], backward: Listing) -> Held | None:
+    """The invariant, on what ran if that was in float64, else on a run that is."""
+    if again.dtype != np.float64:
+        again = Again(step, np.float64)
+        op, ys = again.forward()
+        dxs, backward = again.backward_listed(op)
+    return explain.invariant(again, op, ys, dxs, backward)
 
 
 def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: list[str] | None = None,
@@ -360,12 +362,9 @@ def forward_steps(fn: Any) -> Iterator[ForwardStep]:
         raise ValueError(f"fn gave {y!r:.80}: forward_steps needs a Tensor made from at least one that has "
                          "requires_grad=True, outside no_grad()")
     for index, node in enumerate(explain.nodes_of(y)):
-        op = node.op_class()
-        op.xp, op.needs = np, node.op.needs
-        inputs = [on_host(x) for x in node.inputs]
-        results = explain.output_names(node.op_class, len(node.outs or (None,)))
-        static = {name: on_host(value) for name, value in node.static.items()}
-        out, listing = listed(op.forward, results, *inputs, **static)
+        outs = len(node.outs or (None,))
+        _, ys, listing = explain.forward_listed(node.op_class, node.op.needs, node.inputs, node.static, outs)
+        names = tape.input_names(node.op_class, len(node.inputs))
         yield ForwardStep(index, node.op_class.name, node.module or node.op_class.name, node.created_at,
-                          dict(zip(tape.input_names(node.op_class, len(inputs)), inputs)),
-                          dict(zip(results, map(np.asarray, out if type(out) is tuple else (out,)))), listing)
+                          dict(zip(names, map(on_host, node.inputs))),
+                          dict(zip(explain.output_names(node.op_class, outs), ys)), listing)

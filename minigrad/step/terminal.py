@@ -3,7 +3,6 @@
 It only shows what a Record holds; colours and Unicode blocks where there is a terminal for them, characters elsewhere.
 """
 import cmd
-import difflib
 import io
 import os
 import re
@@ -14,11 +13,11 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
-from minigrad.step.breakpoints import SYNTAX
-from minigrad.step.explain import RAN, Term, Why, inside
+from minigrad.step.breakpoints import SYNTAX, nearest
+from minigrad.step.explain import RAN, Term, Why, inside, top
 from minigrad.step.heat import LEGENDS, beside, heat, number, size
 from minigrad.step.listing import Listing
-from minigrad.step.record import Input, Record, View, top
+from minigrad.step.record import Input, Record, View
 
 COMMANDS = ("next", "previous", "line", "break", "continue", "jump", "where", "forward", "why", "nudge", "check",
             "optimizer", "page", "quit", "help")
@@ -385,12 +384,6 @@ def target(text: str) -> tuple[str, tuple[int, ...] | None, float | None]:
         return found[1], at, float(found[3]) if found[3] else None
     except (AssertionError, ValueError):
         raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; to nudge, a number") from None
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The names that come closest, as an end of a sentence."""
-    near = difflib.get_close_matches(name, sorted(names), 3, 0.3) or sorted(names)[:6]
-    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def wanted(view: View) -> list[Input]:
