@@ -176,7 +176,7 @@ def wait(result: Any) -> None:
     """Until a device has computed what it was told to."""
     for array in result if isinstance(result, tuple) else (result,):
         if device.is_array(array):
-            device.host(array.reshape(-1)[:1])
+            device.host(array[(slice(1),) * array.ndim + (...,)])
 
 
 def check(ours: Any, other: Any, p: Preset) -> dict[str, float]:

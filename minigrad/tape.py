@@ -182,12 +182,50 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         where = f"{op_class.name}{_in_module(module_path.get())} at {_line(*_call_site())}"
         _stop_at_bad(f"forward of {where}", y if type(y) is tuple else (y,), arrays)
     recorded = recording and True in needs
+    if recorded and op.forgets:
+        inputs = _without(inputs, op.forgets)
     if type(y) is tuple:
         shapes = [(a.shape, a.dtype) for a in y]
         node = Node(op_class, op, inputs, static, shapes) if recorded else None
         return tuple([_output(a if type(a) is kind else xp.asarray(a), node, i) for i, a in enumerate(y)])
     node = Node(op_class, op, inputs, static, None) if recorded else None
     return _output(y if type(y) is kind else xp.asarray(y), node, 0)
+
+
+class Forgotten(NamedTuple):
+    """In the place of an array that no backward needs: `remember` makes it again for whoever looks."""
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def _without(inputs: tuple[Any, ...], forgets: tuple[int, ...]) -> tuple[Any, ...]:
+    """The inputs of a node that lets go of the arrays of some: of those that another node made."""
+    kept = list(inputs)
+    for i in forgets:
+        x = inputs[i]
+        if isinstance(x, _tensor) and x.node is not None:
+            kept[i] = _output(Forgotten(x._data.shape, x._data.dtype), x.node, x.out)
+    return tuple(kept)
+
+
+def remember(nodes: dict[int, Node]) -> None:
+    """Give the inputs of nodes the arrays that were forgotten: what made them runs again, which gives the same bits."""
+    made: dict[int, Any] = {}
+    for seq in sorted(nodes):
+        for x in nodes[seq].inputs:
+            if isinstance(x, _tensor) and type(x._data) is Forgotten:
+                if x.node.seq not in made:
+                    made[x.node.seq] = _again(x.node)
+                x._data = made[x.node.seq][x.out]
+
+
+def _again(node: Node) -> tuple[Any, ...]:
+    """The outputs of a node, made again."""
+    _unchanged(node)
+    op = type(node.op)()
+    op.xp, op.needs = node.op.xp, node.op.needs
+    y = op.forward(*_reconcile(node.op_class, node.inputs), **node.static)
+    return tuple(op.xp.asarray(a) for a in (y if type(y) is tuple else (y,)))
 
 
 def is_plain() -> bool:
@@ -413,18 +451,15 @@ def input_names(op_class: type[Op], n: int) -> list[str]:
 
 
 def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_graph: bool = False,
-                   create_graph: bool = False, deliver: Deliver | None = None) -> Iterator[Step]:
-    """The only backward loop: yields a Step for each node between y and the leaves, newest first.
+                   deliver: Deliver | None = None) -> Iterator[Step]:
+    """The backward, a Step for each node between y and the leaves, newest first.
 
     dy is the gradient of y: an array of its shape; 1 if y has one element. Pausing the loop pauses the backward. Each
     leaf's whole gradient goes to `deliver(leaf, gradient, False)`, by default added to its `.grad`, once its last
-    consumer has run. The graph is freed on the way unless `retain_graph`. With `create_graph` gradients are Tensors on
-    the tape. `until` is a breakpoint, as minigrad.step.breakpoints.stops takes it: only steps at which it stops are
-    yielded.
+    consumer has run. The graph is freed on the way unless `retain_graph`. `until` is a breakpoint, as
+    minigrad.step.breakpoints.stops takes it: only steps at which it stops are yielded.
     """
-    dy = _first_gradient(y, dy)
-    retain_graph, dy = retain_graph or create_graph, _tensor(dy) if create_graph else dy
-    walk = _walk(y, dy, retain_graph, create_graph, True, deliver or accumulate)
+    walk = _walk(y, _first_gradient(y, dy), retain_graph, False, True, deliver or accumulate)
     if until is None:
         return walk
     from minigrad.step.breakpoints import stops
@@ -461,10 +496,13 @@ def _first_gradient(y: "Tensor", dy: Any) -> Any:
 def _walk(
     y: "Tensor", dy: Any, retain: bool, create_graph: bool, watched: bool, deliver: Deliver
 ) -> Iterator[Step]:
+    """The only backward loop. Gradients of leaves go to `deliver`; with create_graph all are Tensors on the tape."""
     step: Any
     saved: Any
     dys: Any
     dxs: Any
+    if create_graph:
+        dy = _tensor(dy)
     if y.node is None:
         deliver(y, dy, False)
         return
@@ -473,6 +511,8 @@ def _walk(
     flying: dict[int, list[Any]] = {}
     _send(flying, y, dy, create_graph)
     detect_nan = _MODE.get().detect_nan
+    if watched or create_graph or detect_nan:
+        remember(nodes)
     alone = not watched and not retain          # every array of this walk is ours, and used once
     for index, seq in enumerate(sorted(nodes, reverse=True)):
         node = nodes.pop(seq)
@@ -585,10 +625,7 @@ def _gradients_of(node: Node, entry: list[Any], create_graph: bool) -> tuple[Any
 
 def _run(node: Node, dys: tuple[Any, ...], create_graph: bool) -> tuple[dict[str, Any], list[Any]]:
     """One op's backward: what it had saved, and the gradient of each input in the input's shape, None if not wanted."""
-    for x in node.inputs:
-        if isinstance(x, _tensor) and x.version > node.seq:
-            raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {node} had used it: "
-                             "backward would mix old and new values; run the forward again first")
+    _unchanged(node)
     op = _differentiable(node) if create_graph else node.op
     try:
         result = op.backward(*dys, **op.saved)
@@ -605,6 +642,14 @@ def _run(node: Node, dys: tuple[Any, ...], create_graph: bool) -> tuple[dict[str
         error.add_note(f"in backward of {node}, dy {_shapes(dys)}")
         raise
     return op.saved, dxs
+
+
+def _unchanged(node: Node) -> None:
+    """ValueError for a node whose inputs have other numbers now."""
+    for x in node.inputs:
+        if isinstance(x, _tensor) and x.version > node.seq:
+            raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {node} had used it: "
+                             "backward would mix old and new values; run the forward again first")
 
 
 def _differentiable(node: Node) -> Op:
@@ -683,9 +728,8 @@ def grad(y: "Tensor", xs: Any, *, create_graph: bool = False, retain_graph: bool
                 hook = lambda g, key=id(x): found.__setitem__(key, g)
                 x.register_hook(hook)
                 hooked.append((x, hook))
-        steps = backward_steps(y, create_graph=create_graph, retain_graph=retain_graph,
-                               deliver=lambda leaf, g, _: found.__setitem__(id(leaf), _through(leaf.hooks or (), g)))
-        deque(steps, maxlen=0)
+        deque(_walk(y, _first_gradient(y, None), retain_graph or create_graph, create_graph, False,
+                    lambda leaf, g, _: found.__setitem__(id(leaf), _through(leaf.hooks or (), g))), maxlen=0)
     finally:
         for x, hook in hooked:
             x.node.hooks[x.out].remove(hook)

@@ -10,7 +10,7 @@ that the engine may go on adding to it.
 """
 import math
 import threading
-from functools import partial
+from functools import cache, partial
 from typing import Any, Iterator
 
 import numpy as np
@@ -21,13 +21,14 @@ from minigrad.kernels.pool import cuts
 from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointwise, shape
 
 WAKE = 250.0            # microseconds of work below which waking another thread costs more than it saves
-PIECE = 1 << 19         # elements of a piece of elementwise work: longer calls meet less often at Python's lock
+PIECE = 1 << 18         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
 SMALL = 1 << 13         # elements of a parameter below which it is updated together with others
 STRETCH = 1 << 18       # elements of a parameter that are updated at once
 QUERIES = 64            # in a block of attention
+SCORES = 1 << 17        # of a block, for all heads that a thread takes at once
 PRODUCT = 0.025         # nanoseconds of a multiplication and addition in a product of matrices
-SAFE = 60.0             # exp of numbers up to this, and sums of a few thousand of them, are far from overflow
+SAFE = 1e20             # sums of exponentials between 1 / SAFE and SAFE are far from overflow and underflow
 
 
 def worth_waking(elements: int, ns: float) -> bool:
@@ -98,6 +99,7 @@ def stretches(*arrays: Any) -> list[tuple[Any, ...]]:
 
 class Add(pointwise.Add, register=False):
     least = FEW
+    forgets = 0, 1
 
     def forward(self, a, b):
         if np.shape(a) != np.shape(b) or np.ndim(a) == 0 or not (a.flags.c_contiguous and b.flags.c_contiguous):
@@ -109,57 +111,55 @@ class Add(pointwise.Add, register=False):
 
 
 class LayerNorm(norm.LayerNorm, register=False):
-    """Keeps mean and rstd of each row; xhat is made again from x, which the graph holds anyway."""
     least = FEW
-    fresh, adds = (0, 1, 2), 0
+    fresh, adds, forgets = (0, 1, 2), 0, (0,)
 
     def forward(self, x, w, b=None, *, eps=1e-5):
         self.check(x, w, b)
         C, x2 = w.shape[0], rows_of(x)
-        mean, rstd, y = np.empty(len(x2), x2.dtype), np.empty(len(x2), x2.dtype), like(x2)
+        rstd, y = np.empty(len(x2), x2.dtype), like(x2)
+        xhat = like(x2) if True in self.needs else y
 
         def half(rows):
             for s in pieces(rows, C):
-                out, r = y[s], rstd[s]
-                np.matmul(x2[s], ones(C, x2), out=mean[s])
-                mean[s] *= 1.0 / C
-                np.subtract(x2[s], mean[s, None], out=out)
-                np.einsum("ij,ij->i", out, out, out=r)
+                c, r = xhat[s], rstd[s]
+                mean = x2[s] @ ones(C, x2)                          # (rows,)
+                mean *= 1.0 / C
+                np.subtract(x2[s], mean[:, None], out=c)
+                np.vecdot(c, c, out=r)
                 r *= 1.0 / C
                 r += eps
                 np.sqrt(r, out=r)
                 np.divide(1.0, r, out=r)
-                out *= r[:, None]
-                out *= w
+                c *= r[:, None]
+                np.multiply(c, w, out=y[s])
                 if b is not None:
-                    out += b
+                    y[s] += b
 
         each(half, halves(len(x2), x2.size, 1.2))
-        self.save(x2=x2, mean=mean, rstd=rstd, w=w, shape=x.shape)
+        self.save(xhat=xhat, rstd=rstd, w=w, shape=x.shape)
         return y.reshape(x.shape)
 
-    def backward(self, dy, x2, mean, rstd, w, shape):
+    def backward(self, dy, xhat, rstd, w, shape):
         C, dy2 = w.shape[0], rows_of(dy)
-        dx, parts = like(x2), halves(len(x2), x2.size, 1.4)
+        dx, parts = xhat if self.alone else like(xhat), halves(len(xhat), xhat.size, 1.6)
         so_far = None if self.so_far is None else rows_of(self.so_far)
-        sums = np.zeros((len(parts), 2, C), x2.dtype)               # of each half: dw, db
+        sums = np.zeros((len(parts), 2, C), xhat.dtype)             # of each half: dw, db
 
         def half(rows):
             dw, db = sums[parts.index(rows)]
             for s in pieces(rows, C):
                 n = s.stop - s.start
-                g, d, xhat, q = dy2[s], dx[s], scratch("xhat", x2, n, C), scratch("q", x2, n, C)
-                np.subtract(x2[s], mean[s, None], out=xhat)
-                xhat *= rstd[s, None]
-                np.multiply(g, xhat, out=q)
-                dw += ones(n, x2) @ q
-                db += ones(n, x2) @ g
+                g, d, q = dy2[s], dx[s], scratch("q", xhat, n, C)
+                np.multiply(g, xhat[s], out=q)
+                dw += ones(n, xhat) @ q
+                db += ones(n, xhat) @ g
                 scale, shift = q @ w, g @ w                         # (rows,)
                 scale *= -1.0 / C
                 shift *= -1.0 / C
-                xhat *= scale[:, None]
+                np.multiply(xhat[s], scale[:, None], out=q)
                 np.multiply(g, w, out=d)
-                d += xhat
+                d += q
                 d += shift[:, None]
                 d *= rstd[s, None]
                 if so_far is not None:
@@ -207,50 +207,41 @@ class Linear(linalg.Linear, register=False):
 
 
 class Gelu(pointwise.Gelu, register=False):
-    """(1 + t) / 2 is made again in the backward: the graph holds x anyway, and t would be as large."""
+    """The slope is made with the value: the graph then lets go of x, which is as large."""
     least = FEW
-    fresh = 0,
+    fresh = forgets = 0,
 
     def forward(self, x):
         x1 = np.ascontiguousarray(x).reshape(-1)
-        y = like(x1)
+        y, slope = like(x1), like(x1) if self.needs[0] else None
 
         def half(rows):
             for s in pieces(rows, 1):
-                np.multiply(x1[s], self.open(x1[s], y[s]), out=y[s])
+                x, z = x1[s], scratch("z", x1, s.stop - s.start)    # z = (1 + t) / 2, how far the gate is open
+                q = z if slope is None else slope[s]
+                np.multiply(x, x, out=q)
+                np.multiply(q, self.k * self.c, out=z)
+                z += self.k
+                z *= x
+                np.tanh(z, out=z)
+                z *= 0.5
+                z += 0.5
+                np.multiply(x, z, out=y[s])
+                if slope is not None:
+                    q *= 6.0 * self.k * self.c
+                    q += 2.0 * self.k
+                    q *= y[s]                                       # 2 x du z
+                    q *= np.subtract(1.0, z, out=scratch("q", x1, len(x)))
+                    q += z                                          # z + 2 x du z (1 - z)
 
-        each(half, halves(len(x1), x1.size, 1.4))
-        self.save(x1=x1, shape=x.shape)
+        each(half, halves(len(x1), x1.size, 1.2 if slope is None else 2.0))
+        self.save(slope=slope, shape=x.shape)
         return y.reshape(x.shape)
 
-    def open(self, x, out):
-        """(1 + t) / 2, how far the gate is open."""
-        np.multiply(x, x, out=out)
-        out *= self.k * self.c
-        out += self.k
-        out *= x
-        np.tanh(out, out=out)
-        out *= 0.5
-        out += 0.5
-        return out
-
-    def backward(self, dy, x1, shape):
-        dy1, dx = np.ascontiguousarray(dy).reshape(-1), like(x1)
-
-        def half(rows):
-            for s in pieces(rows, 1):
-                x, d = x1[s], dx[s]
-                z = self.open(x, scratch("z", x1, len(x)))
-                np.multiply(x, x, out=d)
-                d *= 6.0 * self.k * self.c
-                d += 2.0 * self.k
-                d *= x                                              # 2 x du
-                d *= np.subtract(1.0, z, out=scratch("q", x1, len(x)))
-                d += 1.0
-                d *= z                                              # the slope, z + z (1 - z) 2 x du
-                d *= dy1[s]
-
-        each(half, halves(len(x1), x1.size, 2.2))
+    def backward(self, dy, slope, shape):
+        dy1 = np.ascontiguousarray(dy).reshape(-1)
+        dx = slope if self.alone else like(slope)
+        each(lambda s: np.multiply(dy1[s], slope[s], out=dx[s]), halves(len(slope), slope.size, 0.14))
         return dx.reshape(shape)
 
 
@@ -258,7 +249,8 @@ class Attention(attention.Attention, register=False):
     """The textbook's for masks, dropout, and queries fewer than keys.
 
     A block of 64 queries meets the keys up to its last one. E holds exp(scores), z the sums of its rows: P = E / z is
-    never written out, as y and dy are divided instead, which are narrower.
+    never written out, as y and dy are divided instead, which are narrower. A thread takes so many heads at once that
+    what it makes for a block stays in its cache.
     """
     least = FEW
 
@@ -270,30 +262,34 @@ class Attention(attention.Attention, register=False):
         causal = causal and T > 1
         lead, E = q.shape[:-2], v.shape[-1]
         y = self.heads_inside((*lead, T, E), q.dtype)
-        scale = 1.0 / math.sqrt(D)
         blocks = [slice(i, min(i + QUERIES, T)) for i in range(0, T, QUERIES)]
         ends = [block.stop if causal else S for block in blocks]
         exps = [empty((*lead, block.stop - block.start, end), q.dtype) for block, end in zip(blocks, ends)]
         rz = np.empty((*lead, T, 1), q.dtype)                       # 1 / z
-        above = np.triu(np.full((QUERIES, QUERIES), attention.far_below(q.dtype), q.dtype), 1)
 
         def part(at):
-            queries = np.multiply(q[at], scale, out=scratch("q", q, *q[at].shape))
-            longest = [math.sqrt(float(np.einsum("...i,...i", a, a).max())) for a in (queries, k[at])]
             for block, end, exp in zip(blocks, ends, exps):
                 e, n = exp[at], block.stop - block.start
-                np.matmul(queries[..., block, :], k[at][..., :end, :].swapaxes(-1, -2), out=e)
-                if causal:
-                    e[..., block] += above[:n, :n]
-                if not longest[0] * longest[1] < SAFE:              # also for NaN
+                queries = np.multiply(q[at][..., block, :], 1.0 / math.sqrt(D), out=scratch("q", q, *e.shape[:-1], D))
+
+                def scores():
+                    np.matmul(queries, k[at][..., :end, :].swapaxes(-1, -2), out=e)
+                    if causal:
+                        e[..., block] += self.above(n, q.dtype)
+
+                scores()
+                with np.errstate(over="ignore"):
+                    z = np.exp(e, out=e) @ ones(end, q)             # (..., n)
+                if not 1.0 / SAFE < z.min() <= z.max() < SAFE:      # also for NaN
+                    scores()
                     e -= e.max(axis=-1, keepdims=True)
-                np.exp(e, out=e)
-                np.divide(1.0, e @ ones(end, q), out=rz[at][..., block, 0])
+                    z = np.exp(e, out=e) @ ones(end, q)
+                np.divide(1.0, z, out=rz[at][..., block, 0])
                 out = y[at][..., block, :]
                 np.matmul(e, v[at][..., :end, :], out=out)
                 out *= rz[at][..., block, :]
 
-        pool.run([partial(part, at) for at in self.shares(lead, math.prod(lead) * T * S, D)])
+        self.run(part, lead, T, S, D)
         self.save(q=q, k=k, v=v, y=y, exps=exps, rz=rz, blocks=blocks, ends=ends)
         return y
 
@@ -308,26 +304,36 @@ class Attention(attention.Attention, register=False):
             dq, dk, dv = (self.heads_inside(a.shape, q.dtype) for a in (q, k, v))
 
         def part(at):
-            queries = np.multiply(q[at], 1.0 / math.sqrt(D), out=scratch("q", q, *q[at].shape))
-            g = np.multiply(dy[at], rz[at], out=scratch("g", q, *y[at].shape))      # dy / z
-            dots = np.einsum("...i,...i", g, y[at])[..., None]      # sum(dP * P) / z
+            keys, values = k[at], v[at]
+            sums = scratch("dk", q, *keys.shape), scratch("dv", q, *values.shape)
             for block, end, exp in reversed(list(zip(blocks, ends, exps))):
-                e, first = exp[at], block is blocks[-1]
+                e, last = exp[at], block is blocks[-1]
+                queries = np.multiply(q[at][..., block, :], 1.0 / math.sqrt(D), out=scratch("q", q, *e.shape[:-1], D))
+                out = y[at][..., block, :]
+                g = np.multiply(dy[at][..., block, :], rz[at][..., block, :], out=scratch("g", q, *out.shape))  # dy / z
+                dots = np.vecdot(g, out)[..., None]                 # sum(dP * P) / z
                 dS = scratch("dS", q, *e.shape)
-                np.matmul(g[..., block, :], v[at][..., :end, :].swapaxes(-1, -2), out=dS)
-                dS -= dots[..., block, :]
+                np.matmul(g, values[..., :end, :].swapaxes(-1, -2), out=dS)
+                dS -= dots
                 dS *= e
-                np.matmul(dS, k[at][..., :end, :], out=dq[at][..., block, :])
-                for left, right, total in ((e, g, dv[at]), (dS, queries, dk[at])):
-                    total = total[..., :end, :]
-                    out = total if first else scratch("d", q, *total.shape)
-                    np.matmul(left.swapaxes(-1, -2), right[..., block, :], out=out)
-                    if not first:
-                        total += out
-            dq[at] *= 1.0 / math.sqrt(D)
+                np.matmul(dS, keys[..., :end, :], out=dq[at][..., block, :])
+                dq[at][..., block, :] *= 1.0 / math.sqrt(D)
+                for left, right, total in zip((dS, e), (queries, g), sums):
+                    total = total[..., :end, :]                     # the last block of queries meets all keys
+                    part = np.matmul(left.swapaxes(-1, -2), right,
+                                     out=total if last else scratch("d", q, *total.shape))
+                    if not last:
+                        total += part
+            dk[at], dv[at] = sums
 
-        pool.run([partial(part, at) for at in self.shares(lead, math.prod(lead) * T * S, D)])
+        self.run(part, lead, T, S, 1.7 * D)
         return dq, dk, dv
+
+    @staticmethod
+    @cache
+    def above(n, dtype):
+        """What is added to the scores of n queries with the same n positions as keys, to hide the later ones."""
+        return np.triu(np.full((n, n), attention.far_below(dtype), dtype), 1)
 
     @staticmethod
     def heads_inside(shape, dtype):
@@ -338,10 +344,19 @@ class Attention(attention.Attention, register=False):
         return empty((B, T, nh, D), dtype).swapaxes(1, 2)
 
     @staticmethod
-    def shares(lead, scores, D):
-        """Sequences, or the heads of a single one, for each thread."""
-        axis = 1 if lead[0] == 1 and len(lead) > 1 else 0
-        return [(slice(None),) * axis + (s,) for s in halves(lead[axis], scores, 0.5 + 0.02 * D)]
+    def run(part, lead, T, S, D):
+        """part(heads) for all heads: an index of the leading axes, which is some rows of the batch, or some heads of
+        one row."""
+        rows, inside = lead[0], math.prod(lead[1:])
+        awake = worth_waking(rows * inside * T * S, 1.5 + 0.03 * D)
+        threads, fit = pool.threads() if awake else 1, max(1, SCORES // (min(T, QUERIES) * S))      # heads at once
+        if len(lead) > 1 and (rows < threads or inside > fit):
+            heads = cuts(lead[1], max(-(-threads // rows), -(-inside // fit)))
+            found = [(slice(b, b + 1), h) for b in range(rows) for h in heads]
+        else:
+            groups = -(-rows // (fit // inside))
+            found = [(s,) for s in cuts(rows, threads * -(-groups // threads))]
+        pool.run([partial(part, at) for at in found], awake)
 
 
 class Split(shape.Split, register=False):

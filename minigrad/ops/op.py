@@ -95,6 +95,7 @@ class Op:
     least: ClassVar[int] = 0                        # of a kernel: elements of the first input from which it pays
     fresh: ClassVar[tuple[int, ...]] = ()           # of a kernel: inputs whose gradients nobody else has a hold of
     adds: ClassVar[int | None] = None               # of a kernel: the input to whose gradient so far it adds its own
+    forgets: ClassVar[tuple[int, ...]] = ()         # of a kernel: inputs whose numbers its backward does without
     alone: bool = False                             # a kernel's backward runs once, and what it saved is its own
     so_far: Any = None                              # the gradient to add to, and whether it may be written to
     so_far_is_ours: bool = False

@@ -15,7 +15,7 @@ from minigrad.gradcheck import EPS, TOLERANCE, Report, Row, numeric_gradient, re
 from minigrad.ops.op import Op
 from minigrad.step.invariant import Held, holds
 from minigrad.step.listing import Listing, is_finite, listed
-from minigrad.tape import Node, Step, collect, input_names, unbroadcast
+from minigrad.tape import Node, Step, collect, input_names, remember, unbroadcast
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -320,7 +320,8 @@ def _bad_line(where: str, listing: Listing) -> str:
 
 
 def nodes_of(y: Tensor) -> Iterator[Node]:
-    """All nodes that y depends on, oldest first."""
+    """All nodes that y depends on, oldest first, with the arrays of all their inputs."""
     if y.node is not None:
         found = collect(y.node)[0]
+        remember(found)
         yield from (found[seq] for seq in sorted(found))
