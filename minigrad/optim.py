@@ -1,5 +1,6 @@
 """Optimizers, which run the forward of the ops adamw and sgd; clipping; the learning-rate schedule."""
 import math
+from itertools import accumulate, groupby
 from typing import Any, Iterable, Sequence
 
 import numpy as np
@@ -62,32 +63,60 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        calls: dict[Any, list[Any]] = {}        # kernel that writes over its arrays -> what to call it with
         for group in self.groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state_of(p)
-                state["t"] += 1
-                hyper, static = self.hyper(group, state["t"])
-                arrays = [p.data, p.grad, *(state[m] for m in self.moments)]
-                op_class = tape.implementation(self.op, p.data)
+            for members in self.runs(group):
+                t = self.state_of(members[0])["t"]
+                hyper, static = self.hyper(group, t)
+                op_class = tape.implementation(self.op, members[0].data)
                 if hasattr(op_class, "in_place"):
-                    calls.setdefault(op_class, []).append((arrays, hyper, static))
-                    p.changed()
-                else:
-                    op = op_class()
+                    flat, first, last = (self.state_of(members[i])[k] for i, k in ((0, "flat"), (0, "at"), (-1, "at")))
+                    op_class.in_place([p.data for p in members], [p.grad for p in members],
+                                      *(m[first.start:last.stop] for m in flat), *hyper, **static)
+                    for p in members:
+                        p.changed()
+                    continue
+                for p in members:
+                    op, state = op_class(), self.state_of(p)
                     op.xp = p.xp
-                    p.data, *new = op.forward(*arrays, *hyper, **static)
-                    state.update(zip(self.moments, new))
-        for kernel, all_of_it in calls.items():
-            kernel.in_place(all_of_it)
+                    p.data, *new = op.forward(p.data, p.grad, *(state[m] for m in self.moments), *hyper, **static)
+                    for m, values in zip(self.moments, new):
+                        state[m][...] = values
+
+    def runs(self, group: dict[str, Any]) -> list[list[Tensor]]:
+        """The parameters of a group that have a gradient, their t counted up: cut where the moments of one do not lie
+        right after those of the one before, or t differs."""
+        runs: list[list[Tensor]] = []
+        before: dict[str, Any] = {}
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state_of(p)
+            state["t"] += 1
+            if before and before["flat"] is state["flat"] and before["at"].stop == state["at"].start and (
+                    before["t"] == state["t"]):
+                runs[-1].append(p)
+            else:
+                runs.append([p])
+            before = state
+        return runs
 
     def state_of(self, p: Tensor) -> dict[str, Any]:
-        """t, the number of steps so far, and the moments of a parameter; 0 before its first step."""
+        """t, the number of steps so far, and the moments of a parameter, 0 before its first step: views of arrays,
+        `flat`, in which those of neighbours in a group lie side by side, its own at `at`."""
         if id(p) not in self.state:
-            self.state[id(p)] = {"t": 0, **{m: p.xp.zeros_like(p.data) for m in self.moments}}
+            group = next(group["params"] for group in self.groups if any(p is q for q in group["params"]))
+            for kind, alike in groupby(group, lambda q: (q.device, q.dtype)):
+                self.allot([q for q in alike if id(q) not in self.state])
         return self.state[id(p)]
+
+    def allot(self, members: list[Tensor]) -> None:
+        """The state of parameters of one dtype on one device, before their first step."""
+        ends = list(accumulate(p.size for p in members))
+        flat = [members[0].xp.zeros(ends[-1], members[0].dtype) for _ in self.moments] if members else []
+        for p, end in zip(members, ends):
+            at = slice(end - p.size, end)
+            self.state[id(p)] = {"t": 0, "flat": flat, "at": at,
+                                 **{m: a[at].reshape(p.shape) for m, a in zip(self.moments, flat)}}
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the op is given after the parameter, its gradient and the moments: inputs and keyword arguments."""
@@ -108,10 +137,10 @@ class Optimizer:
                     "save and load with the same parameters in the same order"
                 )
         for i, p in enumerate(self.params):
-            self.state[id(p)] = {
-                "t": int(state["t"][i]),
-                **{m: Tensor(state[m][i].copy(), dtype=p.dtype, device=p.device).data for m in self.moments},
-            }
+            own = self.state_of(p)
+            own["t"] = int(state["t"][i])
+            for m in self.moments:
+                own[m][...] = Tensor(state[m][i], dtype=p.dtype, device=p.device).data
 
 
 class AdamW(Optimizer):

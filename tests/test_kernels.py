@@ -31,7 +31,6 @@ def with_kernels(monkeypatch):
     monkeypatch.setattr(cpu, "PIECE", 24)
     monkeypatch.setattr(cpu, "QUERIES", 3)
     monkeypatch.setattr(cpu, "STRETCH", 20)
-    monkeypatch.setattr(cpu, "SMALL", 10)
     monkeypatch.setattr(cpu.LinearCrossEntropy, "logits", 30)
     monkeypatch.setattr(memory, "LARGE", 64)
     for kernel in cpu.KERNELS:

@@ -11,6 +11,7 @@ that the engine may go on adding to it.
 import math
 import threading
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any, Iterator
 
 import numpy as np
@@ -23,8 +24,7 @@ from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointw
 WAKE = 250.0            # microseconds of work below which waking another thread costs more than it saves
 PIECE = 1 << 18         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
-SMALL = 1 << 13         # elements of a parameter below which it is updated together with others
-STRETCH = 1 << 18       # elements of a parameter that are updated at once
+STRETCH = 1 << 18       # elements of parameters that are updated at once
 QUERIES = 64            # in a block of attention
 SCORES = 1 << 17        # of a block, for all heads that a thread takes at once
 PRODUCT = 0.025         # nanoseconds of a multiplication and addition in a product of matrices
@@ -86,15 +86,6 @@ def like(x: Any) -> Any:
 def rows_of(x: Any) -> Any:
     """x (..., C) as (N, C), contiguous."""
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-
-
-def stretches(*arrays: Any) -> list[tuple[Any, ...]]:
-    """Arrays of one shape, cut alike into flat parts of a length that is worth a call; whole if they do not lie
-    flat."""
-    if not all(a.flags.c_contiguous for a in arrays):
-        return [arrays]
-    flat = [a.reshape(-1) for a in arrays]
-    return [tuple(a[s] for a in flat) for s in cuts(flat[0].size, -(-flat[0].size // STRETCH))]
 
 
 class Add(pointwise.Add, register=False):
@@ -506,42 +497,39 @@ class AdamW(adamw.AdamW, register=False):
     """The forward and backward of the textbook; an optimizer calls `in_place`."""
 
     @classmethod
-    def in_place(cls, calls):
-        """The updates of many parameters, each ((p, g, m, v), (lr, ...), {t}), written over p, m and v."""
-        small: dict[Any, list[Any]] = {}        # hyper-parameters -> arrays that are not worth a call each
-        jobs: list[Any] = []
-        elements = 0
-        for arrays, hyper, static in calls:
-            elements += arrays[0].size
-            if arrays[0].size < SMALL:
-                small.setdefault((hyper, static["t"]), []).append(arrays)
-            else:
-                jobs += [partial(cls.move, *part, *hyper, **static) for part in stretches(*arrays)]
-        jobs += [partial(cls.together, group, hyper, t) for (hyper, t), group in small.items()]
-        pool.run(jobs, worth_waking(elements, 1.0))
-
-    @classmethod
-    def together(cls, group, hyper, t):
-        """The updates of small parameters, as one."""
-        p, g, m, v = (np.concatenate([a.reshape(-1) for a in column]) for column in zip(*group))
-        cls.move(p, g, m, v, *hyper, t=t)
-        start = 0
-        for arrays in group:
-            end = start + arrays[0].size
-            for a, new in zip(arrays, (p, None, m, v)):
-                if new is not None:
-                    a[...] = new[start:end].reshape(a.shape)
-            start = end
+    def in_place(cls, ps, gs, m, v, *hyper, t):
+        """The step of parameters whose moments lie one after the other in m and v, written over all but gs: a few long
+        calls cost less than some for each parameter."""
+        flat = [p.reshape(-1) for p in ps]
+        pairs, jobs = list(zip(flat, (g.reshape(-1) for g in gs)))[::-1], []
+        for s in cuts(m.size, -(-m.size // STRETCH)):
+            here, room = [], s.stop - s.start   # the parts of p and g that belong to this stretch of m and v
+            while room:
+                p, g = pairs.pop()
+                if p.size > room:
+                    pairs.append((p[room:], g[room:]))
+                here.append((p[:room], g[:room]))
+                room -= here[-1][0].size
+            jobs.append(partial(cls.move, here, m[s], v[s], *hyper, t=t))
+        pool.run(jobs, worth_waking(m.size, 1.6))
+        for p, new in zip(ps, flat):
+            if not p.flags.c_contiguous:        # then `flat` has a copy
+                p[...] = new.reshape(p.shape)
 
     @staticmethod
-    def move(p, g, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
-        """The step of the formulas, written over p, m and v."""
+    def move(pairs, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
+        """The step of the formulas, written over m, v and the p of each pair (p, g)."""
         c1, c2 = 1.0 - beta1 ** t, 1.0 - beta2 ** t
-        q = scratch("q", p, *p.shape)
-        np.multiply(g, 1.0 - beta1, out=q)
+        q = scratch("q", m, m.size)
+        ends = list(accumulate(g.size for _, g in pairs))
+        parts = [(p, g, q[end - g.size:end]) for (p, g), end in zip(pairs, ends)]
+
+        for _, g, part in parts:
+            np.multiply(g, 1.0 - beta1, out=part)
         m *= beta1
         m += q
-        np.multiply(g, math.sqrt(1.0 - beta2), out=q)
+        for _, g, part in parts:
+            np.multiply(g, math.sqrt(1.0 - beta2), out=part)
         q *= q
         v *= beta2
         v += q
@@ -549,24 +537,29 @@ class AdamW(adamw.AdamW, register=False):
         q += eps * math.sqrt(c2)
         np.divide(m, q, out=q)
         q *= lr * math.sqrt(c2) / c1
-        p *= 1.0 - lr * weight_decay
-        p -= q
+        for p, _, part in parts:
+            if weight_decay:
+                p *= 1.0 - lr * weight_decay
+            p -= part
 
 
 def clip(grads: list[Any], max_norm: float) -> float:
     """Scale gradients in place, so that their joint L2 norm is at most max_norm  ->  the norm before."""
-    parts = [part for g in grads for part, in stretches(g)]
+    flat = [g.reshape(-1) for g in grads]
+    parts = [g[s] for g in flat for s in cuts(g.size, -(-g.size // STRETCH))]
     squares, awake = np.zeros(len(parts)), worth_waking(sum(g.size for g in grads), 0.1)
 
     def square(i: int) -> None:
-        part = parts[i].reshape(-1)
-        squares[i] = part @ part
+        squares[i] = parts[i] @ parts[i]
 
     pool.run([partial(square, i) for i in range(len(parts))], awake)
     norm = math.sqrt(squares.sum())
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1.0:                                            # also for NaN
         pool.run([partial(np.multiply, part, scale, out=part) for part in parts], awake)
+        for g, new in zip(grads, flat):
+            if not g.flags.c_contiguous:        # then `flat` has a copy
+                g[...] = new.reshape(g.shape)
     return norm
 
 
