@@ -289,33 +289,31 @@ class Attention(attention.Attention, register=False):
             return super().backward(dy, **saved)
         q, k, v, y, exps, rz, blocks, ends = saved.values()
         lead, (T, D), S = q.shape[:-2], q.shape[-2:], k.shape[-2]
+        rz = rz * (1.0 / math.sqrt(D))                              # scales all that is made of g
         if q.shape == k.shape == v.shape and q.ndim == 4:           # side by side, as a split takes them
             dq, dk, dv = empty((lead[0], T, 3, lead[1], D), q.dtype).transpose(2, 0, 3, 1, 4)
         else:
             dq, dk, dv = (self.heads_inside(a.shape, q.dtype) for a in (q, k, v))
 
         def part(at):
-            keys, values = k[at], v[at]
+            queries, keys, values, grads, outs = (a[at] for a in (q, k, v, dy, y))
             sums = scratch("dk", q, *keys.shape), scratch("dv", q, *values.shape)
             for block, end, exp in reversed(list(zip(blocks, ends, exps))):
-                e, last = exp[at], block is blocks[-1]
-                queries = np.multiply(q[at][..., block, :], 1.0 / math.sqrt(D), out=scratch("q", q, *e.shape[:-1], D))
-                out = y[at][..., block, :]
-                g = np.multiply(dy[at][..., block, :], rz[at][..., block, :], out=scratch("g", q, *out.shape))  # dy / z
-                dots = np.vecdot(g, out)[..., None]                 # sum(dP * P) / z
+                e, last, out = exp[at], block is blocks[-1], outs[..., block, :]
+                g = np.multiply(grads[..., block, :], rz[at][..., block, :], out=scratch("g", q, *out.shape))
                 dS = scratch("dS", q, *e.shape)
                 np.matmul(g, values[..., :end, :].swapaxes(-1, -2), out=dS)
-                dS -= dots
+                dS -= np.vecdot(g, out)[..., None]                  # sum(dP * P)
                 dS *= e
                 np.matmul(dS, keys[..., :end, :], out=dq[at][..., block, :])
-                dq[at][..., block, :] *= 1.0 / math.sqrt(D)
-                for left, right, total in zip((dS, e), (queries, g), sums):
+                for left, right, total in zip((dS, e), (queries[..., block, :], g), sums):
                     total = total[..., :end, :]                     # the last block of queries meets all keys
-                    part = np.matmul(left.swapaxes(-1, -2), right,
-                                     out=total if last else scratch("d", q, *total.shape))
+                    product = np.matmul(left.swapaxes(-1, -2), right,
+                                        out=total if last else scratch("d", q, *total.shape))
                     if not last:
-                        total += part
-            dk[at], dv[at] = sums
+                        total += product
+            dk[at] = sums[0]
+            np.multiply(sums[1], math.sqrt(D), out=dv[at])
 
         self.run(part, lead, T, S, 1.7 * D)
         return dq, dk, dv

@@ -13,12 +13,12 @@ import numpy as np
 LARGE = 1 << 16                                 # bytes from which this pays
 
 
-def _holders(arrays: list[Any], i: int) -> int:
-    """How many references there are to an array of a list, the list's and this function's included."""
-    return sys.getrefcount(arrays[i])
+def references(arrays: list[Any]) -> list[int]:
+    """How many references there are to each array of a list, those of the list and of this loop included."""
+    return [sys.getrefcount(array) for array in arrays]
 
 
-UNUSED = _holders([np.empty(1)], 0)
+UNUSED = references([np.empty(1)])[0]
 COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()       # without Python's lock, counts are not exact
 
 
@@ -39,9 +39,9 @@ class Memory:
         with self.lock:
             self.asked.add(nbytes)
             kept = self.kept.setdefault(nbytes, [])
-            for i in range(len(kept)):
-                if _holders(kept, i) == UNUSED:
-                    return kept[i].view(dtype).reshape(shape)
+            held = references(kept)
+            if UNUSED in held:
+                return kept[held.index(UNUSED)].view(dtype).reshape(shape)
             kept.append(np.empty(nbytes, np.uint8))
             self.made += nbytes
             if self.made > sum(size * len(arrays) for size, arrays in self.kept.items()) // 2:
@@ -52,7 +52,7 @@ class Memory:
         """Let go of the unused arrays of sizes that nobody asked for lately."""
         for size in self.kept.keys() - self.asked:
             arrays = self.kept[size]
-            self.kept[size] = [arrays[i] for i in range(len(arrays)) if _holders(arrays, i) != UNUSED]
+            self.kept[size] = [arrays[i] for i, n in enumerate(references(arrays)) if n != UNUSED]
         self.asked, self.made = set(), 0
 
 
