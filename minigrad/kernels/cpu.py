@@ -23,10 +23,12 @@ from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointw
 
 WAKE = 250.0            # microseconds of work below which waking another thread costs more than it saves
 PIECE = 1 << 18         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
+FEW_ROWS = 256          # of a product for each thread, below which threads take columns
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
 STRETCH = 1 << 18       # elements of parameters that are updated at once
 QUERIES = 64            # in a block of attention
 SCORES = 1 << 17        # of a block, for all heads that a thread takes at once
+VOCABULARY = 128        # tokens up to which the gradient of their table is a product
 PRODUCT = 0.025         # nanoseconds of a multiplication and addition in a product of matrices
 SAFE = 1e20             # sums of exponentials between 1 / SAFE and SAFE are far from overflow and underflow
 
@@ -42,9 +44,27 @@ def halves(n: int, elements: int, ns: float) -> list[slice]:
 
 
 def pieces(rows: slice, width: int) -> Iterator[slice]:
-    """Some rows, cut into pieces of at most PIECE elements."""
-    step = max(1, PIECE // max(width, 1))
-    return (slice(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step))
+    """Some rows, cut evenly into pieces of about PIECE elements at most."""
+    n = rows.stop - rows.start
+    return (slice(rows.start + s.start, rows.start + s.stop) for s in cuts(n, -(-n * width // PIECE)))
+
+
+def product(a: Any, b: Any, out: Any, then: Any = None) -> list[Any]:
+    """The jobs of out = a @ b, and then(part of out, its columns) on each part: parts are rows of a, or columns of b
+    where the rows are so few that BLAS would spend its time on laying out all of b for each thread."""
+    N, work = len(a), a.size * b.shape[1]
+    rows = halves(N, work, PRODUCT)
+    if N >= FEW_ROWS * len(rows):
+        parts = [(a[s], b, out[s], slice(None)) for s in rows]
+    else:
+        parts = [(a, b[:, s], out[:, s], s) for s in halves(b.shape[1], work, PRODUCT)]
+
+    def part(a: Any, b: Any, out: Any, columns: slice) -> None:
+        np.matmul(a, b, out=out)
+        if then is not None:
+            then(out, columns)
+
+    return [partial(part, *p) for p in parts]
 
 
 def each(function: Any, slices: list[slice]) -> None:
@@ -93,8 +113,10 @@ class Add(pointwise.Add, register=False):
     forgets = 0, 1
 
     def forward(self, a, b):
-        if np.shape(a) != np.shape(b) or np.ndim(a) == 0 or not (a.flags.c_contiguous and b.flags.c_contiguous):
+        if np.ndim(a) == 0 or np.ndim(b) == 0:
             return a + b
+        if a.shape != b.shape or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            return np.add(a, b, out=empty(np.broadcast_shapes(a.shape, b.shape), a.dtype))
         y, a1, b1 = like(a), a.reshape(-1), b.reshape(-1)
         y1 = y.reshape(-1)
         each(lambda s: np.add(a1[s], b1[s], out=y1[s]), halves(y.size, y.size, 0.12))
@@ -169,13 +191,7 @@ class Linear(linalg.Linear, register=False):
         self.check(x, w, b)
         x2 = x.reshape(-1, x.shape[-1])                             # (N, I)
         y = empty((len(x2), w.shape[1]), x.dtype)                   # (N, O)
-
-        def half(s):
-            np.matmul(x2[s], w, out=y[s])
-            if b is not None:
-                y[s] += b
-
-        each(half, halves(len(x2), x2.size * w.shape[1], PRODUCT))
+        pool.run(product(x2, w, y, None if b is None else lambda out, s: np.add(out, b[s], out=out)))
         self.save(x2=x2, w=w, shape=x.shape)
         return y.reshape(x.shape[:-1] + w.shape[1:])
 
@@ -189,8 +205,7 @@ class Linear(linalg.Linear, register=False):
             db = ones(len(dy2), dy) @ dy2
 
         work = 2 * dy2.size * w.shape[0]
-        jobs: list[Any] = [] if dx is None else [
-            partial(np.matmul, dy2[s], w.T, out=dx[s]) for s in halves(len(dy2), work, PRODUCT)]
+        jobs = [] if dx is None else product(dy2, w.T, dx)
         jobs += [partial(np.matmul, x2[:, s].T, dy2, out=dw[s]) for s in halves(len(w), work, PRODUCT)]
         jobs += [bias] * (len(self.needs) == 3)
         pool.run(jobs, worth_waking(work, PRODUCT))
@@ -371,9 +386,16 @@ class Embedding(embedding.Embedding, register=False):
         self.check(w, idx)
         idx = np.asarray(idx)
         self.save(idx=idx, shape=w.shape)
-        return np.take(w, idx, axis=0)
+        return np.take(w, idx, axis=0, out=empty((*idx.shape, w.shape[1]), w.dtype), mode="clip")   # all are in range
 
     def backward(self, dy, idx, shape):
+        if shape[0] <= VOCABULARY:              # all rows, as a product
+            one_hot = (idx.reshape(-1, 1) == np.arange(shape[0])).astype(dy.dtype)
+            dw = empty(shape, dy.dtype)
+            pool.run(product(one_hot.T, dy.reshape(-1, shape[1]), dw))
+            if self.so_far is not None:
+                dw += self.so_far
+            return dw
         rows, sums = self.sums(dy, idx)
         if self.so_far is None:
             dw = np.zeros(shape, dy.dtype)
@@ -461,27 +483,24 @@ class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
 
         for start in range(0, len(x2), chunk):
             here = slice(start, min(start + chunk, len(x2)))
-            n = here.stop - start
+            x_here, z = x2[here], dz[:here.stop - start]
 
             def half(rows):
-                at = slice(start + rows.start, start + rows.stop)
-                np.matmul(x2[at], w.T, out=dz[rows])
                 for s in pieces(rows, V):
-                    there, e = slice(start + s.start, start + s.stop), dz[s]
-                    losses[there] = surprise(e, t[there], share[there], e)
-                if wanted:
-                    np.matmul(dz[rows], w, out=dx[at])
+                    there = slice(start + s.start, start + s.stop)
+                    losses[there] = surprise(z[s], t[there], share[there], z[s])
 
             def columns(s):
                 if start == 0:
-                    np.matmul(dz[:n, s].T, x2[here], out=dw[s])
+                    np.matmul(z[:, s].T, x_here, out=dw[s])
                 else:
                     for v in pieces(s, w.shape[1]):
-                        dw[v] += dz[:n, v].T @ x2[here]
+                        dw[v] += z[:, v].T @ x_here
 
-            each(half, halves(n, n * w.size, PRODUCT))
+            pool.run(product(x_here, w.T, z))
+            each(half, halves(len(z), z.size, 1.5))
             if wanted:
-                each(columns, halves(V, n * w.size, PRODUCT))
+                pool.run(product(z, w, dx[here]) + [partial(columns, s) for s in halves(V, z.size * w.shape[1], PRODUCT)])
         if wanted and not len(x2):
             dw[...] = 0.0
         self.save(dx=dx, dw=dw, shape=x.shape)
