@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Any, Mapping
 
+from gpt import blas                    # first: it has a say in what NumPy loads
+
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import minigrad as mg
@@ -215,9 +217,9 @@ def main(arguments: list[str]) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threadpool_limits(1, user_api="blas")   # kernels have threads of their own
         pool.set_threads(o.threads or cores)
-        blas = "; ".join(f"{lib['internal_api']} {lib['version']}"
-                         for lib in threadpool_info() if lib["user_api"] == "blas") or "unknown BLAS"
-        say("device", f"{place}, {pool.threads()} threads, NumPy {np.__version__}, {blas}, {o.dtype}, seed {o.seed}")
+        products = blas.describe()
+        say("device", f"{place}, {pool.threads()} threads, NumPy {np.__version__}, {products}, {o.dtype}, "
+            f"seed {o.seed}")
 
         # the text, as tokens
         name = Path(o.dataset).stem
@@ -247,7 +249,7 @@ def main(arguments: list[str]) -> None:
 
         # where it goes
         environment = {"python": platform.python_version(), "platform": platform.platform(), "numpy": np.__version__,
-                       "blas": blas, "device": place, "threads": pool.threads()}
+                       "blas": products, "device": place, "threads": pool.threads()}
         looked_at = checkpoint.resume(out_dir, model, optimizer) if resumed else None   # the step of the checkpoint
         start = looked_at or 0
         if start > o.max_iters:

@@ -1,0 +1,3 @@
+from gpt import blas
+
+blas.choose()                           # before anything imports NumPy

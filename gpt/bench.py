@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 import minigrad as mg
 from minigrad import device, optim
 from minigrad.kernels import pool
 from minigrad.ops.op import Op
 
+from gpt import blas
 from gpt.config import bad_input_exits, one_of, option, parse
 from gpt.model import GPT, GPTConfig, KVCache
 from gpt.monitor import matmul_peak, say
@@ -379,8 +380,7 @@ def machine(o: Options, place: str) -> dict[str, Any]:
     model = re.search(r"model name\s*: (.+)", text_of("/proc/cpuinfo"))
     found = {"cpu": model[1] if model else platform.processor() or platform.machine(), "cores": len(CORES),
              "threads": o.threads, "device": place, "python": platform.python_version(), "numpy": np.__version__,
-             "blas": "; ".join(f"{lib['internal_api']} {lib['version']}" for lib in threadpool_info()
-                               if lib["user_api"] == "blas") or "unknown"}
+             "blas": blas.describe()}
     if o.vs == "torch":
         found["torch"] = importlib.import_module("torch").__version__
     return found

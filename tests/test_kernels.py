@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,60 @@ def test_plain_uses_no_kernel(monkeypatch):
         optim.AdamW(gpt.parameters()).step()
     with pytest.raises(TypeError, match="NoneType"):
         gpt.loss(IDX[:, :-1], IDX[:, 1:])
+
+
+# ---- what a graph lets go of ----------------------------------------------------------------------------------------
+
+def inputs_of_all_steps(gpt):
+    loss = gpt.loss(IDX[:, :-1], IDX[:, 1:])
+    return [(step.op, [getattr(x, "data", x) for x in step.inputs]) for step in loss.backward_steps()]
+
+
+def test_a_graph_lets_go_of_arrays_that_no_backward_needs():
+    x, w = Tensor(RNG.normal(size=(9, 4))), Tensor(RNG.normal(size=(4, 6)), requires_grad=True)
+    u = F.linear(x, w)
+    left, right = F.gelu(u), F.layer_norm(u, np.ones(6))
+    y = left + right
+    arrays = [weakref.ref(t.data) for t in (u, left, right)]
+    assert all(a() is not None for a in arrays), "the Tensors hold them"
+    del u, left, right
+    assert all(a() is None for a in arrays)
+    y.sum().backward()
+    assert np.isfinite(w.grad).all()
+
+
+def test_whoever_steps_through_sees_what_the_forward_saw(monkeypatch):
+    gpt = model()
+    seen = inputs_of_all_steps(gpt)
+    for kernel in cpu.KERNELS:
+        monkeypatch.setattr(kernel, "forgets", ())
+    kept = inputs_of_all_steps(gpt)
+    assert [op for op, _ in seen] == [op for op, _ in kept]
+    for (op, got), (_, want) in zip(seen, kept):
+        for a, b in zip(got, want):
+            np.testing.assert_array_equal(a, b, err_msg=op)
+
+
+def test_what_was_let_go_is_not_made_again_from_other_weights():
+    gpt = model()
+    loss = gpt.loss(IDX[:, :-1], IDX[:, 1:])
+    gpt.h[0].mlp.c_fc.weight.data = np.zeros((6, 24))
+    with pytest.raises(ValueError, match="h.0.mlp.c_fc.weight .* was changed after linear in h.0.mlp.c_fc"):
+        list(loss.backward_steps())
+
+
+def test_gradients_of_gradients_go_through_what_was_let_go():
+    x = Tensor(RNG.normal(size=(5,)), requires_grad=True)
+    slope = mg.grad(((x * x + x * 3.0) ** 2).sum(), x, create_graph=True)
+    curvature = mg.grad(slope.sum(), x)
+    np.testing.assert_allclose(curvature.data, 12.0 * x.data ** 2 + 36.0 * x.data + 18.0)
+
+
+def test_a_nan_is_found_where_it_arises_though_the_graph_let_go_of_it():
+    x = Tensor(RNG.normal(size=(2, 8)), requires_grad=True)
+    with mg.detect_nan():
+        (F.gelu(x * 2.0) + x * 3.0).sum().backward()
+    assert np.isfinite(x.grad).all()
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

@@ -354,6 +354,7 @@ class Attention(attention.Attention, register=False):
         rows, inside = lead[0], math.prod(lead[1:])
         awake = worth_waking(rows * inside * T * S, 1.5 + 0.03 * D)
         threads, fit = pool.threads() if awake else 1, max(1, SCORES // (min(T, QUERIES) * S))      # heads at once
+        found: list[tuple[slice, ...]]
         if len(lead) > 1 and (rows < threads or inside > fit):
             heads = cuts(lead[1], max(-(-threads // rows), -(-inside // fit)))
             found = [(slice(b, b + 1), h) for b in range(rows) for h in heads]
@@ -500,7 +501,8 @@ class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
             pool.run(product(x_here, w.T, z))
             each(half, halves(len(z), z.size, 1.5))
             if wanted:
-                pool.run(product(z, w, dx[here]) + [partial(columns, s) for s in halves(V, z.size * w.shape[1], PRODUCT)])
+                parts = halves(V, z.size * w.shape[1], PRODUCT)
+                pool.run(product(z, w, dx[here]) + [partial(columns, s) for s in parts])
         if wanted and not len(x2):
             dw[...] = 0.0
         self.save(dx=dx, dw=dw, shape=x.shape)
