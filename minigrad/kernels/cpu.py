@@ -315,8 +315,8 @@ class Attention(attention.Attention, register=False):
             sums = scratch("dk", q, *keys.shape), scratch("dv", q, *values.shape)
             for block, end, exp in reversed(list(zip(blocks, ends, exps))):
                 e, last, out = exp[at], block is blocks[-1], outs[..., block, :]
-                g = np.multiply(grads[..., block, :], rz[at][..., block, :], out=scratch("g", q, *out.shape))
-                dS = scratch("dS", q, *e.shape)
+                g = np.multiply(grads[..., block, :], rz[at][..., block, :], out=scratch("q", q, *out.shape))
+                dS = scratch("z", q, *e.shape)
                 np.matmul(g, values[..., :end, :].swapaxes(-1, -2), out=dS)
                 dS -= np.vecdot(g, out)[..., None]                  # sum(dP * P)
                 dS *= e

@@ -6,11 +6,13 @@ fresh pages, which cost as much as the work that is done on them.
 import math
 import sys
 import threading
+from bisect import bisect_left, insort
 from typing import Any
 
 import numpy as np
 
 LARGE = 1 << 16                                 # bytes from which this pays
+SLACK = 1.5                                     # how many times larger than asked for an array may be
 
 
 def references(arrays: list[Any]) -> list[int]:
@@ -23,13 +25,15 @@ COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()       # without Python
 
 
 class Memory:
-    """`empty` gives arrays like np.empty. Their memory is used again once no array refers to it: whoever keeps one, or
-    a view of it, keeps it for good. A size that is not asked for while others are made anew is given back."""
+    """`empty` gives arrays like np.empty. Their memory is used again once no array refers to it, for one of the same
+    size or a little smaller: whoever keeps one, or a view of it, keeps it for good. Arrays of a size that is not in use
+    while others are made anew are given back."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.kept: dict[int, list[Any]] = {}    # bytes -> arrays
-        self.asked: set[int] = set()            # sizes asked for since memory was last given back
+        self.sizes: list[int] = []              # the keys in order
+        self.used: set[int] = set()             # sizes handed out since memory was last given back
         self.made = 0                           # bytes made since then
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -37,23 +41,45 @@ class Memory:
         if nbytes < LARGE or not COUNTED:
             return np.empty(shape, dtype)
         with self.lock:
-            self.asked.add(nbytes)
-            kept = self.kept.setdefault(nbytes, [])
-            held = references(kept)
+            array = self.unused(nbytes)
+            if array is None:
+                array = self.make(nbytes)
+            return array[:nbytes].view(dtype).reshape(shape)
+
+    def unused(self, nbytes: int) -> Any:
+        """A kept array that fits and nobody holds, the smallest of them; or None."""
+        for i in range(bisect_left(self.sizes, nbytes), len(self.sizes)):
+            size = self.sizes[i]
+            if size > SLACK * nbytes:
+                break
+            arrays = self.kept[size]
+            held = references(arrays)
             if UNUSED in held:
-                return kept[held.index(UNUSED)].view(dtype).reshape(shape)
-            kept.append(np.empty(nbytes, np.uint8))
-            self.made += nbytes
-            if self.made > sum(size * len(arrays) for size, arrays in self.kept.items()) // 2:
-                self.give_back()
-            return kept[-1].view(dtype).reshape(shape)
+                self.used.add(size)
+                return arrays[held.index(UNUSED)]
+        return None
+
+    def make(self, nbytes: int) -> Any:
+        """A new array, which will be kept."""
+        if nbytes not in self.kept:
+            insort(self.sizes, nbytes)
+            self.kept[nbytes] = []
+        array = np.empty(nbytes, np.uint8)
+        self.kept[nbytes].append(array)
+        self.used.add(nbytes)
+        self.made += nbytes
+        if self.made > sum(size * len(arrays) for size, arrays in self.kept.items()) // 2:
+            self.give_back()
+        return array
 
     def give_back(self) -> None:
-        """Let go of the unused arrays of sizes that nobody asked for lately."""
-        for size in self.kept.keys() - self.asked:
+        """Let go of the unused arrays of sizes that were not handed out lately."""
+        for size in self.kept.keys() - self.used:
             arrays = self.kept[size]
             self.kept[size] = [arrays[i] for i, n in enumerate(references(arrays)) if n != UNUSED]
-        self.asked, self.made = set(), 0
+        self.kept = {size: arrays for size, arrays in self.kept.items() if arrays}
+        self.sizes = sorted(self.kept)
+        self.used, self.made = set(), 0
 
 
 memory = Memory()
