@@ -45,15 +45,24 @@ class KVCache:
 
     def __init__(self) -> None:
         self.length = 0                                 # positions in it
-        self.layers: dict[str, list[Tensor]] = {}       # path -> [k, v], each (B, nh, length, hs)
+        self.layers: dict[str, list[Any]] = {}          # path -> arrays k, v, each (B, nh, room, hs)
 
     def extend(self, path: str, k: Tensor, v: Tensor) -> list[Tensor]:
-        """All keys and values of a layer, the new ones k, v (B, nh, T, hs) appended."""
-        new = [k, v]
-        if path in self.layers:
-            new = [F.concatenate(pair, axis=2) for pair in zip(self.layers[path], new)]
-        self.layers[path] = new                         # (B, nh, length + T, hs)
-        return new
+        """All keys and values of a layer, the new ones k, v (B, nh, T, hs) written after those that it has. ValueError
+        if a gradient is wanted: none would reach the positions before."""
+        if k.requires_grad:
+            raise ValueError("a KVCache has no gradients: use it inside `with mg.no_grad():`")
+        B, nh, T, hs = k.shape
+        end = self.length + T
+        arrays = self.layers.get(path)
+        if arrays is None or arrays[0].shape[2] < end:
+            grown = [k.xp.empty((B, nh, 2 * end, hs), k.dtype) for _ in "kv"]
+            for new, old in zip(grown, arrays or []):
+                new[:, :, :self.length] = old[:, :, :self.length]
+            arrays = self.layers[path] = grown
+        for array, new in zip(arrays, (k, v)):
+            array[:, :, self.length:end] = new.data
+        return [Tensor(array[:, :, :end]) for array in arrays]      # 2 x (B, nh, length + T, hs)
 
     def select(self, rows: np.ndarray) -> None:
         """Row i of the batch becomes what rows[i] was."""
@@ -188,7 +197,7 @@ class GPT(nn.Module):
         A cache holds the beginning of idx, and afterwards all of it. Where idx is longer than block_size it is of no
         use: each token has moved to another position, so all are read again. ValueError if a logit is not finite.
         """
-        training = self.training
+        training = self.training and self.config.dropout > 0.0     # else nothing depends on it
         if training:
             self.eval()
         try:

@@ -313,9 +313,15 @@ def test_on_a_device_it_says_the_same(options):
 def test_a_full_cache_takes_no_more():
     cache = KVCache()
     model = tiny_gpt()
-    model.hidden(tokens(1, 5), cache=cache)
-    with pytest.raises(ValueError, match="got .1, 2. after 5 in the cache"):
-        model.hidden(tokens(1, 2), cache=cache)
+    with mg.no_grad():
+        model.hidden(tokens(1, 5), cache=cache)
+        with pytest.raises(ValueError, match="got .1, 2. after 5 in the cache"):
+            model.hidden(tokens(1, 2), cache=cache)
+
+
+def test_a_cache_refuses_to_lose_gradients():
+    with pytest.raises(ValueError, match="no gradients: use it inside `with mg.no_grad"):
+        tiny_gpt().hidden(tokens(1, 5), cache=KVCache())
 
 
 # ---- the draw ----
