@@ -108,6 +108,11 @@ def rows_of(x: Any) -> Any:
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
+def address(a: Any) -> int:
+    """Where an array lies in memory."""
+    return a.__array_interface__["data"][0]
+
+
 class Add(pointwise.Add, register=False):
     least = FEW
     forgets = 0, 1
@@ -368,16 +373,18 @@ class Split(shape.Split, register=False):
     """Gradients that lie side by side in one array, as those of attention do, are that array."""
 
     def backward(self, *dys, axis):
-        first, item = dys[0], dys[0].itemsize
+        first, memory = dys[0], dys[0].base
+        if memory is None or axis % first.ndim != first.ndim - 1:
+            return super().backward(*dys, axis=axis)
         whole = (*first.shape[:-1], sum(dy.shape[-1] for dy in dys))
-        strides = tuple(math.prod(whole[k + 1:]) * item for k in range(len(whole)))
-        place = first.ctypes.data
+        strides = tuple(math.prod(whole[k + 1:]) * first.itemsize for k in range(len(whole)))
+        offset = address(first) - address(memory)
+        place = address(first)
         for dy in dys:
-            if axis % dy.ndim != dy.ndim - 1 or dy.base is None or dy.base is not first.base or (
-                    dy.strides != strides or dy.ctypes.data != place):
+            if dy.base is not memory or dy.strides != strides or address(dy) != place:
                 return super().backward(*dys, axis=axis)
-            place += dy.shape[-1] * item
-        return np.lib.stride_tricks.as_strided(first, whole, strides)
+            place += dy.shape[-1] * dy.itemsize
+        return np.ndarray(whole, first.dtype, memory, offset, strides)
 
 
 class Embedding(embedding.Embedding, register=False):

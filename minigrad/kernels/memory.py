@@ -32,6 +32,7 @@ class Memory:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.kept: dict[int, list[Any]] = {}    # bytes -> arrays
+        self.unused: dict[int, list[Any]] = {}  # those of them that nobody held when they were last looked through
         self.sizes: list[int] = []              # the keys in order
         self.used: set[int] = set()             # sizes handed out since memory was last given back
         self.made = 0                           # bytes made since then
@@ -41,43 +42,44 @@ class Memory:
         if nbytes < LARGE or not COUNTED:
             return np.empty(shape, dtype)
         with self.lock:
-            array = self.unused(nbytes)
-            if array is None:
-                array = self.make(nbytes)
-            return array[:nbytes].view(dtype).reshape(shape)
+            size = self.fitting(nbytes) or self.make(nbytes)
+            self.used.add(size)
+            return self.unused[size].pop()[:nbytes].view(dtype).reshape(shape)
 
-    def unused(self, nbytes: int) -> Any:
-        """A kept array that fits and nobody holds, the smallest of them; or None."""
+    def fitting(self, nbytes: int) -> int | None:
+        """The smallest size of which there is an array that fits and nobody holds."""
         for i in range(bisect_left(self.sizes, nbytes), len(self.sizes)):
             size = self.sizes[i]
             if size > SLACK * nbytes:
                 break
-            arrays = self.kept[size]
-            held = references(arrays)
-            if UNUSED in held:
-                self.used.add(size)
-                return arrays[held.index(UNUSED)]
+            if not self.unused[size]:
+                arrays = self.kept[size]
+                self.unused[size] = [arrays[i] for i, n in enumerate(references(arrays)) if n == UNUSED][::-1]
+            if self.unused[size]:
+                return size
         return None
 
-    def make(self, nbytes: int) -> Any:
-        """A new array, which will be kept."""
-        if nbytes not in self.kept:
-            insort(self.sizes, nbytes)
-            self.kept[nbytes] = []
-        array = np.empty(nbytes, np.uint8)
-        self.kept[nbytes].append(array)
-        self.used.add(nbytes)
-        self.made += nbytes
+    def make(self, nbytes: int) -> int:
+        """One more array of a size, which is returned."""
         if self.made > sum(size * len(arrays) for size, arrays in self.kept.items()) // 2:
             self.give_back()
-        return array
+        if nbytes not in self.kept:
+            insort(self.sizes, nbytes)
+            self.kept[nbytes], self.unused[nbytes] = [], []
+        array = np.empty(nbytes, np.uint8)
+        self.kept[nbytes].append(array)
+        self.unused[nbytes].append(array)
+        self.made += nbytes
+        return nbytes
 
     def give_back(self) -> None:
         """Let go of the unused arrays of sizes that were not handed out lately."""
+        self.unused = {size: [] for size in self.kept}
         for size in self.kept.keys() - self.used:
             arrays = self.kept[size]
             self.kept[size] = [arrays[i] for i, n in enumerate(references(arrays)) if n != UNUSED]
-        self.kept = {size: arrays for size, arrays in self.kept.items() if arrays}
+            if not self.kept[size]:
+                del self.kept[size], self.unused[size]
         self.sizes = sorted(self.kept)
         self.used, self.made = set(), 0
 
