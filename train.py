@@ -19,7 +19,6 @@ from typing import Any, Mapping
 from gpt import blas                    # first: it has a say in what NumPy loads
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import minigrad as mg
@@ -215,7 +214,7 @@ def main(arguments: list[str]) -> None:
         # the machine
         place = device.resolve(o.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threadpool_limits(1, user_api="blas")   # kernels have threads of their own
+        pool.keep_one_blas_thread()             # kernels have threads of their own
         pool.set_threads(o.threads or cores)
         products = blas.describe()
         say("device", f"{place}, {pool.threads()} threads, NumPy {np.__version__}, {products}, {o.dtype}, "

@@ -307,12 +307,22 @@ def test_memory_comes_back_when_nobody_holds_it():
     kept = memory.Memory()
     first = kept.empty((10, 10), "float64")
     view, place = first[2:3].T, address(first)
-    assert address(kept.empty((10, 10), "float64")) != place
+    other = kept.empty((10, 10), "float64")
+    assert address(other) != place
     del first
-    assert address(kept.empty((10, 10), "float64")) != place, "a view still holds it"
-    del view
+    third = kept.empty((10, 10), "float64")
+    assert address(third) not in (place, address(other)), "a view still holds it"
+    made = kept.made
+    del view, other, third
+    again = [kept.empty((10, 10), "float64") for _ in range(3)]
+    assert len(set(map(address, again))) == 3 and kept.made == made, "all three came back"
+
+    kept = memory.Memory()
+    place = address(kept.empty((10, 10), "float64"))
     assert address(kept.empty((100,), "float64")) == place, "another shape of the same size"
     assert address(kept.empty((200,), "float32")) == place, "another dtype"
+    assert address(kept.empty((70,), "float64")) == place, "a smaller one"
+    assert address(kept.empty((60,), "float64")) != place, "one so much smaller that memory would be wasted"
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=60))
