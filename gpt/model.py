@@ -80,9 +80,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, key: Key | None, cache: KVCache | None = None) -> Tensor:
         B, T, C = x.shape
-        q, k, v = F.split(self.c_attn(x), 3, axis=-1)                                   # 3 x (B, T, C)
-        q, k, v = (part.reshape(B, T, self.n_head, C // self.n_head) for part in (q, k, v))     # 3 x (B, T, nh, hs)
-        q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))                           # 3 x (B, nh, T, hs)
+        qkv = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head)           # (B, T, 3 nh, hs)
+        q, k, v = F.split(qkv.swapaxes(1, 2), 3, axis=1)                                # 3 x (B, nh, T, hs)
         if cache is not None:
             k, v = cache.extend(self.path, k, v)                                        # 2 x (B, nh, length + T, hs)
         p = self.dropout if self.training else 0.0

@@ -114,6 +114,10 @@ def test_gradients_of_a_split_that_lie_side_by_side_are_not_copied():
     joined = op.backward(*parts, axis=-1)
     assert np.shares_memory(joined, whole)
     np.testing.assert_array_equal(joined, whole)
+    q, k, v = RNG.normal(size=(2, 5, 3, 4, 6)).transpose(2, 0, 3, 1, 4)     # as attention makes them
+    joined = op.backward(q, k, v, axis=1)
+    assert np.shares_memory(joined, v)
+    np.testing.assert_array_equal(joined, np.concatenate([q, k, v], axis=1))
     for others in (parts[::-1], [parts[0], parts[1], parts[2].copy()], [parts[0], parts[0], parts[2]]):
         np.testing.assert_array_equal(op.backward(*others, axis=-1), np.concatenate(others, axis=-1))
 

@@ -310,7 +310,7 @@ class Attention(attention.Attention, register=False):
         q, k, v, y, exps, rz, blocks, ends = saved.values()
         lead, (T, D), S = q.shape[:-2], q.shape[-2:], k.shape[-2]
         rz = rz * (1.0 / math.sqrt(D))                              # scales all that is made of g
-        if q.shape == k.shape == v.shape and q.ndim == 4:           # side by side, as a split takes them
+        if q.shape == k.shape == v.shape and q.ndim == 4:           # side by side, as a split gave them
             dq, dk, dv = empty((lead[0], T, 3, lead[1], D), q.dtype).transpose(2, 0, 3, 1, 4)
         else:
             dq, dk, dv = (self.heads_inside(a.shape, q.dtype) for a in (q, k, v))
@@ -374,17 +374,14 @@ class Split(shape.Split, register=False):
 
     def backward(self, *dys, axis):
         first, memory = dys[0], dys[0].base
-        if memory is None or axis % first.ndim != first.ndim - 1:
-            return super().backward(*dys, axis=axis)
-        whole = (*first.shape[:-1], sum(dy.shape[-1] for dy in dys))
-        strides = tuple(math.prod(whole[k + 1:]) * first.itemsize for k in range(len(whole)))
-        offset = address(first) - address(memory)
         place = address(first)
         for dy in dys:
-            if dy.base is not memory or dy.strides != strides or address(dy) != place:
+            if memory is None or dy.base is not memory or dy.strides != first.strides or address(dy) != place:
                 return super().backward(*dys, axis=axis)
-            place += dy.shape[-1] * dy.itemsize
-        return np.ndarray(whole, first.dtype, memory, offset, strides)
+            place += dy.shape[axis] * dy.strides[axis]
+        whole = list(first.shape)
+        whole[axis] = sum(dy.shape[axis] for dy in dys)
+        return np.ndarray(whole, first.dtype, memory, address(first) - address(memory), first.strides)
 
 
 class Embedding(embedding.Embedding, register=False):
