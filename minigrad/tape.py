@@ -203,7 +203,7 @@ def _without(inputs: tuple[Any, ...], forgets: tuple[int, ...]) -> tuple[Any, ..
     kept = list(inputs)
     for i in forgets:
         x = inputs[i]
-        if isinstance(x, _tensor) and x.node is not None:
+        if isinstance(x, _tensor) and x.requires_grad and x.node is not None:
             kept[i] = _output(Forgotten(x._data.shape, x._data.dtype), x.node, x.out)
     return tuple(kept)
 

@@ -376,9 +376,11 @@ class Split(shape.Split, register=False):
         first, memory = dys[0], dys[0].base
         place = address(first)
         for dy in dys:
-            if memory is None or dy.base is not memory or dy.strides != first.strides or address(dy) != place:
+            if dy.base is not memory or dy.strides != first.strides or address(dy) != place:
                 return super().backward(*dys, axis=axis)
             place += dy.shape[axis] * dy.strides[axis]
+        if type(memory) is not np.ndarray or not memory.flags.c_contiguous:
+            return super().backward(*dys, axis=axis)
         whole = list(first.shape)
         whole[axis] = sum(dy.shape[axis] for dy in dys)
         return np.ndarray(whole, first.dtype, memory, address(first) - address(memory), first.strides)
@@ -421,7 +423,7 @@ class Embedding(embedding.Embedding, register=False):
 
 class CrossEntropy(loss.CrossEntropy, register=False):
     """The textbook's for label smoothing. The gradient is made with the loss, while the exponentials are at hand."""
-    fresh = 0,
+    fresh = forgets = 0,
 
     def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
         counted, t = self.check(logits, targets, ignore_index, label_smoothing, reduction)
@@ -472,7 +474,7 @@ def surprise(z, t, share, e):
 class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
     """The gradients are made with the loss, from the logits of a chunk of rows while they are there: no product is made
     twice, and what is kept for the backward are the gradients of x and w."""
-    fresh = 0, 1
+    fresh, forgets = (0, 1), (0,)
     logits = 1 << 24                            # of a chunk, at most
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):

@@ -15,12 +15,12 @@ LARGE = 1 << 16                                 # bytes from which this pays
 SLACK = 1.5                                     # how many times larger than asked for an array may be
 
 
-def references(arrays: list[Any]) -> list[int]:
-    """How many references there are to each array of a list, those of the list and of this loop included."""
-    return [sys.getrefcount(array) for array in arrays]
+def references(arrays: list[Any], i: int) -> int:
+    """How many references there are to an array of a list, the list's and this function's included."""
+    return sys.getrefcount(arrays[i])
 
 
-UNUSED = references([np.empty(1)])[0]
+UNUSED = references([np.empty(1)], 0)
 COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()       # without Python's lock, counts are not exact
 
 
@@ -31,8 +31,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.kept: dict[int, list[Any]] = {}    # bytes -> arrays
-        self.unused: dict[int, list[Any]] = {}  # those of them that nobody held when they were last looked through
+        self.kept: dict[int, list[Any]] = {}    # bytes -> arrays, the last handed out last
         self.sizes: list[int] = []              # the keys in order
         self.used: set[int] = set()             # sizes handed out since memory was last given back
         self.made = 0                           # bytes made since then
@@ -42,44 +41,41 @@ class Memory:
         if nbytes < LARGE or not COUNTED:
             return np.empty(shape, dtype)
         with self.lock:
-            size = self.fitting(nbytes) or self.make(nbytes)
+            size, array = self.unused(nbytes) or self.make(nbytes)
+            self.kept[size].append(array)
             self.used.add(size)
-            return self.unused[size].pop()[:nbytes].view(dtype).reshape(shape)
+            return array[:nbytes].view(dtype).reshape(shape)
 
-    def fitting(self, nbytes: int) -> int | None:
-        """The smallest size of which there is an array that fits and nobody holds."""
+    def unused(self, nbytes: int) -> tuple[int, Any] | None:
+        """An array that fits and nobody holds, taken out of the kept ones: of the smallest size that has one, the last
+        that was in use, which may still be in a cache."""
         for i in range(bisect_left(self.sizes, nbytes), len(self.sizes)):
             size = self.sizes[i]
             if size > SLACK * nbytes:
                 break
-            if not self.unused[size]:
-                arrays = self.kept[size]
-                self.unused[size] = [arrays[i] for i, n in enumerate(references(arrays)) if n == UNUSED][::-1]
-            if self.unused[size]:
-                return size
+            arrays = self.kept[size]
+            for k in reversed(range(len(arrays))):
+                if references(arrays, k) == UNUSED:
+                    return size, arrays.pop(k)
         return None
 
-    def make(self, nbytes: int) -> int:
-        """One more array of a size, which is returned."""
+    def make(self, nbytes: int) -> tuple[int, Any]:
+        """A new array."""
+        self.made += nbytes
         if self.made > sum(size * len(arrays) for size, arrays in self.kept.items()) // 2:
             self.give_back()
         if nbytes not in self.kept:
             insort(self.sizes, nbytes)
-            self.kept[nbytes], self.unused[nbytes] = [], []
-        array = np.empty(nbytes, np.uint8)
-        self.kept[nbytes].append(array)
-        self.unused[nbytes].append(array)
-        self.made += nbytes
-        return nbytes
+            self.kept[nbytes] = []
+        return nbytes, np.empty(nbytes, np.uint8)
 
     def give_back(self) -> None:
         """Let go of the unused arrays of sizes that were not handed out lately."""
-        self.unused = {size: [] for size in self.kept}
         for size in self.kept.keys() - self.used:
             arrays = self.kept[size]
-            self.kept[size] = [arrays[i] for i, n in enumerate(references(arrays)) if n != UNUSED]
+            self.kept[size] = [arrays[k] for k in range(len(arrays)) if references(arrays, k) != UNUSED]
             if not self.kept[size]:
-                del self.kept[size], self.unused[size]
+                del self.kept[size]
         self.sizes = sorted(self.kept)
         self.used, self.made = set(), 0
 
