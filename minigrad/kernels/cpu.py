@@ -108,6 +108,13 @@ def rows_of(x: Any) -> Any:
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
+def write_back(arrays: list[Any], flat: list[Any]) -> None:
+    """What was written to each array's reshape(-1), into those that do not lie flat, of which it was a copy."""
+    for a, new in zip(arrays, flat):
+        if not a.flags.c_contiguous:
+            a[...] = new.reshape(a.shape)
+
+
 def address(a: Any) -> int:
     """Where an array lies in memory."""
     return a.__array_interface__["data"][0]
@@ -537,9 +544,7 @@ class AdamW(adamw.AdamW, register=False):
                 room -= here[-1][0].size
             jobs.append(partial(cls.move, here, m[s], v[s], *hyper, t=t))
         pool.run(jobs, worth_waking(m.size, 1.6))
-        for p, new in zip(ps, flat):
-            if not p.flags.c_contiguous:        # then `flat` has a copy
-                p[...] = new.reshape(p.shape)
+        write_back(ps, flat)
 
     @staticmethod
     def move(pairs, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
@@ -582,9 +587,7 @@ def clip(grads: list[Any], max_norm: float) -> float:
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1.0:                                            # also for NaN
         pool.run([partial(np.multiply, part, scale, out=part) for part in parts], awake)
-        for g, new in zip(grads, flat):
-            if not g.flags.c_contiguous:        # then `flat` has a copy
-                g[...] = new.reshape(g.shape)
+        write_back(grads, flat)
     return norm
 
 
