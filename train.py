@@ -206,6 +206,11 @@ def stop_diverged(model: GPT, x: np.ndarray, y: np.ndarray, o: Options, step: in
 
 
 def main(arguments: list[str]) -> None:
+    with pool.one_blas_thread:                  # kernels have threads of their own
+        run(arguments)
+
+
+def run(arguments: list[str]) -> None:
     began = time.perf_counter()
     with bad_input_exits("train.py"):
         o, sources, changes = configure(arguments)
@@ -214,7 +219,6 @@ def main(arguments: list[str]) -> None:
         # the machine
         place = device.resolve(o.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        pool.keep_one_blas_thread()             # kernels have threads of their own
         pool.set_threads(o.threads or cores)
         products = blas.describe()
         say("device", f"{place}, {pool.threads()} threads, NumPy {np.__version__}, {products}, {o.dtype}, "

@@ -20,9 +20,11 @@ def better_kernels(cpuinfo: str) -> str | None:
 def choose() -> None:
     """Set OPENBLAS_CORETYPE, unless it is set. OpenBLAS reads it when NumPy is imported: later it does nothing."""
     cpuinfo = Path("/proc/cpuinfo")
-    kernels = better_kernels(cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None
-    if kernels and "numpy" not in sys.modules:
-        os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
+    if "numpy" in sys.modules or "OPENBLAS_CORETYPE" in os.environ or not cpuinfo.exists():
+        return
+    kernels = better_kernels(cpuinfo.read_text("utf-8"))
+    if kernels:
+        os.environ["OPENBLAS_CORETYPE"] = kernels
 
 
 def describe() -> str:

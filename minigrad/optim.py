@@ -105,7 +105,7 @@ class Optimizer:
         `flat`, in which those of neighbours in a group lie side by side, its own at `at`."""
         if id(p) not in self.state:
             group = next(group["params"] for group in self.groups if any(p is q for q in group["params"]))
-            for kind, alike in groupby(group, lambda q: (q.device, q.dtype)):
+            for _, alike in groupby(group, lambda q: (q.device, q.dtype)):
                 self.allot([q for q in alike if id(q) not in self.state])
         return self.state[id(p)]
 

@@ -106,6 +106,16 @@ def test_attention_with_scores_of_any_size(scale):
         np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1.0))
 
 
+def test_attention_to_a_single_key_has_no_gradient_in_its_scores():
+    """P is 1 whatever the score: dq and dk are 0, without a rounding error."""
+    q, k, v = (RNG.normal(size=shape).astype("float32") for shape in ((2, 9, 2), (2, 1, 2), (2, 1, 6)))
+    op = cpu.Attention()
+    op.xp = np
+    y = op.forward(q, k, v)
+    dq, dk, dv = op.backward(RNG.normal(size=y.shape).astype("float32"), **op.saved)
+    assert not dq.any() and not dk.any() and dv.any()
+
+
 def test_gradients_of_a_split_that_lie_side_by_side_are_not_copied():
     whole = RNG.normal(size=(2, 5, 12))
     parts = [whole[..., i:i + 4] for i in (0, 4, 8)]

@@ -264,7 +264,7 @@ class Gelu(pointwise.Gelu, register=False):
 
 
 class Attention(attention.Attention, register=False):
-    """The textbook's for masks, dropout, and queries fewer than keys.
+    """The textbook's for masks, dropout, queries fewer than keys, and a single key, whose scores have no gradient at all.
 
     A block of 64 queries meets the keys up to its last one. E holds exp(scores), z the sums of its rows: P = E / z is
     never written out, as y and dy are divided instead, which are narrower. A thread takes so many heads at once that
@@ -275,7 +275,7 @@ class Attention(attention.Attention, register=False):
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
         T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
-        if mask is not None or dropout or causal and T not in (1, S) or q.ndim < 3 or not q.size or not v.size:
+        if mask is not None or dropout or causal and T not in (1, S) or S < 2 or q.ndim < 3 or not q.size or not v.size:
             return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
         causal = causal and T > 1
         lead, E = q.shape[:-2], v.shape[-1]

@@ -122,11 +122,6 @@ def set_threads(n: int) -> None:
         pool = Pool(n)
 
 
-def keep_one_blas_thread() -> None:
-    """For a program that trains: BLAS stays at one thread until it ends, which saves asking at every call."""
-    one_blas_thread.__enter__()
-
-
 def threads() -> int:
     return pool.n
 
