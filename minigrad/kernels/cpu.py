@@ -264,7 +264,7 @@ class Gelu(pointwise.Gelu, register=False):
 
 
 class Attention(attention.Attention, register=False):
-    """The textbook's for masks, dropout, queries fewer than keys, and a single key, whose scores have no gradient at all.
+    """The textbook's for masks, dropout, queries fewer than keys, and a single key, whose scores get no gradient.
 
     A block of 64 queries meets the keys up to its last one. E holds exp(scores), z the sums of its rows: P = E / z is
     never written out, as y and dy are divided instead, which are narrower. A thread takes so many heads at once that
