@@ -174,7 +174,8 @@ def batches(p: Preset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def wait(result: Any) -> None:
-    """Until a device has computed what it was told to."""
+    """Until threads, or a device, have computed what they were told to."""
+    pool.wait()
     for array in result if isinstance(result, tuple) else (result,):
         if device.is_array(array):
             device.host(array[(slice(1),) * array.ndim + (...,)])
@@ -223,8 +224,9 @@ def step_flops(p: Preset) -> int:
 
 
 def floor(p: Preset, place: str, parts: int) -> Run:
-    """The matrix products of all linear layers of a step and nothing else, each in `parts` on as many threads: for each
-    layer y = x @ w, then backward dx = dy @ w.T and dw = x.T @ dy, into arrays that exist."""
+    """The matrix products of all linear layers of a step and nothing else, each in `parts` on as many threads, which do
+    not wait for each other: for each layer y = x @ w, then backward dx = dy @ w.T and dw = x.T @ dy, into arrays that
+    exist."""
     rng, N = np.random.default_rng(0), p.tokens
 
     def array(*shape: int) -> Any:
@@ -241,14 +243,11 @@ def floor(p: Preset, place: str, parts: int) -> Run:
     for n, m in linears(p.shape):
         x, w, dw, y = array(N, n), array(n, m), array(n, m), passing("y", m)
         forward.append(jobs(x, w, y))
-        backward.append(jobs(y, w.T, passing("dx", n)) + jobs(x.T, y, dw))
-    regions = forward + backward[::-1]
-    if parts == 1:
-        regions = [[job] for region in regions for job in region]
+        backward += [jobs(x.T, y, dw), jobs(y, w.T, passing("dx", n))]
+    products = [partial(pool.do, part) for part in zip(*forward, *backward[::-1], strict=True)]
 
     def run() -> None:
-        for region in regions:
-            pool.run(region)
+        pool.run(products)
         wait(dw)
     return run
 

@@ -153,16 +153,20 @@ class GPT(nn.Module):
         self.lm_head = Head(self.wte.weight if config.tied else
                             nn.Parameter(rng.normal(0.0, 0.02, (config.vocab_size, config.n_embd)), **place))
 
-    def forward(self, idx: Any, targets: Any = None, key: Key | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, idx: Any, targets: Any = None, key: Key | None = None, *, want_logits: bool = True
+                ) -> tuple[Tensor | None, Tensor | None]:
         """idx (B, T) integers  ->  logits (B, T, V), and the mean cross-entropy in nats over the targets (B, T) that
         are not -100, or None without targets. key: the randomness of dropout, if there is any, while training.
         ValueError for more than block_size tokens, IndexError for one outside the vocabulary."""
-        logits = self.lm_head(self.hidden(idx, key))                                    # (B, T, V)
+        x = self.hidden(idx, key)                                                       # (B, T, C)
+        if not want_logits:
+            return None, F.linear_cross_entropy(x, self.lm_head.weight, targets)
+        logits = self.lm_head(x)                                                        # (B, T, V)
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
     def loss(self, idx: Any, targets: Any, key: Key | None = None) -> Tensor:
         """The loss alone, without ever holding all B T V logits."""
-        return F.linear_cross_entropy(self.hidden(idx, key), self.lm_head.weight, targets)
+        return self(idx, targets, key, want_logits=False)[1]
 
     def hidden(self, idx: Any, key: Key | None = None, cache: KVCache | None = None) -> Tensor:
         """idx (B, T)  ->  what the head reads (B, T, C). With a cache, idx follows the positions in it and joins

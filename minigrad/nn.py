@@ -5,6 +5,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from minigrad import functional as F
+from minigrad.kernels import pool
 from minigrad.random import Key
 from minigrad.tape import module_path
 from minigrad.tensor import Tensor
@@ -47,7 +48,8 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         token = module_path.set(self.path)
         try:
-            return self.forward(*args, **kwargs)
+            with pool.ahead():
+                return self.forward(*args, **kwargs)
         finally:
             module_path.reset(token)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad import device
+from minigrad.kernels import pool
 from minigrad.ops.op import Op
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         return op_class.composed(functional, *_operands(op_class, inputs), **static)
     kind = None
     dtype: Any = None
-    arrays, needs, mixed = [], [], False
+    arrays, needs, mixed, users = [], [], False, False
     for x in inputs:
         if isinstance(x, _tensor):
             a = x._data
@@ -152,6 +153,8 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
                 mixed = True
             arrays.append(a)
             needs.append(x.requires_grad)
+            if x.out < 0 and not x.requires_grad:
+                users = True                    # who may change the array when the op is done
         elif type(x) is float or type(x) is int:
             arrays.append(x)
             needs.append(False)
@@ -169,9 +172,13 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     op.xp = xp = np if kind is np.ndarray else device.BACKENDS[kind].xp
     op.needs = needs if recording else [False] * len(needs)
     try:
+        if kernel is op_class:
+            pool.wait()
         if mixed:
             arrays = _reconcile(op_class, inputs)
         y = op.forward(*arrays, **static)
+        if users:
+            pool.wait()
     except Exception as error:
         better = _explained(error, op_class, arrays, static)
         better.add_note(f"in forward of {op_class.name} on {_shapes(arrays)}, called at {_line(*_call_site())}")
@@ -225,6 +232,7 @@ def _again(node: Node) -> tuple[Any, ...]:
     op = type(node.op)()
     op.xp, op.needs = node.op.xp, node.op.needs
     y = op.forward(*_reconcile(node.op_class, node.inputs), **node.static)
+    pool.wait()
     return tuple(op.xp.asarray(a) for a in (y if type(y) is tuple else (y,)))
 
 
@@ -315,6 +323,7 @@ def _explained(error: Exception, op_class: type[Op], arrays: list[Any], static: 
 
 def _stop_at_bad(where: str, results: Any, given: Any) -> None:
     """Raise FloatingPointError if the results hold a NaN, or an infinity that nothing given had."""
+    pool.wait()
     results, given = ([getattr(x, "_data", x) for x in xs] for xs in (results, given))
 
     def infinite(x: Any) -> bool:
@@ -468,7 +477,9 @@ def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_gra
 
 def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
     """Run all of the walk. Nobody looks at its steps, so kernels may save copies; what comes out has the same bits."""
-    deque(_walk(y, _first_gradient(y, dy), retain_graph, False, False, accumulate), maxlen=0)
+    with pool.ahead():
+        deque(_walk(y, _first_gradient(y, dy), retain_graph, False, False, accumulate), maxlen=0)
+        pool.wait()
 
 
 def _first_gradient(y: "Tensor", dy: Any) -> Any:
@@ -497,6 +508,7 @@ def _walk(
     y: "Tensor", dy: Any, retain: bool, create_graph: bool, watched: bool, deliver: Deliver
 ) -> Iterator[Step]:
     """The only backward loop. Gradients of leaves go to `deliver`; with create_graph all are Tensors on the tape."""
+    pool.wait()
     step: Any
     saved: Any
     dys: Any
@@ -528,6 +540,7 @@ def _walk(
             if detect_nan:
                 _stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
             if watched:
+                pool.wait()
                 step = Step(index, node, saved, dys if len(dys) > 1 else dys[0], dxs, flying, leaves)
                 yield step
                 dxs = step.dxs
@@ -600,7 +613,9 @@ def _add(entry: list[Any], k: int, dx: Any, create_graph: bool, fresh: bool) -> 
     Tensors none is."""
     if entry[k] is None:
         entry[k], entry[k + 1] = dx, fresh
-    elif entry[k + 1]:
+        return
+    pool.wait()
+    if entry[k + 1]:
         entry[k] += dx
     else:
         entry[k] = entry[k] + dx
@@ -628,6 +643,8 @@ def _run(node: Node, dys: tuple[Any, ...], create_graph: bool) -> tuple[dict[str
     _unchanged(node)
     op = _differentiable(node) if create_graph else node.op
     try:
+        if type(op) is node.op_class:
+            pool.wait()
         result = op.backward(*dys, **op.saved)
         dxs = list(result) if type(result) is tuple else [result]
         if len(dxs) != len(node.inputs):
@@ -675,6 +692,7 @@ def _fitted(node: Node, i: int, x: Any, dx: Any) -> Any:
         return dx
     if not node.op_class.broadcasts:
         raise ValueError(f"{node.op_class.name} gave input {i} a gradient of shape {dx.shape}, the input is {x.shape}")
+    pool.wait()
     return unbroadcast(dx, x.shape)
 
 
@@ -690,6 +708,7 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
 
 def _through(hooks: Any, g: Any) -> Any:
     for hook in hooks:
+        pool.wait()
         changed = hook(g)
         g = g if changed is None else changed
     return g
@@ -700,10 +719,12 @@ def accumulate(leaf: "Tensor", g: Any, ours: bool = False) -> None:
     buffer, which lives as long as the leaf."""
     if leaf.hooks:
         g, ours = _through(leaf.hooks, g), False
+    if leaf.grad is None and ours:
+        leaf.grad, leaf._buffer = g, None
+        return
+    pool.wait()
     if leaf.grad is not None:
         leaf.grad += g
-    elif ours:
-        leaf.grad, leaf._buffer = g, None
     else:
         if leaf._buffer is None:
             leaf._buffer = leaf.xp.empty_like(leaf._data)
@@ -728,8 +749,10 @@ def grad(y: "Tensor", xs: Any, *, create_graph: bool = False, retain_graph: bool
                 hook = lambda g, key=id(x): found.__setitem__(key, g)
                 x.register_hook(hook)
                 hooked.append((x, hook))
-        deque(_walk(y, _first_gradient(y, None), retain_graph or create_graph, create_graph, False,
-                    lambda leaf, g, _: found.__setitem__(id(leaf), _through(leaf.hooks or (), g))), maxlen=0)
+        with pool.ahead():
+            deque(_walk(y, _first_gradient(y, None), retain_graph or create_graph, create_graph, False,
+                        lambda leaf, g, _: found.__setitem__(id(leaf), _through(leaf.hooks or (), g))), maxlen=0)
+            pool.wait()
     finally:
         for x, hook in hooked:
             x.node.hooks[x.out].remove(hook)

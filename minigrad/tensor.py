@@ -5,6 +5,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from minigrad import device, tape
+from minigrad.kernels import pool
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.tape import apply
 
@@ -23,7 +24,7 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> None:
-        array = _as_array(data._data if isinstance(data, Tensor) else data)
+        array = _as_array(data.data if isinstance(data, Tensor) else data)
         if dtype is not None:
             array = array.astype(dtype, copy=False)
         if device is not None:
@@ -38,7 +39,7 @@ class Tensor:
         self._data = array
         self.requires_grad = requires_grad
         self.node: tape.Node | None = None      # what made it; None for a leaf
-        self.out = 0                            # which of the node's outputs it is
+        self.out = -1                           # which of an op's outputs it is; -1 for an array from elsewhere
         self.grad: Any = None                   # array; the engine's buffer, valid until the next zero_grad or backward
         self.hooks: list[tape.Hook] | None = None
         self.version = 0                        # the tape's clock when its data was last changed
@@ -50,6 +51,7 @@ class Tensor:
     def data(self) -> Any:
         """The array itself. Assigning copies into the same memory, and a backward that would need the old values is
         refused. A write into the array (`t.data[0] = 1`) cannot be noticed: do not."""
+        pool.wait()
         return self._data
 
     @data.setter
@@ -58,10 +60,10 @@ class Tensor:
             raise ValueError(
                 f"this Tensor was made by {self.node}: only leaves can be given new data; use .detach() for a leaf"
             )
-        array = _put(_as_array(value._data if isinstance(value, Tensor) else value), self.device)
+        array = _put(_as_array(value.data if isinstance(value, Tensor) else value), self.device)
         if array.shape != self.shape:
             raise ValueError(f"new data has shape {array.shape}, the Tensor {self.shape}: they must agree")
-        self._data[...] = array
+        self.data[...] = array
         self.changed()
 
     def changed(self) -> None:
@@ -96,22 +98,22 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """A copy on the host."""
-        return np.array(device.host(self._data))
+        return np.array(device.host(self.data))
 
     def item(self) -> Any:
         """The one number in it, as a Python number. Waits for the device."""
-        return self._data.item()
+        return self.data.item()
 
     def tolist(self) -> Any:
-        return self._data.tolist()
+        return self.data.tolist()
 
     def detach(self) -> "Tensor":
         """The same array off the tape."""
-        return Tensor(self._data)
+        return Tensor(self.data)
 
     def to(self, device: str) -> "Tensor":
         """A leaf with the same numbers on another device; itself if it is there already."""
-        array = _put(self._data, device)
+        array = _put(self.data, device)
         return self if array is self._data else Tensor(array, self.requires_grad)
 
     # ---- gradients ----
@@ -188,12 +190,12 @@ class Tensor:
     def __abs__(self) -> "Tensor": return apply(pointwise.Abs, self)
 
     # comparisons have no gradient: they give plain boolean arrays
-    def __eq__(self, other: Any) -> Any: return self._data == _plain(other)
-    def __ne__(self, other: Any) -> Any: return self._data != _plain(other)
-    def __lt__(self, other: Any) -> Any: return self._data < _plain(other)
-    def __le__(self, other: Any) -> Any: return self._data <= _plain(other)
-    def __gt__(self, other: Any) -> Any: return self._data > _plain(other)
-    def __ge__(self, other: Any) -> Any: return self._data >= _plain(other)
+    def __eq__(self, other: Any) -> Any: return self.data == _plain(other)
+    def __ne__(self, other: Any) -> Any: return self.data != _plain(other)
+    def __lt__(self, other: Any) -> Any: return self.data < _plain(other)
+    def __le__(self, other: Any) -> Any: return self.data <= _plain(other)
+    def __gt__(self, other: Any) -> Any: return self.data > _plain(other)
+    def __ge__(self, other: Any) -> Any: return self.data >= _plain(other)
 
     # ---- methods as on an ndarray ----
 
@@ -220,7 +222,7 @@ class Tensor:
 
     def argmax(self, axis: int | None = None) -> Any:
         """Indices of the largest entries: a plain integer array."""
-        return self._data.argmax(axis=axis)
+        return self.data.argmax(axis=axis)
 
     def reshape(self, *shape_: Any) -> "Tensor":
         return apply(
@@ -244,7 +246,7 @@ class Tensor:
     def astype(self, dtype: Any) -> "Tensor":
         """Cast; the gradient is cast back. Integers have none: a cast to them leaves the tape."""
         if np.dtype(dtype).kind in "iub":
-            return Tensor(self._data.astype(dtype))
+            return Tensor(self.data.astype(dtype))
         return apply(shape.Astype, self, dtype=dtype)
 
     def __getitem__(self, index: Any) -> "Tensor": return apply(shape.Getitem, self, index=plain_index(index))
@@ -259,7 +261,7 @@ class Tensor:
     def __iter__(self) -> Iterator["Tensor"]: return (self[i] for i in range(len(self)))
     def __float__(self) -> float: return float(self.item())
     def __int__(self) -> int: return int(self.item())
-    def __bool__(self) -> bool: return bool(self._data)
+    def __bool__(self) -> bool: return bool(self.data)
 
     def __repr__(self) -> str:
         numbers = np.array2string(
@@ -279,12 +281,12 @@ class Tensor:
         if self.device != "cpu":
             raise TypeError(f"this Tensor lives on {self.device}: .numpy() copies it to the host")
         if copy or (dtype is not None and dtype != self.dtype):
-            return np.array(self._data, dtype=dtype)
-        view = self._data.view()
+            return np.array(self.data, dtype=dtype)
+        view = self.data.view()
         view.flags.writeable = False
         return view
 
-    def __dlpack__(self, **options: Any) -> Any: return self._data.__dlpack__(**options)
+    def __dlpack__(self, **options: Any) -> Any: return self.data.__dlpack__(**options)
     def __dlpack_device__(self) -> Any: return self._data.__dlpack_device__()
 
 
@@ -299,7 +301,7 @@ def from_dlpack(x: Any) -> Tensor:
 def plain_array(x: Any) -> Any:
     """An index, mask or target as a plain array. A list becomes one on the host, where checking its range is free; ops
     take host arrays to their device."""
-    return x._data if isinstance(x, Tensor) else _as_array(x)
+    return x.data if isinstance(x, Tensor) else _as_array(x)
 
 
 def plain_index(index: Any) -> Any:
@@ -313,7 +315,7 @@ _put = device.put                               # `device` is also the name of a
 
 
 def _plain(x: Any) -> Any:
-    return x._data if isinstance(x, Tensor) else x
+    return x.data if isinstance(x, Tensor) else x
 
 
 def _as_array(x: Any) -> Any:

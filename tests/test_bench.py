@@ -129,10 +129,12 @@ def test_sides_that_differ_are_not_timed(tiny, monkeypatch, capsys):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_the_floor_is_every_product_of_the_linear_layers_once(parts, monkeypatch):
-    regions = []
+    lists = []
     with monkeypatch.context() as m:
-        m.setattr(pool, "run", regions.append)
+        m.setattr(pool, "run", lambda jobs: lists.extend(job.args[0] for job in jobs))
         floor(TINY, "cpu", parts)()
+    assert len(lists) == parts
+    regions = list(zip(*lists, strict=True))
     jobs = [(*job.args, job.keywords["out"]) for region in regions for job in region]
     assert sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in jobs) == floor_flops(TINY)
     N, C = 3 * 7, 8

@@ -25,22 +25,7 @@ ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def with_kernels(monkeypatch):
-    """Kernels as they are on large arrays: several threads, pieces and blocks, though the arrays here are small."""
-    monkeypatch.setattr(cpu, "WAKE", 1e-9)
-    monkeypatch.setattr(cpu, "PIECE", 24)
-    monkeypatch.setattr(cpu, "QUERIES", 3)
-    monkeypatch.setattr(cpu, "STRETCH", 20)
-    monkeypatch.setattr(cpu.LinearCrossEntropy, "logits", 30)
-    monkeypatch.setattr(memory, "LARGE", 64)
-    for kernel in cpu.KERNELS:
-        monkeypatch.setattr(kernel, "least", 0)
-    before = pool.threads()
-    pool.set_threads(2)
-    with tape._switch(plain=False):
-        yield
-    pool.set_threads(before)
+pytestmark = pytest.mark.usefixtures("with_kernels")
 
 
 def compare(op, sample, seed=0, single=1e-5):
@@ -429,7 +414,7 @@ import numpy as np
 import minigrad as mg
 from gpt.model import GPT, GPTConfig
 from minigrad.kernels import cpu, pool
-cpu.WAKE = 1e-9
+pool.WAKE = cpu.SHARE = 1e-9
 for kernel in cpu.KERNELS:
     kernel.least = 0
 idx = np.arange(24).reshape(2, 12) % 13

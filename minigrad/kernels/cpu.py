@@ -7,6 +7,9 @@ loss; memory is used again. Names are the textbook's, whose formulas these compu
 
 A kernel never writes into its inputs. `fresh` names the inputs whose gradient is an array that nobody else holds, so
 that the engine may go on adding to it.
+
+Arrays that a kernel is given may still be in the making, part by part: it uses them in jobs alone, which `flow` starts
+when what they use is there, or after `settle` or `wait`.
 """
 import math
 import threading
@@ -18,10 +21,10 @@ import numpy as np
 
 from minigrad.kernels import pool
 from minigrad.kernels.memory import empty
-from minigrad.kernels.pool import cuts
+from minigrad.kernels.pool import cuts, ends
 from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointwise, shape
 
-WAKE = 250.0            # microseconds of work below which waking another thread costs more than it saves
+SHARE = 4e3             # nanoseconds of work below which there is nothing to share
 PIECE = 1 << 18         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
 FEW_ROWS = 256          # of a product for each thread, below which threads take columns
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
@@ -35,12 +38,17 @@ SAFE = 1e20             # sums of exponentials between 1 / SAFE and SAFE are far
 
 def worth_waking(elements: int, ns: float) -> bool:
     """Whether so many elements, at about ns nanoseconds each, take longer than it takes another thread to wake."""
-    return elements * ns >= 1e3 * WAKE
+    return elements * ns >= pool.WAKE
 
 
-def halves(n: int, elements: int, ns: float) -> list[slice]:
-    """range(n), cut for as many threads as are worth waking."""
-    return cuts(n, min(pool.threads(), 1 + int(elements * ns / 1e3 / WAKE)))
+def parts(elements: int, ns: float) -> int:
+    """How many threads find work in so many elements, at about ns nanoseconds each."""
+    return min(pool.threads(), 1 + int(elements * ns / SHARE))
+
+
+def halves(n: int, elements: int, ns: float) -> tuple[slice, ...]:
+    """range(n), cut for them."""
+    return cuts(n, parts(elements, ns))
 
 
 def pieces(rows: slice, width: int) -> Iterator[slice]:
@@ -49,27 +57,29 @@ def pieces(rows: slice, width: int) -> Iterator[slice]:
     return (slice(rows.start + s.start, rows.start + s.stop) for s in cuts(n, -(-n * width // PIECE)))
 
 
-def product(a: Any, b: Any, out: Any, then: Any = None) -> list[Any]:
-    """The jobs of out = a @ b, and then(part of out, its columns) on each part: parts are rows of a, or columns of b
-    where the rows are so few that BLAS would spend its time on laying out all of b for each thread."""
+def product(a: Any, b: Any, out: Any, then: Any = None) -> tuple[list[Any], pool.Cut | None, float]:
+    """What `flow` is to be given for out = a @ b, and then(part of out, its columns) on each part: parts are rows of a,
+    or columns of b where the rows are so few that BLAS would spend its time on laying out all of b for each thread."""
     N, work = len(a), a.size * b.shape[1]
-    rows = halves(N, work, PRODUCT)
-    if N >= FEW_ROWS * len(rows):
-        parts = [(a[s], b, out[s], slice(None)) for s in rows]
+    threads, cut = parts(work, PRODUCT), None
+    if N >= FEW_ROWS * threads:
+        cut, found = ends(N, threads), [(a[s], b, out[s], slice(None)) for s in cuts(N, threads)]
     else:
-        parts = [(a, b[:, s], out[:, s], s) for s in halves(b.shape[1], work, PRODUCT)]
+        found = [(a, b[:, s], out[:, s], s) for s in cuts(b.shape[1], threads)]
 
     def part(a: Any, b: Any, out: Any, columns: slice) -> None:
         np.matmul(a, b, out=out)
         if then is not None:
             then(out, columns)
 
-    return [partial(part, *p) for p in parts]
+    return [partial(part, *p) for p in found], cut, work * PRODUCT
 
 
-def each(function: Any, slices: list[slice]) -> None:
-    """Call function on each slice, on the threads there are."""
-    pool.run([partial(function, s) for s in slices])
+def flow(function: Any, n: int, elements: int, ns: float, **arrays: Any) -> None:
+    """Call function on each part of range(n), on its thread: see Pool.flow. It works on so many elements, at about ns
+    nanoseconds each."""
+    threads = parts(elements, ns)
+    pool.flow([partial(function, s) for s in cuts(n, threads)], ends(n, threads), elements * ns, **arrays)
 
 
 class _OfThisThread(threading.local):
@@ -105,7 +115,14 @@ def like(x: Any) -> Any:
 
 def rows_of(x: Any) -> Any:
     """x (..., C) as (N, C), contiguous."""
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return flat(x).reshape(-1, x.shape[-1])
+
+
+def flat(x: Any) -> Any:
+    """x if it is contiguous, or a copy that is."""
+    if not x.flags.c_contiguous:
+        pool.wait()
+    return np.ascontiguousarray(x)
 
 
 def write_back(arrays: list[Any], flat: list[Any]) -> None:
@@ -126,12 +143,14 @@ class Add(pointwise.Add, register=False):
 
     def forward(self, a, b):
         if np.ndim(a) == 0 or np.ndim(b) == 0:
+            pool.wait()
             return a + b
         if a.shape != b.shape or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            pool.wait()
             return np.add(a, b, out=empty(np.broadcast_shapes(a.shape, b.shape), a.dtype))
         y, a1, b1 = like(a), a.reshape(-1), b.reshape(-1)
         y1 = y.reshape(-1)
-        each(lambda s: np.add(a1[s], b1[s], out=y1[s]), halves(y.size, y.size, 0.12))
+        flow(lambda s: np.add(a1[s], b1[s], out=y1[s]), y.size, y.size, 0.12, reads=(a, b), makes=(y,))
         return y
 
 
@@ -161,18 +180,19 @@ class LayerNorm(norm.LayerNorm, register=False):
                 if b is not None:
                     y[s] += b
 
-        each(half, halves(len(x2), x2.size, 1.2))
+        flow(half, len(x2), x2.size, 1.2, reads=(x2,), whole=(w, b), makes=(xhat, rstd, y))
         self.save(xhat=xhat, rstd=rstd, w=w, shape=x.shape)
         return y.reshape(x.shape)
 
     def backward(self, dy, xhat, rstd, w, shape):
         C, dy2 = w.shape[0], rows_of(dy)
-        dx, parts = xhat if self.alone else like(xhat), halves(len(xhat), xhat.size, 1.6)
+        dx, all_rows = xhat if self.alone else like(xhat), halves(len(xhat), xhat.size, 1.6)
         so_far = None if self.so_far is None else rows_of(self.so_far)
-        sums = np.zeros((len(parts), 2, C), xhat.dtype)             # of each half: dw, db
+        sums = np.zeros((len(all_rows), 2, C), xhat.dtype)          # of each half: dw, db
+        whole = np.empty((2, C), xhat.dtype)
 
         def half(rows):
-            dw, db = sums[parts.index(rows)]
+            dw, db = sums[all_rows.index(rows)]
             for s in pieces(rows, C):
                 n = s.stop - s.start
                 g, d, q = dy2[s], dx[s], scratch("q", xhat, n, C)
@@ -190,9 +210,9 @@ class LayerNorm(norm.LayerNorm, register=False):
                 if so_far is not None:
                     d += so_far[s]
 
-        each(half, parts)
-        dw, db = sums.sum(axis=0)
-        return (dx.reshape(shape), dw, db)[:len(self.needs)]
+        flow(half, len(xhat), xhat.size, 1.6, reads=[dy2] if so_far is None else [dy2, so_far], makes=(dx,),
+             last=lambda: sums.sum(axis=0, out=whole), late=(whole,))
+        return (dx.reshape(shape), *whole)[:len(self.needs)]
 
 
 class Linear(linalg.Linear, register=False):
@@ -201,26 +221,26 @@ class Linear(linalg.Linear, register=False):
 
     def forward(self, x, w, b=None):
         self.check(x, w, b)
-        x2 = x.reshape(-1, x.shape[-1])                             # (N, I)
+        x2 = rows_of(x)                                             # (N, I)
         y = empty((len(x2), w.shape[1]), x.dtype)                   # (N, O)
-        pool.run(product(x2, w, y, None if b is None else lambda out, s: np.add(out, b[s], out=out)))
+        pool.flow(*product(x2, w, y, None if b is None else lambda out, s: np.add(out, b[s], out=out)),
+                  reads=(x2,), whole=(w, b), makes=(y,))
         self.save(x2=x2, w=w, shape=x.shape)
         return y.reshape(x.shape[:-1] + w.shape[1:])
 
     def backward(self, dy, x2, w, shape):
-        dy2 = dy.reshape(-1, dy.shape[-1])                          # (N, O)
+        dy2 = rows_of(dy)                                           # (N, O)
         dx = empty((len(dy2), w.shape[0]), dy.dtype) if self.needs[0] else None
-        dw, db = empty(w.shape, dy.dtype), None
+        dw, db, work = empty(w.shape, dy.dtype), np.empty(w.shape[1], dy.dtype), dy2.size * w.shape[0]
 
-        def bias():
-            nonlocal db
-            db = ones(len(dy2), dy) @ dy2
+        def weight(s):
+            np.matmul(x2[:, s].T, dy2, out=dw[s])
+            if len(self.needs) == 3 and s.stop == len(w):
+                np.matmul(ones(len(dy2), dy), dy2, out=db)
 
-        work = 2 * dy2.size * w.shape[0]
-        jobs = [] if dx is None else product(dy2, w.T, dx)
-        jobs += [partial(np.matmul, x2[:, s].T, dy2, out=dw[s]) for s in halves(len(w), work, PRODUCT)]
-        jobs += [bias] * (len(self.needs) == 3)
-        pool.run(jobs, worth_waking(work, PRODUCT))
+        jobs, cut, _ = ([], None, 0.0) if dx is None else product(dy2, w.T, dx)
+        pool.flow(jobs, cut, 2 * work * PRODUCT, reads=(dy2, x2), makes=() if dx is None else (dx,), late=(dw, db),
+                  then=[partial(weight, s) for s in halves(len(w), work, PRODUCT)])
         return (None if dx is None else dx.reshape(shape), dw, db)[:len(self.needs)]
 
 
@@ -230,7 +250,7 @@ class Gelu(pointwise.Gelu, register=False):
     fresh = forgets = 0,
 
     def forward(self, x):
-        x1 = np.ascontiguousarray(x).reshape(-1)
+        x1 = flat(x).reshape(-1)
         y, slope = like(x1), like(x1) if self.needs[0] else None
 
         def half(rows):
@@ -252,14 +272,16 @@ class Gelu(pointwise.Gelu, register=False):
                     q *= np.subtract(1.0, z, out=scratch("q", x1, len(x)))
                     q += z                                          # z + 2 x du z (1 - z)
 
-        each(half, halves(len(x1), x1.size, 1.2 if slope is None else 2.0))
+        ns = 1.2 if slope is None else 2.0
+        flow(half, len(x1), x1.size, ns, reads=(x1,), makes=(y,) if slope is None else (y, slope))
         self.save(slope=slope, shape=x.shape)
         return y.reshape(x.shape)
 
     def backward(self, dy, slope, shape):
-        dy1 = np.ascontiguousarray(dy).reshape(-1)
+        dy1 = flat(dy).reshape(-1)
         dx = slope if self.alone else like(slope)
-        each(lambda s: np.multiply(dy1[s], slope[s], out=dx[s]), halves(len(slope), slope.size, 0.14))
+        flow(lambda s: np.multiply(dy1[s], slope[s], out=dx[s]), len(slope), slope.size, 0.14,
+             reads=(dy1,), makes=(dx,))
         return dx.reshape(shape)
 
 
@@ -276,6 +298,7 @@ class Attention(attention.Attention, register=False):
         self.check(q, k, v)
         T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
         if mask is not None or dropout or causal and T not in (1, S) or S < 2 or q.ndim < 3 or not q.size or not v.size:
+            pool.wait()
             return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
         causal = causal and T > 1
         lead, E = q.shape[:-2], v.shape[-1]
@@ -307,12 +330,13 @@ class Attention(attention.Attention, register=False):
                 np.matmul(e, v[at][..., :end, :], out=out)
                 out *= rz[at][..., block, :]
 
-        self.run(part, lead, T, S, D)
+        self.flow(part, lead, T, S, D, reads=(q, k, v), makes=(y,))
         self.save(q=q, k=k, v=v, y=y, exps=exps, rz=rz, blocks=blocks, ends=ends)
         return y
 
     def backward(self, dy, **saved):
         if "P" in saved:
+            pool.wait()
             return super().backward(dy, **saved)
         q, k, v, y, exps, rz, blocks, ends = saved.values()
         lead, (T, D), S = q.shape[:-2], q.shape[-2:], k.shape[-2]
@@ -342,7 +366,7 @@ class Attention(attention.Attention, register=False):
             dk[at] = sums[0]
             np.multiply(sums[1], math.sqrt(D), out=dv[at])
 
-        self.run(part, lead, T, S, 1.7 * D)
+        self.flow(part, lead, T, S, 1.7 * D, reads=(dy,), makes=(dq, dk, dv))
         return dq, dk, dv
 
     @staticmethod
@@ -360,12 +384,12 @@ class Attention(attention.Attention, register=False):
         return empty((B, T, nh, D), dtype).swapaxes(1, 2)
 
     @staticmethod
-    def run(part, lead, T, S, D):
+    def flow(part, lead, T, S, D, **arrays):
         """part(heads) for all heads: an index of the leading axes, which is some rows of the batch, or some heads of
         one row."""
-        rows, inside = lead[0], math.prod(lead[1:])
-        awake = worth_waking(rows * inside * T * S, 1.5 + 0.03 * D)
-        threads, fit = pool.threads() if awake else 1, max(1, SCORES // (min(T, QUERIES) * S))      # heads at once
+        rows, inside, ns = lead[0], math.prod(lead[1:]), 1.5 + 0.03 * D
+        elements = rows * inside * T * S
+        threads, fit = parts(elements, ns), max(1, SCORES // (min(T, QUERIES) * S))                 # heads at once
         found: list[tuple[slice, ...]]
         if len(lead) > 1 and (rows < threads or inside > fit):
             heads = cuts(lead[1], max(-(-threads // rows), -(-inside // fit)))
@@ -373,21 +397,63 @@ class Attention(attention.Attention, register=False):
         else:
             groups = -(-rows // (fit // inside))
             found = [(s,) for s in cuts(rows, threads * -(-groups // threads))]
-        pool.run([partial(part, at) for at in found], awake)
+        jobs, cut = [partial(part, at) for at in found], None
+        if rows % threads == 0:                 # then no group lies in two parts of the batch
+            jobs, cut = [partial(pool.do, jobs[s]) for s in cuts(len(jobs), threads)], ends(len(jobs), threads)
+        pool.flow(jobs, cut, elements * ns, **arrays)
+
+
+class Reshape(shape.Reshape, register=False):
+    def forward(self, x, *, shape):
+        if not x.flags.c_contiguous:            # else it is a view, with the same parts
+            pool.wait()
+        return super().forward(x, shape=shape)
+
+    def backward(self, dy, shape):
+        if not dy.flags.c_contiguous:
+            pool.wait()
+        return super().backward(dy, shape)
+
+
+class Swapaxes(shape.Swapaxes, register=False):
+    def forward(self, x, *, axis1, axis2):
+        y = super().forward(x, axis1=axis1, axis2=axis2)
+        if 0 in (axis1 % x.ndim, axis2 % x.ndim):                   # the view has other parts
+            pool.wait()
+        return y
+
+    def backward(self, dy, axis1, axis2):
+        if 0 in (axis1 % dy.ndim, axis2 % dy.ndim):
+            pool.wait()
+        return super().backward(dy, axis1, axis2)
 
 
 class Split(shape.Split, register=False):
     """Gradients that lie side by side in one array, as those of attention do, are that array."""
 
+    def forward(self, x, *, sections, axis=0):
+        ys = super().forward(x, sections=sections, axis=axis)
+        if axis % x.ndim == 0:                  # the views have other parts
+            pool.wait()
+        return ys
+
     def backward(self, *dys, axis):
+        whole = self.joined(dys, axis)
+        if axis == 0 or whole is None:
+            pool.wait()
+        return super().backward(*dys, axis=axis) if whole is None else whole
+
+    @staticmethod
+    def joined(dys, axis):
+        """The array of which dys are the parts, if they lie side by side."""
         first, memory = dys[0], dys[0].base
         place = address(first)
         for dy in dys:
             if dy.base is not memory or dy.strides != first.strides or address(dy) != place:
-                return super().backward(*dys, axis=axis)
+                return None
             place += dy.shape[axis] * dy.strides[axis]
         if type(memory) is not np.ndarray or not memory.flags.c_contiguous:
-            return super().backward(*dys, axis=axis)
+            return None
         whole = list(first.shape)
         whole[axis] = sum(dy.shape[axis] for dy in dys)
         return np.ndarray(whole, first.dtype, memory, address(first) - address(memory), first.strides)
@@ -398,6 +464,7 @@ class Embedding(embedding.Embedding, register=False):
 
     def forward(self, w, *, idx):
         self.check(w, idx)
+        pool.settle(w)
         idx = np.asarray(idx)
         self.save(idx=idx, shape=w.shape)
         return np.take(w, idx, axis=0, out=empty((*idx.shape, w.shape[1]), w.dtype), mode="clip")   # all are in range
@@ -406,10 +473,11 @@ class Embedding(embedding.Embedding, register=False):
         if shape[0] <= VOCABULARY:              # all rows, as a product
             one_hot = (idx.reshape(-1, 1) == np.arange(shape[0])).astype(dy.dtype)
             dw = empty(shape, dy.dtype)
-            pool.run(product(one_hot.T, dy.reshape(-1, shape[1]), dw))
+            pool.run(product(one_hot.T, rows_of(dy), dw)[0])
             if self.so_far is not None:
                 dw += self.so_far
             return dw
+        pool.wait()
         rows, sums = self.sums(dy, idx)
         if self.so_far is None:
             dw = np.zeros(shape, dy.dtype)
@@ -435,9 +503,10 @@ class CrossEntropy(loss.CrossEntropy, register=False):
     def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
         counted, t = self.check(logits, targets, ignore_index, label_smoothing, reduction)
         if label_smoothing:
+            pool.wait()
             return super().forward(logits, targets=targets, ignore_index=ignore_index,
                                    label_smoothing=label_smoothing, reduction=reduction)
-        z, V = logits.reshape(-1, logits.shape[-1]), logits.shape[-1]               # (N, V)
+        z, V = rows_of(logits), logits.shape[-1]                                    # (N, V)
         n = loss.count(np, counted, reduction, z.dtype)
         share, losses = (counted / n).astype(z.dtype), np.empty(len(z), z.dtype)    # (N,)
         dz = like(z) if self.needs[0] else None
@@ -447,18 +516,21 @@ class CrossEntropy(loss.CrossEntropy, register=False):
                 e = scratch("z", z, s.stop - s.start, V) if dz is None else dz[s]
                 losses[s] = surprise(z[s], t[s], share[s], e)
 
-        each(half, halves(len(z), z.size, 1.5))
+        flow(half, len(z), z.size, 1.5, reads=(z,), makes=(losses,) if dz is None else (losses, dz))
+        pool.settle(losses)
         self.save(dz=dz, shape=logits.shape)
         return losses.reshape(targets.shape) if reduction == "none" else losses.sum()
 
     def backward(self, dy, **saved):
         if "z" in saved:
+            pool.wait()
             return super().backward(dy, **saved)
         return scaled(saved["dz"], dy.reshape(-1, 1), self.alone).reshape(saved["shape"])
 
 
 def scaled(a, by, ours):
     """a * by, in a's memory if it is ours."""
+    pool.settle(by)
     return np.multiply(a, by, out=a if ours else None) if by.size > 1 or not ours or by != 1.0 else a
 
 
@@ -494,6 +566,8 @@ class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
         dx: Any = like(x2) if wanted else None
         dw: Any = like(w) if wanted else None
         dz = empty((chunk, V), x.dtype)
+        if chunk < len(x2):                     # parts of a chunk are not those of x
+            pool.settle(x2)
 
         for start in range(0, len(x2), chunk):
             here = slice(start, min(start + chunk, len(x2)))
@@ -511,11 +585,13 @@ class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
                     for v in pieces(s, w.shape[1]):
                         dw[v] += z[:, v].T @ x_here
 
-            pool.run(product(x_here, w.T, z))
-            each(half, halves(len(z), z.size, 1.5))
+            pool.flow(*product(x_here, w.T, z), reads=(x2,), whole=(w,), makes=(z,))
+            flow(half, len(z), z.size, 1.5, reads=(z,), makes=(z, losses))
             if wanted:
-                parts = halves(V, z.size * w.shape[1], PRODUCT)
-                pool.run(product(z, w, dx[here]) + [partial(columns, s) for s in parts])
+                rows = halves(V, z.size * w.shape[1], PRODUCT)
+                pool.flow(*product(z, w, dx[here]), reads=(z,), makes=(dx,), then=[partial(columns, s) for s in rows],
+                          late=(dw,))
+            pool.wait()                         # z will be written again
         if wanted and not len(x2):
             dw[...] = 0.0
         self.save(dx=dx, dw=dw, shape=x.shape)
@@ -592,6 +668,7 @@ def clip(grads: list[Any], max_norm: float) -> float:
 
 
 KERNELS: tuple[Any, ...] = (
-    Add, LayerNorm, Linear, Gelu, Attention, Split, Embedding, CrossEntropy, LinearCrossEntropy, AdamW)
+    Add, LayerNorm, Linear, Gelu, Attention, Reshape, Swapaxes, Split, Embedding, CrossEntropy, LinearCrossEntropy,
+    AdamW)
 for kernel in KERNELS:
     kernel.__base__.kernels[np.ndarray] = kernel

@@ -15,12 +15,12 @@ LARGE = 1 << 16                                 # bytes from which this pays
 SLACK = 1.5                                     # how many times larger than asked for an array may be
 
 
-def references(arrays: list[Any], i: int) -> int:
-    """How many references there are to an array of a list, the list's and this function's included."""
-    return sys.getrefcount(arrays[i])
+def references(arrays: list[Any]) -> list[int]:
+    """How many references there are to each array of a list, the list's own included."""
+    return list(map(sys.getrefcount, arrays))
 
 
-UNUSED = references([np.empty(1)], 0)
+UNUSED, = references([np.empty(1)])
 COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()       # without Python's lock, counts are not exact
 
 
@@ -44,7 +44,7 @@ class Memory:
             size, array = self.unused(nbytes) or self.make(nbytes)
             self.kept[size].append(array)
             self.used.add(size)
-            return array[:nbytes].view(dtype).reshape(shape)
+            return np.ndarray(shape, dtype, array)
 
     def unused(self, nbytes: int) -> tuple[int, Any] | None:
         """An array that fits and nobody holds, taken out of the kept ones: of the smallest size that has one, the last
@@ -53,10 +53,9 @@ class Memory:
             size = self.sizes[i]
             if size > SLACK * nbytes:
                 break
-            arrays = self.kept[size]
-            for k in reversed(range(len(arrays))):
-                if references(arrays, k) == UNUSED:
-                    return size, arrays.pop(k)
+            counts = references(self.kept[size])[::-1]
+            if UNUSED in counts:
+                return size, self.kept[size].pop(-1 - counts.index(UNUSED))
         return None
 
     def make(self, nbytes: int) -> tuple[int, Any]:
@@ -73,7 +72,7 @@ class Memory:
         """Let go of the unused arrays of sizes that were not handed out lately."""
         for size in self.kept.keys() - self.used:
             arrays = self.kept[size]
-            self.kept[size] = [arrays[k] for k in range(len(arrays)) if references(arrays, k) != UNUSED]
+            self.kept[size] = [a for a, count in zip(arrays, references(arrays)) if count != UNUSED]
             if not self.kept[size]:
                 del self.kept[size]
         self.sizes = sorted(self.kept)

@@ -3,15 +3,24 @@
 NumPy lets go of Python's lock while it computes, so a half of the rows on each of two threads is nearly twice as fast.
 A BLAS with threads of its own would be in the way: its workers spin for a while after every product and take the core
 that ours need.
+
+Waking a thread, and being woken by it, takes as long as a small op. So inside `with ahead():` nobody waits: each thread
+goes on with its part of what comes next, which needs no more than its part of what came before, until somebody looks
+at a whole array.
 """
 import os
 import threading
+from functools import lru_cache, partial
 from queue import SimpleQueue
+from threading import get_ident
 from typing import Any, Callable, Iterable, Sequence
 
 from threadpoolctl import ThreadpoolController
 
+WAKE = 250e3            # nanoseconds of work below which waking another thread costs more than it saves
+AHEAD = 4e6             # of work that the caller sends before it does its own part: then Python's code is in the cache
 Job = Callable[[], Any]
+Cut = tuple[float, ...]                         # where the parts of an array end, as shares of its first axis
 
 
 def _threads_asked_for() -> int:
@@ -23,6 +32,27 @@ def _threads_asked_for() -> int:
     return int(asked)
 
 
+class Lane:
+    """Jobs that one thread does in the order in which they were sent."""
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[Job] = SimpleQueue()
+        self.sent = self.done = 0
+        self.error: BaseException | None = None                 # the first, until somebody asks
+
+    def send(self, job: Job) -> None:
+        self.sent += 1
+        self.jobs.put(job)
+
+    def next(self) -> None:
+        """Do the next job; its arrays are let go of before it counts as done."""
+        try:
+            self.jobs.get()()
+        except BaseException as error:          # also Ctrl-C: what is under way ends soon
+            self.error = self.error or error
+        self.done += 1
+
+
 class Pool:
     """Runs lists of jobs on n threads, of which the caller is one. A pool that is in use, by another thread or by the
     caller itself, makes nobody wait: whoever comes second runs its own jobs alone. Workers start when first needed."""
@@ -30,53 +60,178 @@ class Pool:
     def __init__(self, n: int) -> None:
         self.n = n
         self.free = threading.Lock()
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Forget the workers: they end what they do, and nobody waits for it."""
-        self.jobs: SimpleQueue[Any] = SimpleQueue()
-        self.done: SimpleQueue[BaseException | None] = SimpleQueue()
-        self.workers = 0
+        self.owner = 0                          # the thread that has it, while it does no job
+        self.lanes: list[Lane] = []             # of each thread, the caller's first
+        self.moved = threading.Condition()
+        self.waiting = 0                        # threads that want to know of each job that is done
+        self.behind = False                     # whether anything was sent since the last `wait`
+        self.work = 0.0                         # nanoseconds of work since the caller did its jobs
+        self.unsettled: dict[int, Cut | None] = {}              # memory of arrays in the making, and in which parts
+        self.last: list[Job] = []               # what is to be done when all is done
 
     def run(self, jobs: Sequence[Job], awake: bool = True) -> None:
         """All jobs, in any order; on the caller's thread alone unless awake. The first error of any is raised when all
         are done."""
-        helpers = min(self.n, len(jobs)) - 1 if awake else 0
-        with one_blas_thread:
-            if helpers < 1 or not self.free.acquire(blocking=False):
-                for job in jobs:
-                    job()
+        with Ours(self) as ours:
+            self.wait()
+            if not ours or not awake or min(self.n, len(jobs)) < 2:
+                with one_blas_thread:
+                    do(jobs)
                 return
+            left = iter(jobs)                   # next() on it is atomic
+            self.send([partial(do, left)] * min(self.n, len(jobs)))
+            self.wait()
+
+    def flow(self, jobs: Sequence[Job], cut: Cut | None, work: float, *, reads: Sequence[Any] = (),
+             makes: Sequence[Any] = (), whole: Sequence[Any] = (), then: Sequence[Job] = (), last: Job | None = None,
+             late: Sequence[Any] = ()) -> None:
+        """jobs[i] on thread i, after all it was told before: it uses part i of each array of `reads`, makes part i of
+        each of `makes`, whose parts end at `cut`, and may use all of `whole`. A cut of None: there are no such parts.
+        work: nanoseconds that all of it takes one thread, about.
+
+        Each of `then`, on any thread, may use all of `reads`, but nothing that `jobs` make; `last`, on the caller's,
+        runs in the end and may use everything. What these make is named in `late`: it is there after `wait`. Outside
+        `ahead` all is done on return, by the caller alone where waking others does not pay.
+        """
+        if self.owner != get_ident() or cut is None or len(jobs) < 2:
+            self.run([*jobs, *then], work >= WAKE)
+            if last is not None:
+                last()
+            return
+        if self.unsettled:
+            self.settle(whole)
+            for a in reads:
+                if self.unsettled.get(_memory(a), cut) != cut:
+                    self.wait()
+        before = [lane.sent for lane in self.lanes] if then else ()
+        self.send(jobs)
+        if then:
+            self.send([partial(self.after, before, iter(then))] * self.n)
+        if last is not None:
+            self.last.append(last)
+        for a in makes:
+            self.unsettled[_memory(a)] = cut
+        for a in late:
+            self.unsettled[_memory(a)] = None
+        self.work += work
+        if self.work >= AHEAD:
+            self.catch_up()
+
+    def send(self, jobs: Sequence[Job]) -> None:
+        """One job to each of some threads."""
+        if not self.behind:
+            self.behind = True
+            one_blas_thread.__enter__()
+        while len(self.lanes) < len(jobs):
+            self.lanes.append(Lane())
+            if len(self.lanes) > 1:
+                threading.Thread(target=self.do_forever, args=(self.lanes[-1],), daemon=True).start()
+        for lane, job in zip(self.lanes, jobs):
+            lane.send(job)
+
+    def do_forever(self, lane: Lane) -> None:
+        while True:
+            lane.next()
+            self.tell()
+
+    def catch_up(self) -> None:
+        """Do the caller's own jobs; jobs inside them are done alone."""
+        owner, self.owner, self.work = self.owner, 0, 0.0
+        while self.lanes[0].done < self.lanes[0].sent:
+            self.lanes[0].next()
+            self.tell()
+        self.owner = owner
+
+    def tell(self) -> None:
+        if self.waiting:
+            with self.moved:
+                self.moved.notify_all()
+
+    def after(self, counts: Sequence[int], jobs: Iterable[Job]) -> None:
+        """Do some jobs when each thread has done so many of its own."""
+        self.reach(counts)
+        do(jobs)
+
+    def reach(self, counts: Sequence[int]) -> None:
+        """Until each thread has done so many jobs. Ctrl-C is raised after that: what is under way ends soon."""
+        def short() -> bool:
+            return any(lane.done < count for lane, count in zip(self.lanes, counts))
+
+        interrupt = None
+        while short():
             try:
-                while self.workers < helpers:
-                    self.workers += 1
-                    threading.Thread(target=_work, args=(self.jobs, self.done), daemon=True).start()
-                left = iter(jobs)               # next() on it is atomic
-                for _ in range(helpers):
-                    self.jobs.put(left)
-                errors = [_take(left)] + [self.done.get() for _ in range(helpers)]
-            except BaseException:               # Ctrl-C while it waits
-                self.start_over()
-                raise
+                with self.moved:
+                    self.waiting += 1
+                    try:
+                        if short():
+                            self.moved.wait()
+                    finally:
+                        self.waiting -= 1
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def wait(self) -> None:
+        """Until all that this thread sent is done. Raises the first error of any."""
+        if not self.behind or self.owner != get_ident():
+            return
+        try:
+            self.catch_up()
+            self.reach([lane.sent for lane in self.lanes])
+        finally:
+            errors = [lane.error for lane in self.lanes if lane.error is not None]
+            last, self.last = self.last, []
+            self.behind = False
+            one_blas_thread.__exit__()
+            self.unsettled.clear()
+            for lane in self.lanes:
+                lane.error = None
+        if errors:
+            raise errors[0]
+        do(last)
+
+    def settle(self, arrays: Iterable[Any]) -> None:
+        """Wait if one of the arrays is still in the making."""
+        if self.behind:
+            for a in arrays:
+                if a is not None and _memory(a) in self.unsettled:
+                    self.wait()
+
+
+class Ours:
+    """`with Ours(pool) as ours`: whether the pool is this thread's inside. Who took it waits at the end."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.taken = False
+
+    def __enter__(self) -> bool:
+        me = get_ident()
+        if self.pool.owner != me and self.pool.free.acquire(blocking=False):
+            self.taken = True
+            self.pool.owner = me
+        return self.pool.owner == me
+
+    def __exit__(self, *error: Any) -> None:
+        if self.taken:
+            self.pool.owner = get_ident()       # also after an interrupt
+            try:
+                self.pool.wait()
             finally:
-                self.free.release()
-        for error in errors:
-            if error is not None:
-                raise error
+                self.pool.owner = 0
+                self.pool.free.release()
 
 
-def _work(jobs: "SimpleQueue[Any]", done: "SimpleQueue[BaseException | None]") -> None:
-    while True:
-        done.put(_take(jobs.get()))
+def do(jobs: Iterable[Job]) -> None:
+    """One job after the other."""
+    for job in jobs:
+        job()
 
 
-def _take(jobs: Iterable[Job]) -> BaseException | None:
-    try:
-        for job in jobs:
-            job()
-    except BaseException as error:
-        return error
-    return None
+def _memory(a: Any) -> int:
+    """What views of the same array have in common."""
+    return id(a if a.base is None else a.base)
 
 
 class _OneBlasThread:
@@ -119,6 +274,7 @@ def set_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"threads must be at least 1, got {n}")
     if n != pool.n:
+        pool.wait()
         pool = Pool(n)
 
 
@@ -126,15 +282,43 @@ def threads() -> int:
     return pool.n
 
 
+def ahead() -> Ours:
+    """`with ahead():` for code that looks at arrays only through Tensors: it may go on before they are complete."""
+    return Ours(pool)
+
+
 def run(jobs: Sequence[Job], awake: bool = True) -> None:
     """Run jobs on the threads there are; on the caller's alone unless awake."""
     pool.run(jobs, awake)
 
 
-def cuts(n: int, parts: int) -> list[slice]:
+def flow(jobs: Sequence[Job], cut: Cut | None, work: float, **arrays: Any) -> None:
+    """Run jobs that use and make parts of arrays: see Pool.flow."""
+    pool.flow(jobs, cut, work, **arrays)
+
+
+def settle(*arrays: Any) -> None:
+    """Wait if one of the arrays is still in the making."""
+    pool.settle(arrays)
+
+
+def wait() -> None:
+    """Until all arrays that this thread had made are complete."""
+    if pool.behind:
+        pool.wait()
+
+
+@lru_cache(4096)
+def cuts(n: int, parts: int) -> tuple[slice, ...]:
     """At most `parts` slices of nearly equal length that cover range(n)."""
     parts = max(1, min(n, parts))
-    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+    return tuple(slice(n * i // parts, n * (i + 1) // parts) for i in range(parts))
+
+
+@lru_cache(4096)
+def ends(n: int, parts: int) -> Cut:
+    """Where these slices end, as shares of n."""
+    return tuple(s.stop / max(1, n) for s in cuts(n, parts))
 
 
 def _after_fork() -> None:
@@ -146,4 +330,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=wait, after_in_child=_after_fork)

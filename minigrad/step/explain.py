@@ -27,7 +27,7 @@ CHECK, RAN = "finite differences", "what ran"
 def on_host(x: Any) -> Any:
     """Tensors and arrays as arrays on the host, also inside tuples and lists; anything else as it is."""
     if isinstance(x, Tensor):
-        x = x._data
+        x = x.data
     if type(x) in (tuple, list):
         return type(x)(map(on_host, x))
     return device.host(x) if device.is_array(x) else x
