@@ -24,17 +24,18 @@ X, Y = np.random.default_rng(0).integers(0, V, (2, B, T))
 
 
 class Late:
-    """Threads that are late for some of their jobs: the caller's, the others' or all."""
+    """Threads that are late for a share of their jobs: the caller's, the others' or all."""
 
-    def __init__(self, who):
-        self.next, self.do, self.who, self.rng = pool.Lane.next, pool.do, who, np.random.default_rng(0)
+    def __init__(self, who, share=0.5):
+        self.who, self.share, self.rng = who, share, np.random.default_rng(0)
+        self.next, self.do = pool.Lane.next, pool.do
 
     def __enter__(self):
         caller = threading.get_ident()
 
         def wait():
             late = "caller" if threading.get_ident() == caller else "workers"
-            if self.who in ("all", late) and self.rng.random() < 0.5:
+            if self.who in ("all", late) and self.rng.random() < self.share:
                 time.sleep(0.0005)
 
         def next_after_a_while(lane):
@@ -205,7 +206,7 @@ def test_a_nan_is_found_where_it_arises_inside_a_module():
         def forward(self):
             return F.gelu(F.layer_norm(x, w))
 
-    with Late("workers"), mg.detect_nan():
+    with Late("workers", 1.0), mg.detect_nan():
         for _ in range(3):
             with pytest.raises(FloatingPointError, match="forward of layer_norm"):
                 Makes()()
@@ -236,7 +237,7 @@ def backward(y, w):
     for x in w.values():
         x.grad = None
     y.backward(np.ones(y.shape))
-    total = sum(float(x.grad.sum()) for x in w.values() if x.grad is not None)
+    total = sum(float(np.tanh(x.grad).mean()) for x in w.values() if x.grad is not None)
     for name, x in w.items():
         x.grad = before[name]
     return total
@@ -270,7 +271,7 @@ LINES = {                                       # h (B or T, T or B, C) -> h, of
     "a result from a table": lambda h, w, all: h + F.embedding(F.gelu(w["v, c"]), X[:1, :1]),
     "a gradient": lambda h, w, all: h + mg.grad(F.gelu(F.linear(w["v, c"], w["c, c"])).sum(), w["v, c"])[0],
     "number": lambda h, w, all: h * float(F.gelu(h).data[0, 0, 0]),
-    "losses": lambda h, w, all: h * F.gelu(losses(h, w, reduction="none")).mean(),
+    "losses": lambda h, w, all: h * F.tanh(F.gelu(losses(h, w, reduction="none")).mean()),
     "backward": lambda h, w, all: h * backward(F.layer_norm(F.linear(w["v, c"], w["c, c"]), w["c"], w["d"]), w),
     "twice": lambda h, w, all: F.gelu(h) + F.linear(h, w["c, c"])}
 
@@ -279,7 +280,8 @@ class Program(nn.Module):
     def __init__(self, lines):
         rng = np.random.default_rng(0)
         shapes = {"c": (C,), "d": (C,), "c, c": (C, C), "c, 3c": (C, 3 * C), "v, c": (V, C)}
-        self.lines, self.w = lines, {name: Tensor(rng.normal(size=n), requires_grad=True) for name, n in shapes.items()}
+        self.lines = lines
+        self.w = {name: Tensor(0.5 * rng.normal(size=n), requires_grad=True) for name, n in shapes.items()}
 
     def forward(self):
         h = F.embedding(self.w["v, c"], X)                          # (B, T, C)
@@ -311,7 +313,7 @@ def agrees(lines, threads, late, ahead, vocabulary, share):
     finally:
         pool.AHEAD, cpu.VOCABULARY, cpu.SHARE = before
     for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("before", ["gelu", "linear", "layer_norm", "attention"])
