@@ -79,15 +79,12 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, key: Key | None, cache: KVCache | None = None) -> Tensor:
-        B, T, C = x.shape
-        qkv = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head)           # (B, T, 3 nh, hs)
-        q, k, v = F.split(qkv.swapaxes(1, 2), 3, axis=1)                                # 3 x (B, nh, T, hs)
+        q, k, v = F.split_heads(self.c_attn(x), self.n_head)                            # 3 x (B, nh, T, hs)
         if cache is not None:
             k, v = cache.extend(self.path, k, v)                                        # 2 x (B, nh, length + T, hs)
         p = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, causal=True, dropout=p, key=key and key.fold(self.path))
-        y = y.swapaxes(1, 2).reshape(B, T, C)                                           # (B, nh, T, hs) -> (B, T, C)
-        return self.resid_dropout(self.c_proj(y), key)
+        return self.resid_dropout(self.c_proj(F.merge_heads(y)), key)                   # (B, T, C)
 
 
 class MLP(nn.Module):

@@ -115,6 +115,16 @@ def split(x: Any, sections: Any, axis: int = 0) -> tuple[Tensor, ...]:
     return apply(_shape.Split, x, sections=sections, axis=axis)
 
 
+def split_heads(x: Any, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, T, 3 C)  ->  queries, keys and values of each head, 3 x (B, nh, T, C / nh)."""
+    return apply(_shape.SplitHeads, x, n_head=n_head)
+
+
+def merge_heads(x: Any) -> Tensor:
+    """x (B, nh, T, hs)  ->  the heads of each position side by side, (B, T, nh hs)."""
+    return apply(_shape.MergeHeads, x)
+
+
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index]: slices, integers, integer arrays (repeats add up in the gradient), boolean masks."""
     return apply(_shape.Getitem, x, index=plain_index(index))

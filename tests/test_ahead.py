@@ -215,6 +215,10 @@ def test_a_nan_is_found_where_it_arises_inside_a_module():
 # ---- any program ----------------------------------------------------------------------------------------------------
 
 def heads(h, w):
+    return F.merge_heads(F.scaled_dot_product_attention(*F.split_heads(h @ w["c, 3c"], 2), causal=True))
+
+
+def heads_by_views(h, w):
     q, k, v = F.split((h @ w["c, 3c"]).reshape(*h.shape[:2], 6, -1).swapaxes(1, 2), 3, axis=1)
     return F.scaled_dot_product_attention(q, k, v, causal=True).swapaxes(1, 2).reshape(*h.shape)
 
@@ -252,6 +256,9 @@ LINES = {                                       # h (B or T, T or B, C) -> h, of
     "layer_norm of results": lambda h, w, all: F.layer_norm(h, F.gelu(w["c"]), F.linear(w["c"], w["c, c"])),
     "mlp": lambda h, w, all: F.linear(F.gelu(F.linear(h, w["c, 3c"])), w["c, 3c"].T),
     "attention": lambda h, w, all: heads(h, w),
+    "attention by views": lambda h, w, all: heads_by_views(h, w),
+    "heads of transposed": lambda h, w, all: heads(F.gelu(h).swapaxes(0, 1), w).swapaxes(0, 1),
+    "merged twice": lambda h, w, all: F.merge_heads(F.gelu(squares(F.merge_heads(squares(h))))).reshape(h.shape),
     "attention of transposed": lambda h, w, all: attention(F.gelu(squares(h)).swapaxes(0, 1)).reshape(h.shape),
     "attention, transposed": lambda h, w, all: F.gelu(attention(squares(h)).swapaxes(0, 1)).reshape(h.shape),
     "attention, gelu": lambda h, w, all: F.gelu(heads(h, w)),

@@ -101,20 +101,19 @@ def test_attention_to_a_single_key_has_no_gradient_in_its_scores():
     assert not dq.any() and not dk.any() and dv.any()
 
 
-def test_gradients_of_a_split_that_lie_side_by_side_are_not_copied():
-    whole = RNG.normal(size=(2, 5, 12))
-    parts = [whole[..., i:i + 4] for i in (0, 4, 8)]
-    op = cpu.Split()
-    op.xp = np
-    joined = op.backward(*parts, axis=-1)
+def test_gradients_of_heads_that_lie_side_by_side_are_not_copied():
+    op = cpu.SplitHeads()
+    op.xp, shape = np, (2, 5, 36)
+    whole = RNG.normal(size=shape)
+    parts = op.forward(whole, n_head=3)                             # 3 x (2, 3, 5, 4)
+    joined = op.backward(*parts, shape=shape)
     assert np.shares_memory(joined, whole)
     np.testing.assert_array_equal(joined, whole)
-    q, k, v = RNG.normal(size=(2, 5, 3, 4, 6)).transpose(2, 0, 3, 1, 4)     # as attention makes them
-    joined = op.backward(q, k, v, axis=1)
-    assert np.shares_memory(joined, v)
-    np.testing.assert_array_equal(joined, np.concatenate([q, k, v], axis=1))
-    for others in (parts[::-1], [parts[0], parts[1], parts[2].copy()], [parts[0], parts[0], parts[2]]):
-        np.testing.assert_array_equal(op.backward(*others, axis=-1), np.concatenate(others, axis=-1))
+    made = RNG.normal(size=(2, 5, 3, 3, 4)).transpose(2, 0, 3, 1, 4)        # as attention makes them
+    assert np.shares_memory(op.backward(*made, shape=shape), made)
+    for dys in (made, parts[::-1], [parts[0], parts[1], parts[2].copy()], [parts[0], parts[0], parts[2]]):
+        np.testing.assert_array_equal(op.backward(*dys, shape=shape),
+                                      np.concatenate(dys, axis=1).swapaxes(1, 2).reshape(shape))
 
 
 # ---- in a model -----------------------------------------------------------------------------------------------------

@@ -428,35 +428,44 @@ class Swapaxes(shape.Swapaxes, register=False):
         return super().backward(dy, axis1, axis2)
 
 
-class Split(shape.Split, register=False):
+class SplitHeads(shape.SplitHeads, register=False):
     """Gradients that lie side by side in one array, as those of attention do, are that array."""
 
-    def forward(self, x, *, sections, axis=0):
-        ys = super().forward(x, sections=sections, axis=axis)
-        if axis % x.ndim == 0:                  # the views have other parts
+    def forward(self, x, *, n_head):
+        if not x.flags.c_contiguous:
             pool.wait()
-        return ys
+        return super().forward(x, n_head=n_head)
 
-    def backward(self, *dys, axis):
-        whole = self.joined(dys, axis)
-        if axis == 0 or whole is None:
+    def backward(self, *dys, shape):
+        heads = self.joined(dys)
+        if heads is None:
             pool.wait()
-        return super().backward(*dys, axis=axis) if whole is None else whole
+            return super().backward(*dys, shape=shape)
+        return heads.swapaxes(1, 2).reshape(shape)
 
     @staticmethod
-    def joined(dys, axis):
-        """The array of which dys are the parts, if they lie side by side."""
+    def joined(dys):
+        """The array (B, 3 nh, T, hs) of which dys are the thirds, if they lie side by side."""
         first, memory = dys[0], dys[0].base
-        place = address(first)
-        for dy in dys:
-            if dy.base is not memory or dy.strides != first.strides or address(dy) != place:
-                return None
-            place += dy.shape[axis] * dy.strides[axis]
-        if type(memory) is not np.ndarray or not memory.flags.c_contiguous:
+        B, nh, T, hs = first.shape
+        place, step = address(first), nh * first.strides[1]
+        if type(memory) is not np.ndarray or not memory.flags.c_contiguous or any(
+                dy.base is not memory or dy.strides != first.strides or address(dy) != place + i * step
+                for i, dy in enumerate(dys)):
             return None
-        whole = list(first.shape)
-        whole[axis] = sum(dy.shape[axis] for dy in dys)
-        return np.ndarray(whole, first.dtype, memory, address(first) - address(memory), first.strides)
+        return np.ndarray((B, 3 * nh, T, hs), first.dtype, memory, place - address(memory), first.strides)
+
+
+class MergeHeads(shape.MergeHeads, register=False):
+    def forward(self, x):
+        if not x.swapaxes(1, 2).flags.c_contiguous:                 # else y is a view, with the same parts
+            pool.wait()
+        return super().forward(x)
+
+    def backward(self, dy, shape):
+        if not dy.flags.c_contiguous:
+            pool.wait()
+        return super().backward(dy, shape)
 
 
 class Embedding(embedding.Embedding, register=False):
@@ -668,7 +677,7 @@ def clip(grads: list[Any], max_norm: float) -> float:
 
 
 KERNELS: tuple[Any, ...] = (
-    Add, LayerNorm, Linear, Gelu, Attention, Reshape, Swapaxes, Split, Embedding, CrossEntropy, LinearCrossEntropy,
-    AdamW)
+    Add, LayerNorm, Linear, Gelu, Attention, Reshape, Swapaxes, SplitHeads, MergeHeads, Embedding, CrossEntropy,
+    LinearCrossEntropy, AdamW)
 for kernel in KERNELS:
     kernel.__base__.kernels[np.ndarray] = kernel

@@ -336,3 +336,48 @@ class Split(Primitive):
         return self.xp.concatenate(dys, axis=axis)
 
     samples = [Sample((6, 2), sections=3), Sample((2, 7), sections=[2, 3], axis=-1), Sample((2, 3), sections=1)]
+
+
+class SplitHeads(Primitive):
+    """x (B, T, 3 C); n_head  ->  y0, y1, y2 (B, nh, T, C / nh)
+
+    forward   ys = the thirds of x along its last axis, queries, keys and values, each cut into n_head heads
+    backward  dx = the heads of all dys side by side
+    holds     x gets the dy of every head, none is lost: sum(dx) = sum(dys)
+    """
+
+    def forward(self, x, *, n_head):
+        if len(x.shape) != 3 or n_head < 1 or x.shape[2] % (3 * n_head):
+            raise ValueError(f"split_heads: x {x.shape} does not fit n_head {n_head}: expected (B, T, 3 C) with C "
+                             "divisible by n_head")
+        B, T, C3 = x.shape
+        heads = x.reshape(B, T, 3 * n_head, C3 // (3 * n_head)).swapaxes(1, 2)      # (B, 3 nh, T, hs)
+        self.save(shape=x.shape)
+        return tuple(heads[:, i * n_head:(i + 1) * n_head] for i in range(3))       # 3 x (B, nh, T, hs)
+
+    def backward(self, *dys, shape):
+        heads = self.xp.concatenate(dys, axis=1)                                    # (B, 3 nh, T, hs)
+        return heads.swapaxes(1, 2).reshape(shape)                                  # (B, T, 3 C)
+
+    samples = [Sample((2, 5, 12), n_head=2), Sample((1, 3, 6), n_head=1), Sample((3, 1, 9), n_head=3)]
+
+
+class MergeHeads(Primitive):
+    """x (B, nh, T, hs)  ->  y (B, T, nh hs)
+
+    forward   y = the heads of each position side by side
+    backward  dx = dy cut into heads again
+    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    """
+
+    def forward(self, x):
+        if len(x.shape) != 4:
+            raise ValueError(f"merge_heads: expected x (B, nh, T, hs), got {x.shape}")
+        B, nh, T, hs = x.shape
+        self.save(shape=(B, T, nh, hs))
+        return x.swapaxes(1, 2).reshape(B, T, nh * hs)
+
+    def backward(self, dy, shape):
+        return dy.reshape(shape).swapaxes(1, 2)
+
+    samples = [Sample((2, 3, 5, 4)), Sample((1, 1, 3, 2))]
