@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, Sequence
 from threadpoolctl import ThreadpoolController
 
 WAKE = 250e3            # nanoseconds of work below which waking another thread costs more than it saves
-AHEAD = 4e6             # of work that the caller sends before it does its own part: then Python's code is in the cache
+AHEAD = 2e6             # of work that the caller sends before it does its own part: then Python's code is in the cache
 Job = Callable[[], Any]
 Cut = tuple[float, ...]                         # where the parts of an array end, as shares of its first axis
 
@@ -103,7 +103,7 @@ class Pool:
             for a in reads:
                 if self.unsettled.get(_memory(a), cut) != cut:
                     self.wait()
-        before = [lane.sent for lane in self.lanes] if then else ()
+        before = [lane.sent for lane in self.lanes]
         self.send(jobs)
         if then:
             self.send([partial(self.after, before, iter(then))] * self.n)
@@ -114,8 +114,9 @@ class Pool:
         for a in late:
             self.unsettled[_memory(a)] = None
         self.work += work
-        if self.work >= AHEAD:
-            self.catch_up()
+        if self.work >= AHEAD and before:       # all but the newest: then others have something to do meanwhile
+            self.catch_up(before[0])
+            self.work = work
 
     def send(self, jobs: Sequence[Job]) -> None:
         """One job to each of some threads."""
@@ -134,10 +135,10 @@ class Pool:
             lane.next()
             self.tell()
 
-    def catch_up(self) -> None:
-        """Do the caller's own jobs; jobs inside them are done alone."""
+    def catch_up(self, count: int) -> None:
+        """Do the caller's own jobs, so many in all; jobs inside them are done alone."""
         owner, self.owner, self.work = self.owner, 0, 0.0
-        while self.lanes[0].done < self.lanes[0].sent:
+        while self.lanes[0].done < count:
             self.lanes[0].next()
             self.tell()
         self.owner = owner
@@ -177,7 +178,7 @@ class Pool:
         if not self.behind or self.owner != get_ident():
             return
         try:
-            self.catch_up()
+            self.catch_up(self.lanes[0].sent)
             self.reach([lane.sent for lane in self.lanes])
         finally:
             errors = [lane.error for lane in self.lanes if lane.error is not None]
