@@ -79,7 +79,8 @@ def flow(function: Any, n: int, elements: int, ns: float, **arrays: Any) -> None
     """Call function on each part of range(n), on its thread: see Pool.flow. It works on so many elements, at about ns
     nanoseconds each."""
     threads = parts(elements, ns)
-    pool.flow([partial(function, s) for s in cuts(n, threads)], ends(n, threads), elements * ns, **arrays)
+    pool.flow([partial(function, s) for s in cuts(n, threads)], ends(n, threads), elements * ns,
+              short=elements <= PIECE * threads, **arrays)
 
 
 class _OfThisThread(threading.local):

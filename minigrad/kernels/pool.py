@@ -62,6 +62,7 @@ class Pool:
         self.free = threading.Lock()
         self.owner = 0                          # the thread that has it, while it does no job
         self.lanes: list[Lane] = []             # of each thread, the caller's first
+        self.turn = threading.Lock()
         self.moved = threading.Condition()
         self.waiting = 0                        # threads that want to know of each job that is done
         self.behind = False                     # whether anything was sent since the last `wait`
@@ -84,10 +85,11 @@ class Pool:
 
     def flow(self, jobs: Sequence[Job], cut: Cut | None, work: float, *, reads: Sequence[Any] = (),
              makes: Sequence[Any] = (), whole: Sequence[Any] = (), then: Sequence[Job] = (), last: Job | None = None,
-             late: Sequence[Any] = ()) -> None:
+             late: Sequence[Any] = (), short: bool = False) -> None:
         """jobs[i] on thread i, after all it was told before: it uses part i of each array of `reads`, makes part i of
         each of `makes`, whose parts end at `cut`, and may use all of `whole`. A cut of None: there are no such parts.
-        work: nanoseconds that all of it takes one thread, about.
+        work: nanoseconds that all of it takes one thread, about. short: jobs are made of calls so short that threads in
+        the midst of two would wait for Python's lock, and be woken, at each of them: they take turns instead.
 
         Each of `then`, on any thread, may use all of `reads`, but nothing that `jobs` make; `last`, on the caller's,
         runs in the end and may use everything. What these make is named in `late`: it is there after `wait`. Outside
@@ -104,7 +106,7 @@ class Pool:
                 if self.unsettled.get(_memory(a), cut) != cut:
                     self.wait()
         before = [lane.sent for lane in self.lanes]
-        self.send(jobs)
+        self.send([partial(self.in_turn, job) for job in jobs] if short else jobs)
         if then:
             self.send([partial(self.after, before, iter(then))] * self.n)
         if last is not None:
@@ -147,6 +149,11 @@ class Pool:
         if self.waiting:
             with self.moved:
                 self.moved.notify_all()
+
+    def in_turn(self, job: Job) -> None:
+        """Do a job while nobody else does one in turn."""
+        with self.turn:
+            job()
 
     def after(self, counts: Sequence[int], jobs: Iterable[Job]) -> None:
         """Do some jobs when each thread has done so many of its own."""
