@@ -421,6 +421,28 @@ def test_another_thread_computes_alone_meanwhile():
     assert all(np.array_equal(a, b) for a, b in zip(found[0], want, strict=True))
 
 
+@pytest.mark.parametrize("look", [lambda y: y.numpy(), lambda y: F.gelu(y).numpy(), lambda y: F.exp(y).numpy()])
+def test_another_thread_sees_complete_arrays_while_the_caller_waits_for_it(look, monkeypatch):
+    monkeypatch.setattr(pool, "AHEAD", 1e18)
+    x, found = made(), []
+
+    def other(y):
+        def see():
+            with tape._switch(plain=False):
+                found.append(look(y))
+
+        thread = threading.Thread(target=see)
+        thread.start()
+        thread.join(60)
+        return y
+
+    want = look(F.gelu(x))
+    for late in ("nobody", "workers", "all"):
+        with Late(late):
+            Fails()(x, other)
+    assert len(found) == 3 and all(np.array_equal(got, want) for got in found)
+
+
 def test_the_number_of_threads_may_change_inside():
     def then(y):
         pool.set_threads(3)

@@ -60,9 +60,10 @@ class Pool:
     def __init__(self, n: int) -> None:
         self.n = n
         self.free = threading.Lock()
-        self.owner = 0                          # the thread that has it, while it does no job
+        self.owner = 0                          # the thread that has it
+        self.doing: set[int] = set()            # threads that are doing jobs: what these call is done alone
         self.lanes: list[Lane] = []             # of each thread, the caller's first
-        self.turn = threading.Lock()
+        self.callers, self.turn = threading.Lock(), threading.Lock()
         self.moved = threading.Condition()
         self.waiting = 0                        # threads that want to know of each job that is done
         self.behind = False                     # whether anything was sent since the last `wait`
@@ -95,7 +96,7 @@ class Pool:
         runs in the end and may use everything. What these make is named in `late`: it is there after `wait`. Outside
         `ahead` all is done on return, by the caller alone where waking others does not pay.
         """
-        if self.owner != get_ident() or cut is None or len(jobs) < 2:
+        if not self.ours() or cut is None or len(jobs) < 2:
             self.run([*jobs, *then], work >= WAKE)
             if last is not None:
                 last()
@@ -133,17 +134,27 @@ class Pool:
             lane.send(job)
 
     def do_forever(self, lane: Lane) -> None:
+        self.doing.add(get_ident())
         while True:
             lane.next()
             self.tell()
 
+    def ours(self) -> bool:
+        """Whether the calling thread has the pool, and is not in a job."""
+        me = get_ident()
+        return self.owner == me and me not in self.doing
+
     def catch_up(self, count: int) -> None:
-        """Do the caller's own jobs, so many in all; jobs inside them are done alone."""
-        owner, self.owner, self.work = self.owner, 0, 0.0
-        while self.lanes[0].done < count:
-            self.lanes[0].next()
-            self.tell()
-        self.owner = owner
+        """Do the caller's own jobs, so many in all."""
+        me = get_ident()
+        with self.callers:
+            self.doing.add(me)
+            try:
+                while self.lanes[0].done < count:
+                    self.lanes[0].next()
+                    self.tell()
+            finally:
+                self.doing.discard(me)
 
     def tell(self) -> None:
         if self.waiting:
@@ -181,20 +192,27 @@ class Pool:
             raise interrupt
 
     def wait(self) -> None:
-        """Until all that this thread sent is done. Raises the first error of any."""
-        if not self.behind or self.owner != get_ident():
+        """Until all that was sent is done. Who sent it gets the first error of any. Another thread, which may have been
+        given an array, does the caller's jobs if it comes first: the caller may be waiting for it."""
+        if not self.behind or get_ident() in self.doing:
             return
         try:
-            self.catch_up(self.lanes[0].sent)
-            self.reach([lane.sent for lane in self.lanes])
+            counts = [lane.sent for lane in self.lanes]
+            self.catch_up(counts[0])
+            self.reach(counts)
         finally:
-            errors = [lane.error for lane in self.lanes if lane.error is not None]
-            last, self.last = self.last, []
-            self.behind = False
-            one_blas_thread.__exit__()
-            self.unsettled.clear()
-            for lane in self.lanes:
-                lane.error = None
+            if self.owner == get_ident():
+                self.settled()
+
+    def settled(self) -> None:
+        """All is done, but for what is last."""
+        errors = [lane.error for lane in self.lanes if lane.error is not None]
+        last, self.last = self.last, []
+        self.behind, self.work = False, 0.0
+        one_blas_thread.__exit__()
+        self.unsettled.clear()
+        for lane in self.lanes:
+            lane.error = None
         if errors:
             raise errors[0]
         do(last)
@@ -219,11 +237,10 @@ class Ours:
         if self.pool.owner != me and self.pool.free.acquire(blocking=False):
             self.taken = True
             self.pool.owner = me
-        return self.pool.owner == me
+        return self.pool.ours()
 
     def __exit__(self, *error: Any) -> None:
         if self.taken:
-            self.pool.owner = get_ident()       # also after an interrupt
             try:
                 self.pool.wait()
             finally:
