@@ -48,7 +48,7 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         token = module_path.set(self.path)
         try:
-            with pool.ahead():
+            with pool.ahead():                  # who looks at an array through a Tensor waits for it
                 return self.forward(*args, **kwargs)
         finally:
             module_path.reset(token)

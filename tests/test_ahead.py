@@ -334,6 +334,16 @@ def test_any_line_gives_the_textbooks_numbers(line, before):
         agrees([before, line, before], threads, late, ahead, vocabulary, share)
 
 
+@pytest.mark.parametrize("line", sorted(LINES.keys() - {"backward", "a gradient"}))
+def test_any_line_gives_the_same_bits_without_gradients(line):
+    program = Program(["attention", line, "layer_norm", line])
+    with mg.no_grad():
+        want = program.forward().item()
+        for late in ("nobody", "caller", "workers", "all"):
+            with Late(late):
+                assert program().item() == want
+
+
 @given(st.lists(st.sampled_from(sorted(LINES)), min_size=1, max_size=6), st.sampled_from([2, 3, 4]),
        st.sampled_from(["nobody", "caller", "workers", "all"]), st.sampled_from([0.0, 3000.0, 1e18]),
        st.sampled_from([0, V]), st.sampled_from([1e-9, 40.0]))
