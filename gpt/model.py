@@ -154,7 +154,8 @@ class GPT(nn.Module):
                 ) -> tuple[Tensor | None, Tensor | None]:
         """idx (B, T) integers  ->  logits (B, T, V), and the mean cross-entropy in nats over the targets (B, T) that
         are not -100, or None without targets. key: the randomness of dropout, if there is any, while training.
-        ValueError for more than block_size tokens, IndexError for one outside the vocabulary."""
+        want_logits=False: None in their place, as they are never all made. ValueError for more than block_size tokens,
+        IndexError for one outside the vocabulary."""
         x = self.hidden(idx, key)                                                       # (B, T, C)
         if not want_logits:
             return None, F.linear_cross_entropy(x, self.lm_head.weight, targets)

@@ -479,7 +479,6 @@ def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None
     """Run all of the walk. Nobody looks at its steps, so kernels may save copies; what comes out has the same bits."""
     with pool.ahead():
         deque(_walk(y, _first_gradient(y, dy), retain_graph, False, False, accumulate), maxlen=0)
-        pool.wait()
 
 
 def _first_gradient(y: "Tensor", dy: Any) -> Any:
@@ -560,6 +559,7 @@ def _walk(
         if not retain:
             node.free()
         x = dx = dys = dxs = saved = step = entry = None        # hold nothing while the next op runs
+    pool.wait()
 
 
 def collect(root: Node) -> tuple[dict[int, Node], dict[int, list[Any]]]:
@@ -752,7 +752,6 @@ def grad(y: "Tensor", xs: Any, *, create_graph: bool = False, retain_graph: bool
         with pool.ahead():
             deque(_walk(y, _first_gradient(y, None), retain_graph or create_graph, create_graph, False,
                         lambda leaf, g, _: found.__setitem__(id(leaf), _through(leaf.hooks or (), g))), maxlen=0)
-            pool.wait()
     finally:
         for x, hook in hooked:
             x.node.hooks[x.out].remove(hook)

@@ -121,9 +121,14 @@ def rows_of(x: Any) -> Any:
 
 def flat(x: Any) -> Any:
     """x if it is contiguous, or a copy that is."""
+    complete_to_copy(x)
+    return np.ascontiguousarray(x)
+
+
+def complete_to_copy(x: Any) -> None:
+    """Wait for x where it is not contiguous: a new shape of it is then a copy, else a view with the same parts."""
     if not x.flags.c_contiguous:
         pool.wait()
-    return np.ascontiguousarray(x)
 
 
 def write_back(arrays: list[Any], flat: list[Any]) -> None:
@@ -406,13 +411,11 @@ class Attention(attention.Attention, register=False):
 
 class Reshape(shape.Reshape, register=False):
     def forward(self, x, *, shape):
-        if not x.flags.c_contiguous:            # else it is a view, with the same parts
-            pool.wait()
+        complete_to_copy(x)
         return super().forward(x, shape=shape)
 
     def backward(self, dy, shape):
-        if not dy.flags.c_contiguous:
-            pool.wait()
+        complete_to_copy(dy)
         return super().backward(dy, shape)
 
 
@@ -433,8 +436,7 @@ class SplitHeads(shape.SplitHeads, register=False):
     """Gradients that lie side by side in one array, as those of attention do, are that array."""
 
     def forward(self, x, *, n_head):
-        if not x.flags.c_contiguous:
-            pool.wait()
+        complete_to_copy(x)
         return super().forward(x, n_head=n_head)
 
     def backward(self, *dys, shape):
@@ -459,13 +461,11 @@ class SplitHeads(shape.SplitHeads, register=False):
 
 class MergeHeads(shape.MergeHeads, register=False):
     def forward(self, x):
-        if not x.swapaxes(1, 2).flags.c_contiguous:                 # else y is a view, with the same parts
-            pool.wait()
+        complete_to_copy(x.swapaxes(1, 2))
         return super().forward(x)
 
     def backward(self, dy, shape):
-        if not dy.flags.c_contiguous:
-            pool.wait()
+        complete_to_copy(dy)
         return super().backward(dy, shape)
 
 
