@@ -25,9 +25,11 @@ from minigrad.kernels.pool import cuts, ends
 from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointwise, shape
 
 SHARE = 4e3             # nanoseconds of work below which there is nothing to share
+LATE = 80e3             # by which the caller is behind the other threads after an op: it has run Python's code for all
 PIECE = 1 << 18         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
 FEW_ROWS = 256          # of a product for each thread, below which threads take columns
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
+LINE = 8                # rows of a gradient of weights, of which a thread takes a multiple
 STRETCH = 1 << 18       # elements of parameters that are updated at once
 QUERIES = 64            # in a block of attention
 SCORES = 1 << 17        # of a block, for all heads that a thread takes at once
@@ -49,6 +51,16 @@ def parts(elements: int, ns: float) -> int:
 def halves(n: int, elements: int, ns: float) -> tuple[slice, ...]:
     """range(n), cut for them."""
     return cuts(n, parts(elements, ns))
+
+
+def making_up(n: int, elements: int, ns: float) -> tuple[slice, ...]:
+    """range(n), cut for them so that all are done at the same time though the caller begins later."""
+    work, others = elements * ns, parts(elements, ns) - 1
+    if not others:
+        return slice(0, n),
+    share = max(0.0, 1.0 - others * LATE / work) / (others + 1)
+    mine = round(n * share / LINE) * LINE
+    return slice(0, mine), *(slice(mine + s.start, mine + s.stop) for s in cuts(n - mine, others))
 
 
 def pieces(rows: slice, width: int) -> Iterator[slice]:
@@ -246,7 +258,7 @@ class Linear(linalg.Linear, register=False):
 
         jobs, cut, _ = ([], None, 0.0) if dx is None else product(dy2, w.T, dx)
         pool.flow(jobs, cut, 2 * work * PRODUCT, reads=(dy2, x2), makes=() if dx is None else (dx,), late=(dw, db),
-                  then=[partial(weight, s) for s in halves(len(w), work, PRODUCT)])
+                  then=[partial(weight, s) for s in making_up(len(w), work, PRODUCT)])
         return (None if dx is None else dx.reshape(shape), dw, db)[:len(self.needs)]
 
 
@@ -598,9 +610,9 @@ class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
             pool.flow(*product(x_here, w.T, z), reads=(x2,), whole=(w,), makes=(z,))
             flow(half, len(z), z.size, 1.5, reads=(z,), makes=(z, losses))
             if wanted:
-                rows = halves(V, z.size * w.shape[1], PRODUCT)
-                pool.flow(*product(z, w, dx[here]), reads=(z,), makes=(dx,), then=[partial(columns, s) for s in rows],
-                          late=(dw,))
+                shares = making_up(V, z.size * w.shape[1], PRODUCT)
+                pool.flow(*product(z, w, dx[here]), reads=(z,), makes=(dx,), late=(dw,),
+                          then=[partial(columns, s) for s in shares])
             pool.wait()                         # z will be written again
         if wanted and not len(x2):
             dw[...] = 0.0

@@ -92,9 +92,9 @@ class Pool:
         work: nanoseconds that all of it takes one thread, about. short: jobs are made of calls so short that threads in
         the midst of two would wait for Python's lock, and be woken, at each of them: they take turns instead.
 
-        Each of `then`, on any thread, may use all of `reads`, but nothing that `jobs` make; `last`, on the caller's,
-        runs in the end and may use everything. What these make is named in `late`: it is there after `wait`. Outside
-        `ahead` all is done on return, by the caller alone where waking others does not pay.
+        then[i], on thread i, may use all of `reads`, but nothing that `jobs` make; `last`, on the caller's, runs in the
+        end and may use everything. What these make is named in `late`: it is there after `wait`. Outside `ahead` all is
+        done on return, by the caller alone where waking others does not pay.
         """
         if not self.ours() or cut is None or len(jobs) < 2:
             self.run([*jobs, *then], work >= WAKE)
@@ -109,7 +109,7 @@ class Pool:
         before = [lane.sent for lane in self.lanes]
         self.send([partial(self.in_turn, job) for job in jobs] if short else jobs)
         if then:
-            self.send([partial(self.after, before, iter(then))] * self.n)
+            self.send([partial(self.after, before, job) for job in then])
         if last is not None:
             self.last.append(last)
         for a in makes:
@@ -166,10 +166,10 @@ class Pool:
         with self.turn:
             job()
 
-    def after(self, counts: Sequence[int], jobs: Iterable[Job]) -> None:
-        """Do some jobs when each thread has done so many of its own."""
+    def after(self, counts: Sequence[int], job: Job) -> None:
+        """Do a job when each thread has done so many of its own."""
         self.reach(counts)
-        do(jobs)
+        job()
 
     def reach(self, counts: Sequence[int]) -> None:
         """Until each thread has done so many jobs. Ctrl-C is raised after that: what is under way ends soon."""
