@@ -26,7 +26,7 @@ from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointw
 
 SHARE = 4e3             # nanoseconds of work below which there is nothing to share
 LATE = 80e3             # by which the caller is behind the other threads after an op: it has run Python's code for all
-PIECE = 1 << 18         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
+PIECE = 3 << 16         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
 FEW_ROWS = 256          # of a product for each thread, below which threads take columns
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
 LINE = 8                # rows of a gradient of weights, of which a thread takes a multiple
@@ -181,12 +181,12 @@ class LayerNorm(norm.LayerNorm, register=False):
         C, x2 = w.shape[0], rows_of(x)
         rstd, y = np.empty(len(x2), x2.dtype), like(x2)
         xhat = like(x2) if True in self.needs else y
+        average = np.full(C, 1.0 / C, x2.dtype)
 
         def half(rows):
             for s in pieces(rows, C):
                 c, r = xhat[s], rstd[s]
-                mean = x2[s] @ ones(C, x2)                          # (rows,)
-                mean *= 1.0 / C
+                mean = x2[s] @ average                              # (rows,)
                 np.subtract(x2[s], mean[:, None], out=c)
                 np.vecdot(c, c, out=r)
                 r *= 1.0 / C
@@ -208,6 +208,7 @@ class LayerNorm(norm.LayerNorm, register=False):
         so_far = None if self.so_far is None else rows_of(self.so_far)
         sums = np.zeros((len(all_rows), 2, C), xhat.dtype)          # of each half: dw, db
         whole = np.empty((2, C), xhat.dtype)
+        average = w * (-1.0 / C)
 
         def half(rows):
             dw, db = sums[all_rows.index(rows)]
@@ -217,9 +218,7 @@ class LayerNorm(norm.LayerNorm, register=False):
                 np.multiply(g, xhat[s], out=q)
                 dw += ones(n, xhat) @ q
                 db += ones(n, xhat) @ g
-                scale, shift = q @ w, g @ w                         # (rows,)
-                scale *= -1.0 / C
-                shift *= -1.0 / C
+                scale, shift = q @ average, g @ average             # (rows,): -mean(dxhat * xhat), -mean(dxhat)
                 np.multiply(xhat[s], scale[:, None], out=q)
                 np.multiply(g, w, out=d)
                 d += q
@@ -327,26 +326,26 @@ class Attention(attention.Attention, register=False):
         rz = np.empty((*lead, T, 1), q.dtype)                       # 1 / z
 
         def part(at):
-            for block, end, exp in zip(blocks, ends, exps):
-                e, n = exp[at], block.stop - block.start
-                queries = np.multiply(q[at][..., block, :], 1.0 / math.sqrt(D), out=scratch("q", q, *e.shape[:-1], D))
+            keys, values, outs, z, here = k[at].swapaxes(-1, -2), v[at], y[at], rz[at], [exp[at] for exp in exps]
+            queries = np.multiply(q[at], 1.0 / math.sqrt(D), out=scratch("q", q, *q[at].shape))
 
-                def scores():
-                    np.matmul(queries, k[at][..., :end, :].swapaxes(-1, -2), out=e)
+            def attend(shifted):
+                for block, end, e in zip(blocks, ends, here):
+                    np.matmul(queries[..., block, :], keys[..., :end], out=e)
                     if causal:
-                        e[..., block] += self.above(n, q.dtype)
+                        e[..., block] += self.above(block.stop - block.start, q.dtype)
+                    if shifted:
+                        e -= e.max(axis=-1, keepdims=True)
+                    np.exp(e, out=e)
+                    np.matmul(e, ones(end, q), out=z[..., block, 0])
+                    np.matmul(e, values[..., :end, :], out=outs[..., block, :])
 
-                scores()
-                with np.errstate(over="ignore"):
-                    z = np.exp(e, out=e) @ ones(end, q)             # (..., n)
-                if not 1.0 / SAFE < z.min() <= z.max() < SAFE:      # also for NaN
-                    scores()
-                    e -= e.max(axis=-1, keepdims=True)
-                    z = np.exp(e, out=e) @ ones(end, q)
-                np.divide(1.0, z, out=rz[at][..., block, 0])
-                out = y[at][..., block, :]
-                np.matmul(e, v[at][..., :end, :], out=out)
-                out *= rz[at][..., block, :]
+            with np.errstate(over="ignore", invalid="ignore"):
+                attend(shifted=False)
+            if not 1.0 / SAFE < z.min() <= z.max() < SAFE:          # also for NaN
+                attend(shifted=True)
+            np.divide(1.0, z, out=z)
+            outs *= z
 
         self.flow(part, lead, T, S, D, reads=(q, k, v), makes=(y,))
         self.save(q=q, k=k, v=v, y=y, exps=exps, rz=rz, blocks=blocks, ends=ends)
@@ -365,19 +364,20 @@ class Attention(attention.Attention, register=False):
             dq, dk, dv = (self.heads_inside(a.shape, q.dtype) for a in (q, k, v))
 
         def part(at):
-            queries, keys, values, grads, outs = (a[at] for a in (q, k, v, dy, y))
-            sums = scratch("dk", q, *keys.shape), scratch("dv", q, *values.shape)
+            queries, keys, values, dqs = q[at], k[at], v[at].swapaxes(-1, -2), dq[at]
+            g = np.multiply(dy[at], rz[at], out=scratch("q", q, *y[at].shape))
+            means = np.vecdot(g, y[at])[..., None]                  # sum(dP * P): (..., T, 1)
+            sums = scratch("dk", q, *keys.shape), scratch("dv", q, *v[at].shape)
             for block, end, exp in reversed(list(zip(blocks, ends, exps))):
-                e, last, out = exp[at], block is blocks[-1], outs[..., block, :]
-                g = np.multiply(grads[..., block, :], rz[at][..., block, :], out=scratch("q", q, *out.shape))
+                e, last = exp[at], block is blocks[-1]
                 dS = scratch("z", q, *e.shape)
-                np.matmul(g, values[..., :end, :].swapaxes(-1, -2), out=dS)
-                dS -= np.vecdot(g, out)[..., None]                  # sum(dP * P)
+                np.matmul(g[..., block, :], values[..., :end], out=dS)
+                dS -= means[..., block, :]
                 dS *= e
-                np.matmul(dS, keys[..., :end, :], out=dq[at][..., block, :])
-                for left, right, total in zip((dS, e), (queries[..., block, :], g), sums):
+                np.matmul(dS, keys[..., :end, :], out=dqs[..., block, :])
+                for left, right, total in zip((dS, e), (queries, g), sums):
                     total = total[..., :end, :]                     # the last block of queries meets all keys
-                    product = np.matmul(left.swapaxes(-1, -2), right,
+                    product = np.matmul(left.swapaxes(-1, -2), right[..., block, :],
                                         out=total if last else scratch("d", q, *total.shape))
                     if not last:
                         total += product
