@@ -11,6 +11,8 @@ def with_kernels(monkeypatch):
     """Kernels as they are on large arrays: several threads, pieces and blocks, though the arrays here are small."""
     monkeypatch.setattr(pool, "WAKE", 1e-9)
     monkeypatch.setattr(cpu, "SHARE", 1e-9)
+    monkeypatch.setattr(cpu, "LATE", 1e-9)
+    monkeypatch.setattr(cpu, "LINE", 1)
     monkeypatch.setattr(cpu, "FEW_ROWS", 4)
     monkeypatch.setattr(cpu, "PIECE", 24)
     monkeypatch.setattr(cpu, "QUERIES", 3)

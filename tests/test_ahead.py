@@ -275,6 +275,11 @@ LINES = {                                       # h (B or T, T or B, C) -> h, of
     "rows backwards": lambda h, w, all: F.gelu(h[::-1]),
     "textbook": lambda h, w, all: F.tanh(h) * 2.0,
     "a row": lambda h, w, all: h + w["d"],
+    "a result as a row": lambda h, w, all: h + F.gelu(w["d"]),
+    "a result for each position": lambda h, w, all: F.gelu(h) + F.layer_norm(
+        F.embedding(w["v, c"], np.arange(h.shape[1])), w["c"], w["d"]),
+    "a result added to": lambda h, w, all: F.gelu(w["d"]) + F.gelu(h),
+    "from a table": lambda h, w, all: h + F.embedding(F.gelu(w["v, c"]), X if h.shape[0] == B else X.T),
     "a result from a table": lambda h, w, all: h + F.embedding(F.gelu(w["v, c"]), X[:1, :1]),
     "a gradient": lambda h, w, all: h + mg.grad(F.gelu(F.linear(w["v, c"], w["c, c"])).sum(), w["v, c"])[0],
     "number": lambda h, w, all: h * float(F.gelu(h).data[0, 0, 0]),
@@ -308,8 +313,8 @@ class Program(nn.Module):
 
 
 def agrees(lines, threads, late, ahead, vocabulary, share):
-    before = pool.AHEAD, cpu.VOCABULARY, cpu.SHARE
-    pool.AHEAD, cpu.VOCABULARY, cpu.SHARE = ahead, vocabulary, share
+    before = pool.AHEAD, cpu.LATE, cpu.VOCABULARY, cpu.SHARE
+    pool.AHEAD, cpu.LATE, cpu.VOCABULARY, cpu.SHARE = ahead, ahead, vocabulary, share
     pool.set_threads(threads)
     try:
         program = Program(lines)
@@ -318,7 +323,7 @@ def agrees(lines, threads, late, ahead, vocabulary, share):
         with Late(late):
             got = program.numbers()
     finally:
-        pool.AHEAD, cpu.VOCABULARY, cpu.SHARE = before
+        pool.AHEAD, cpu.LATE, cpu.VOCABULARY, cpu.SHARE = before
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8 * np.abs(b).max())
 

@@ -39,8 +39,10 @@ def compare(op, sample, seed=0, single=1e-5):
         for a, b in zip(got, want):
             assert a.dtype == dtype and a.shape == b.shape and relative_error(a, b) < bound
         want, got = case.backward(textbook, dys), case.backward(fast, dys)
-        for a, b in zip(got, want):
+        for x, a, b in zip(inputs, got, want):
             if b is not None:
+                if np.shape(a) == np.shape(x) != np.shape(b):   # it has summed over copies, as the engine would
+                    b = tape.unbroadcast(b, x.shape)
                 assert a.dtype == dtype and np.shape(a) == np.shape(b) and relative_error(a, b) < bound
 
 
@@ -341,7 +343,7 @@ def test_sizes_that_nobody_asks_for_are_given_back():
     kept = memory.Memory()
     for n in range(100, 200):
         kept.empty((n,), "float64")
-    assert sum(size * len(arrays) for size, arrays in kept.kept.items()) < 20 * 200 * 8
+    assert sum(size * len(kept.lent[size] + kept.free[size]) for size in kept.sizes) < 20 * 200 * 8
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------

@@ -87,10 +87,10 @@ def product(a: Any, b: Any, out: Any, then: Any = None) -> tuple[list[Any], pool
     return [partial(part, *p) for p in found], cut, work * PRODUCT
 
 
-def flow(function: Any, n: int, elements: int, ns: float, **arrays: Any) -> None:
+def flow(function: Any, n: int, elements: int, ns: float, *, asleep: bool = False, **arrays: Any) -> None:
     """Call function on each part of range(n), on its thread: see Pool.flow. It works on so many elements, at about ns
-    nanoseconds each."""
-    threads = parts(elements, ns)
+    nanoseconds each. asleep: where graphs begin, the other threads have nothing to do yet and would have to wake up."""
+    threads = 1 if asleep and not worth_waking(elements, ns) else parts(elements, ns)
     pool.flow([partial(function, s) for s in cuts(n, threads)], ends(n, threads), elements * ns,
               short=elements <= PIECE * threads, **arrays)
 
@@ -156,20 +156,45 @@ def address(a: Any) -> int:
 
 
 class Add(pointwise.Add, register=False):
+    """Where b is broadcast along leading axes of a, its gradient is summed here."""
     least = FEW
     forgets = 0, 1
 
     def forward(self, a, b):
-        if np.ndim(a) == 0 or np.ndim(b) == 0:
+        copies = self.copies(a, b)
+        self.save(copies=copies, shape=np.shape(b))
+        if not copies:
             pool.wait()
-            return a + b
-        if a.shape != b.shape or not (a.flags.c_contiguous and b.flags.c_contiguous):
-            pool.wait()
-            return np.add(a, b, out=empty(np.broadcast_shapes(a.shape, b.shape), a.dtype))
-        y, a1, b1 = like(a), a.reshape(-1), b.reshape(-1)
-        y1 = y.reshape(-1)
-        flow(lambda s: np.add(a1[s], b1[s], out=y1[s]), y.size, y.size, 0.12, reads=(a, b), makes=(y,))
+            return np.add(a, b, out=empty(np.broadcast_shapes(np.shape(a), np.shape(b)), np.result_type(a, b)))
+        y = like(a)
+        if copies > 1:
+            a2, b1, y2 = a.reshape(copies, -1), b.reshape(-1), y.reshape(copies, -1)
+            flow(lambda s: np.add(a2[s], b1, out=y2[s]), copies, y.size, 0.12, asleep=True, reads=(a,), whole=(b,),
+                 makes=(y,))
+        else:
+            a1, b1, y1 = a.reshape(-1), b.reshape(-1), y.reshape(-1)
+            flow(lambda s: np.add(a1[s], b1[s], out=y1[s]), y.size, y.size, 0.12, reads=(a, b), makes=(y,))
         return y
+
+    def backward(self, dy, copies, shape):
+        if copies < 2 or not self.needs[1]:
+            return dy, dy
+        dy2, db = flat(dy).reshape(copies, -1), np.empty(shape, dy.dtype)
+        db1 = db.reshape(-1)
+
+        def total(s):
+            np.matmul(ones(copies, dy), dy2[:, s], out=db1[s])
+
+        pool.flow([], None, dy.size * 0.1, reads=(dy2,), late=(db,),
+                  then=[partial(total, s) for s in halves(db.size, dy.size, 0.1)])
+        return dy, db
+
+    @staticmethod
+    def copies(a, b):
+        """How many times b is added to a contiguous a; 0 where it is not as simple as that."""
+        if not np.ndim(a) >= np.ndim(b) > 0 or a.shape[a.ndim - b.ndim:] != b.shape or not a.size:
+            return 0
+        return a.size // b.size if a.flags.c_contiguous and b.flags.c_contiguous else 0
 
 
 class LayerNorm(norm.LayerNorm, register=False):
@@ -486,21 +511,28 @@ class Embedding(embedding.Embedding, register=False):
 
     def forward(self, w, *, idx):
         self.check(w, idx)
-        pool.settle(w)
         idx = np.asarray(idx)
         self.save(idx=idx, shape=w.shape)
-        return np.take(w, idx, axis=0, out=empty((*idx.shape, w.shape[1]), w.dtype), mode="clip")   # all are in range
+        y, rows = empty((idx.size, w.shape[1]), w.dtype), idx.reshape(-1)
+        flow(lambda s: np.take(w, rows[s], axis=0, out=y[s], mode="clip"), len(y), y.size, 0.2, asleep=True,
+             whole=(w,), makes=(y,))            # clip, because all are in range
+        return y.reshape(*idx.shape, w.shape[1])
 
     def backward(self, dy, idx, shape):
+        idx, dy2 = idx.reshape(-1), rows_of(dy)                     # (N,), (N, C)
         if shape[0] <= VOCABULARY:              # all rows, as a product
-            one_hot = (idx.reshape(-1, 1) == np.arange(shape[0])).astype(dy.dtype)
-            dw = empty(shape, dy.dtype)
-            pool.run(product(one_hot.T, rows_of(dy), dw)[0])
-            if self.so_far is not None:
-                dw += self.so_far
+            dw, so_far, work = empty(shape, dy.dtype), self.so_far, shape[0] * dy.size
+
+            def total(s):
+                np.matmul((np.arange(shape[0])[s, None] == idx).astype(dy.dtype), dy2, out=dw[s])
+                if so_far is not None:
+                    dw[s] += so_far[s]
+
+            pool.flow([], None, work * PRODUCT, reads=(dy2,), late=(dw,),
+                      then=[partial(total, s) for s in making_up(shape[0], work, PRODUCT)])
             return dw
         pool.wait()
-        rows, sums = self.sums(dy, idx)
+        rows, sums = self.sums(dy2, idx)
         if self.so_far is None:
             dw = np.zeros(shape, dy.dtype)
             dw[rows] = sums
@@ -510,9 +542,8 @@ class Embedding(embedding.Embedding, register=False):
         return dw
 
     @staticmethod
-    def sums(dy, idx):
+    def sums(dy2, idx):
         """The rows that were used, each once, and the gradient of each: the sum over its uses, in their order."""
-        idx, dy2 = idx.reshape(-1), dy.reshape(-1, dy.shape[-1])
         order = np.argsort(idx, kind="stable")
         first = np.flatnonzero(np.diff(idx[order], prepend=-1))
         return idx[order[first]], np.add.reduceat(dy2[order], first, axis=0)

@@ -31,8 +31,9 @@ class Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.kept: dict[int, list[Any]] = {}    # bytes -> arrays, the last handed out last
-        self.sizes: list[int] = []              # the keys in order
+        self.lent: dict[int, list[Any]] = {}    # bytes -> arrays that were handed out, the last one last
+        self.free: dict[int, list[Any]] = {}    # bytes -> those that were found to be unused
+        self.sizes: list[int] = []              # the keys of both in order
         self.used: set[int] = set()             # sizes handed out since memory was last given back
         self.made = 0                           # bytes made since then
 
@@ -41,41 +42,46 @@ class Memory:
         if nbytes < LARGE or not COUNTED:
             return np.empty(shape, dtype)
         with self.lock:
-            size, array = self.unused(nbytes) or self.make(nbytes)
-            self.kept[size].append(array)
+            size = nbytes if self.free.get(nbytes) else self.fitting(nbytes)
+            array = self.free[size].pop()
+            self.lent[size].append(array)
             self.used.add(size)
             return np.ndarray(shape, dtype, array)
 
-    def unused(self, nbytes: int) -> tuple[int, Any] | None:
-        """An array that fits and nobody holds, taken out of the kept ones: of the smallest size that has one, the last
-        that was in use, which may still be in a cache."""
-        for i in range(bisect_left(self.sizes, nbytes), len(self.sizes)):
-            size = self.sizes[i]
+    def fitting(self, nbytes: int) -> int:
+        """The smallest size that fits and of which an array is free. Makes one if there is none."""
+        for size in self.sizes[bisect_left(self.sizes, nbytes):]:
             if size > SLACK * nbytes:
                 break
-            counts = references(self.kept[size])[::-1]
-            if UNUSED in counts:
-                return size, self.kept[size].pop(-1 - counts.index(UNUSED))
-        return None
-
-    def make(self, nbytes: int) -> tuple[int, Any]:
-        """A new array."""
+            if self.free[size] or self.find(size):
+                return size
         self.made += nbytes
-        if self.made > sum(size * len(arrays) for size, arrays in self.kept.items()) // 2:
+        if self.made > sum(size * len(self.lent[size] + self.free[size]) for size in self.sizes) // 2:
             self.give_back()
-        if nbytes not in self.kept:
+        if nbytes not in self.free:
             insort(self.sizes, nbytes)
-            self.kept[nbytes] = []
-        return nbytes, np.empty(nbytes, np.uint8)
+            self.lent[nbytes], self.free[nbytes] = [], []
+        self.free[nbytes].append(np.empty(nbytes, np.uint8))
+        return nbytes
+
+    def find(self, size: int) -> bool:
+        """Whether any of the arrays of a size that were handed out is unused: these are free."""
+        arrays = self.lent[size]
+        counts = references(arrays)
+        if UNUSED not in counts:
+            return False
+        self.free[size] += [a for a, count in zip(arrays, counts) if count == UNUSED]
+        self.lent[size] = [a for a, count in zip(arrays, counts) if count != UNUSED]
+        return True
 
     def give_back(self) -> None:
         """Let go of the unused arrays of sizes that were not handed out lately."""
-        for size in self.kept.keys() - self.used:
-            arrays = self.kept[size]
-            self.kept[size] = [a for a, count in zip(arrays, references(arrays)) if count != UNUSED]
-            if not self.kept[size]:
-                del self.kept[size]
-        self.sizes = sorted(self.kept)
+        for size in self.free.keys() - self.used:
+            self.find(size)
+            self.free[size] = []
+            if not self.lent[size]:
+                del self.lent[size], self.free[size]
+        self.sizes = sorted(self.free)
         self.used, self.made = set(), 0
 
 

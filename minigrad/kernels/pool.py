@@ -96,14 +96,21 @@ class Pool:
         end and may use everything. What these make is named in `late`: it is there after `wait`. Outside `ahead` all is
         done on return, by the caller alone where waking others does not pay.
         """
-        if not self.ours() or cut is None or len(jobs) < 2:
+        if len(jobs) + len(then) == 1:          # nothing to share
+            self.settle([*reads, *whole])
+            with one_blas_thread:
+                do([*jobs, *then])
+            if last is not None:
+                last()
+            return
+        if not self.ours() or jobs and (cut is None or len(jobs) < 2):
             self.run([*jobs, *then], work >= WAKE)
             if last is not None:
                 last()
             return
         if self.unsettled:
             self.settle(whole)
-            for a in reads:
+            for a in reads if jobs else ():
                 if self.unsettled.get(_memory(a), cut) != cut:
                     self.wait()
         before = [lane.sent for lane in self.lanes]
