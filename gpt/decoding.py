@@ -12,6 +12,8 @@ def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarra
     negative one multiplied (Keskar et al. 2019, section 4.1, which divides both and so rewards the negative ones)."""
     if not penalty > 0.0:
         raise ValueError(f"repetition_penalty must be positive, 1 for none, got {penalty}")
+    if penalty == 1.0:
+        return logits
     z = np.take_along_axis(logits, seen, axis=-1)                       # (B, T)
     result = logits.copy()
     np.put_along_axis(result, seen, np.where(z > 0.0, z / penalty, z * penalty), axis=-1)
@@ -37,6 +39,9 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | Non
     z = logits.astype(np.float64)
     with np.errstate(over="ignore"):                                    # a tiny temperature sends the others to -inf
         p = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
+    p /= p.sum(axis=-1, keepdims=True)
+    if top_k is None and top_p is None:
+        return p
     order = np.argsort(-z, axis=-1, kind="stable")                      # likeliest first
     ranked = np.take_along_axis(p, order, axis=-1)
     if top_k is not None:

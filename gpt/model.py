@@ -8,6 +8,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import Tensor, functional as F, nn, optim
+from minigrad.kernels import pool
 from minigrad.random import Key
 
 from gpt import pretrained
@@ -202,7 +203,7 @@ class GPT(nn.Module):
         if training:
             self.eval()
         try:
-            with mg.no_grad():
+            with mg.no_grad(), pool.ahead():
                 if cache is None or idx.shape[-1] > self.config.block_size:
                     x = self.hidden(idx[..., -self.config.block_size:])                 # (B, T, C)
                 else:

@@ -48,6 +48,8 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         token = module_path.set(self.path)
         try:
+            if pool.ours():                     # inside another Module, which waits at its end
+                return self.forward(*args, **kwargs)
             with pool.ahead():                  # who looks at an array through a Tensor waits for it
                 return self.forward(*args, **kwargs)
         finally:

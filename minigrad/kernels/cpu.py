@@ -87,10 +87,10 @@ def product(a: Any, b: Any, out: Any, then: Any = None) -> tuple[list[Any], pool
     return [partial(part, *p) for p in found], cut, work * PRODUCT
 
 
-def flow(function: Any, n: int, elements: int, ns: float, *, asleep: bool = False, **arrays: Any) -> None:
+def flow(function: Any, n: int, elements: int, ns: float, **arrays: Any) -> None:
     """Call function on each part of range(n), on its thread: see Pool.flow. It works on so many elements, at about ns
-    nanoseconds each. asleep: where graphs begin, the other threads have nothing to do yet and would have to wake up."""
-    threads = 1 if asleep and not worth_waking(elements, ns) else parts(elements, ns)
+    nanoseconds each."""
+    threads = parts(elements, ns)
     pool.flow([partial(function, s) for s in cuts(n, threads)], ends(n, threads), elements * ns,
               short=elements <= PIECE * threads, **arrays)
 
@@ -156,7 +156,7 @@ def address(a: Any) -> int:
 
 
 class Add(pointwise.Add, register=False):
-    """Where b is broadcast along leading axes of a, its gradient is summed here."""
+    """Where b is added to many arrays alike, as positions are where a graph begins, its gradient is summed here."""
     least = FEW
     forgets = 0, 1
 
@@ -167,10 +167,12 @@ class Add(pointwise.Add, register=False):
             pool.wait()
             return np.add(a, b, out=empty(np.broadcast_shapes(np.shape(a), np.shape(b)), np.result_type(a, b)))
         y = like(a)
-        if copies > 1:
+        if copies > 1 and not worth_waking(y.size, 0.12):
+            pool.settle(a, b)
+            np.add(a, b, out=y)
+        elif copies > 1:
             a2, b1, y2 = a.reshape(copies, -1), b.reshape(-1), y.reshape(copies, -1)
-            flow(lambda s: np.add(a2[s], b1, out=y2[s]), copies, y.size, 0.12, asleep=True, reads=(a,), whole=(b,),
-                 makes=(y,))
+            flow(lambda s: np.add(a2[s], b1, out=y2[s]), copies, y.size, 0.12, reads=(a,), whole=(b,), makes=(y,))
         else:
             a1, b1, y1 = a.reshape(-1), b.reshape(-1), y.reshape(-1)
             flow(lambda s: np.add(a1[s], b1[s], out=y1[s]), y.size, y.size, 0.12, reads=(a, b), makes=(y,))
@@ -514,8 +516,15 @@ class Embedding(embedding.Embedding, register=False):
         idx = np.asarray(idx)
         self.save(idx=idx, shape=w.shape)
         y, rows = empty((idx.size, w.shape[1]), w.dtype), idx.reshape(-1)
-        flow(lambda s: np.take(w, rows[s], axis=0, out=y[s], mode="clip"), len(y), y.size, 0.2, asleep=True,
-             whole=(w,), makes=(y,))            # clip, because all are in range
+
+        def take(s):
+            np.take(w, rows[s], axis=0, out=y[s], mode="clip")      # all are in range
+
+        if worth_waking(y.size, 0.2):
+            flow(take, len(y), y.size, 0.2, whole=(w,), makes=(y,))
+        else:
+            pool.settle(w)
+            take(slice(None))
         return y.reshape(*idx.shape, w.shape[1])
 
     def backward(self, dy, idx, shape):

@@ -319,6 +319,11 @@ def ahead() -> Ours:
     return Ours(pool)
 
 
+def ours() -> bool:
+    """Whether the calling thread is inside `ahead`, and nobody else is."""
+    return pool.ours()
+
+
 def run(jobs: Sequence[Job], awake: bool = True) -> None:
     """Run jobs on the threads there are; on the caller's alone unless awake."""
     pool.run(jobs, awake)

@@ -14,7 +14,7 @@ def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"attention: mask must be boolean, True where a query may attend, got dtype {mask.dtype}")
     mask = None if mask is None else xp.asarray(mask)               # it may come from the host
-    if not causal:
+    if not causal or T == 1:
         return mask
     below = xp.tri(T, S, S - T, dtype=bool)
     return below if mask is None else below & mask
@@ -51,8 +51,8 @@ class Attention(Fused):
         allowed = allowed_pairs(xp, S.shape[-2], S.shape[-1], causal, mask)
         if allowed is not None:
             S = xp.where(allowed, S, far_below(S.dtype))
-        P = xp.exp(S - xp.max(S, axis=-1, keepdims=True))
-        P = P / xp.sum(P, axis=-1, keepdims=True)
+        P = xp.exp(S - S.max(axis=-1, keepdims=True))
+        P = P / P.sum(axis=-1, keepdims=True)
         if allowed is not None:
             P = P * allowed                                         # a query that may see nothing gets 0
         keep = xp.asarray(keep_mask(key, P.shape, dropout)) if dropout else None
