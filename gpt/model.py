@@ -203,7 +203,7 @@ class GPT(nn.Module):
         if training:
             self.eval()
         try:
-            with mg.no_grad(), pool.ahead():
+            with mg.no_grad(), pool.ahead():    # nobody looks before the end
                 if cache is None or idx.shape[-1] > self.config.block_size:
                     x = self.hidden(idx[..., -self.config.block_size:])                 # (B, T, C)
                 else:

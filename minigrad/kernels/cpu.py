@@ -181,7 +181,7 @@ class Add(pointwise.Add, register=False):
     def backward(self, dy, copies, shape):
         if copies < 2 or not self.needs[1]:
             return dy, dy
-        dy2, db = flat(dy).reshape(copies, -1), np.empty(shape, dy.dtype)
+        dy2, db = flat(dy).reshape(copies, -1), empty(shape, dy.dtype)
         db1 = db.reshape(-1)
 
         def total(s):
@@ -208,12 +208,12 @@ class LayerNorm(norm.LayerNorm, register=False):
         C, x2 = w.shape[0], rows_of(x)
         rstd, y = np.empty(len(x2), x2.dtype), like(x2)
         xhat = like(x2) if True in self.needs else y
-        average = np.full(C, 1.0 / C, x2.dtype)
+        mean_of = np.full(C, 1.0 / C, x2.dtype)
 
         def half(rows):
             for s in pieces(rows, C):
                 c, r = xhat[s], rstd[s]
-                mean = x2[s] @ average                              # (rows,)
+                mean = x2[s] @ mean_of                              # (rows,)
                 np.subtract(x2[s], mean[:, None], out=c)
                 np.vecdot(c, c, out=r)
                 r *= 1.0 / C
@@ -235,7 +235,7 @@ class LayerNorm(norm.LayerNorm, register=False):
         so_far = None if self.so_far is None else rows_of(self.so_far)
         sums = np.zeros((len(all_rows), 2, C), xhat.dtype)          # of each half: dw, db
         whole = np.empty((2, C), xhat.dtype)
-        average = w * (-1.0 / C)
+        minus_mean = w * (-1.0 / C)             # of what it is multiplied with, times w
 
         def half(rows):
             dw, db = sums[all_rows.index(rows)]
@@ -245,7 +245,7 @@ class LayerNorm(norm.LayerNorm, register=False):
                 np.multiply(g, xhat[s], out=q)
                 dw += ones(n, xhat) @ q
                 db += ones(n, xhat) @ g
-                scale, shift = q @ average, g @ average             # (rows,): -mean(dxhat * xhat), -mean(dxhat)
+                scale, shift = q @ minus_mean, g @ minus_mean       # (rows,)
                 np.multiply(xhat[s], scale[:, None], out=q)
                 np.multiply(g, w, out=d)
                 d += q
@@ -528,34 +528,31 @@ class Embedding(embedding.Embedding, register=False):
         return y.reshape(*idx.shape, w.shape[1])
 
     def backward(self, dy, idx, shape):
-        idx, dy2 = idx.reshape(-1), rows_of(dy)                     # (N,), (N, C)
-        if shape[0] <= VOCABULARY:              # all rows, as a product
-            dw, so_far, work = empty(shape, dy.dtype), self.so_far, shape[0] * dy.size
+        idx, dy2, so_far = idx.reshape(-1), rows_of(dy), self.so_far            # (N,), (N, C)
+        V, C = shape
+
+        if V <= VOCABULARY:                     # all rows, as a product
+            dw, work = empty(shape, dy.dtype), V * dy.size * PRODUCT
 
             def total(s):
-                np.matmul((np.arange(shape[0])[s, None] == idx).astype(dy.dtype), dy2, out=dw[s])
+                np.matmul((np.arange(V)[s, None] == idx).astype(dy.dtype), dy2, out=dw[s])
                 if so_far is not None:
                     dw[s] += so_far[s]
+        else:                                   # the rows that were used, each once: first[i] in order are its uses
+            if so_far is not None and not self.so_far_is_ours:
+                pool.settle(so_far)
+                so_far = so_far.copy()
+            dw, work = np.zeros(shape, dy.dtype) if so_far is None else so_far, dy.size * 2.0
+            order = np.argsort(idx, kind="stable")
+            first = np.flatnonzero(np.diff(idx[order], prepend=-1))
+            used = idx[order[first]]
 
-            pool.flow([], None, work * PRODUCT, reads=(dy2,), late=(dw,),
-                      then=[partial(total, s) for s in making_up(shape[0], work, PRODUCT)])
-            return dw
-        pool.wait()
-        rows, sums = self.sums(dy2, idx)
-        if self.so_far is None:
-            dw = np.zeros(shape, dy.dtype)
-            dw[rows] = sums
-        else:
-            dw = self.so_far if self.so_far_is_ours else self.so_far.copy()
-            dw[rows] += sums
+            def total(s):
+                dw[used, s] += np.add.reduceat(dy2[:, s][order], first, axis=0)
+
+        pool.flow([], None, work, reads=(dy2,), late=(dw,),
+                  then=[partial(total, s) for s in making_up(V if V <= VOCABULARY else C, 1, work)])
         return dw
-
-    @staticmethod
-    def sums(dy2, idx):
-        """The rows that were used, each once, and the gradient of each: the sum over its uses, in their order."""
-        order = np.argsort(idx, kind="stable")
-        first = np.flatnonzero(np.diff(idx[order], prepend=-1))
-        return idx[order[first]], np.add.reduceat(dy2[order], first, axis=0)
 
 
 class CrossEntropy(loss.CrossEntropy, register=False):
