@@ -27,7 +27,7 @@ from minigrad.ops import adamw, attention, embedding, linalg, loss, norm, pointw
 SHARE = 4e3             # nanoseconds of work below which there is nothing to share
 LATE = 80e3             # by which the caller is behind the other threads after an op: it has run Python's code for all
 PIECE = 3 << 16         # elements of a piece of elementwise work: in shorter calls threads wait for Python's lock
-FEW_ROWS = 256          # of a product for each thread, below which threads take columns
+FEW_ROWS = 32           # of a product for each thread, below which threads take columns
 FEW = 2048              # elements below which the textbook is as fast, having less to prepare
 LINE = 8                # rows of a gradient of weights, of which a thread takes a multiple
 STRETCH = 1 << 18       # elements of parameters that are updated at once
