@@ -53,9 +53,10 @@ def halves(n: int, elements: int, ns: float) -> tuple[slice, ...]:
     return cuts(n, parts(elements, ns))
 
 
-def making_up(n: int, elements: int, ns: float) -> tuple[slice, ...]:
-    """range(n), cut for them so that all are done at the same time though the caller begins later."""
-    work, others = elements * ns, parts(elements, ns) - 1
+def making_up(n: int, work: float) -> tuple[slice, ...]:
+    """range(n), which takes one thread so many nanoseconds, cut so that all are done at once though the caller begins
+    later."""
+    others = parts(n, work / max(1, n)) - 1
     if not others:
         return slice(0, n),
     share = max(0.0, 1.0 - others * LATE / work) / (others + 1)
@@ -284,7 +285,7 @@ class Linear(linalg.Linear, register=False):
 
         jobs, cut, _ = ([], None, 0.0) if dx is None else product(dy2, w.T, dx)
         pool.flow(jobs, cut, 2 * work * PRODUCT, reads=(dy2, x2), makes=() if dx is None else (dx,), late=(dw, db),
-                  then=[partial(weight, s) for s in making_up(len(w), work, PRODUCT)])
+                  then=[partial(weight, s) for s in making_up(len(w), work * PRODUCT)])
         return (None if dx is None else dx.reshape(shape), dw, db)[:len(self.needs)]
 
 
@@ -551,7 +552,7 @@ class Embedding(embedding.Embedding, register=False):
                 dw[used, s] += np.add.reduceat(dy2[:, s][order], first, axis=0)
 
         pool.flow([], None, work, reads=(dy2,), late=(dw,),
-                  then=[partial(total, s) for s in making_up(V if V <= VOCABULARY else C, 1, work)])
+                  then=[partial(total, s) for s in making_up(V if V <= VOCABULARY else C, work)])
         return dw
 
 
@@ -647,7 +648,7 @@ class LinearCrossEntropy(loss.LinearCrossEntropy, register=False):
             pool.flow(*product(x_here, w.T, z), reads=(x2,), whole=(w,), makes=(z,))
             flow(half, len(z), z.size, 1.5, reads=(z,), makes=(z, losses))
             if wanted:
-                shares = making_up(V, z.size * w.shape[1], PRODUCT)
+                shares = making_up(V, z.size * w.shape[1] * PRODUCT)
                 pool.flow(*product(z, w, dx[here]), reads=(z,), makes=(dx,), late=(dw,),
                           then=[partial(columns, s) for s in shares])
             pool.wait()                         # z will be written again

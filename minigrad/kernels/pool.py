@@ -96,15 +96,14 @@ class Pool:
         end and may use everything. What these make is named in `late`: it is there after `wait`. Outside `ahead` all is
         done on return, by the caller alone where waking others does not pay.
         """
-        if len(jobs) + len(then) == 1:          # nothing to share
-            self.settle([*reads, *whole])
-            with one_blas_thread:
-                do([*jobs, *then])
-            if last is not None:
-                last()
-            return
-        if not self.ours() or jobs and (cut is None or len(jobs) < 2):
-            self.run([*jobs, *then], work >= WAKE)
+        single = len(jobs) + len(then) == 1     # nothing to share
+        if single or not self.ours() or jobs and (cut is None or len(jobs) < 2):
+            if single:
+                self.settle([*reads, *whole])
+                with one_blas_thread:
+                    do([*jobs, *then])
+            else:
+                self.run([*jobs, *then], work >= WAKE)
             if last is not None:
                 last()
             return
