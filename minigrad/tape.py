@@ -476,9 +476,23 @@ def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_gra
 
 
 def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
-    """Run all of the walk. Nobody looks at its steps, so kernels may save copies; what comes out has the same bits."""
-    with pool.ahead():
-        deque(_walk(y, _first_gradient(y, dy), retain_graph, False, False, accumulate), maxlen=0)
+    """Run all of the walk. Nobody looks at its steps, so kernels may save copies; what comes out has the same bits.
+    Where it fails or is interrupted, the first gradients that leaves were given are forgotten: they may be half made.
+    """
+    given: list[Tensor] = []
+
+    def deliver(leaf: "Tensor", g: Any, ours: bool) -> None:
+        accumulate(leaf, g, ours)
+        if leaf.grad is g:
+            given.append(leaf)
+
+    try:
+        with pool.ahead():
+            deque(_walk(y, _first_gradient(y, dy), retain_graph, False, False, deliver), maxlen=0)
+    except BaseException:
+        for leaf in given:
+            leaf.zero_grad()
+        raise
 
 
 def _first_gradient(y: "Tensor", dy: Any) -> Any:

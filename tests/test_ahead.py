@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -415,6 +416,27 @@ def test_an_interrupt_comes_when_what_was_under_way_is_done(monkeypatch):
             time.sleep(5)
     assert not pool.pool.behind and pool.pool.owner == 0
     np.testing.assert_array_equal(Fails()(x, lambda y: y).numpy(), F.gelu(x).numpy())
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_gradient_that_was_not_made_to_the_end_is_forgotten(error, monkeypatch):
+    class Broken(cpu.Linear, register=False):
+        def backward(self, dy, x2, w, shape):
+            def fail(rows):
+                raise error("in a gradient")
+            dw = cpu.like(w)
+            pool.flow([], None, 1e9, reads=(dy,), late=(dw,), then=[partial(fail, s) for s in pool.cuts(len(w), 2)])
+            return dy, dw
+
+    x, first, second, old = made(), *(Tensor(np.eye(C), requires_grad=True) for _ in range(3))
+    old.grad = np.ones((C, C))
+    with monkeypatch.context() as m:
+        m.setitem(cpu.Linear.__base__.kernels, np.ndarray, Broken)
+        with pytest.raises(error, match="in a gradient"):
+            F.linear(F.linear(F.linear(x, old), first), second).sum().backward()
+    assert first.grad is None and second.grad is None and (old.grad == 1.0).all()
+    F.linear(x, first).sum().backward()
+    np.testing.assert_allclose(first.grad, np.repeat(x.data.reshape(-1, C).sum(0)[:, None], C, 1))
 
 
 def test_another_thread_computes_alone_meanwhile():

@@ -154,8 +154,8 @@ class Pool:
         """Do the caller's own jobs, so many in all."""
         me = get_ident()
         with self.callers:
-            self.doing.add(me)
             try:
+                self.doing.add(me)
                 while self.lanes[0].done < count:
                     self.lanes[0].next()
                     self.tell()
