@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, Sequence
 from threadpoolctl import ThreadpoolController
 
 WAKE = 250e3            # nanoseconds of work below which waking another thread costs more than it saves
-AHEAD = 2e6             # of work that the caller sends before it does its own part: then Python's code is in the cache
+AHEAD = 5               # ops that the caller sends before it does its own parts: then Python's code is in the cache
 Job = Callable[[], Any]
 Cut = tuple[float, ...]                         # where the parts of an array end, as shares of its first axis
 
@@ -67,7 +67,7 @@ class Pool:
         self.moved = threading.Condition()
         self.waiting = 0                        # threads that want to know of each job that is done
         self.behind = False                     # whether anything was sent since the last `wait`
-        self.work = 0.0                         # nanoseconds of work since the caller did its jobs
+        self.postponed = 0                          # ops of which the caller has not done its own parts
         self.unsettled: dict[int, Cut | None] = {}              # memory of arrays in the making, and in which parts
         self.last: list[Job] = []               # what is to be done when all is done
 
@@ -122,10 +122,10 @@ class Pool:
             self.unsettled[_memory(a)] = cut
         for a in late:
             self.unsettled[_memory(a)] = None
-        self.work += work
-        if self.work >= AHEAD and before:       # all but the newest: then others have something to do meanwhile
+        self.postponed += 1
+        if self.postponed > AHEAD and before:       # all but the newest: then others have something to do meanwhile
             self.catch_up(before[0])
-            self.work = work
+            self.postponed = 1
 
     def send(self, jobs: Sequence[Job]) -> None:
         """One job to each of some threads."""
@@ -214,7 +214,7 @@ class Pool:
         """All is done, but for what is last."""
         errors = [lane.error for lane in self.lanes if lane.error is not None]
         last, self.last = self.last, []
-        self.behind, self.work = False, 0.0
+        self.behind, self.postponed = False, 0
         one_blas_thread.__exit__()
         self.unsettled.clear()
         for lane in self.lanes:
