@@ -67,7 +67,7 @@ class Pool:
         self.moved = threading.Condition()
         self.waiting = 0                        # threads that want to know of each job that is done
         self.behind = False                     # whether anything was sent since the last `wait`
-        self.postponed = 0                          # ops of which the caller has not done its own parts
+        self.postponed = 0                      # ops of which the caller has not done its own parts
         self.unsettled: dict[int, Cut | None] = {}              # memory of arrays in the making, and in which parts
         self.last: list[Job] = []               # what is to be done when all is done
 
@@ -123,7 +123,7 @@ class Pool:
         for a in late:
             self.unsettled[_memory(a)] = None
         self.postponed += 1
-        if self.postponed > AHEAD and before:       # all but the newest: then others have something to do meanwhile
+        if self.postponed > AHEAD and before:   # all but the newest: then others have something to do meanwhile
             self.catch_up(before[0])
             self.postponed = 1
 
