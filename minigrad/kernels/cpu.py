@@ -533,7 +533,7 @@ class Embedding(embedding.Embedding, register=False):
         V, C = shape
 
         if V <= VOCABULARY:                     # all rows, as a product
-            dw, work = empty(shape, dy.dtype), V * dy.size * PRODUCT
+            dw, n, work = empty(shape, dy.dtype), V, V * dy.size * PRODUCT
 
             def total(s):
                 np.matmul((np.arange(V)[s, None] == idx).astype(dy.dtype), dy2, out=dw[s])
@@ -543,7 +543,7 @@ class Embedding(embedding.Embedding, register=False):
             if so_far is not None and not self.so_far_is_ours:
                 pool.settle(so_far)
                 so_far = so_far.copy()
-            dw, work = np.zeros(shape, dy.dtype) if so_far is None else so_far, dy.size * 2.0
+            dw, n, work = np.zeros(shape, dy.dtype) if so_far is None else so_far, C, dy.size * 2.0
             order = np.argsort(idx, kind="stable")
             first = np.flatnonzero(np.diff(idx[order], prepend=-1))
             used = idx[order[first]]
@@ -551,8 +551,7 @@ class Embedding(embedding.Embedding, register=False):
             def total(s):
                 dw[used, s] += np.add.reduceat(dy2[:, s][order], first, axis=0)
 
-        pool.flow([], None, work, reads=(dy2,), late=(dw,),
-                  then=[partial(total, s) for s in making_up(V if V <= VOCABULARY else C, work)])
+        pool.flow([], None, work, reads=(dy2,), late=(dw,), then=[partial(total, s) for s in making_up(n, work)])
         return dw
 
 
