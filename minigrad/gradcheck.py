@@ -18,8 +18,9 @@ import numpy as np
 
 from minigrad import functional
 from minigrad.diagnose import diagnose
-from minigrad.ops.op import OPS, Op, Sample
-from minigrad.tape import apply, backward, grad, input_names, plain, unbroadcast
+from minigrad.ops.op import OPS, Op, input_names
+from minigrad.ops.sample import Sample
+from minigrad.tape import apply, backward, grad, plain, unbroadcast
 from minigrad.tensor import Tensor
 
 EPS = 1e-5

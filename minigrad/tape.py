@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrad import device
 from minigrad.kernels import pool
-from minigrad.ops.op import Op
+from minigrad.ops.op import Op, input_names
 
 if TYPE_CHECKING:
     from minigrad.gradcheck import Report
@@ -446,17 +446,6 @@ class Step:
 def _formula(step: Step) -> "Formula":
     from minigrad.step.formula import parse
     return parse(step.op_class)
-
-
-def input_names(op_class: type[Op], n: int) -> list[str]:
-    """Names of an op's inputs, from its forward: ["x", "w", "b"]; of a variable number n, ["x0", "x1", ...]."""
-    names = []
-    for p in list(inspect.signature(op_class.forward).parameters.values())[1:]:
-        if p.kind is p.VAR_POSITIONAL:
-            names += [f"{p.name.rstrip('s')}{i}" for i in range(n)]
-        elif p.kind is not p.KEYWORD_ONLY:
-            names.append(p.name)
-    return names
 
 
 def backward_steps(y: "Tensor", dy: Any = None, *, until: Any = None, retain_graph: bool = False,

@@ -8,7 +8,8 @@ import pytest
 import minigrad as mg
 from minigrad import Tensor, device as devices, functional as F, nn, optim
 from minigrad.gradcheck import relative_error
-from minigrad.ops.op import Op, Sample
+from minigrad.ops.op import Op
+from minigrad.ops.sample import Sample
 from minigrad.tape import apply
 
 from gpt.model import GPT, GPTConfig

@@ -15,7 +15,8 @@ import mutants
 from minigrad import Tensor, functional as F, gradcheck, optim
 from minigrad.diagnose import NO_RULE, diagnose
 from minigrad.ops.adamw import AdamW
-from minigrad.ops.op import Fused, Op, Sample, fixed
+from minigrad.ops.op import Fused, Op
+from minigrad.ops.sample import Sample, fixed
 from minigrad.tape import apply
 from mutants import ADAMW_MISTAKES, DIAGNOSES, OP_MISTAKES
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.gradcheck import Case
-from minigrad.ops.op import Op, Primitive
+from minigrad.ops.op import Op, Primitive, input_names
 from minigrad.step.formula import _table, _text, clause, parse
 from minigrad.step.invariant import holds
 
@@ -30,14 +30,14 @@ def test_the_sections_of_a_docstring():
         "dS = P * (dP - sum(dP * P)) / sqrt(D)", "dq = dS @ k", "dk = dS^T @ q",
     ]
     assert f.why.startswith("each row of P mixes the rows of v")
-    assert f.holds.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
+    assert f.identity.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
     assert f.source == 'Vaswani et al. 2017, "Attention is all you need", eq. 1'
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_op_has_equations_both_ways_and_an_invariant(name):
     f = parse(mg.OPS[name])
-    assert "->" in f.shapes and f.forward and f.backward and ": " in f.holds and " = " in f.holds
+    assert "->" in f.shapes and f.forward and f.backward and ": " in f.identity and " = " in f.identity
 
 
 def test_an_op_without_a_docstring_has_an_empty_formula():
@@ -49,7 +49,7 @@ def test_an_op_without_a_docstring_has_an_empty_formula():
             return dy
 
     f = parse(Silent)
-    assert (f.shapes, f.forward, f.backward, f.why, f.holds, f.source, f.text) == ("", [], [], "", "", "", "")
+    assert (f.shapes, f.forward, f.backward, f.why, f.identity, f.source, f.text) == ("", [], [], "", "", "", "")
     assert f.latex == f.forward_latex == f.mathml == f.forward_mathml == ""
     assert holds(Silent, {"x": np.ones(2)}) is None
 
@@ -221,12 +221,12 @@ def final_locals(op, dys):
 
 
 def values_of(case):
-    """Everything that `holds` may name, on one sample."""
+    """Everything that `identity` may name, on one sample."""
     op, ys = case.forward()
     raw, local = final_locals(op, case.dys)
     dxs = [mg.tape.unbroadcast(np.asarray(dx), x.shape) if isinstance(x, np.ndarray) else None
            for dx, x in zip(raw, case.inputs)]
-    names = mg.tape.input_names(case.op_class, len(dxs))
+    names = input_names(case.op_class, len(dxs))
     outputs = [name for name in op.backward.__code__.co_varnames[1:1 + len(ys)]] if len(ys) > 1 else ["dy"]
     known = local | op.saved | case.sample.static | dict(zip(names, case.inputs))
     known |= {"ys": ys, "dys": case.dys, "dxs": dxs, "xs": case.inputs}
@@ -252,8 +252,8 @@ def test_each_statement_fails_for_wrong_gradients(name):
     """With noise on the gradients, and on the locals of the backward that are gradients."""
     rng, given_ones = np.random.default_rng(0), {"dy", "dp_new", "dm_new", "dv_new"}
     noisy = lambda a: a + rng.normal(size=a.shape) if getattr(a, "dtype", None) == float else a
-    for statement in parse(mg.OPS[name]).holds.split(";"):
-        one = type("One", (mg.OPS[name],), {"__doc__": f"x  ->  y\n\nholds     {statement}\n"}, register=False)
+    for statement in parse(mg.OPS[name]).identity.split(";"):
+        one = type("One", (mg.OPS[name],), {"__doc__": f"x  ->  y\n\nidentity  {statement}\n"}, register=False)
         found = []
         for case in cases(name, range(3)):
             right = values_of(case)
@@ -305,7 +305,7 @@ def test_cancelling_at_large_sizes_is_no_difference():
     ("sum(dx) = nonsense", "NameError"), ("sum(dx)=0", "expected left = right"), ("sum(dx = 0", "SyntaxError")])
 def test_an_expression_that_cannot_be_evaluated_is_an_error(expression, error):
     class Wrong(mg.OPS["exp"], register=False):
-        __doc__ = f"x  ->  y\n\nholds     it holds: {expression}\n"
+        __doc__ = f"x  ->  y\n\nidentity  it holds: {expression}\n"
 
     with pytest.raises(ValueError, match=f"Wrong: cannot evaluate .*{error}"):
         holds(Wrong, dict(x=np.ones(2), dx=np.ones(2), dys=[np.ones(2)]))

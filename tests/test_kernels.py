@@ -19,7 +19,7 @@ from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim, tape
 from minigrad.gradcheck import Case, relative_error
 from minigrad.kernels import cpu, memory, pool
-from minigrad.ops.op import Sample
+from minigrad.ops.sample import Sample
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)

@@ -45,7 +45,7 @@ def test_docstring_is_data(name):
         if line.split() and line.split()[0] in SECTIONS
     ]
     assert heads == [h for h in SECTIONS if h in heads]
-    assert heads[:2] == ["forward", "backward"] and "holds" in heads
+    assert heads[:2] == ["forward", "backward"] and "identity" in heads
 
 
 @pytest.mark.parametrize("name", [n for n in EXPECTED if n not in ("astype", "sgd", "adamw", "dropout")])

@@ -12,7 +12,8 @@ import planted
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim, tape
 from minigrad.gradcheck import Case
-from minigrad.ops.op import Fused, Primitive, Sample
+from minigrad.ops.op import Fused, Primitive
+from minigrad.ops.sample import Sample
 from minigrad.step import record
 from minigrad.step.explain import Again
 from minigrad.tape import apply

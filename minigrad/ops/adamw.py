@@ -2,7 +2,8 @@
 
 Hyper-parameters are numbers or 0-d arrays. `p'` is written p_new.
 """
-from minigrad.ops.op import Draw, Fused, Sample, fixed, positive, signed
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Draw, Sample, fixed, positive, signed
 
 
 class AdamW(Fused, name="adamw"):
@@ -16,7 +17,7 @@ class AdamW(Fused, name="adamw"):
               dc1 = -du u / c1    dc2 = -dr r / (2 c2)
     why       decay acts on the old p and not through the moments; c1, c2 undo the start of m and v at 0; where
               v_new = 0 the path through the root is taken to be 0
-    holds     g, m, sqrt(v) and eps scaled alike scale the moments and leave the step as it is:
+    identity  g, m, sqrt(v) and eps scaled alike scale the moments and leave the step as it is:
               sum(dg * g) + sum(dm * m) + 2 * sum(dv * v) - eps * sum(du * u / (r + eps))
               = sum(dm_new * m_new) + 2 * sum(dv_new * v_new)
     source    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2, with the schedule in lr
@@ -78,7 +79,7 @@ class SGD(Fused, name="sgd"):
               u = d + momentum m_new if nesterov, else m_new        p_new = p - lr u
     backward  du = -lr dp_new    dm' = dm_new + du (times momentum if nesterov)    dd = dm' (+ du if nesterov)
               dg = dd    dm = momentum dm'    dp = dp_new + weight_decay dd
-    holds     with its rates fixed, the step is linear in p, g and m:
+    identity  with its rates fixed, the step is linear in p, g and m:
               sum(dp * p) + sum(dg * g) + sum(dm * m) = sum(dp_new * p_new) + sum(dm_new * m_new)
     source    Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form
     """

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.ops.op import Fused, Sample
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Sample
 from minigrad.random import Key, keep_mask
 
 
@@ -32,7 +33,7 @@ class Attention(Fused):
     backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
               dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q
     why       each row of P mixes the rows of v, the more of a row the better its key fits the query
-    holds     each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;
+    identity  each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;
               q and k act through their product: sum(dq * q) = sum(dk * k); y is linear in v: sum(dv * v) = sum(dy * y)
     source    Vaswani et al. 2017, "Attention is all you need", eq. 1
     """

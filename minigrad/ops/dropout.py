@@ -1,5 +1,6 @@
 """Dropout."""
-from minigrad.ops.op import Fused, Sample
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Sample
 from minigrad.random import Key, keep_mask
 
 
@@ -9,7 +10,7 @@ class Dropout(Fused):
     forward   y = x * keep / (1 - p)        keep: 1 with probability 1 - p, else 0, drawn from the key
     backward  dx = dy * keep / (1 - p)
     why       the same mask both ways; the division keeps the mean of y at x
-    holds     for one key y is linear in x: sum(dx * x) = sum(dy * y)
+    identity  for one key y is linear in x: sum(dx * x) = sum(dy * y)
     source    Srivastava et al. 2014, "Dropout", scaled at training time
     """
 

@@ -2,7 +2,8 @@
 import numpy as np
 
 from minigrad import device
-from minigrad.ops.op import Fused, Sample
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Sample
 
 
 class Embedding(Fused):
@@ -11,7 +12,7 @@ class Embedding(Fused):
     forward   y = w[idx]
     backward  dw = zeros; dw[idx] += dy
     why       a row that was used several times collects the gradients of all its uses
-    holds     each dy lands in the row that it came from, none is lost: sum(dw * w) = sum(dy * y); sum(dw) = sum(dy)
+    identity  each dy lands in the row that it came from, none is lost: sum(dw * w) = sum(dy * y); sum(dw) = sum(dy)
     """
 
     @staticmethod

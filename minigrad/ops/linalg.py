@@ -1,7 +1,8 @@
 """Products of matrices."""
 import numpy as np
 
-from minigrad.ops.op import Fused, Primitive, Sample
+from minigrad.ops.op import Fused, Primitive
+from minigrad.ops.sample import Sample
 
 
 class Matmul(Primitive):
@@ -11,7 +12,7 @@ class Matmul(Primitive):
     backward  da = dy @ b^T    db = a^T @ dy
     why       y_ij = sum over k of a_ik b_kj: row i of a meets column j of b, so both gradients are products again.
               A 1-D a is a row, a 1-D b a column; leading axes broadcast.
-    holds     y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
+    identity  y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True
 
@@ -55,7 +56,7 @@ class Linear(Fused):
 
     forward   y = x @ w + b
     backward  dx = dy @ w^T    dw = x^T @ dy    db = sum(dy) over all rows
-    holds     x and w act through their product: sum(dx * x) = sum(dw * w); b gets every dy: sum(db) = sum(dy)
+    identity  x and w act through their product: sum(dx * x) = sum(dw * w); b gets every dy: sum(db) = sum(dy)
     """
 
     @staticmethod

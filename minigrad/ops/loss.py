@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 
 from minigrad import device
-from minigrad.ops.op import Fused, Sample
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Sample
 
 
 class CrossEntropy(Fused):
@@ -14,7 +15,7 @@ class CrossEntropy(Fused):
               loss = sum(loss_i) / n over the n that count, 0 if none does    n = 1 for "sum" and "none"
     backward  dlogits = (p - q) * dy / n, 0 in rows that do not count
     why       the logarithm undoes the exponential of softmax, so its Jacobian collapses to p - q
-    holds     each row of dlogits sums to 0: what the target gains, the others lose: sum(dlogits, axis=-1) = 0
+    identity  each row of dlogits sums to 0: what the target gains, the others lose: sum(dlogits, axis=-1) = 0
     source    Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs";
               label smoothing s: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7
     """
@@ -105,7 +106,7 @@ class LinearCrossEntropy(Fused):
               dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x
     why       at a vocabulary of 50,000 the logits are by far the largest array of a GPT; making those of a few rows
               twice is cheaper than keeping all
-    holds     the columns of dw sum to 0, as one vector added to all rows of w shifts the logits of a row alike:
+    identity  the columns of dw sum to 0, as one vector added to all rows of w shifts the logits of a row alike:
               sum(dw, axis=0) = 0; x and w act through their product: sum(dx * x) = sum(dw * w)
     """
 

@@ -1,5 +1,6 @@
 """Layer norm."""
-from minigrad.ops.op import Fused, Sample
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Sample
 
 
 class LayerNorm(Fused):
@@ -9,7 +10,7 @@ class LayerNorm(Fused):
     backward  dw = sum(dy * xhat)    db = sum(dy)    dxhat = dy * w
               dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
     why       two directions are projected out of dxhat: a shift and a scaling of x leave y unchanged
-    holds     each row of dx sums to 0: sum(dx, axis=-1) = 0; and is at right angles to xhat, but for eps:
+    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; and is at right angles to xhat, but for eps:
               sum(dx * xhat, axis=-1, keepdims=True) = eps * rstd**3 * sum(dxhat * xhat, axis=-1, keepdims=True)
     source    Ba, Kiros & Hinton 2016, "Layer normalization"
     """

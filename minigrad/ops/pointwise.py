@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.ops.op import Fused, Primitive, Sample, distinct, positive, signed
+from minigrad.ops.op import Fused, Primitive
+from minigrad.ops.sample import Sample, distinct, positive, signed
 
 PAIRS = [
     ((2, 3), (2, 3)),
@@ -28,7 +29,7 @@ class Add(Primitive):
     forward   y = a + b
     backward  da = dy    db = dy
     why       a sum passes its gradient on to each term; an input that was broadcast gets the sum over its copies
-    holds     all of dy reaches each input: sum(da) = sum(dy); sum(db) = sum(dy)
+    identity  all of dy reaches each input: sum(da) = sum(dy); sum(db) = sum(dy)
     """
     broadcasts = True
 
@@ -46,7 +47,7 @@ class Sub(Primitive):
 
     forward   y = a - b
     backward  da = dy    db = -dy
-    holds     a and b moved alike leave y as it is, so their gradients cancel: sum(da) + sum(db) = 0;
+    identity  a and b moved alike leave y as it is, so their gradients cancel: sum(da) + sum(db) = 0;
               all of dy reaches each input: sum(da) = sum(dy); sum(db) = -sum(dy)
     """
     broadcasts = True
@@ -66,7 +67,7 @@ class Mul(Primitive):
     forward   y = a * b
     backward  da = dy * b    db = dy * a
     why       each factor scales the gradient of the other
-    holds     y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
+    identity  y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True
 
@@ -87,7 +88,7 @@ class Div(Primitive):
 
     forward   y = a / b
     backward  da = dy / b    db = -dy * y / b
-    holds     a and b scaled alike leave y as it is: sum(da * a) + sum(db * b) = 0;
+    identity  a and b scaled alike leave y as it is: sum(da * a) + sum(db * b) = 0;
               y is linear in a and in 1 / b: sum(da * a) = sum(dy * y); sum(db * b) = -sum(dy * y)
     """
     broadcasts = True
@@ -110,7 +111,7 @@ class Neg(Primitive):
 
     forward   y = -x
     backward  dx = -dy
-    holds     the two signs cancel: sum(dx * x) = sum(dy * y)
+    identity  the two signs cancel: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x):
@@ -128,7 +129,7 @@ class Pow(Primitive):
     forward   y = x ** p
     backward  dx = dy * p * x ** (p - 1)    dp = dy * y * log(x)
     why       where p = 0, y is 1 and dx is 0 whatever x; where x <= 0, y has no real derivative in p and dp is 0
-    holds     one percent more of x is p percent more of y: sum(dx * x) = sum(dy * p * y)
+    identity  one percent more of x is p percent more of y: sum(dx * x) = sum(dy * p * y)
     """
     broadcasts = True
 
@@ -161,7 +162,7 @@ class Exp(Primitive):
 
     forward   y = exp(x)
     backward  dx = dy * y
-    holds     y is its own slope, so a shift of x by one amount scales y by one factor: sum(dx) = sum(dy * y)
+    identity  y is its own slope, so a shift of x by one amount scales y by one factor: sum(dx) = sum(dy * y)
     """
 
     def forward(self, x):
@@ -180,7 +181,7 @@ class Log(Primitive):
 
     forward   y = log(x)
     backward  dx = dy / x
-    holds     one percent more of x adds the same to every y: sum(dx * x) = sum(dy)
+    identity  one percent more of x adds the same to every y: sum(dx * x) = sum(dy)
     """
 
     def forward(self, x):
@@ -198,7 +199,7 @@ class Sqrt(Primitive):
 
     forward   y = sqrt(x)
     backward  dx = dy / (2 y)
-    holds     one percent more of x is half a percent more of y: sum(dx * x) = sum(dy * y) / 2
+    identity  one percent more of x is half a percent more of y: sum(dx * x) = sum(dy * y) / 2
     """
 
     def forward(self, x):
@@ -217,7 +218,7 @@ class Tanh(Primitive):
 
     forward   y = tanh(x)
     backward  dx = dy * (1 - y^2)
-    holds     of dy the part y^2 is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
+    identity  of dy the part y^2 is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
     """
 
     def forward(self, x):
@@ -237,7 +238,7 @@ class Sigmoid(Primitive):
     forward   y = 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2
     backward  dx = dy * y * (1 - y)
     why       the form with tanh never overflows
-    holds     a quarter of dy passes, less where y is far from 1/2: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
+    identity  a quarter of dy passes, less where y is far from 1/2: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
     """
 
     def forward(self, x):
@@ -256,7 +257,7 @@ class Relu(Primitive):
 
     forward   y = max(x, 0)
     backward  dx = dy where x > 0, else 0
-    holds     twice x is twice y: sum(dx * x) = sum(dy * y)
+    identity  twice x is twice y: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x):
@@ -275,7 +276,7 @@ class Gelu(Fused):
 
     forward   u = k (x + c x^3)    t = tanh(u)    y = x (1 + t) / 2    k = sqrt(2 / pi)    c = 0.044715
     backward  du = k (1 + 3 c x^2)    dx = dy * ((1 + t) / 2 + x (1 - t^2) du / 2)
-    holds     as for relu, twice x is twice y, but for the bend near 0:
+    identity  as for relu, twice x is twice y, but for the bend near 0:
               sum(dx * x) = sum(dy * y) + sum(dy * x**2 * (1 - t**2) * du) / 2
     source    Hendrycks & Gimpel 2016, "Gaussian error linear units", the tanh form that GPT-2 uses
     """
@@ -305,7 +306,7 @@ class Abs(Primitive):
     forward   y = |x|
     backward  dx = dy * sign(x)
     why       at 0 the slope is taken to be 0, halfway between -1 and 1
-    holds     twice x is twice y: sum(dx * x) = sum(dy * y)
+    identity  twice x is twice y: sum(dx * x) = sum(dy * y)
     """
     analytic = False
 
@@ -324,7 +325,7 @@ class Maximum(Primitive):
 
     forward   y = max(a, b)
     backward  da = dy where a > b    db = dy where b > a    half to each where a = b
-    holds     each dy goes to one of the two or is halved, none is lost: sum(da) + sum(db) = sum(dy);
+    identity  each dy goes to one of the two or is halved, none is lost: sum(da) + sum(db) = sum(dy);
               a gets it where it wins: sum(da) = sum(dy * (a_wins + tie / 2))
     """
     broadcasts = True
@@ -346,7 +347,7 @@ class Minimum(Primitive):
 
     forward   y = min(a, b)
     backward  da = dy where a < b    db = dy where b < a    half to each where a = b
-    holds     each dy goes to one of the two or is halved, none is lost: sum(da) + sum(db) = sum(dy);
+    identity  each dy goes to one of the two or is halved, none is lost: sum(da) + sum(db) = sum(dy);
               a gets it where it wins: sum(da) = sum(dy * (a_wins + tie / 2))
     """
     broadcasts = True
@@ -368,7 +369,7 @@ class Where(Primitive):
 
     forward   y = a where mask, else b
     backward  da = dy where mask, else 0    db = 0 where mask, else dy
-    holds     each dy goes to the one that was chosen, none is lost:
+    identity  each dy goes to the one that was chosen, none is lost:
               sum(da) = sum(dy * mask); sum(da) + sum(db) = sum(dy)
     """
     broadcasts = True
@@ -391,7 +392,7 @@ class Clip(Primitive):
 
     forward   y = min(max(x, low), high)
     backward  dx = dy where low <= x <= high, else 0
-    holds     dy passes only where x was let through as it is: sum(dx) = sum(dy * (x == y))
+    identity  dy passes only where x was let through as it is: sum(dx) = sum(dy * (x == y))
     """
     analytic = False
 

@@ -2,7 +2,8 @@
 import math
 from typing import Any
 
-from minigrad.ops.op import Primitive, Sample, distinct
+from minigrad.ops.op import Primitive
+from minigrad.ops.sample import Sample, distinct
 from minigrad.ops.shape import normal_axes
 
 AXES: list[dict[str, Any]] = [
@@ -31,7 +32,7 @@ class Sum(Reduction):
 
     forward   y = sum(x)
     backward  dx = dy, once for each x
-    holds     each x gets the whole dy of its sum, not a share: sum(dx) = sum(dy) * size(x) / size(y)
+    identity  each x gets the whole dy of its sum, not a share: sum(dx) = sum(dy) * size(x) / size(y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -50,7 +51,7 @@ class Mean(Reduction):
 
     forward   y = sum(x) / n
     backward  dx = dy / n
-    holds     the equal shares of all x add up to dy again: sum(dx) = sum(dy)
+    identity  the equal shares of all x add up to dy again: sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -70,7 +71,7 @@ class Var(Reduction):
     forward   c = x - mean(x)    y = sum(c^2) / (n - ddof)
     backward  dx = dy * 2 c / (n - ddof)
     why       the mean moves with x too, but sum(c) = 0, so that path adds nothing
-    holds     a shift of all x leaves y as it is: sum(dx, axis=axis) = 0;
+    identity  a shift of all x leaves y as it is: sum(dx, axis=axis) = 0;
               twice x is four times y: sum(dx * x) = 2 * sum(dy * y)
     """
 
@@ -95,7 +96,7 @@ class Max(Reduction):
 
     forward   y = max(x)
     backward  dx = dy at the largest x, shared equally where several are, else 0
-    holds     each dy goes to the largest, shared or whole, none is lost: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
+    identity  each dy goes to the largest, shared or whole, none is lost: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -116,7 +117,7 @@ class Min(Reduction):
 
     forward   y = min(x)
     backward  dx = dy at the smallest x, shared equally where several are, else 0
-    holds     each dy goes to the smallest, shared or whole, none is lost: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
+    identity  each dy goes to the smallest, shared or whole, none is lost: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -138,7 +139,7 @@ class Logsumexp(Reduction):
     forward   m = max(x)    y = m + log(sum(exp(x - m)))
     backward  dx = dy * exp(x - y)
     why       the slope is the softmax of x; subtracting m changes nothing but keeps exp from overflowing
-    holds     the slopes sum to 1, as a shift of all x shifts y as much: sum(dx) = sum(dy)
+    identity  the slopes sum to 1, as a shift of all x shifts y as much: sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):

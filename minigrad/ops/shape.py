@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from minigrad import device
-from minigrad.ops.op import Primitive, Sample
+from minigrad.ops.op import Primitive
+from minigrad.ops.sample import Sample
 
 
 def normal_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
@@ -28,7 +29,7 @@ class Reshape(Primitive):
 
     forward   y = x in another shape, same order
     backward  dx = dy in the shape of x
-    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, shape):
@@ -55,7 +56,7 @@ class Transpose(Primitive):
 
     forward   y = x with its axes in the given order (None: reversed)
     backward  dx = dy with its axes in the inverse order
-    holds     each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
+    identity  each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axes=None):
@@ -76,7 +77,7 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
-    holds     each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
+    identity  each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis1, axis2):
@@ -96,7 +97,7 @@ class BroadcastTo(Primitive):
 
     forward   y = x repeated along new axes and axes of size 1
     backward  dx = dy summed over the copies
-    holds     each x gathers the dy of all its copies, none is lost: sum(dx) = sum(dy)
+    identity  each x gathers the dy of all its copies, none is lost: sum(dx) = sum(dy)
     """
     broadcasts = True
 
@@ -119,7 +120,7 @@ class Squeeze(Primitive):
 
     forward   y = x without the given axes of size 1 (None: without any)
     backward  dx = dy in the shape of x
-    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, axis=None):
@@ -142,7 +143,7 @@ class ExpandDims(Primitive):
 
     forward   y = x with new axes of size 1 at the given places of y
     backward  dx = dy in the shape of x
-    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, axis):
@@ -163,7 +164,7 @@ class Astype(Primitive):
 
     forward   y = x in another floating dtype
     backward  dx = dy in the dtype of x
-    holds     the same numbers but for rounding: sum(dx) = sum(dy)
+    identity  the same numbers but for rounding: sum(dx) = sum(dy)
     """
     analytic = False
 
@@ -207,7 +208,7 @@ class Getitem(Primitive):
 
     forward   y = x[index]    index: integers, slices, boolean masks, arrays of integers with repeats
     backward  dx = zeros, with each dy added where it was taken from
-    holds     each dy returns to the x it came from, none is lost: sum(dx * x) = sum(dy * y); sum(dx) = sum(dy)
+    identity  each dy returns to the x it came from, none is lost: sum(dx * x) = sum(dy * y); sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, index):
@@ -237,7 +238,7 @@ class ScatterAdd(Primitive):
     forward   y = zeros(shape); y[index] += x, repeats added up
     backward  dx = dy[index]
     why       the adjoint of y = x[index]
-    holds     each x gets the dy of the place it went to: sum(dx * x) = sum(dy * y)
+    identity  each x gets the dy of the place it went to: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, index, shape):
@@ -272,7 +273,7 @@ class Concatenate(Primitive):
 
     forward   y = the xs one after the other along an axis
     backward  dxs = dy cut at the same places
-    holds     each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
+    identity  each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -295,7 +296,7 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
-    holds     each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
+    identity  each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -316,7 +317,7 @@ class Split(Primitive):
 
     forward   ys = x cut along an axis, into that many equal parts or at the given places
     backward  dx = the dys one after the other
-    holds     x gets the dy of every part, none is lost: sum(dx) = sum(dys)
+    identity  x gets the dy of every part, none is lost: sum(dx) = sum(dys)
     """
 
     def forward(self, x, *, sections, axis=0):
@@ -343,7 +344,7 @@ class SplitHeads(Primitive):
 
     forward   ys = the thirds of x along its last axis, queries, keys and values, each cut into n_head heads
     backward  dx = the heads of all dys side by side
-    holds     x gets the dy of every head, none is lost: sum(dx) = sum(dys)
+    identity  x gets the dy of every head, none is lost: sum(dx) = sum(dys)
     """
 
     def forward(self, x, *, n_head):
@@ -367,7 +368,7 @@ class MergeHeads(Primitive):
 
     forward   y = the heads of each position side by side
     backward  dx = dy cut into heads again
-    holds     the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x):

@@ -1,5 +1,6 @@
 """Softmax and its logarithm."""
-from minigrad.ops.op import Fused, Sample
+from minigrad.ops.op import Fused
+from minigrad.ops.sample import Sample
 from minigrad.ops.shape import normal_axes
 
 
@@ -9,7 +10,7 @@ class Softmax(Fused):
     forward   p = exp(x - max(x)) / sum(exp(x - max(x)))
     backward  dx = p * (dy - sum(dy * p))
     why       the p of a row sum to 1, so what one gains the others lose: the second term couples the row
-    holds     each row of dx sums to 0, as a shift of a whole row of x leaves p as it is: sum(dx, axis=axis) = 0
+    identity  each row of dx sums to 0, as a shift of a whole row of x leaves p as it is: sum(dx, axis=axis) = 0
     """
 
     def forward(self, x, *, axis=-1):
@@ -36,7 +37,7 @@ class LogSoftmax(Fused):
 
     forward   m = max(x)    y = x - m - log(sum(exp(x - m)))
     backward  dx = dy - exp(y) * sum(dy)
-    holds     each row of dx sums to 0, as a shift of a whole row of x leaves y as it is: sum(dx, axis=axis) = 0
+    identity  each row of dx sums to 0, as a shift of a whole row of x leaves y as it is: sum(dx, axis=axis) = 0
     """
 
     def forward(self, x, *, axis=-1):

@@ -7,9 +7,8 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import Tensor, functional as F, nn, optim
-from minigrad.ops.op import OPS
+from minigrad.ops.op import OPS, input_names
 from minigrad.step.record import Record, record
-from minigrad.tape import input_names
 
 WORD = "banana"
 

@@ -12,10 +12,10 @@ import numpy as np
 from minigrad import device
 from minigrad.diagnose import diagnose
 from minigrad.gradcheck import EPS, TOLERANCE, Report, Row, numeric_gradient, relative_error
-from minigrad.ops.op import Op
+from minigrad.ops.op import Op, input_names
 from minigrad.step.invariant import Held, holds
 from minigrad.step.listing import Listing, is_finite, listed
-from minigrad.tape import Node, Step, collect, input_names, remember, unbroadcast
+from minigrad.tape import Node, Step, collect, remember, unbroadcast
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _everywhere(again: Again, what: str, i: int, dx: Any) -> Row:
 
 
 def invariant(again: Again, op: Op, ys: list[Any], dxs: list[Any], listing: Listing) -> Held | None:
-    """What the op's `holds` says, put to the test on these values."""
+    """What the op's `identity` says, put to the test on these values."""
     values: dict[str, Any] = {}
     for line in listing.lines:
         values |= line.values

@@ -1,6 +1,6 @@
 """An op's docstring as data: its equations as text, LaTeX and MathML.
 
-The docstring's first line gives shapes; sections follow under the words forward, backward, why, holds, source.
+The docstring's first line gives shapes; sections follow under the words forward, backward, why, identity, source.
 Equations on one line stand two spaces or more apart. Their notation is that of the code, with `x^2` and `b^T` for
 powers and transposes, factors side by side (`2 y`) for products, and plain words wherever they say it better.
 """
@@ -13,7 +13,7 @@ from typing import Any, Iterator
 
 from minigrad.ops.op import Op
 
-SECTIONS = "forward", "backward", "why", "holds", "source"
+SECTIONS = "forward", "backward", "why", "identity", "source"
 
 GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", eps="ε", epsilon="ε", eta="η", theta="θ", mu="μ", nu="ν",
              pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", psi="ψ", omega="ω")
@@ -38,7 +38,7 @@ class Formula:
     forward: list[str]
     backward: list[str]
     why: str
-    holds: str
+    identity: str
     source: str
     doc: str                                    # all of it, without the indentation of the class
     names: frozenset[str]                       # of variables, in code and equations
@@ -85,9 +85,9 @@ def parse(op_class: type[Op]) -> Formula:
     forward, backward = ([c for line in found[s] for c in re.split(r"\s{2,}", line) if c] for s in SECTIONS[:2])
     names = {name for f in (op_class.forward, op_class.backward) for name in f.__code__.co_varnames}
     names.update(re.findall(r"([^\W\d]\w*'?) \+?= ", "\n".join(forward + backward)))
-    why, holds, source = (" ".join(found[s]) for s in SECTIONS[2:])
+    why, identity, source = (" ".join(found[s]) for s in SECTIONS[2:])
     shapes = " ".join(found["shapes"])
-    return Formula(shapes, forward, backward, why, holds, source, doc, frozenset(names))
+    return Formula(shapes, forward, backward, why, identity, source, doc, frozenset(names))
 
 
 def _sections(doc: str) -> Iterator[tuple[str, str, str]]:

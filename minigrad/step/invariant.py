@@ -1,4 +1,4 @@
-"""The invariant of an op, which its docstring states under `holds`, tested on numbers."""
+"""The invariant of an op, which its docstring states under `identity`, tested on numbers."""
 import ast
 import inspect
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Held:
 
 
 def holds(op_class: type[Op], values: Mapping[str, Any]) -> Held | None:
-    """Check the invariant in the `holds` section of an op's docstring: `words: left = right`, several separated by `;`.
+    """Check the invariant in the `identity` section of an op's docstring: `words: left = right`, several separated by `;`.
 
     values: by name, as NumPy arrays, the inputs (a variable number of them also as a list, xs), the keyword arguments,
     what was saved, the outputs (y, or p_new, ...; all as ys), their gradients (all as dys), the locals of backward, and
@@ -36,7 +36,7 @@ def holds(op_class: type[Op], values: Mapping[str, Any]) -> Held | None:
     infinity. Sides agree if they differ by at most TOLERANCE of the larger, of what any sum in them adds up, and of a
     thousandth of the largest number in dys. Raises ValueError for an expression that cannot be evaluated.
     """
-    statements = [s.strip().rpartition(": ") for s in parse(op_class).holds.split(";") if s.strip()]
+    statements = [s.strip().rpartition(": ") for s in parse(op_class).identity.split(";") if s.strip()]
     parameters = inspect.signature(op_class.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
     known = {**defaults, **{name: _float64(value) for name, value in values.items()}}
@@ -48,7 +48,7 @@ def holds(op_class: type[Op], values: Mapping[str, Any]) -> Held | None:
         try:
             residual = _residual(expression, known, _may_be_missing(op_class))
         except Exception as error:
-            raise ValueError(f"{op_class.__name__}: cannot evaluate {expression!r} in the `holds` section of its "
+            raise ValueError(f"{op_class.__name__}: cannot evaluate {expression!r} in the `identity` section of its "
                              f"docstring: {type(error).__name__}: {error}") from error
         if residual is not None:
             words += [said] if said else []
@@ -97,7 +97,7 @@ def _residual(expression: str, known: dict[str, Any], may_be_missing: set[str]) 
     functions = dict(sum=total, mean=np.mean, prod=np.prod, size=np.size, max=np.max, min=np.min, abs=np.abs,
                      sqrt=np.sqrt, exp=np.exp, log=np.log, tanh=np.tanh)
     with np.errstate(all="ignore"):
-        found = [eval(compile(side, "holds", "eval"), {"__builtins__": {}}, {**known, **functions}) for side in sides]
+        found = [eval(compile(side, "identity", "eval"), {"__builtins__": {}}, {**known, **functions}) for side in sides]
         scale = max([*scales, *(np.max(np.abs(side), initial=0.0) for side in found)])
         differences = [np.max(np.abs(np.subtract(a, b)), initial=0.0) for a, b in zip(found, found[1:])]
         residual = max(differences) / scale

@@ -13,7 +13,7 @@ import numpy as np
 
 from minigrad import tape
 from minigrad.gradcheck import Report
-from minigrad.ops.op import Op
+from minigrad.ops.op import Op, input_names
 from minigrad.optim import Optimizer
 from minigrad.step import explain
 from minigrad.step.breakpoints import longest, names_of, read
@@ -277,7 +277,7 @@ class Record:
         op.xp = np
         hyper, static = optimizer.hyper(group, state["t"] + 1)
         inputs = [old, gradient * scale, *moments, *hyper]
-        given = dict(zip(tape.input_names(optimizer.op, len(inputs)), inputs)) | static
+        given = dict(zip(input_names(optimizer.op, len(inputs)), inputs)) | static
         results = explain.output_names(optimizer.op, 1 + len(moments))
         (new, *_), listing = listed(op.forward, results, *inputs, **static)
         change = new - old
@@ -364,7 +364,7 @@ def forward_steps(fn: Any) -> Iterator[ForwardStep]:
     for index, node in enumerate(explain.nodes_of(y)):
         outs = len(node.outs or (None,))
         _, ys, listing = explain.forward_listed(node.op_class, node.op.needs, node.inputs, node.static, outs)
-        names = tape.input_names(node.op_class, len(node.inputs))
+        names = input_names(node.op_class, len(node.inputs))
         yield ForwardStep(index, node.op_class.name, node.module or node.op_class.name, node.created_at,
                           dict(zip(names, map(on_host, node.inputs))),
                           dict(zip(explain.output_names(node.op_class, outs), ys)), listing)

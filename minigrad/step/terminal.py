@@ -418,7 +418,7 @@ def formula_lines(text: str, section: str) -> list[str]:
     """Of an op's formula: its shapes, and the equations of one direction."""
     lines, current = [], "shapes"
     for line in text.splitlines():
-        word = re.match(r"(forward|backward|why|holds|source)\b", line)
+        word = re.match(r"(forward|backward|why|identity|source)\b", line)
         current = word[1] if word else current
         if line and current in ("shapes", section):
             lines.append(line)
