@@ -8,6 +8,7 @@ from minigrad.ops.op import OPS
 from minigrad.kernels import cpu as _cpu  # noqa: F401  (registers its kernels)
 from minigrad.tape import detect_nan, grad, hvp, no_grad, plain, unfused
 from minigrad.tensor import Tensor, from_dlpack
+from minigrad.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "OPS",
@@ -17,6 +18,7 @@ __all__ = [
     "forward_steps",
     "from_dlpack",
     "functional",
+    "get_num_threads",
     "grad",
     "gradcheck",
     "hvp",
@@ -25,6 +27,7 @@ __all__ = [
     "optim",
     "plain",
     "random",
+    "set_num_threads",
     "step",
     "unfused",
 ]
