@@ -4,10 +4,12 @@ This module is also the namespace in which primitives and composed twins run whe
 what NumPy has too takes NumPy's arguments.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
 
+from minigrad import tape
 from minigrad.ops import attention, linalg, loss, norm, pointwise, reduce, shape as _shape
 from minigrad.ops import adamw as _adamw, dropout as _dropout, embedding as _embedding, softmax as _softmax
 from minigrad.random import Key
@@ -227,3 +229,6 @@ def sgd(
 ) -> tuple[Tensor, Tensor]:
     """A step of SGD with momentum on the tape  ->  new (p, m)."""
     return apply(_adamw.SGD, p, g, m, *_hyper(p, (lr, momentum, weight_decay)), nesterov=nesterov)
+
+
+tape.tensor_functions = sys.modules[__name__]

@@ -5,9 +5,8 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from minigrad import functional as F
-from minigrad.kernels import pool
+from minigrad.modes import module_path
 from minigrad.random import Key
-from minigrad.tape import module_path
 from minigrad.tensor import Tensor
 
 
@@ -48,10 +47,7 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         token = module_path.set(self.path)
         try:
-            if pool.ours():                     # inside another Module, which waits at its end
-                return self.forward(*args, **kwargs)
-            with pool.ahead():                  # who looks at an array through a Tensor waits for it
-                return self.forward(*args, **kwargs)
+            return self.forward(*args, **kwargs)
         finally:
             module_path.reset(token)
 

@@ -1,12 +1,10 @@
 """Optimizers, which run the forward of the ops adamw and sgd; clipping; the learning-rate schedule."""
 import math
 from itertools import accumulate, groupby
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable
 
-import numpy as np
-
-from minigrad import tape
-from minigrad.kernels import cpu
+from minigrad.executor import executor_of
+from minigrad.modes import mode
 from minigrad.ops import adamw as ops
 from minigrad.ops.op import Op
 from minigrad.tensor import Tensor
@@ -65,22 +63,14 @@ class Optimizer:
         """Update every parameter that has a gradient."""
         for group in self.groups:
             for members in self.runs(group):
-                t = self.state_of(members[0])["t"]
-                hyper, static = self.hyper(group, t)
-                op_class = tape.implementation(self.op, members[0].data)
-                if hasattr(op_class, "in_place"):
-                    flat, first, last = (self.state_of(members[i])[k] for i, k in ((0, "flat"), (0, "at"), (-1, "at")))
-                    op_class.in_place([p.data for p in members], [p.grad for p in members],
-                                      *(m[first.start:last.stop] for m in flat), *hyper, **static)
-                    for p in members:
-                        p.changed()
-                    continue
+                states = [self.state_of(p) for p in members]
+                at = slice(states[0]["at"].start, states[-1]["at"].stop)
+                hyper, static = self.hyper(group, states[0]["t"])
+                run = executor_of(type(members[0].data), mode().plain)
+                run.update(self.op, [p.data for p in members], [p.grad for p in members],
+                           [m[at] for m in states[0]["flat"]], hyper, static)
                 for p in members:
-                    op, state = op_class(), self.state_of(p)
-                    op.xp = p.xp
-                    p.data, *new = op.forward(p.data, p.grad, *(state[m] for m in self.moments), *hyper, **static)
-                    for m, values in zip(self.moments, new):
-                        state[m][...] = values
+                    p.changed()
 
     def runs(self, group: dict[str, Any]) -> list[list[Tensor]]:
         """The parameters of a group that have a gradient, their t counted up: cut where the moments of one do not lie
@@ -196,15 +186,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
     params = [p for p in params if p.grad is not None]
     if not params:
         raise ValueError("no parameter has a gradient: clip after backward()")
-    xp = params[0].xp
-    if xp is np and not tape.is_plain():
-        return np.asarray(cpu.clip([p.grad for p in params], max_norm), params[0].dtype)
-    squares: Sequence[Any] = [(p.grad * p.grad).sum() for p in params]
-    norm = xp.sqrt(xp.stack([xp.asarray(s) for s in squares]).sum())
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for p in params:
-        p.grad *= scale
-    return xp.asarray(norm)
+    return executor_of(type(params[0].data), mode().plain).clip([p.grad for p in params], max_norm)
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:

@@ -5,7 +5,6 @@ from typing import Any, Iterator
 import numpy as np
 
 from minigrad import device, tape
-from minigrad.kernels import pool
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.tape import apply
 
@@ -18,7 +17,7 @@ class Tensor:
         requires_grad: whether `.grad` is wanted; only for floating dtypes.
         dtype, device: cast or move the data first.
     """
-    __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "version", "_buffer", "__weakref__")
+    __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "version", "__weakref__")
     _data: Any
     __array_ufunc__ = None                      # ndarray * Tensor is our __rmul__, not an array of objects
     __hash__ = object.__hash__
@@ -39,11 +38,22 @@ class Tensor:
         self._data = array
         self.requires_grad = requires_grad
         self.node: tape.Node | None = None      # what made it; None for a leaf
-        self.out = -1                           # which of an op's outputs it is; -1 for an array from elsewhere
-        self.grad: Any = None                   # array; the engine's buffer, valid until the next zero_grad or backward
+        self.out = 0                            # which of the node's outputs it is
+        self.grad: Any = None                   # an ordinary array, which stays valid
         self.hooks: list[tape.Hook] | None = None
         self.version = 0                        # the tape's clock when its data was last changed
-        self._buffer: Any = None
+
+    @staticmethod
+    def output(array: Any, node: "tape.Node | None", out: int) -> "Tensor":
+        """What an op returns: its output number `out`; node: None if it was not recorded."""
+        t = Tensor.__new__(Tensor)
+        t._data = array
+        t.node = node
+        t.out = out
+        t.requires_grad = node is not None
+        t.grad = t.hooks = None
+        t.version = 0
+        return t
 
     # ---- the array ----
 
@@ -51,7 +61,6 @@ class Tensor:
     def data(self) -> Any:
         """The array itself. Assigning copies into the same memory, and a backward that would need the old values is
         refused. A write into the array (`t.data[0] = 1`) cannot be noticed: do not."""
-        pool.wait()
         return self._data
 
     @data.setter
@@ -67,8 +76,13 @@ class Tensor:
         self.changed()
 
     def changed(self) -> None:
-        """Its numbers are others now: a backward that needs the old ones is refused."""
+        """Note that its values have changed: a backward that needs the old ones is refused."""
         self.version = tape.clock()
+
+    @property
+    def key(self) -> Any:
+        """What its gradient is filed under during a backward pass."""
+        return id(self) if self.node is None else (self.node.seq, self.out)
 
     @property
     def xp(self) -> Any:
@@ -123,8 +137,9 @@ class Tensor:
         The graph is freed on the way unless `retain_graph`."""
         tape.backward(self, dy, retain_graph=retain_graph)
 
-    def backward_steps(self, dy: Any = None, *, until: Any = None, retain_graph: bool = False) -> Iterator[tape.Step]:
-        """`backward`, one Step at a time: pausing the loop pauses the backward, finishing it has done the same.
+    def backward_steps(self, dy: Any = None, *, until: Any = None, retain_graph: bool = False) -> Iterator[Any]:
+        """`backward` as an iterator: a minigrad.step.Step for each node, newest first. Pausing the loop pauses the
+        backward; at its end `.grad` is what `backward` leaves.
 
         until: yield only some, all of them run: an op ("attention"), a module ("h.0.attn"), a parameter
         ("wte.weight"), "bad" where a check against finite differences fails, "nan", "norm > 3", or a function of the
@@ -155,7 +170,7 @@ class Tensor:
             self.register_hook(keep)
 
     def zero_grad(self) -> None:
-        """Forget the gradient; its memory is used again by the next backward."""
+        """Set `.grad` to None."""
         self.grad = None
 
     # ---- never in place ----
@@ -288,9 +303,6 @@ class Tensor:
 
     def __dlpack__(self, **options: Any) -> Any: return self.data.__dlpack__(**options)
     def __dlpack_device__(self) -> Any: return self._data.__dlpack_device__()
-
-
-tape._tensor = Tensor
 
 
 def from_dlpack(x: Any) -> Tensor:

@@ -175,16 +175,17 @@ def test_gradients_add_up_over_backwards_until_zero_grad():
     np.testing.assert_array_equal(x.grad, [2.0, 4.0])
 
 
-def test_a_leaf_owns_its_buffer():
+def test_a_gradient_is_an_ordinary_array_of_its_leaf():
     x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
     (x + y).backward(np.array([1.0, 1.0]))      # add gives the same dy to both
     assert not np.shares_memory(x.grad, y.grad)
     x.grad *= 2.0
     np.testing.assert_array_equal(y.grad, [1.0, 1.0])
-    buffer = x.grad
+    kept = x.grad
+    (x * 3.0).sum().backward()                  # adds
     x.zero_grad()
-    (x * 3.0).sum().backward()
-    assert x.grad is buffer                     # used again
+    (x * 5.0).sum().backward()
+    np.testing.assert_array_equal(kept, [2.0, 2.0])     # stays what it was
 
 
 def test_the_users_dy_is_not_kept():

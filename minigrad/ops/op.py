@@ -39,24 +39,13 @@ class Op:
     fused: ClassVar[bool]                           # True: no second derivative but through the composed twin
     broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
     analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
-    kernels: ClassVar[dict[type, type["Op"]]]       # array type -> faster implementation of this op
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
-
-    dtypes: ClassVar[str] = "fd"                    # of a kernel: the dtypes it is for, in NumPy's letters
-    least: ClassVar[int] = 0                        # of a kernel: elements of the first input from which it pays
-    fresh: ClassVar[tuple[int, ...]] = ()           # of a kernel: inputs whose gradients nobody else has a hold of
-    adds: ClassVar[int | None] = None               # of a kernel: the input to whose gradient so far it adds its own
-    forgets: ClassVar[tuple[int, ...]] = ()         # of a kernel: inputs whose numbers its backward does without
-    alone: bool = False                             # a kernel's backward runs once, and what it saved is its own
-    so_far: Any = None                              # the gradient to add to, and whether it may be written to
-    so_far_is_ours: bool = False
 
     xp: Any
     needs: Sequence[bool]                           # which inputs want a gradient; the others' may be None
     saved: dict[str, Any] = {}
 
     def __init_subclass__(cls, register: bool = True, name: str | None = None) -> None:
-        cls.kernels = {}
         if not register:
             return
         cls.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()

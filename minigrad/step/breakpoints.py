@@ -6,7 +6,7 @@ from typing import Any, Callable, Iterable
 import numpy as np
 
 from minigrad.step.explain import bad_origin, check, nodes_of, on_host
-from minigrad.tape import Step
+from minigrad.step.step import Step
 from minigrad.tensor import Tensor
 
 SYNTAX = 'an op ("attention"), a module ("h.0.attn"), a parameter ("wte.weight"), "bad", "nan", "norm > 3"'

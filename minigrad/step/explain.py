@@ -15,7 +15,9 @@ from minigrad.gradcheck import EPS, TOLERANCE, Report, Row, numeric_gradient, re
 from minigrad.ops.op import Op, input_names
 from minigrad.step.invariant import Held, holds
 from minigrad.step.listing import Listing, is_finite, listed
-from minigrad.tape import Node, Step, collect, remember, unbroadcast
+from minigrad.executor import executor_of
+from minigrad.step.step import Step
+from minigrad.tape import Node, collect, unbroadcast
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -323,5 +325,5 @@ def nodes_of(y: Tensor) -> Iterator[Node]:
     """All nodes that y depends on, oldest first, with the arrays of all their inputs."""
     if y.node is not None:
         found = collect(y.node)[0]
-        remember(found)
+        executor_of(type(y._data), plain=False).rematerialize(found)
         yield from (found[seq] for seq in sorted(found))

@@ -18,7 +18,7 @@ from minigrad.step.formula import Formula
 from minigrad.step.heat import MASK
 from minigrad.step.listing import Listing
 from minigrad.step.record import Nudge, Record, Update, View, Walk, view
-from minigrad.tape import Step
+from minigrad.step.step import Step
 
 HERE = Path(__file__).parent
 PANELS = 12                 # of an array of more than two axes: so many of its matrices are shown side by side

@@ -21,7 +21,7 @@ from minigrad.step.explain import Again, Why, on_host, top
 from minigrad.step.formula import Formula, parse
 from minigrad.step.invariant import Held
 from minigrad.step.listing import Listing, is_finite, listed
-from minigrad.tape import Step
+from minigrad.step.step import Step, backward_steps
 from minigrad.tensor import Tensor
 
 
@@ -138,7 +138,7 @@ class Record:
 
     def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: list[str] | None, title: str, notes: list[str],
                  optimizer: Optimizer | None, max_norm: float | None) -> None:
-        steps = tape.backward_steps(y, deliver=self._deliver)  # refuses what has no backward before anything else
+        steps = backward_steps(y, deliver=self._deliver)  # refuses what has no backward before anything else
         self.title, self.tokens, self.notes = title, tokens, notes
         self.loss = float(y.item())
         self.leaves: dict[str, Tensor] = {}                     # label -> leaf
@@ -156,7 +156,7 @@ class Record:
                 if dx is not None and x.node is not None:
                     self._users.setdefault((x.node.seq, x.out), []).append((step.index, i))
 
-    def _deliver(self, leaf: Tensor, gradient: Any, ours: bool) -> None:
+    def _deliver(self, leaf: Tensor, gradient: Any) -> None:
         self.gradients[self.label(leaf)] = np.array(on_host(gradient))
         tape.accumulate(leaf, gradient)
 

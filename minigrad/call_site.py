@@ -1,0 +1,22 @@
+"""The line of user code that called an op, so that errors and steps can name it."""
+import os
+import sys
+from types import CodeType
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # user code, though it lives in this package
+
+
+def call_site() -> tuple[CodeType, int]:
+    """Code object and instruction of the nearest caller outside this package."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE) and (
+            frame.f_code.co_filename != _EXAMPLES):
+        frame = frame.f_back
+    return frame.f_code, frame.f_lasti
+
+
+def line_of(code: CodeType, instruction: int) -> str:
+    """File and line of an instruction: "train.py:41"."""
+    line = next((line for start, end, line in code.co_lines() if start <= instruction < end), None)
+    return f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{line}"

@@ -1,0 +1,104 @@
+"""What is wrong with the inputs or the result of an op, in words: shapes, dtypes, devices, NaN and infinity."""
+import math
+from typing import TYPE_CHECKING, Any, Iterable
+
+import numpy as np
+
+from minigrad import device
+from minigrad.ops.op import Op
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+
+def shapes(arrays: Iterable[Any]) -> str:
+    """The shapes of arrays, and numbers as they are: "(3, 4), 2.0"."""
+    return ", ".join(str(getattr(a, "shape", a)) for a in arrays)
+
+
+def reconcile(op_class: type[Op], arrays: list[Any]) -> list[Any]:
+    """The arrays in one floating dtype: integers are cast. TypeError for two floating dtypes, ValueError for two
+    devices."""
+    tensors = [a for a in arrays if device.is_array(a)]
+    devices = sorted({device.name(a) for a in tensors})
+    if len(devices) > 1:
+        raise ValueError(f"{op_class.name}: inputs live on {' and '.join(devices)}: move one with .to({devices[0]!r})")
+    floats = sorted({str(a.dtype) for a in tensors if a.dtype.kind not in "biu"})
+    if len(floats) > 1:
+        raise TypeError(f"{op_class.name}: inputs have dtypes {' and '.join(floats)}: cast one with "
+                        f".astype({floats[0]!r}); Python numbers take the other's dtype by themselves")
+    if not floats:
+        return arrays
+    return [a.astype(floats[0]) if device.is_array(a) and a.dtype.kind in "biu" else a for a in arrays]
+
+
+def first_gradient(y: "Tensor", dy: Any) -> Any:
+    """The gradient that a backward of y begins with: dy as an array like y's; 1 by default, for a y of one element.
+    ValueError for a y without a gradient, or a dy of another shape, dtype or device."""
+    if not y.requires_grad:
+        raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
+                         "or it was made under no_grad() or by detach()")
+    if dy is None:
+        if y.size != 1:
+            raise ValueError(
+                f"backward of a Tensor of shape {y.shape} needs dy, a gradient of the same shape; or reduce "
+                "it to one number first, with .sum() or .mean()"
+            )
+        return y.xp.ones_like(y._data)
+    if hasattr(dy, "_data") and dy.device != y.device:
+        raise ValueError(f"dy lives on {dy.device}, the Tensor on {y.device}: move it with dy.to({y.device!r})")
+    dy = dy._data if hasattr(dy, "_data") else y.xp.asarray(dy, dtype=y.dtype)
+    if dy.shape != y.shape or dy.dtype != y.dtype:
+        raise ValueError(
+            f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree"
+        )
+    return dy
+
+
+def explained(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
+    """The error, or a clearer one: a number in place of an array, an argument on another device, shapes that do not
+    broadcast."""
+    if isinstance(error, AttributeError) and not all(hasattr(a, "shape") for a in arrays):
+        return TypeError(f"{op_class.name}: got a number where it needs an array: ({shapes(arrays)})")
+    here = next(device.name(a) for a in arrays if device.is_array(a))
+    for name, value in static.items():
+        for a in value if isinstance(value, tuple) else (value,):
+            if device.is_array(a) and device.name(a) not in ("cpu", here):
+                return ValueError(
+                    f"{op_class.name}: {name} lives on {device.name(a)}, the input on {here}: move one of them"
+                )
+    if not op_class.broadcasts:
+        return error
+    given = [a.shape for a in arrays if hasattr(a, "shape")]
+    try:
+        np.broadcast_shapes(*given)
+        return error
+    except ValueError:
+        return ValueError(
+            f"{op_class.name}: shapes {' and '.join(map(str, given))} do not broadcast: counted from the "
+            "last, axes must be equal or 1; reshape, transpose or expand_dims one of them"
+        )
+
+
+def stop_at_bad(where: str, results: Iterable[Any], inputs: Iterable[Any]) -> None:
+    """Raise FloatingPointError if a result holds NaN, or an infinity that no input holds. Both may be Tensors."""
+    results, inputs = ([getattr(x, "_data", x) for x in xs] for xs in (results, inputs))
+
+    def infinite(x: Any) -> bool:
+        return math.isinf(x) if isinstance(x, (int, float)) else bool(device.xp(x).isinf(x).any())
+
+    for r in results:
+        if r is None:
+            continue
+        xp = np if isinstance(r, np.generic) else device.xp(r)
+        nans = int(xp.isnan(r).sum())
+        if nans or (xp.isinf(r).any() and not any(infinite(x) for x in inputs)):
+            bad = f"{nans} NaN" if nans else f"{int(xp.isinf(r).sum())} infinite"
+            raise FloatingPointError(f"{where} made the first bad value: {bad} of {r.size} in an array of shape "
+                                     f"{r.shape}; given: {', '.join(map(_range, inputs))}")
+
+
+def _range(x: Any) -> str:
+    if isinstance(x, (int, float)):
+        return str(x)
+    return f"{x.shape} in [{float(x.min()):.4g}, {float(x.max()):.4g}]" if x.size else str(x.shape)

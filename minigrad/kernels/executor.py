@@ -1,0 +1,106 @@
+"""An executor that runs kernels where it has one, and the textbook's ops elsewhere.
+
+It also saves memory and copies, invisibly: activations that no backward needs are dropped from the graph, and in a
+pass whose arrays are not seen outside, gradients are summed in place and kernels overwrite what they saved.
+"""
+from typing import Any, Iterable, Sequence
+
+from minigrad.executor import Dropped, Executor, Gradients
+from minigrad.ops.op import Op
+
+
+class Kernel:
+    """What a kernel, a subclass of its op, may declare besides `forward` and `backward`."""
+    dtypes = "fd"                               # NumPy's letters of the dtypes it is for
+    unaliased: tuple[int, ...] = ()             # inputs whose returned gradient is an array that nothing else refers to
+    drops: tuple[int, ...] = ()                 # inputs whose values its backward does not need
+    may_overwrite = False                       # whether this call's backward may write over what forward saved
+
+
+def op_of(kernel: type[Kernel]) -> type[Op]:
+    """The op that a kernel stands in for: the class that it inherits from besides Kernel."""
+    return next(base for base in kernel.__bases__ if issubclass(base, Op))
+
+
+class OwnedGradients(Gradients):
+    """The store of a pass whose arrays are not seen outside, or may be: then nothing but its own sums is overwritten.
+    The first contribution is stored as it is, the second allocates unless one of the two is unaliased, later ones are
+    added in place."""
+
+    def __init__(self, exclusive: bool) -> None:
+        super().__init__()
+        self.exclusive = exclusive
+        self.owned: set[Any] = set()            # keys whose array nothing outside this store refers to
+        self.unaliased: list[Any] = []          # of what the last backward returned, the arrays without other references
+
+    def add(self, key: Any, dx: Any) -> None:
+        total = self.sums.get(key)
+        is_unaliased = any(dx is a for a in self.unaliased)
+        if total is None:
+            self.sums[key] = dx
+        elif key in self.owned:
+            total += dx
+            self.sums[key] = total              # += makes a new object of a NumPy scalar
+        elif is_unaliased:
+            dx += total
+            self.sums[key] = dx
+        else:
+            self.sums[key] = total + dx
+        if total is not None or is_unaliased:
+            self.owned.add(key)
+
+    def pop(self, key: Any) -> Any:
+        self.owned.discard(key)
+        return super().pop(key)
+
+    def pop_leaf(self, key: Any) -> Any:
+        return self.pop(key) if key in self.owned and self.exclusive else super().pop_leaf(key)
+
+
+class KernelExecutor(Executor):
+    """Runs kernels on the arrays of one library, whose namespace is xp. min_size: elements of an op's first input from
+    which its kernel pays; below, the textbook is as fast."""
+
+    def __init__(self, xp: Any, kernels: Iterable[type[Kernel]], min_size: int = 1) -> None:
+        self.xp, self.min_size = xp, min_size
+        self.kernels = {op_of(kernel): kernel for kernel in kernels}    # op class -> kernel
+
+    def implementation(self, op_class: type[Op]) -> type[Op]:
+        kernel: Any = self.kernels.get(op_class, op_class)
+        return kernel
+
+    def forward(self, op_class: type[Op], arrays: Sequence[Any], static: dict[str, Any], needs: Sequence[bool]
+                ) -> tuple[Op, Any]:
+        kernel: Any = self.kernels.get(op_class)
+        if kernel is not None:
+            first = arrays[0]
+            if getattr(first, "size", 0) >= self.min_size and first.dtype.char in kernel.dtypes:
+                op_class = kernel
+        op = op_class()
+        op.xp, op.needs = self.xp, needs
+        return op, op.forward(*arrays, **static)
+
+    def backward(self, op: Op, dys: Sequence[Any], grads: Gradients) -> Any:
+        if not (isinstance(op, Kernel) and isinstance(grads, OwnedGradients) and grads.exclusive):
+            return super().backward(op, dys, grads)
+        op.may_overwrite = True
+        dxs = op.backward(*dys, **op.saved)
+        found = dxs if type(dxs) is tuple else (dxs,)
+        grads.unaliased = [found[i] for i in op.unaliased if i < len(found)]
+        return dxs
+
+    def gradients(self, exclusive: bool) -> Gradients:
+        return OwnedGradients(exclusive)
+
+    def retain(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Without the arrays that the kernel does not need, of Tensors that another node can make again."""
+        drops = getattr(op, "drops", ())
+        if not drops:
+            return inputs
+        kept = list(inputs)
+        for i in drops:
+            x = inputs[i]
+            node = getattr(x, "node", None)
+            if node is not None:
+                kept[i] = x.output(Dropped(x._data.shape, x._data.dtype), node, x.out)
+        return tuple(kept)

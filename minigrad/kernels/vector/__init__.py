@@ -1,0 +1,38 @@
+"""Kernels for NumPy arrays of float32 and float64: in place, in blocks, in memory that is used again.
+
+Products run on BLAS's threads, the rest on the caller's. Names are those of the textbook, whose formulas these compute;
+the files are named as in minigrad/ops. A kernel never writes into its inputs.
+"""
+from typing import Any
+
+import numpy as np
+
+from minigrad.executor import EXECUTORS
+from minigrad.kernels.executor import KernelExecutor
+from minigrad.kernels.vector.adamw import adamw_in_place, clip_in_place
+from minigrad.kernels.vector.attention import Attention
+from minigrad.kernels.vector.embedding import Embedding
+from minigrad.kernels.vector.linalg import Linear
+from minigrad.kernels.vector.loss import CrossEntropy, LinearCrossEntropy
+from minigrad.kernels.vector.norm import LayerNorm
+from minigrad.kernels.vector.pointwise import Add, Gelu
+from minigrad.kernels.vector.shape import SplitHeads
+from minigrad.ops.adamw import AdamW
+
+KERNELS = Add, LayerNorm, Linear, Gelu, Attention, SplitHeads, Embedding, CrossEntropy, LinearCrossEntropy
+
+
+class VectorExecutor(KernelExecutor):
+    """The executor for NumPy arrays."""
+
+    def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
+        if op_class is AdamW and params[0].dtype.char in "fd":
+            adamw_in_place(params, grads, *moments, *hyper, **static)
+        else:
+            super().update(op_class, params, grads, moments, hyper, static)
+
+    def clip(self, grads: Any, max_norm: float) -> Any:
+        return np.asarray(clip_in_place(grads, max_norm), grads[0].dtype)
+
+
+EXECUTORS[np.ndarray] = VectorExecutor(np, KERNELS, min_size=2048)

@@ -1,0 +1,71 @@
+"""AdamW and clipping in place."""
+import math
+from itertools import accumulate
+
+import numpy as np
+
+from minigrad.kernels.vector.arrays import cuts, scratch
+from minigrad.kernels.vector.settings import settings
+
+
+def adamw_in_place(params, grads, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
+    """The step of the op adamw, written over params and the flat moments m and v of all of them. A few long calls cost
+    less than some for each parameter."""
+    flat = [p.reshape(-1) for p in params]                          # copies of those that are not contiguous
+    pairs = list(zip(flat, (g.reshape(-1) for g in grads)))[::-1]
+    for s in cuts(m.size, settings.stretch):
+        here, room = [], s.stop - s.start                           # the parts of p and g that belong to this stretch
+        while room:
+            p, g = pairs.pop()
+            if p.size > room:
+                pairs.append((p[room:], g[room:]))
+            here.append((p[:room], g[:room]))
+            room -= here[-1][0].size
+        _step(here, m[s], v[s], lr, beta1, beta2, eps, weight_decay, t)
+    _write_back(params, flat)
+
+
+def _step(pairs, m, v, lr, beta1, beta2, eps, weight_decay, t):
+    """The formulas of adamw, written over m, v and the p of each pair (p, g)."""
+    c1, c2 = 1.0 - beta1 ** t, 1.0 - beta2 ** t
+    q = scratch("q", m, m.size)
+    ends = list(accumulate(g.size for _, g in pairs))
+    parts = [(p, g, q[end - g.size:end]) for (p, g), end in zip(pairs, ends)]
+
+    for _, g, part in parts:
+        np.multiply(g, 1.0 - beta1, out=part)
+    m *= beta1
+    m += q
+    for _, g, part in parts:
+        np.multiply(g, math.sqrt(1.0 - beta2), out=part)
+    q *= q
+    v *= beta2
+    v += q
+    np.sqrt(v, out=q)
+    q += eps * math.sqrt(c2)                                        # sqrt(c2) (r + eps)
+    np.divide(m, q, out=q)
+    q *= lr * math.sqrt(c2) / c1                                    # lr u
+    for p, _, part in parts:
+        if weight_decay:
+            p *= 1.0 - lr * weight_decay
+        p -= part
+
+
+def clip_in_place(grads, max_norm):
+    """Scale gradients so that their joint L2 norm is at most max_norm. Returns the norm before."""
+    flat = [g.reshape(-1) for g in grads]
+    parts = [g[s] for g in flat for s in cuts(g.size, settings.stretch)]
+    norm = math.sqrt(sum(float(part @ part) for part in parts))
+    scale = max_norm / (norm + 1e-6)
+    if not scale >= 1.0:                                            # also for NaN
+        for part in parts:
+            part *= scale
+        _write_back(grads, flat)
+    return norm
+
+
+def _write_back(arrays, flat):
+    """Copy reshape(-1) of each array into it where that was not a view."""
+    for a, new in zip(arrays, flat):
+        if not a.flags.c_contiguous:
+            a[...] = new.reshape(a.shape)

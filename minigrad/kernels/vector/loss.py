@@ -1,0 +1,88 @@
+"""Cross-entropy, alone and with the head: the gradients are computed with the loss, while the exponentials exist."""
+import numpy as np
+
+from minigrad.kernels.executor import Kernel
+from minigrad.kernels.vector.arrays import cuts, like, ones, pieces, rows_of, scratch
+from minigrad.kernels.vector.buffers import empty
+from minigrad.kernels.vector.settings import settings
+from minigrad.ops import loss
+
+
+class CrossEntropy(Kernel, loss.CrossEntropy, register=False):
+    """Saves dlogits for dy = 1. With label smoothing the textbook runs."""
+    unaliased = drops = 0,
+
+    def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+        counted, t = self.check(logits, targets, ignore_index, label_smoothing, reduction)
+        if label_smoothing:
+            return super().forward(logits, targets=targets, ignore_index=ignore_index,
+                                   label_smoothing=label_smoothing, reduction=reduction)
+        z = rows_of(logits)                                                         # (N, V)
+        n = loss.count(np, counted, reduction, z.dtype)
+        share, losses = (counted / n).astype(z.dtype), np.empty(len(z), z.dtype)    # (N,)
+        dz = like(z) if self.needs[0] else None
+        for s in pieces(z):
+            e = scratch("z", z, *z[s].shape) if dz is None else dz[s]
+            losses[s] = loss_and_gradient(z[s], t[s], share[s], e)
+        self.save(dz=dz, shape=logits.shape)
+        return losses.reshape(targets.shape) if reduction == "none" else losses.sum()
+
+    def backward(self, dy, **saved):
+        if "z" in saved:                                                            # the textbook's forward ran
+            return super().backward(dy, **saved)
+        return scaled(saved["dz"], dy.reshape(-1, 1), self.may_overwrite).reshape(saved["shape"])
+
+
+def scaled(a, by, may_overwrite):
+    """a * by, written over a where that is allowed."""
+    if may_overwrite and by.size == 1 and by == 1.0:
+        return a
+    return np.multiply(a, by, out=a if may_overwrite else None)
+
+
+def loss_and_gradient(z, t, share, e):
+    """share * cross-entropy of each row of logits z (N, V) with targets t (N,)  ->  (N,). The gradient of their sum is
+    written to e, which may be z itself."""
+    rows = np.arange(len(z))
+    np.subtract(z, z.max(axis=1, keepdims=True), out=e)
+    picked = e[rows, t]                                             # (N,)
+    np.exp(e, out=e)
+    total = e @ ones(z.shape[1], z)
+    e *= (share / total)[:, None]                                   # p * share
+    e[rows, t] -= share
+    np.log(total, out=total)
+    total -= picked
+    total *= share
+    return total
+
+
+class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
+    """Saves dx and dw for dy = 1, made from the logits of a chunk of rows while they exist: no product is computed
+    twice."""
+    unaliased, drops = (0, 1), (0,)
+
+    def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+        self.check(x, w, targets, reduction)
+        x2, V = rows_of(x), w.shape[0]                              # (N, C)
+        counted, t = loss.counted_targets(targets, ignore_index, V)
+        share = (counted / loss.count(np, counted, reduction, x.dtype)).astype(x.dtype)
+        losses, chunks = np.empty(len(x2), x.dtype), cuts(len(x2), settings.logits // V)
+        dx = dw = None
+        if self.needs[0] or self.needs[1]:
+            dx, dw = like(x2), np.zeros_like(w) if len(chunks) != 1 else like(w)
+        for here in chunks:
+            z = np.matmul(x2[here], w.T, out=empty((here.stop - here.start, V), x.dtype))           # (rows, V)
+            for s in pieces(z):
+                there = slice(here.start + s.start, here.start + s.stop)
+                losses[there] = loss_and_gradient(z[s], t[there], share[there], z[s])
+            if dx is not None:
+                np.matmul(z, w, out=dx[here])
+                if len(chunks) == 1:
+                    np.matmul(z.T, x2, out=dw)
+                else:
+                    dw += np.matmul(z.T, x2[here])
+        self.save(dx=dx, dw=dw, shape=x.shape)
+        return losses.sum()
+
+    def backward(self, dy, dx, dw, shape):
+        return scaled(dx, dy, self.may_overwrite).reshape(shape), scaled(dw, dy, self.may_overwrite)

@@ -1,0 +1,52 @@
+"""Layer norm."""
+import numpy as np
+
+from minigrad.kernels.executor import Kernel
+from minigrad.kernels.vector.arrays import like, ones, pieces, rows_of, scratch
+from minigrad.ops import norm
+
+
+class LayerNorm(Kernel, norm.LayerNorm, register=False):
+    """The textbook's formulas in place, piece by piece. Means and sums over an axis are products with a vector."""
+    unaliased, drops = (0, 1, 2), (0,)
+
+    def forward(self, x, w, b=None, *, eps=1e-5):
+        self.check(x, w, b)
+        C, x2 = w.shape[0], rows_of(x)                              # (N, C)
+        rstd, y = np.empty(len(x2), x2.dtype), like(x2)
+        xhat = like(x2) if True in self.needs else y
+        mean_of = np.full(C, 1.0 / C, x2.dtype)
+        for s in pieces(x2):
+            c, r = xhat[s], rstd[s]
+            mean = x2[s] @ mean_of                                  # (rows,)
+            np.subtract(x2[s], mean[:, None], out=c)
+            np.vecdot(c, c, out=r)
+            r *= 1.0 / C                                            # var(x)
+            r += eps
+            np.sqrt(r, out=r)
+            np.divide(1.0, r, out=r)
+            c *= r[:, None]
+            np.multiply(c, w, out=y[s])
+            if b is not None:
+                y[s] += b
+        self.save(xhat=xhat, rstd=rstd, w=w, shape=x.shape)
+        return y.reshape(x.shape)
+
+    def backward(self, dy, xhat, rstd, w, shape):
+        C, dy2 = w.shape[0], rows_of(dy)                            # (N, C)
+        dx = xhat if self.may_overwrite else like(xhat)
+        dw, db = np.zeros((2, C), xhat.dtype)
+        minus_mean = w * (-1.0 / C)                                 # g @ minus_mean = -mean(g * w)
+        for s in pieces(xhat):
+            n = s.stop - s.start
+            g, d, q = dy2[s], dx[s], scratch("q", xhat, n, C)
+            np.multiply(g, xhat[s], out=q)
+            dw += ones(n, xhat) @ q
+            db += ones(n, xhat) @ g
+            scale, shift = q @ minus_mean, g @ minus_mean           # (rows,): -mean(dxhat * xhat), -mean(dxhat)
+            np.multiply(xhat[s], scale[:, None], out=q)
+            np.multiply(g, w, out=d)                                # dxhat
+            d += q
+            d += shift[:, None]
+            d *= rstd[s, None]
+        return (dx.reshape(shape), dw, db)[:len(self.needs)]

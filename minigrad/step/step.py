@@ -1,0 +1,109 @@
+"""Step: what `backward_steps` yields for each node, and everything it can tell about that node's backward."""
+import inspect
+import textwrap
+from typing import TYPE_CHECKING, Any, Iterator
+
+from minigrad import errors, tape
+from minigrad.ops.op import input_names
+from minigrad.tape import Deliver, Visit
+from minigrad.tensor import Tensor
+
+if TYPE_CHECKING:
+    from minigrad.gradcheck import Report
+    from minigrad.step.explain import Why
+    from minigrad.step.formula import Formula
+    from minigrad.step.listing import Line
+
+
+class Step(Visit):
+    """One node's backward, just after it ran and before its results are added to the gradients of its inputs.
+
+    dy is the gradient of the output (a tuple for an op of several outputs), dxs that of each input, None where none is
+    wanted. An entry of dxs may be replaced: what is there when the iterator advances is added.
+
+    What explains the step is computed when it is asked for, from the node's inputs: lines, check and why run the
+    textbook op again. Ask before the optimizer changes the weights.
+    """
+    __slots__ = ()
+
+    @property
+    def op(self) -> str:
+        """Name of the op: "layer_norm"."""
+        return self.op_class.name
+
+    @property
+    def name(self) -> str:
+        """Where in the model: the path of the module that made the node, or the op's name."""
+        return self.node.module or self.op
+
+    @property
+    def created_at(self) -> str:
+        """The user's forward line: "gpt/model.py:41"."""
+        return self.node.created_at
+
+    @property
+    def formula(self) -> str:
+        """The op's docstring as mathematics in Unicode: shapes, forward, backward."""
+        return self._formula().text
+
+    @property
+    def latex(self) -> str:
+        """The equations of the backward in LaTeX."""
+        return self._formula().latex
+
+    def _formula(self) -> "Formula":
+        from minigrad.step.formula import parse
+        return parse(self.op_class)
+
+    @property
+    def source(self) -> str:
+        """The source code of the textbook's backward."""
+        return textwrap.dedent(inspect.getsource(self.op_class.backward))
+
+    @property
+    def lines(self) -> "list[Line]":
+        """The statements of the textbook's backward in the order in which they ran, each with the values it computed:
+        it is run again. Empty while a debugger uses Python's tracer."""
+        from minigrad.step.explain import Again
+        again = Again(self)
+        return again.backward_listed(again.forward()[0])[1].lines
+
+    def check(self, full: bool = False) -> "Report":
+        """Compare the gradients of this op alone with finite differences: see minigrad.step.explain.check."""
+        from minigrad.step.explain import check
+        return check(self, full)
+
+    def why(self, input: str | int, index: Any) -> "Why":
+        """One element of an input's gradient as a sum of products: see minigrad.step.explain.why."""
+        from minigrad.step.explain import why
+        return why(self, input, index)
+
+    def _repr_html_(self) -> str:
+        from minigrad.step.page import iframe
+        return iframe(self)
+
+    def __repr__(self) -> str:
+        dxs = ", ".join(
+            f"d{n} {dx.shape}" for n, dx in zip(input_names(self.op_class, len(self.dxs)), self.dxs) if dx is not None
+        )
+        dy = self.dy if isinstance(self.dy, tuple) else (self.dy,)
+        return f"step {self.index}: {self.node}, dy {errors.shapes(dy)} -> {dxs}"
+
+
+def backward_steps(y: Tensor, dy: Any = None, *, until: Any = None, retain_graph: bool = False,
+                   deliver: Deliver | None = None) -> Iterator[Step]:
+    """The backward, a Step for each node between y and the leaves, newest first.
+
+    dy is the gradient of y: an array of its shape; 1 if y has one element. Pausing the loop pauses the backward. Each
+    leaf's whole gradient goes to `deliver(leaf, gradient)`, by default added to its `.grad`, after its last consumer
+    has run. The graph is freed on the way unless `retain_graph`. `until` is a breakpoint, as
+    minigrad.step.breakpoints.stops takes it: only steps at which it stops are yielded.
+    """
+    steps = tape.walk(y, errors.first_gradient(y, dy), retain_graph=retain_graph, watched=Step, deliver=deliver)
+    if until is None:
+        return steps
+    from minigrad.step.breakpoints import stops
+    return filter(stops(until, y), steps)
+
+
+tape.backward_steps = backward_steps

@@ -1,0 +1,483 @@
+"""What every executor promises the tape: the textbook's numbers, the same bits watched or not, and no surprise.
+
+It runs over the textbook on NumPy's arrays, the CPU's kernels, a device without kernels, and that device with an
+executor which is registered here from outside, as one for CUDA will be.
+"""
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from gpt.model import GPT, GPTConfig
+from minigrad import Tensor, device as devices, functional as F, optim
+from minigrad.executor import EXECUTORS, Executor
+from minigrad.gradcheck import relative_error
+from minigrad.kernels.executor import Kernel, KernelExecutor
+from minigrad.kernels.vector.settings import settings
+from minigrad.modes import switch
+from minigrad.ops.pointwise import Gelu
+
+from fake_device import FakeArray, xp as fake_xp
+
+pytestmark = pytest.mark.usefixtures("with_kernels")
+RNG = np.random.default_rng(0)
+IDX = RNG.integers(0, 13, (3, 8))
+
+
+class GeluSlope(Kernel, Gelu, register=False):
+    """A kernel for any array library: it saves the derivative and drops x."""
+    unaliased = drops = 0,
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.slope = super().backward(self.xp.ones_like(x), **self.saved)
+        self.save(slope=self.slope)
+        return y
+
+    def backward(self, dy, slope):
+        if not self.may_overwrite:
+            return dy * slope
+        slope *= dy
+        return slope
+
+
+class CountingExecutor(KernelExecutor):
+    """An executor that is added from outside: it has a kernel, and counts what it is asked for."""
+
+    def __init__(self):
+        super().__init__(fake_xp, [GeluSlope])
+        self.calls = Counter()
+
+    def forward(self, op_class, arrays, static, needs):
+        self.calls["forward"] += 1
+        return super().forward(op_class, arrays, static, needs)
+
+    def backward(self, op, dys, grads):
+        self.calls["backward"] += 1
+        return super().backward(op, dys, grads)
+
+    def update(self, *args):
+        self.calls["update"] += 1
+        super().update(*args)
+
+    def clip(self, *args):
+        self.calls["clip"] += 1
+        return super().clip(*args)
+
+
+@pytest.fixture(params=["textbook", "vector", "fake", "counting"])
+def place(request, monkeypatch):
+    """The name of a device whose ops run on the executor of that name."""
+    if request.param == "counting":
+        monkeypatch.setitem(EXECUTORS, FakeArray, CountingExecutor())
+    with switch(plain=request.param == "textbook"):
+        yield "fake" if request.param in ("fake", "counting") else "cpu"
+
+
+def model(place, dtype="float64", **shape):
+    return GPT(GPTConfig(**dict(block_size=7, vocab_size=13, n_layer=2, n_head=2, n_embd=6) | shape), dtype=dtype,
+               device=place)
+
+
+def loss_of(gpt, fused_head=True):
+    return gpt.loss(IDX[:, :-1], IDX[:, 1:]) if fused_head else gpt(IDX[:, :-1], IDX[:, 1:])[1]
+
+
+def taken(gpt):
+    """Copies of all gradients, on the host."""
+    return {name: devices.host(p.grad).copy() for name, p in gpt.named_parameters()}
+
+
+def gradients(gpt, run=lambda loss: loss.backward(), fused_head=True):
+    gpt.zero_grad()
+    run(loss_of(gpt, fused_head) * 1.5)
+    return taken(gpt)
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+# ---- the same numbers -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_loss_and_gradients_are_the_textbooks(place, fused_head):
+    gpt = model(place)
+    loss, found = loss_of(gpt, fused_head).item(), gradients(gpt, fused_head=fused_head)
+    with mg.plain():
+        other = model("cpu")
+        assert abs(loss - loss_of(other, fused_head).item()) < 1e-12
+        want = gradients(other, fused_head=fused_head)
+    assert all(relative_error(found[name], g) < 1e-11 for name, g in want.items())
+
+
+def test_updates_and_clipping_are_the_textbooks(place):
+    def train(place):
+        gpt = model(place)
+        opt = optim.AdamW(gpt.parameters(), lr=0.01)
+        norms = []
+        for _ in range(4):
+            loss_of(gpt).backward()
+            norms.append(optim.clip_grad_norm(gpt.parameters(), 0.5).item())
+            opt.step()
+            opt.zero_grad()
+        state = opt.state_dict()
+        return gpt.state_dict() | {f"{k}{i}": m for k in "mv" for i, m in enumerate(state[k])}, norms
+
+    found, norms = train(place)
+    with mg.plain():
+        want, wanted_norms = train("cpu")
+    np.testing.assert_allclose(norms, wanted_norms, rtol=1e-10)
+    for name, a in want.items():
+        np.testing.assert_allclose(found[name], a, rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+# ---- the same bits --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("fused_head", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_bits_do_not_depend_on_who_watches(place, tied, fused_head):
+    """backward, stepping through it, keeping its steps, keeping the graph: the same gradients, bit for bit."""
+    gpt = model(place, "float32", tied=tied)
+    want = gradients(gpt, fused_head=fused_head)
+    kept = []
+    for run in (lambda loss: list(loss.backward_steps()), lambda loss: kept.extend(loss.backward_steps()),
+                lambda loss: loss.backward(retain_graph=True)):
+        assert same_bits(gradients(gpt, run, fused_head), want)
+
+
+def test_bits_do_not_depend_on_plain_around_the_backward(place):
+    """The implementation is chosen at the forward, and its backward runs whatever the mode is then."""
+    gpt = model(place)
+    want = gradients(gpt)
+
+    def in_plain(loss):
+        with mg.plain():
+            loss.backward()
+
+    def steps_in_plain(loss):
+        with mg.plain():
+            list(loss.backward_steps())
+
+    def plain_in_the_midst(loss):
+        steps = loss.backward_steps()
+        for _ in range(9):
+            next(steps)
+        with mg.plain():
+            next(steps)
+        list(steps)
+
+    for run in (in_plain, steps_in_plain, plain_in_the_midst):
+        assert same_bits(gradients(gpt, run), want)
+
+
+def test_a_graph_recorded_under_plain_is_the_textbooks_outside(place):
+    gpt = model(place)
+
+    def of_plain_graph(run):
+        gpt.zero_grad()
+        with mg.plain():
+            loss = loss_of(gpt)
+        run(loss)
+        return taken(gpt)
+
+    with mg.plain():
+        gpt.zero_grad()
+        loss_of(gpt).backward()
+        want = taken(gpt)
+    assert same_bits(of_plain_graph(lambda loss: loss.backward()), want)
+    assert same_bits(of_plain_graph(lambda loss: list(loss.backward_steps())), want)
+
+
+def test_a_second_backward_through_a_kept_graph_adds_the_same_again(place):
+    gpt = model(place)
+    loss = loss_of(gpt)
+    loss.backward(retain_graph=True)
+    once = taken(gpt)
+    loss.backward()
+    assert same_bits(taken(gpt), {name: g + g for name, g in once.items()})
+
+
+# ---- arrays of the user ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("function", [
+    lambda x: F.gelu(x), lambda x: x + 1.0, lambda x: x + x, lambda x: F.linear(x, x.xp.eye(4)),
+    lambda x: F.layer_norm(x, x.xp.ones(4)), lambda x: F.cross_entropy(x, [0, 1, 2], reduction="none"),
+    lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: F.embedding(x, [0, 2])])
+def test_an_array_may_be_changed_after_the_op_that_read_it(place, function):
+    values = RNG.normal(size=(3, 4))
+    array = devices.put(values.copy(), place)
+    with mg.no_grad():
+        y = function(Tensor(array))
+        before = y.numpy()
+        array[...] = 7.0
+    np.testing.assert_array_equal(y.numpy(), before)
+
+
+def test_gradients_stay_what_they_are_while_training_goes_on(place):
+    """Activations, gradients that hooks are given, those of steps and of parameters: kept for some training steps."""
+    gpt = model(place)
+    opt = optim.AdamW(gpt.parameters(), lr=0.1)
+    kept = []
+
+    def keep(a):
+        kept.append((a, devices.host(a).copy()))
+
+    for step in range(4):
+        x = gpt.hidden(IDX[:, :-1])
+        x.register_hook(keep)
+        keep(x.data)
+        loss = F.cross_entropy(gpt.lm_head(x), IDX[:, 1:])
+        if step % 2:
+            for s in loss.backward_steps():
+                for dx in s.dxs:
+                    if dx is not None:
+                        keep(dx)
+        else:
+            loss.backward()
+        for p in gpt.parameters():
+            keep(p.grad)
+        opt.step()
+        gpt.zero_grad()
+    assert len(kept) > 100
+    for a, copy in kept:
+        np.testing.assert_array_equal(devices.host(a), copy)
+
+
+def test_a_gradient_given_to_backward_is_not_changed(place):
+    x = Tensor(RNG.normal(size=(3, 4)), requires_grad=True, device=place)
+    dy = devices.put(np.ones((3, 4)), place)
+    y = F.gelu(x + x)
+    (y + y + x).backward(dy)
+    np.testing.assert_array_equal(devices.host(dy), 1.0)
+
+
+# ---- a backward that does not reach its end -------------------------------------------------------------------------
+
+def numbered(loss):
+    """All nodes that a loss depends on, newest first."""
+    found, stack = {}, [loss.node]
+    while stack:
+        node = stack.pop()
+        if node.seq not in found:
+            found[node.seq] = node
+            stack += [x.node for x in node.inputs if getattr(x, "node", None) is not None]
+    return [found[seq] for seq in sorted(found, reverse=True)]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_after_a_failed_backward_the_graph_is_refused_or_right(place, error, fused_head):
+    """Whatever node it fails at: `.grad` is as before, and using the graph again is refused, or gives the same bits."""
+    gpt = model(place, n_layer=1)
+    want = gradients(gpt, fused_head=fused_head)
+    loss_of(gpt, fused_head).backward()         # gradients that the failed backward would add to
+    before = taken(gpt)
+    refused = 0
+    for i in range(len(numbered(loss_of(gpt, fused_head) * 1.5))):
+        loss = loss_of(gpt, fused_head) * 1.5
+        node = numbered(loss)[i]
+
+        def fail(g):
+            raise error
+
+        node.hooks = {0: [fail]}
+        with pytest.raises(error):
+            loss.backward()
+        assert same_bits(taken(gpt), before)
+        node.hooks = None
+        gpt.zero_grad()
+        try:
+            loss.backward()
+            assert same_bits(taken(gpt), want)
+        except ValueError as refusal:
+            assert "freed by an earlier backward" in str(refusal)
+            refused += 1
+        for name, p in gpt.named_parameters():
+            p.grad = devices.put(before[name].copy(), place)
+    assert refused > 0
+
+
+def test_an_op_that_fails_after_it_has_overwritten_leaves_no_usable_graph(place, monkeypatch):
+    gpt = model(place)
+    loss = loss_of(gpt)
+    node = next(node for node in numbered(loss) if node.op_class is Gelu)
+    backward = type(node.op).backward
+
+    def late(self, *args, **saved):
+        backward(self, *args, **saved)
+        raise MemoryError
+
+    with monkeypatch.context() as m:
+        m.setattr(type(node.op), "backward", late)
+        with pytest.raises(MemoryError):
+            loss.backward()
+    with pytest.raises(ValueError, match="freed by an earlier backward"):
+        loss.backward()
+    assert all(p.grad is None for p in gpt.parameters())
+
+
+def test_a_walk_that_is_abandoned_leaves_a_graph_that_is_refused(place):
+    gpt = model(place)
+    loss = loss_of(gpt)
+    steps = loss.backward_steps()
+    next(steps)
+    del steps
+    with pytest.raises(ValueError, match="freed by an earlier backward"):
+        loss.backward()
+
+
+# ---- threads and processes ------------------------------------------------------------------------------------------
+
+def test_a_graph_of_another_thread_gives_the_same_bits(place):
+    gpt = model(place)
+    want = gradients(gpt)
+    plain = place == "cpu" and type(numbered(loss_of(gpt))[0].op).__module__.startswith("minigrad.ops")
+    found = []
+
+    def forward():
+        with switch(plain=plain):               # modes are each thread's own
+            found.append(loss_of(gpt) * 1.5)
+
+    gpt.zero_grad()
+    thread = threading.Thread(target=forward)
+    thread.start()
+    thread.join(60)
+    found.pop().backward()
+    assert same_bits(taken(gpt), want)
+
+
+def test_many_python_threads_get_the_results_of_one(place):
+    plain = place == "cpu" and type(numbered(loss_of(model(place)))[0].op).__module__.startswith("minigrad.ops")
+    want, found = gradients(model(place)), []
+
+    def work():
+        gpt = model(place)
+        with switch(plain=plain):
+            for _ in range(3):
+                found.append(gradients(gpt))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert len(found) == 12 and all(same_bits(got, want) for got in found)
+
+
+SCRIPT = """
+import os, sys
+import gpt
+import numpy as np
+import minigrad as mg
+from gpt.model import GPT, GPTConfig
+from minigrad.executor import EXECUTORS
+EXECUTORS[np.ndarray].min_size = 1
+idx = np.arange(24).reshape(2, 12) % 13
+def loss():
+    gpt = GPT(GPTConfig(block_size=11, vocab_size=13, n_layer=1, n_head=2, n_embd=8))
+    out = gpt.loss(idx[:, :-1], idx[:, 1:])
+    out.backward()
+    return out.item(), float(gpt.wte.weight.grad.sum())
+"""
+ROOT = Path(__file__).parent.parent
+
+
+def run_script(code, **environment):
+    return subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT + code], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT), "MINIGRAD_PLAIN": "0"} | environment)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_a_forked_child_computes_the_same(plain):
+    ran = run_script("""
+mg.set_num_threads(2)
+big = np.ones((600, 600), "float32")
+first = loss(), float((big @ big).sum())        # BLAS's threads exist when the process forks
+import warnings; warnings.simplefilter("ignore", DeprecationWarning)
+child = os.fork()
+if child == 0:
+    os._exit(0 if (loss(), float((big @ big).sum())) == first else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""", MINIGRAD_PLAIN=plain)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_the_environment_switches_kernels_off(plain):
+    ran = run_script("from minigrad.modes import mode; print(mode().plain, np.isfinite(loss()[0]))",
+                     MINIGRAD_PLAIN=plain)
+    assert ran.stdout == f"{plain == '1'} True\n", ran.stderr
+
+
+def test_importing_and_computing_leave_the_threads_of_blas_alone():
+    ran = run_script("""
+from threadpoolctl import threadpool_info, threadpool_limits
+threadpool_limits(2, user_api="blas")
+loss()
+print([lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"])
+""")
+    assert ran.stdout == "[2]\n", ran.stderr
+
+
+def test_set_num_threads_sets_those_of_blas_and_results_agree_up_to_rounding():
+    found = []
+    for threads in (1, 2, 3):
+        mg.set_num_threads(threads)
+        assert mg.get_num_threads() == threads
+        found.append(gradients(model("cpu"))["wte.weight"])
+    assert all(relative_error(a, found[0]) < 1e-13 for a in found)
+    for wrong in (0, -1, 1.5, "two"):
+        with pytest.raises(ValueError, match="whole number of at least 1"):
+            mg.set_num_threads(wrong)
+
+
+# ---- an executor from outside ---------------------------------------------------------------------------------------
+
+def test_an_executor_that_registers_itself_runs_everything(monkeypatch):
+    counting = CountingExecutor()
+    monkeypatch.setitem(EXECUTORS, FakeArray, counting)
+    gpt = model("fake")
+    opt = optim.AdamW(gpt.parameters())
+    loss = loss_of(gpt)
+    nodes = numbered(loss)
+    assert any(isinstance(node.op, GeluSlope) for node in nodes)
+    loss.backward()
+    optim.clip_grad_norm(gpt.parameters(), 1.0)
+    opt.step()
+    assert counting.calls["forward"] >= len(nodes) == counting.calls["backward"]
+    assert counting.calls["clip"] == 1 and counting.calls["update"] >= 1
+    with mg.plain():
+        calls = counting.calls.copy()
+        loss_of(gpt).backward()
+        assert counting.calls == calls
+
+
+def test_an_executor_of_a_few_lines_is_enough(monkeypatch):
+    """All methods have the textbook's behaviour: one that overrides nothing is right."""
+    class Plain(Executor):
+        pass
+
+    monkeypatch.setitem(EXECUTORS, FakeArray, Plain())
+    assert same_bits(gradients(model("fake")), gradients_of_textbook())
+
+
+def gradients_of_textbook():
+    with mg.plain():
+        return gradients(model("fake"))
+
+
+def test_settings_of_tests_are_small(with_kernels):
+    """Else the paths for large arrays would not run here."""
+    assert settings.piece < 30 and EXECUTORS[np.ndarray].min_size == 1
