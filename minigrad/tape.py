@@ -5,9 +5,8 @@ the garbage collector. How an op is run is up to an executor: see minigrad/execu
 """
 import itertools
 from collections import deque
+from types import CodeType
 from typing import Any, Callable, Iterable, Iterator
-
-import numpy as np
 
 from minigrad import errors
 from minigrad.call_site import call_site, line_of
@@ -27,14 +26,15 @@ class Node:
     """One recorded call of an op."""
     __slots__ = ("op_class", "op", "inputs", "static", "seq", "outs", "site", "module", "hooks", "used")
 
-    def __init__(self, op_class: type[Op], op: Op, inputs: tuple[Any, ...], static: dict[str, Any], outs: Any) -> None:
+    def __init__(self, op_class: type[Op], op: Op, inputs: tuple[Any, ...], static: dict[str, Any],
+                 site: tuple[CodeType, int]) -> None:
         self.op_class = op_class                # the textbook op
         self.op: Any = op                       # the implementation that ran, with its saved values; None once freed
         self.inputs = inputs                    # Tensors and Python numbers
         self.static = static                    # the keyword arguments
         self.seq = clock()
-        self.outs = outs                        # of an op of several outputs: shape and dtype of each; else None
-        self.site = call_site()                 # the user's call: code object and instruction
+        self.outs: list[Any] | None = None      # of an op of several outputs: shape and dtype of each
+        self.site = site                        # the user's call: code object and instruction
         self.module = module_path.get()         # path of the nn.Module that made it: "h.0.attn"
         self.hooks: dict[int, list[Hook]] | None = None     # output number -> functions of its gradient
         self.used = False                       # its backward has begun and may have overwritten what was saved
@@ -47,7 +47,7 @@ class Node:
     def check_unchanged(self) -> None:
         """ValueError if an input was given other values after the forward."""
         for x in self.inputs:
-            if getattr(x, "version", 0) > self.seq:
+            if isinstance(x, Tensor) and x.version > self.seq:
                 raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {self} had used "
                                  "it: backward would mix old and new values; run the forward again first")
 
@@ -82,7 +82,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     """
     recording, plain, unfused, checking = mode()
     if unfused and op_class.fused:
-        return op_class.composed(tensor_functions, *_operands(op_class, inputs), **static)
+        return op_class.composed(tensor_functions, *operands(op_class, inputs), **static)
     kind: Any = None
     dtype: Any = None
     arrays, needs, mixed = [], [], False
@@ -99,7 +99,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             arrays.append(x)
             needs.append(False)
         else:
-            return apply(op_class, *_operands(op_class, inputs), **static)
+            return apply(op_class, *operands(op_class, inputs), **static)
     if kind is None:
         if not inputs:
             raise ValueError(f"{op_class.name}: needs at least one array")
@@ -116,34 +116,17 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         if better is error:
             raise
         raise better from error
-    several = type(y) is tuple
-    ys = [a if type(a) is kind else op.xp.asarray(a) for a in (y if several else (y,))]
     if checking:
         where = f"{op_class.name}{_in_module(module_path.get())} at {line_of(*call_site())}"
-        errors.stop_at_bad(f"forward of {where}", ys, arrays)
+        errors.stop_at_bad(f"forward of {where}", y if type(y) is tuple else (y,), arrays)
     node = None
     if recording and True in needs:
-        node = Node(op_class, op, run.retain(op, inputs), static, [(a.shape, a.dtype) for a in ys] if several else None)
-    return tuple([Tensor.output(a, node, i) for i, a in enumerate(ys)]) if several else Tensor.output(ys[0], node, 0)
-
-
-def _operands(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
-    """The inputs as Tensors, floats and ints."""
-    found: list[Any] = []
-    for x in inputs:
-        if isinstance(x, np.generic):
-            x = x.item()
-        if isinstance(x, (int, float)):         # bool is an int, float64 a float
-            found.append(float(x) if isinstance(x, float) else int(x))
-        elif isinstance(x, Tensor):
-            found.append(x)
-        else:
-            try:
-                found.append(Tensor(x))
-            except (TypeError, ValueError) as error:
-                error.add_note(f"as an input of {op_class.name}")
-                raise
-    return found
+        node = Node(op_class, op, run.retain(op, inputs), static, call_site())
+    if type(y) is not tuple:
+        return Tensor.output(y if type(y) is kind else op.xp.asarray(y), node, 0)
+    if node is not None:
+        node.outs = [(a.shape, a.dtype) for a in y]
+    return tuple([Tensor.output(a if type(a) is kind else op.xp.asarray(a), node, i) for i, a in enumerate(y)])
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------
@@ -183,7 +166,7 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
     dy: the gradient of y, an array. watched: a class of Visit, of which one is yielded for each node. create_graph: the
     gradients are Tensors on the tape. The graph is freed on the way unless retain_graph.
     """
-    deliver = deliver or accumulate
+    deliver, checking = deliver or accumulate, mode().detect_nan
     run = TEXTBOOK if create_graph else executor_of(type(y._data), mode().plain)
     grads = run.gradients(exclusive=watched is None and not retain_graph)
     grads.add(y.key, Tensor(dy) if create_graph else dy)
@@ -191,26 +174,35 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
         deliver(y, grads.pop_leaf(y.key))
         return
     nodes, consumers = collect(y.node)
-    if watched or create_graph or mode().detect_nan:
+    if watched or create_graph or checking:
         run.rematerialize(nodes)
+    saved: Any
+    dxs: Any
+    visit: Any
     for index, seq in enumerate(sorted(nodes, reverse=True)):
         node = nodes.pop(seq)
         node.used = not retain_graph
         dys = _output_gradients(node, grads, create_graph)
-        dxs: list[Any] = [None] * len(node.inputs)
-        if dys is not None:
+        if dys is None:                         # no consumer sent a gradient
+            dxs = [None] * len(node.inputs)
+        else:
             saved, dxs = _run_backward(node, dys, run, grads, create_graph)
+            if checking:
+                errors.stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
             if watched:
                 visit = watched(index, node, saved, dys, dxs, grads)
                 yield visit
                 dxs = visit.dxs
         for x, need, dx in zip(node.inputs, node.op.needs, dxs):
-            if need and dx is not None:
-                grads.add(x.key, dx)
-            if need and x.node is None:
-                consumers[x.key] -= 1
-                if consumers[x.key] == 0:
-                    g = grads.pop_leaf(x.key)
+            if not need:
+                continue
+            key = x.key
+            if dx is not None:
+                grads.add(key, dx)
+            if x.node is None:
+                consumers[key] -= 1
+                if consumers[key] == 0:
+                    g = grads.pop_leaf(key)
                     if g is not None:
                         deliver(x, g)
         if not retain_graph:
@@ -245,14 +237,18 @@ def collect(root: Node) -> tuple[dict[int, Node], dict[Any, int]]:
 def _output_gradients(node: Node, grads: Gradients, create_graph: bool) -> tuple[Any, ...] | None:
     """The whole gradient of each output, after its hooks; zeros for an output that nothing used, None if that is all
     of them."""
+    if node.outs is None and node.hooks is None:                    # most nodes
+        dy = grads.pop((node.seq, 0))
+        return None if dy is None else (dy,)
     dys = [grads.pop((node.seq, k)) for k in range(len(node.outs or (None,)))]
     if all(dy is None for dy in dys):
         return None
     for k, dy in enumerate(dys):
-        if dy is None:
-            dy = node.op.xp.zeros(*node.outs[k])
-            dy = Tensor(dy) if create_graph else dy
-        dys[k] = after_hooks(node.hooks.get(k, ()), dy) if node.hooks else dy
+        if dy is None and node.outs is not None:
+            zeros = node.op.xp.zeros(*node.outs[k])
+            dys[k] = Tensor(zeros) if create_graph else zeros
+        if node.hooks is not None:
+            dys[k] = after_hooks(node.hooks.get(k, ()), dys[k])
     return tuple(dys)
 
 
@@ -275,8 +271,6 @@ def _run_backward(node: Node, dys: tuple[Any, ...], run: Executor, grads: Gradie
     except Exception as error:
         error.add_note(f"in backward of {node}, dy {errors.shapes(dys)}")
         raise
-    if mode().detect_nan:
-        errors.stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
     return op.saved, dxs
 
 
@@ -346,4 +340,4 @@ def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None
         raise
 
 
-from minigrad.tensor import Tensor  # noqa: E402  (the one circle: apply makes Tensors, a Tensor's operators call apply)
+from minigrad.tensor import Tensor, operands  # noqa: E402  (the one circle: apply makes Tensors, their operators call it)

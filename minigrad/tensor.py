@@ -6,6 +6,7 @@ import numpy as np
 
 from minigrad import device, tape
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
+from minigrad.ops.op import Op
 from minigrad.tape import apply
 
 
@@ -308,6 +309,25 @@ class Tensor:
 def from_dlpack(x: Any) -> Tensor:
     """A Tensor that shares the memory of an array of PyTorch, JAX, CuPy, NumPy ... on the device where it is."""
     return Tensor(device.from_dlpack(x))
+
+
+def operands(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
+    """The inputs of an op as Tensors, floats and ints. TypeError or ValueError for what is no array."""
+    found: list[Any] = []
+    for x in inputs:
+        if isinstance(x, np.generic):
+            x = x.item()
+        if isinstance(x, (int, float)):         # bool is an int, float64 a float
+            found.append(float(x) if isinstance(x, float) else int(x))
+        elif isinstance(x, Tensor):
+            found.append(x)
+        else:
+            try:
+                found.append(Tensor(x))
+            except (TypeError, ValueError) as error:
+                error.add_note(f"as an input of {op_class.name}")
+                raise
+    return found
 
 
 def plain_array(x: Any) -> Any:

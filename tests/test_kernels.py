@@ -1,11 +1,5 @@
-"""Kernels compute what the textbook does, on any shape and any number of threads, and change no array that can be seen."""
-import math
-import os
-import subprocess
-import sys
-import threading
+"""Kernels compute what the textbook does, on any shape; graphs drop activations, and memory is used again."""
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +7,13 @@ from hypothesis import given, settings, strategies as st
 
 import minigrad as mg
 from gpt.model import GPT, GPTConfig
-from minigrad import Tensor, functional as F, kernels, optim, tape
+from minigrad import Tensor, functional as F, kernels, optim
 from minigrad.gradcheck import Case, relative_error
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import op_of
 from minigrad.kernels.vector import KERNELS, attention, buffers, shape
-from minigrad.modes import switch
 from minigrad.ops.sample import Sample
 
-ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
 
 

@@ -10,7 +10,7 @@ import pytest
 import minigrad as mg
 import planted
 from gpt.model import GPT, GPTConfig
-from minigrad import Tensor, functional as F, optim, tape
+from minigrad import Tensor, functional as F, optim
 from minigrad.gradcheck import Case
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import Kernel

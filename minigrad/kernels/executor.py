@@ -23,35 +23,32 @@ def op_of(kernel: type[Kernel]) -> type[Op]:
 
 
 class OwnedGradients(Gradients):
-    """The store of a pass whose arrays are not seen outside, or may be: then nothing but its own sums is overwritten.
-    The first contribution is stored as it is, the second allocates unless one of the two is unaliased, later ones are
-    added in place."""
+    """A store that adds in place. The first contribution is stored as it is, the second allocates unless one of the two
+    is unaliased, later ones are added in place. Unless exclusive, only the store's own sums are unaliased."""
 
     def __init__(self, exclusive: bool) -> None:
         super().__init__()
         self.exclusive = exclusive
-        self.owned: set[Any] = set()            # keys whose array nothing outside this store refers to
+        self.owned: set[Any] = set()            # keys whose sum is, or was, an array that only this store refers to
         self.unaliased: list[Any] = []          # of what the last backward returned, the arrays without other references
 
     def add(self, key: Any, dx: Any) -> None:
         total = self.sums.get(key)
-        is_unaliased = any(dx is a for a in self.unaliased)
+        unaliased = bool(self.unaliased) and any(dx is a for a in self.unaliased)
         if total is None:
             self.sums[key] = dx
-        elif key in self.owned:
+            if unaliased:
+                self.owned.add(key)
+            return
+        if key in self.owned:
             total += dx
-            self.sums[key] = total              # += makes a new object of a NumPy scalar
-        elif is_unaliased:
+        elif unaliased:
             dx += total
-            self.sums[key] = dx
+            total = dx
         else:
-            self.sums[key] = total + dx
-        if total is not None or is_unaliased:
-            self.owned.add(key)
-
-    def pop(self, key: Any) -> Any:
-        self.owned.discard(key)
-        return super().pop(key)
+            total = total + dx
+        self.sums[key] = total                  # += makes a new object of a NumPy scalar
+        self.owned.add(key)
 
     def pop_leaf(self, key: Any) -> Any:
         return self.pop(key) if key in self.owned and self.exclusive else super().pop_leaf(key)
@@ -72,17 +69,17 @@ class KernelExecutor(Executor):
     def forward(self, op_class: type[Op], arrays: Sequence[Any], static: dict[str, Any], needs: Sequence[bool]
                 ) -> tuple[Op, Any]:
         kernel: Any = self.kernels.get(op_class)
-        if kernel is not None:
-            first = arrays[0]
-            if getattr(first, "size", 0) >= self.min_size and first.dtype.char in kernel.dtypes:
-                op_class = kernel
+        if kernel is not None and getattr(arrays[0], "size", 0) >= self.min_size and (
+                arrays[0].dtype.char in kernel.dtypes):
+            op_class = kernel
         op = op_class()
         op.xp, op.needs = self.xp, needs
         return op, op.forward(*arrays, **static)
 
-    def backward(self, op: Op, dys: Sequence[Any], grads: Gradients) -> Any:
-        if not (isinstance(op, Kernel) and isinstance(grads, OwnedGradients) and grads.exclusive):
-            return super().backward(op, dys, grads)
+    def backward(self, op: Op, dys: Sequence[Any], grads: Any) -> Any:
+        grads.unaliased = []
+        if not isinstance(op, Kernel) or not grads.exclusive:
+            return op.backward(*dys, **op.saved)
         op.may_overwrite = True
         dxs = op.backward(*dys, **op.saved)
         found = dxs if type(dxs) is tuple else (dxs,)
@@ -94,11 +91,10 @@ class KernelExecutor(Executor):
 
     def retain(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Without the arrays that the kernel does not need, of Tensors that another node can make again."""
-        drops = getattr(op, "drops", ())
-        if not drops:
+        if not isinstance(op, Kernel):
             return inputs
         kept = list(inputs)
-        for i in drops:
+        for i in op.drops:
             x = inputs[i]
             node = getattr(x, "node", None)
             if node is not None:

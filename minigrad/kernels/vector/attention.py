@@ -17,7 +17,8 @@ class Attention(Kernel, attention.Attention, register=False):
     """Blocks of queries meet the keys up to the block's last query, so most of the masked half is never computed.
 
     forward   E = exp(q @ k^T / sqrt(D))    z = row sums of E    y = (E @ v) / z
-    backward  g = dy / (z sqrt(D))    dv = E^T @ g sqrt(D)    dS = E * (g @ v^T - sum(g * y))    dq = dS @ k    dk = dS^T @ q
+    backward  g = dy / (z sqrt(D))    dv = E^T @ g sqrt(D)    dS = E * (g @ v^T - sum(g * y))
+              dq = dS @ k    dk = dS^T @ q
     why       P = E / z is never written: y and dy are divided in its place, which are narrower. The maximum of a row is
               subtracted from its scores only where the row sums say that exp came near overflow or underflow.
 
