@@ -307,7 +307,7 @@ def layouts_and_dtypes(case: Case) -> Iterator[Row]:
 
 
 def kernels(case: Case) -> Iterator[Row]:
-    """The outputs and gradients of the kernel for NumPy arrays, if there is one, against those of the op: in float64 and
+    """The outputs and gradients of the kernel for NumPy arrays, if there is one, against the op's, in float64 and
     float32."""
     kernel = case.op_class.kernels.get(np.ndarray)
     if kernel is None:
