@@ -88,7 +88,7 @@ def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS) ->
         raise TypeError(
             f"numeric derivatives need float64, got {x.dtype}: in lower precision rounding errors hide them"
         )
-    slopes = np.empty_like(x)
+    gradient = np.empty_like(x)
     for i in np.ndindex(x.shape):
         here = x[i]
         x[i] = here + eps
@@ -96,8 +96,8 @@ def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS) ->
         x[i] = here - eps
         below = f()
         x[i] = here
-        slopes[i] = (above - below) / (2.0 * eps)
-    return slopes
+        gradient[i] = (above - below) / (2.0 * eps)
+    return gradient
 
 
 # ---- one op ---------------------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ def against_complex_step(case: Case) -> Iterator[Row]:
     for k, (name, g) in enumerate(zip(case.names, case.gradients())):
         u = rng.normal(size=g.shape)
         moved = case.replaced(x + 1j * h * u if j == k else x for j, x in enumerate(case.arrays))
-        slope = sum((dy * y).sum() for dy, y in zip(case.dys, case.forward(moved)[1])).imag / h
-        yield from case.compare("complex step", [(g * u).sum()], [slope], 1e-10, [f"d{name}"])
+        derivative = sum((dy * y).sum() for dy, y in zip(case.dys, case.forward(moved)[1])).imag / h
+        yield from case.compare("complex step", [(g * u).sum()], [derivative], 1e-10, [f"d{name}"])
 
 
 def against_decomposition(case: Case) -> Iterator[Row]:
@@ -248,8 +248,8 @@ def second_order(case: Case) -> Iterator[Row]:
     xs, dys = case.leaves(), [Tensor(dy.copy(), requires_grad=True) for dy in case.dys]
     y = apply(case.op_class, *case.replaced(xs), **case.sample.static)
     dxs = grad(case.total(y, dys), xs, create_graph=True)
-    slope = _sum((dx * u).sum() for dx, u in zip(dxs, directions))
-    got = [g.data for g in grad(slope, xs + dys)] if slope.requires_grad else [np.zeros(x.shape) for x in xs + dys]
+    product = _sum((dx * u).sum() for dx, u in zip(dxs, directions))
+    got = [g.data for g in grad(product, xs + dys)] if product.requires_grad else [np.zeros(x.shape) for x in xs + dys]
     f = lambda: float(sum((g * u).sum() for g, u in zip(case.gradients(), directions)))
     want = [numeric_gradient(f, x) for x in case.arrays + case.dys]
     names = [f"d{name}" for name in case.names] + ["ddy"] * len(dys)
@@ -417,7 +417,7 @@ def check_model(
     for (name, p), g in zip(named, gradients):
         start = p.numpy()
 
-        def slope(direction: np.ndarray) -> float:
+        def derivative(direction: np.ndarray) -> float:
             p.data = start + EPS * direction
             above = value()
             p.data = start - EPS * direction
@@ -427,11 +427,11 @@ def check_model(
 
         picked = rng.choice(g.size, size=min(coordinates, g.size), replace=False)
         units = [np.eye(1, g.size, int(i)).reshape(g.shape) for i in picked]
-        want = np.array([slope(unit) for unit in units])
+        want = np.array([derivative(unit) for unit in units])
         got = g.reshape(-1)[picked]
         scale = max(float(np.abs(g).max()), 1e-3)
         u = rng.normal(size=g.shape)
-        along, should = float((g * u).sum()), slope(u)
+        along, should = float((g * u).sum()), derivative(u)
         for check_name, error, numbers in (
             ("coordinates", float(np.abs(got - want).max()) / scale, f"gives {got}, should be {want}"),
             ("direction", abs(along - should) / max(abs(should), scale), f"gives {along:.6g}, should be {should:.6g}"),

@@ -72,8 +72,8 @@ class Run:
 
     def second_order(self) -> list[Tensor]:
         """Gradients of (gradients . random directions) with respect to the inputs and to the outputs' gradients."""
-        slopes = mg.grad(inner(self.forward(), self.dys), self.leaves, create_graph=True)
-        return mg.grad(inner(slopes, self.directions), self.leaves + self.dys)
+        gradients = mg.grad(inner(self.forward(), self.dys), self.leaves, create_graph=True)
+        return mg.grad(inner(gradients, self.directions), self.leaves + self.dys)
 
     @property
     def picks_by_mask(self) -> bool:
@@ -207,8 +207,8 @@ class DeviceSuite:
             model = small_gpt(device, "float64")
             with mg.unfused():
                 loss = model.loss(*batch(device), key=mg.random.key(0))
-                slopes = mg.grad(loss, model.parameters(), create_graph=True)
-                return mg.grad(inner(slopes, slopes), model.parameters())
+                gradients = mg.grad(loss, model.parameters(), create_graph=True)
+                return mg.grad(inner(gradients, gradients), model.parameters())
 
         assert_agree(product(self.device), product("cpu"), self.training_tolerance["float64"])
 

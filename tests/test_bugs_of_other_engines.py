@@ -28,7 +28,7 @@ def test_02_an_op_does_not_write_into_its_dy():
 
 
 def test_03_a_softmax_whose_backward_returns_zeros_fails_gradcheck():
-    """With ones as the gradient of the output the right gradient of softmax is 0, so every multiple of it would pass."""
+    """With ones as the gradient of the output the right gradient of softmax is 0, so any multiple of it would pass."""
     class Zeros(Softmax, register=False):
         def backward(self, dy, p, axis):
             return 0.0 * dy
@@ -91,10 +91,10 @@ def test_09_gelu_uses_the_same_constants_forward_and_backward():
     x = np.linspace(-3.0, 3.0, 13)
     t = Tensor(x, requires_grad=True)
     F.gelu(t).sum().backward()
-    np.testing.assert_allclose(t.grad, F.gelu(Tensor(x)).data * 0 + [gelu_slope(v) for v in x], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(t.grad, F.gelu(Tensor(x)).data * 0 + [gelu_derivative(v) for v in x], rtol=0, atol=1e-13)
 
 
-def gelu_slope(x):
+def gelu_derivative(x):
     """The derivative by a complex step: exact up to rounding."""
     z = x + 1e-30j
     u = np.sqrt(2.0 / np.pi) * (z + 0.044715 * z ** 3)

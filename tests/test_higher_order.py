@@ -13,9 +13,9 @@ def leaf(values):
 def test_derivatives_of_a_power_to_fourth_order():
     x = leaf([0.7, -1.3])
     y = (x ** 4).sum()
-    for slope in (4.0 * x.data ** 3, 12.0 * x.data ** 2, 24.0 * x.data, [24.0, 24.0]):
+    for derivative in (4.0 * x.data ** 3, 12.0 * x.data ** 2, 24.0 * x.data, [24.0, 24.0]):
         g = mg.grad(y, x, create_graph=True)
-        np.testing.assert_allclose(g.data, slope)
+        np.testing.assert_allclose(g.data, derivative)
         y = g.sum()
 
 

@@ -130,22 +130,22 @@ def test_equal_maxima_share_the_gradient():
 
 def test_derivatives_at_kinks():
     x = leaf([-1.0, 0.0, 1.0])
-    for f, slopes in [
+    for f, derivatives in [
         (F.abs, [-1.0, 0.0, 1.0]),
         (F.relu, [0.0, 0.0, 1.0]),
         (lambda x: F.clip(x, 0.0, 0.5), [0.0, 1.0, 0.0]),
     ]:
         x.zero_grad()
         f(x).sum().backward()
-        np.testing.assert_array_equal(x.grad, slopes)
+        np.testing.assert_array_equal(x.grad, derivatives)
 
 
 def test_pow_of_zero_and_negative_bases_has_finite_gradients_and_warns_of_nothing():
     x = leaf([-2.0, 0.0, 3.0])
-    for p, slopes in [(2, [-4.0, 0.0, 6.0]), (3, [12.0, 0.0, 27.0]), (1, [1.0, 1.0, 1.0]), (0, [0.0, 0.0, 0.0])]:
+    for p, derivatives in [(2, [-4.0, 0.0, 6.0]), (3, [12.0, 0.0, 27.0]), (1, [1.0, 1.0, 1.0]), (0, [0.0, 0.0, 0.0])]:
         x.zero_grad()
         (x ** p).sum().backward()
-        np.testing.assert_array_equal(x.grad, slopes)
+        np.testing.assert_array_equal(x.grad, derivatives)
     base, p = leaf([0.0, 2.0]), leaf([2.0, 3.0])
     (base ** p).sum().backward()
     np.testing.assert_allclose(p.grad, [0.0, 8.0 * np.log(2.0)])
