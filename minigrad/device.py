@@ -1,4 +1,4 @@
-"""Where arrays live: NumPy on the host, CuPy on a CUDA device. The only file that imports CuPy.
+"""Where arrays live: NumPy arrays on the host, CuPy arrays on a CUDA device. The only file that imports CuPy.
 
 A device is named by a string: "cpu", "cuda" (the first CUDA device), "cuda:N", or "auto" (CUDA if it works, else cpu).
 """
@@ -12,24 +12,26 @@ import numpy as np
 
 
 class Backend(NamedTuple):
-    """One array library: its namespace, and the way of its arrays to and from the host."""
+    """One array library: its namespace, how its arrays are copied to and from the host, and how to wait for them."""
     kind: str                                   # "cpu", "cuda"
     xp: Any                                     # numpy, cupy
     put: Callable[[np.ndarray, int], Any]       # host array, device number -> device array
     host: Callable[[Any], np.ndarray]           # device array -> host array
-    number: Callable[[Any], int | None]         # device array -> device number; None where there is only one
-    wraps: bool                                 # an index out of range wraps around silently
+    number: Callable[[Any], int | None]         # device array -> device number; None if there is only one device
+    synchronize: Callable[[], None]             # return when everything queued on the device has been computed
+    wraps: bool                                 # an index out of range wraps around without an error
 
 
 BACKENDS: dict[type, Backend] = {}              # array type -> its library
 
 
 def register(array_type: type, backend: Backend) -> None:
-    """Make arrays of `array_type` known to the engine."""
+    """Let the engine compute on arrays of `array_type` with `backend`."""
     BACKENDS[array_type] = backend
 
 
-register(np.ndarray, Backend("cpu", np, lambda a, n: a, lambda a: a, lambda a: None, wraps=False))
+register(np.ndarray, Backend("cpu", np, put=lambda array, number: array, host=lambda array: array,
+                             number=lambda array: None, synchronize=lambda: None, wraps=False))
 
 
 def _register_cupy() -> None:
@@ -39,43 +41,49 @@ def _register_cupy() -> None:
         cupy.cuda.Device(number).use()          # CuPy computes on the current device, wherever its arrays are
         return cupy.asarray(array)
 
-    register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, lambda a: a.device.id, wraps=True))
+    def synchronize() -> None:
+        cupy.cuda.get_current_stream().synchronize()    # all arrays are on the current stream
+
+    register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, lambda array: array.device.id, synchronize,
+                                   wraps=True))
 
 
 def backend(array: Any) -> Backend:
-    """The library of an array. TypeError for anything that is not an array."""
+    """The library of an array. TypeError for anything that is not an array of a registered library."""
     if not is_array(array):
         raise TypeError(f"expected an array of NumPy or CuPy, got {type(array).__name__}")
     return BACKENDS[type(array)]
 
 
 def is_array(x: Any) -> bool:
-    """Whether x is an array that some backend owns."""
+    """Whether x is an array of a registered library. CuPy is registered when its first array comes here."""
     kind = type(x)
     if kind not in BACKENDS and kind.__module__ == "cupy" and hasattr(x, "__cuda_array_interface__"):
-        _register_cupy()                        # the first array of CuPy that the engine meets
+        _register_cupy()
     return kind in BACKENDS
 
 
 def xp(array: Any) -> Any:
-    """The namespace (numpy, cupy) that computes on this array."""
+    """The namespace (numpy, cupy) that computes on this array. TypeError if it is not an array."""
     return backend(array).xp
 
 
 def name(array: Any) -> str:
-    """The device that holds this array: "cpu", "cuda:0"."""
+    """The device of this array: "cpu", "cuda:0". TypeError if it is not an array."""
     library = backend(array)
     number = library.number(array)
     return library.kind if number is None else f"{library.kind}:{number}"
 
 
 def host(array: Any) -> np.ndarray:
-    """The array on the host; a host array is returned as it is. Waits for the device."""
+    """The array on the host; a host array is returned as it is. Waits for the device. TypeError if it is not an
+    array."""
     return backend(array).host(array)
 
 
 def put(array: Any, device: str) -> Any:
-    """The array on `device`; an array that is there already is returned as it is."""
+    """The array (or a list of numbers) on `device`; an array that is already there is returned as it is. ValueError
+    for a device that is unknown or does not work."""
     device = resolve(device)
     if is_array(array) and name(array) == device:
         return array
@@ -84,13 +92,21 @@ def put(array: Any, device: str) -> Any:
     return library.put(host(array) if is_array(array) else np.asarray(array), int(number or 0))
 
 
+def synchronize() -> None:
+    """Return when everything queued on every device has been computed. Needed only to measure time: whatever reads
+    numbers on the host waits for them."""
+    for library in list(BACKENDS.values()):
+        library.synchronize()
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-@functools.cache                                # a trial computes, and waits for the device
+@functools.cache                                # the trial computes and waits for the device: only once
 def cuda_status() -> tuple[bool, str]:
-    """Whether CUDA works here, and if not why, in one line: missing CuPy, driver, device or toolkit are told apart."""
+    """(True, name of the first CUDA device), or (False, in one line what is missing: CuPy, its libraries, the driver, a
+    device or the CUDA toolkit)."""
     try:
         import cupy
     except ModuleNotFoundError:
@@ -103,7 +119,7 @@ def cuda_status() -> tuple[bool, str]:
             missing = "no CUDA driver was found" if runtime.driverGetVersion() == 0 else "no CUDA device is visible"
             return False, f"{missing}: check nvidia-smi and CUDA_VISIBLE_DEVICES"
         a = cupy.ones((2, 2), "float32")
-        float((a @ a + 1).sum())                # a gemm and a compiled kernel: both libraries must load
+        float((a @ a + 1).sum())                # a matrix product and a compiled kernel: both libraries must load
     except (RuntimeError, ImportError, OSError) as error:
         reason = _first_line(error)
         return False, f"the CUDA toolkit does not work ({reason}): pip install 'minigrad[cuda13]' brings its libraries"
@@ -111,7 +127,8 @@ def cuda_status() -> tuple[bool, str]:
 
 
 def resolve(device: str) -> str:
-    """The full name of a device: "auto" -> "cuda:0" or "cpu". ValueError, with the reason, where it cannot work."""
+    """The full name of a device: "cuda" -> "cuda:0", "auto" -> "cuda:0" or "cpu". ValueError, with the reason, for a
+    device that is unknown or does not work."""
     kind, _, number = str(device).partition(":")
     if device in {b.kind for b in BACKENDS.values()} - {"cuda"}:
         return device
@@ -131,7 +148,8 @@ def resolve(device: str) -> str:
 
 
 def from_dlpack(x: Any) -> Any:
-    """An array that shares the memory of another library's array, on the device where it is."""
+    """An array that shares the memory of another library's array x, on the device of x. ValueError if that is CUDA and
+    CuPy does not work here."""
     if x.__dlpack_device__()[0] != 2:           # DLPack's number for CUDA
         return np.from_dlpack(x)
     resolve("cuda")
@@ -144,8 +162,11 @@ _CHECK_INDICES: ContextVar[bool] = ContextVar("check_indices", default=False)
 
 @contextlib.contextmanager
 def check_indices() -> Iterator[None]:
-    """Check indices on devices too. On the host they always are; CuPy wraps an index out of range around in silence,
-    and the check waits for the device, so there it is made only inside `with mg.check_indices():`."""
+    """Check indices on CUDA devices too: `with mg.check_indices():` an index out of range raises IndexError.
+
+    Indices on the host are always checked. CuPy wraps an index out of range around without an error, and checking it
+    means waiting for the device, so it is checked only inside this block.
+    """
     token = _CHECK_INDICES.set(True)
     try:
         yield
@@ -154,7 +175,8 @@ def check_indices() -> Iterator[None]:
 
 
 def in_range(what: str, index: Any, size: int, low: int = 0) -> None:
-    """Raise IndexError unless low <= index < size everywhere; see check_indices for devices."""
+    """Raise IndexError, naming `what`, unless low <= index < size for the whole integer array; for an array on a
+    device only under check_indices."""
     if index.size == 0 or (backend(index).wraps and not _CHECK_INDICES.get()):
         return
     smallest, largest = int(index.min()), int(index.max())

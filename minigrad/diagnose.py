@@ -1,23 +1,25 @@
-"""What is likely wrong with a gradient, in words.
+"""Says what is likely wrong with a wrong gradient: "the sign is flipped", "missing factor w".
 
-A hypothesis is a function of a Difference: it answers with a sentence if it accounts for all of it, to rounding, else
-with "". HYPOTHESES stand in order, the most telling first: the first answer is the diagnosis.
+A hypothesis is a function of a Difference (the wrong gradient, the right one, and arrays that may explain it). It
+returns a sentence if it explains the whole difference up to rounding, else "". HYPOTHESES are tried in order, the most
+specific first; the first sentence is the diagnosis.
 """
 import functools
 import itertools
 import math
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import numpy as np
 
-NO_RULE = "differs by no simple rule"
+NO_RULE = "the difference follows no simple rule"
 
 
 def diagnose(got: Any, want: Any, known: Mapping[str, Any] = {}) -> str:
-    """How the gradient `got` differs from the right one, `want`: a sentence for a learner.
+    """One sentence on how the gradient `got` differs from the right one, `want`; NO_RULE if no hypothesis explains it.
 
-    got, want: float64 arrays; want may come from central differences. known: what the op knows by name (its inputs,
-    what it saved, the gradient of its output as "dy"), whose sizes and values may explain the difference.
+    got, want: arrays of any shapes, compared in float64; want may come from central differences. known: arrays and
+    numbers by name, whose values and sizes may explain the difference: the op's inputs, what it saved, the gradient of
+    its output as "dy".
     """
     with np.errstate(all="ignore"):
         d = Difference(got, want, known)
@@ -25,7 +27,7 @@ def diagnose(got: Any, want: Any, known: Mapping[str, Any] = {}) -> str:
 
 
 class Difference:
-    """A wrong gradient beside the right one, and what may explain how they differ."""
+    """A wrong gradient, the right one, and known arrays and numbers that may explain the difference."""
 
     def __init__(self, got: Any, want: Any, known: Mapping[str, Any]) -> None:
         self.got, self.want = np.asarray(got, np.float64), np.asarray(want, np.float64)
@@ -38,21 +40,22 @@ class Difference:
         self.numbers = {name: float(x) for name, x in known.items() if isinstance(x, scalar)}
         self.numbers |= {name: x.item() for name, x in arrays.items() if x.size == 1 and x.dtype.kind == "f"}
         self.off = self.got - self.want if self.got.shape == self.shape else self.got
-        self.noise = 1e-8 * largest(self.want, 0.1)             # more than central differences are off by
+        self.noise = 1e-8 * largest(self.want, 0.1)             # above the error of central differences
         self.wrong = np.abs(self.off) > max(self.noise, 1e-5 * largest(self.off))
 
     def same(self, a: Any, b: Any, scale: float = 1.0) -> bool:
-        """Whether two arrays are equal: to a trace of themselves and of the difference to be explained, and to the
-        noise, times a scale if they were multiplied."""
-        trace = 1e-5 * min(largest(a), largest(b), largest(self.off))
-        return np.shape(a) == np.shape(b) and largest(a - b) <= max(trace, self.noise * scale)
+        """Whether two arrays have one shape and differ by at most 1e-5 of the smallest of a, b and the difference to be
+        explained, or by the noise. scale: what the gradients in a and b were multiplied by."""
+        tolerance = 1e-5 * min(largest(a), largest(b), largest(self.off))
+        return np.shape(a) == np.shape(b) and largest(a - b) <= max(tolerance, self.noise * scale)
 
     def vanishes(self, a: Any, scale: float = 1.0) -> bool:
-        """Whether nothing but noise is there."""
+        """Whether a is 0 up to the noise times scale."""
         return largest(a) <= self.noise * scale
 
     def spanned(self, target: np.ndarray, axis: int, *basis: np.ndarray) -> bool:
-        """Whether each line of target along an axis is a combination of the same lines of basis."""
+        """Whether each line of target along an axis is a linear combination of the lines of basis at the same place.
+        Only True where the lines are long enough for that not to be a coincidence."""
         lines = np.moveaxis(target, axis, -1)[..., None]                            # (..., n, 1)
         columns = np.stack([np.moveaxis(b, axis, -1) for b in basis], axis=-1)      # (..., n, k)
         n, k = columns.shape[-2:]
@@ -61,7 +64,7 @@ class Difference:
 
     @functools.cached_property
     def factors(self) -> dict[str, np.ndarray]:
-        """The known arrays that fit the gradient: entry by entry, one number per row, or one per column."""
+        """The known arrays broadcast to the shape of the gradient: of that shape, one number per row or per column."""
         fitting = {}
         for name, x in self.arrays.items():
             x = x.reshape(x.shape + (1,) * (len(self.shape) - x.ndim)) if x.shape == self.shape[:x.ndim] else x
@@ -71,18 +74,19 @@ class Difference:
 
     @functools.cached_property
     def products(self) -> dict[str, np.ndarray]:
-        """The products of two known matrices, as they are, transposed or reshaped, that have the gradient's shape."""
+        """The products of two known matrices (also transposed or reshaped) that have the shape of the gradient."""
         forms = {name: x.astype(np.float64) for name, x in self.arrays.items() if x.ndim > 1}
         for name, x in list(forms.items()):
             turned = x.swapaxes(-1, -2)
             forms |= {f"{name}^T": turned, f"{name}.reshape{turned.shape}": x.reshape(turned.shape)}
-        fit = lambda a, b: a.shape[-1] == b.shape[-2] and a.shape[:-1] == self.shape[:-1] and (
-            b.shape[:-2] + b.shape[-1:] == self.shape[:-2] + self.shape[-1:])
-        return {f"{m} @ {n}": a @ b for (m, a), (n, b) in itertools.product(forms.items(), repeat=2) if fit(a, b)}
+        return {f"{m} @ {n}": a @ b for (m, a), (n, b) in itertools.product(forms.items(), repeat=2)
+                if a.shape[-1] == b.shape[-2] and a.shape[:-1] == self.shape[:-1]
+                and b.shape[:-2] + b.shape[-1:] == self.shape[:-2] + self.shape[-1:]}
 
     @functools.cached_property
     def divisors(self) -> dict[int, str]:
-        """What one may have to divide by, and what it is: a saved number, how often a mask is True, lengths of axes."""
+        """Integers by which a gradient may have to be divided, each with its meaning: saved numbers, the number of True
+        in masks, lengths of axes and their products."""
         found = [(int(x), name) for name, x in self.numbers.items() if x.is_integer()]
         found += [(int(x.sum()), f"the number of True in {name}") for name, x in self.arrays.items() if x.dtype == bool]
         shapes = {name: x.shape for name, x in (self.arrays | self.indices).items()}
@@ -94,14 +98,14 @@ class Difference:
         return {n: " or ".join([where for m, where in found if m == n][:2]) for n, _ in found if n > 1}
 
     def each(self, axis: int) -> str:
-        """What is constant along an axis, in words."""
+        """In words: one number for each line along an axis."""
         if self.want.ndim < 2:
             return "one number"
         return "one number per row" if axis == self.want.ndim - 1 else f"one number for each line along axis {axis}"
 
 
 def largest(x: Any, least: float = 0.0) -> float:
-    """max|x|, or `least` if that is more."""
+    """max|x|, but at least `least`."""
     return float(np.abs(x).max(initial=least))
 
 
@@ -116,7 +120,7 @@ def not_finite(d: Difference) -> str:
 
 
 def misplaced(d: Difference) -> str:
-    """The right numbers in another order: reshape keeps the order in memory, transpose does not."""
+    """The right numbers in another order: transposed, or reshaped where a transpose is needed."""
     if not d.same(np.sort(d.got, axis=None), np.sort(d.want, axis=None)) or d.want.size < 2:
         return ""
     orders = [(order, d.want.transpose(order)) for order in itertools.permutations(d.axes)]
@@ -131,7 +135,7 @@ def misplaced(d: Difference) -> str:
 
 
 def wrong_shape(d: Difference) -> str:
-    """Not summed over the copies that broadcasting made, or summed over something else."""
+    """Not summed over the axes along which the input was broadcast, or summed over others."""
     if d.got.shape == d.shape:
         return ""
     for axes in (a for r in range(1, d.got.ndim + 1) for a in itertools.combinations(range(d.got.ndim), r)):
@@ -144,18 +148,18 @@ def wrong_shape(d: Difference) -> str:
 
 
 def zero(d: Difference) -> str:
-    """One of the two is 0 everywhere."""
+    """One of the two gradients is 0 everywhere."""
     if d.vanishes(d.want):
         return "the right gradient is 0 everywhere"
     return "all zeros" if not d.got.any() else ""
 
 
 def constant_factor(d: Difference) -> str:
-    """Every entry is wrong by one factor, which may have a name: 1/N, 1/sqrt(D), a number that the op saved."""
+    """All entries are wrong by one factor, which may be a known one: 1/N, 1/sqrt(D), a number that the op saved."""
     r = float((d.got * d.want).sum() / (d.want * d.want).sum())
     if not d.same(d.got, r * d.want, abs(r)):
         return ""
-    near = lambda x, y: abs(x - y) < 1e-5 * abs(y)
+    near: Callable[[float, float], bool] = lambda x, y: abs(x - y) < 1e-5 * abs(y)
     if near(r, -1.0):
         return "the sign is flipped"
     size = f"every entry is {max(abs(r), 1 / abs(r)):.4g} times too {'large' if abs(r) > 1 else 'small'}"
@@ -167,7 +171,7 @@ def constant_factor(d: Difference) -> str:
     causes = [f"{form.format(n)}, and {n} is {where}"
               for form, power in forms.items() for n, where in d.divisors.items() if near(abs(r), n ** power)]
     if not causes:
-        causes = [f"1/{m} where 1/{n} belongs: {m} is {d.divisors[m]}, {n} is {d.divisors[n]}"
+        causes = [f"1/{m} instead of 1/{n}: {m} is {d.divisors[m]}, {n} is {d.divisors[n]}"
                   for m, n in itertools.permutations(d.divisors, 2) if near(abs(r), n / m)][:1]
     if not causes:
         return size if d.want.size > 1 else ""
@@ -175,17 +179,17 @@ def constant_factor(d: Difference) -> str:
 
 
 def repeats_lost(d: Difference) -> str:
-    """What was used several times must collect the gradients of all its uses."""
+    """Where an index names a row several times, the gradients of all its uses must be added up."""
     rows = np.flatnonzero(d.wrong.any(axis=tuple(d.axes[1:]))).tolist()
     for name, index in d.indices.items():
         values, counts = np.unique(index, return_counts=True)
         if values[counts > 1].tolist() == rows:
-            return f"only rows {rows} are wrong, those that {name} names more than once: their gradients add up"
+            return f"only rows {rows} are wrong, those that {name} names more than once: add the gradients of all uses"
     return ""
 
 
 def picked_entries(d: Difference) -> str:
-    """Right but for the entry that an index picks from each row, like a target's."""
+    """Wrong only at the entry of each row that an index picks, such as a target."""
     for name, index in d.indices.items():
         rows = d.wrong.reshape(index.size, -1).copy() if d.want.size % index.size == 0 else np.ones((0, 0))
         if 0 <= index.min() <= index.max() < rows.shape[1]:
@@ -196,7 +200,7 @@ def picked_entries(d: Difference) -> str:
 
 
 def other_factor(d: Difference) -> str:
-    """A known array is multiplied in once too seldom, once too often, or in the place of another."""
+    """A known array is missing as a factor, is a factor too many, or is a factor instead of another one."""
     for name, x in d.factors.items():
         if d.same(d.got * x, d.want):
             return f"missing factor {name}"
@@ -204,12 +208,12 @@ def other_factor(d: Difference) -> str:
             return f"an extra factor {name}"
     for (a, x), (b, y) in itertools.permutations(d.factors.items(), 2):
         if d.same(d.got * y, d.want * x, largest(x)) and not d.vanishes(d.want * x, largest(x)):
-            return f"multiplied by {a} where {b} belongs"
+            return f"multiplied by {a} instead of {b}"
     return ""
 
 
 def own_factors(d: Difference) -> str:
-    """Every row, or every column, is wrong by a factor of its own."""
+    """Each row, or each column, is wrong by a factor, and the factors differ."""
     for axis in reversed(d.axes):
         if d.spanned(d.got, axis, d.want):
             return f"every entry is off by a factor, {d.each(axis)}"
@@ -217,14 +221,14 @@ def own_factors(d: Difference) -> str:
 
 
 def other_product(d: Difference) -> str:
-    """A product of the wrong matrices: one is not transposed, or the two are in the wrong order."""
-    made = [name for name, y in d.products.items() if d.same(d.got, y)]
+    """A product of the wrong matrices: one of them is not transposed, or their order is wrong."""
+    wrong = [name for name, y in d.products.items() if d.same(d.got, y)]
     right = [name for name, y in d.products.items() if d.same(d.want, y)]
-    return f"this is {made[0]} where {right[0]} belongs" if made and right else ""
+    return f"this is {wrong[0]} instead of {right[0]}" if wrong and right else ""
 
 
 def missing_term(d: Difference) -> str:
-    """What couples a row is missing: a mean, a sum times a known array, or both."""
+    """The term that couples a row is missing: a mean, a sum times a known array, or both."""
     ones, terms = np.ones(d.shape), d.factors | d.products
     for axis in reversed(d.axes):
         if d.spanned(d.off, axis, ones):
@@ -240,28 +244,29 @@ def missing_term(d: Difference) -> str:
 
 
 def sum_over_wrong_axis(d: Difference) -> str:
-    """The difference is a term without one axis minus a term without another, times a known array."""
+    """A sum over the wrong axis, times a known array: the difference divided by that array is a sum over one axis minus
+    a sum over another."""
     divisible = [(name, k) for name, k in d.factors.items() if np.abs(k).min() > 1e-3 * np.abs(k).max()]
     for (name, k), (a, b) in itertools.product(divisible, itertools.combinations(d.axes, 2)):
         mixed = np.diff(np.diff(d.off / k, axis=a), axis=b)
         if mixed.size > 1 and d.vanishes(mixed, 4.0 / np.abs(k).min()):
-            return f"a sum runs over axis {a} or {b} and should over the other: off by (the one - the other) x {name}"
+            return f"a sum is over the wrong one of axes {a} and {b}: off by (the wrong sum - the right one) x {name}"
     return ""
 
 
 def missing_factor_of_dy(d: Difference) -> str:
-    """Made of dy in the way in which the right one is made of dy times a known array."""
+    """Computed from dy as the right gradient is computed from dy times a known array."""
     if "dy" not in d.factors:
         return ""
     axis, dy, ones = d.axes[-1], d.factors["dy"], np.ones(d.shape)
     for (_, k), (name, w) in itertools.permutations(d.factors.items(), 2):
         if d.spanned(d.got, axis, ones, k, dy) and d.spanned(d.want, axis, ones, k, dy * w):
-            return f"missing factor {name}: made of dy where dy * {name} belongs"
+            return f"missing factor {name}: computed from dy instead of dy * {name}"
     return ""
 
 
-def slope_of_one_array(d: Difference) -> str:
-    """Entry by entry dy times a short polynomial, or a step, of one known array."""
+def derivative_of_one_array(d: Difference) -> str:
+    """dy times a polynomial of degree 2 or less, or a step function, of one known array, elementwise."""
     if "dy" not in d.factors:
         return ""
     arrays = {name: k for name, k in d.factors.items() if name != "dy"}
@@ -271,13 +276,13 @@ def slope_of_one_array(d: Difference) -> str:
         c = np.linalg.lstsq(terms, d.got.ravel(), rcond=None)[0]
         if d.got.size > degree + 3 and d.same(terms @ c, d.got.ravel()):
             powers = zip(c, ("", f" * {name}", f" * {name}^2"))
-            slope = " + ".join(f"{a:.4g}{power}" for a, power in powers if abs(a) > 1e-6).replace("+ -", "- ")
-            return f"this is dy * ({slope}), entry by entry: only a part of the slope, or the slope of something else"
+            formula = " + ".join(f"{a:.4g}{power}" for a, power in powers if abs(a) > 1e-6).replace("+ -", "- ")
+            return f"this is dy * ({formula}), elementwise: only part of the derivative, or that of another function"
     return ""
 
 
 def some_only(d: Difference) -> str:
-    """Right but for some rows or columns."""
+    """Wrong only in some rows or columns."""
     where = [np.flatnonzero(d.wrong.any(axis=tuple(a for a in d.axes if a != axis))).tolist() for axis in d.axes]
     axis = min(d.axes, key=lambda a: len(where[a]) / d.shape[a], default=0)
     if not d.axes or len(where[axis]) == d.shape[axis]:
@@ -287,7 +292,7 @@ def some_only(d: Difference) -> str:
 
 
 def lost_sum(d: Difference) -> str:
-    """Last resort: what the right gradient obeys and this one does not."""
+    """As a last resort: the right gradient sums to 0 along an axis, this one does not."""
     for axis in d.axes:
         n = d.shape[axis]
         if n > 1 and d.vanishes(d.want.sum(axis=axis), n) and not d.vanishes(d.got.sum(axis=axis), n):
@@ -296,5 +301,5 @@ def lost_sum(d: Difference) -> str:
 
 
 HYPOTHESES = (not_finite, misplaced, wrong_shape, zero, constant_factor, repeats_lost, picked_entries, other_factor,
-              own_factors, other_product, missing_term, sum_over_wrong_axis, missing_factor_of_dy, slope_of_one_array,
-              some_only, lost_sum)
+              own_factors, other_product, missing_term, sum_over_wrong_axis, missing_factor_of_dy,
+              derivative_of_one_array, some_only, lost_sum)

@@ -1,11 +1,15 @@
-"""Functions of Tensors, arrays and numbers, under NumPy's names for arrays and the field's names for layers.
+"""Functions of Tensors: NumPy's names and arguments for arrays, the usual names for layers, losses and optimizers.
 
-This module is also the namespace in which primitives and composed twins run when gradients of gradients are wanted:
-what NumPy has too takes NumPy's arguments.
+Inputs that have a gradient are Tensors, arrays or Python numbers, results are Tensors. Every function raises TypeError
+for two floating dtypes, and ValueError for Tensors on two devices and for shapes that do not fit. The formula of each
+function, forward and backward, is in the docstring of its op in minigrad/ops.
+
+Primitives and the decompositions of fused ops run in this module's namespace when gradients of gradients are wanted:
+so functions that NumPy has too take NumPy's arguments.
 """
 
 import sys
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -16,45 +20,94 @@ from minigrad.random import Key
 from minigrad.tape import apply
 from minigrad.tensor import Tensor, plain_array, plain_index
 
+_apply: Callable[..., Tensor] = apply           # for ops with one output
 
-# ---- pointwise: all broadcast ----
 
-def add(a: Any, b: Any) -> Tensor: return apply(pointwise.Add, a, b)
-def sub(a: Any, b: Any) -> Tensor: return apply(pointwise.Sub, a, b)
-def mul(a: Any, b: Any) -> Tensor: return apply(pointwise.Mul, a, b)
-def div(a: Any, b: Any) -> Tensor: return apply(pointwise.Div, a, b)
-def neg(x: Any) -> Tensor: return apply(pointwise.Neg, x)
-def pow(x: Any, p: Any) -> Tensor: return apply(pointwise.Pow, x, p)
-def exp(x: Any) -> Tensor: return apply(pointwise.Exp, x)
-def log(x: Any) -> Tensor: return apply(pointwise.Log, x)
-def sqrt(x: Any) -> Tensor: return apply(pointwise.Sqrt, x)
-def tanh(x: Any) -> Tensor: return apply(pointwise.Tanh, x)
-def sigmoid(x: Any) -> Tensor: return apply(pointwise.Sigmoid, x)
-def relu(x: Any) -> Tensor: return apply(pointwise.Relu, x)
+# ---- pointwise: inputs broadcast to the shape of the result ---------------------------------------------------------
+
+def add(a: Any, b: Any) -> Tensor:
+    """a + b."""
+    return _apply(pointwise.Add, a, b)
+
+
+def sub(a: Any, b: Any) -> Tensor:
+    """a - b."""
+    return _apply(pointwise.Sub, a, b)
+
+
+def mul(a: Any, b: Any) -> Tensor:
+    """a * b."""
+    return _apply(pointwise.Mul, a, b)
+
+
+def div(a: Any, b: Any) -> Tensor:
+    """a / b."""
+    return _apply(pointwise.Div, a, b)
+
+
+def neg(x: Any) -> Tensor:
+    """-x."""
+    return _apply(pointwise.Neg, x)
+
+
+def pow(x: Any, p: Any) -> Tensor:
+    """x ** p. The gradient with respect to p is 0 where x <= 0."""
+    return _apply(pointwise.Pow, x, p)
+
+
+def exp(x: Any) -> Tensor:
+    """e ** x."""
+    return _apply(pointwise.Exp, x)
+
+
+def log(x: Any) -> Tensor:
+    """The natural logarithm of x."""
+    return _apply(pointwise.Log, x)
+
+
+def sqrt(x: Any) -> Tensor:
+    """The square root of x."""
+    return _apply(pointwise.Sqrt, x)
+
+
+def tanh(x: Any) -> Tensor:
+    """The hyperbolic tangent of x."""
+    return _apply(pointwise.Tanh, x)
+
+
+def sigmoid(x: Any) -> Tensor:
+    """1 / (1 + exp(-x)), without overflow."""
+    return _apply(pointwise.Sigmoid, x)
+
+
+def relu(x: Any) -> Tensor:
+    """max(x, 0). The derivative at 0 is 0."""
+    return _apply(pointwise.Relu, x)
 
 
 def gelu(x: Any) -> Tensor:
-    """x times a smooth step, the tanh form of GPT-2."""
-    return apply(pointwise.Gelu, x)
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: the tanh form of GELU, as in GPT-2 (Hendrycks & Gimpel 2016,
+    "Gaussian error linear units")."""
+    return _apply(pointwise.Gelu, x)
 
 
 def abs(x: Any) -> Tensor:
-    """The slope at 0 is 0."""
-    return apply(pointwise.Abs, x)
+    """|x|. The derivative at 0 is 0."""
+    return _apply(pointwise.Abs, x)
 
 
 def maximum(a: Any, b: Any) -> Tensor:
-    """Where a = b each gets half of the gradient."""
-    return apply(pointwise.Maximum, a, b)
+    """The larger of a and b. Where a = b each gets half of the gradient."""
+    return _apply(pointwise.Maximum, a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
-    """Where a = b each gets half of the gradient."""
-    return apply(pointwise.Minimum, a, b)
+    """The smaller of a and b. Where a = b each gets half of the gradient."""
+    return _apply(pointwise.Minimum, a, b)
 
 
 def where(mask: Any, a: Any, b: Any) -> Tensor:
-    """a where mask (boolean, no gradient), else b."""
+    """a where mask, else b. mask: a boolean array, without gradient. TypeError if it is not boolean."""
     like, mask = a if isinstance(a, Tensor) else b, plain_array(mask)
     if type(mask) is np.ndarray and isinstance(like, Tensor):
         mask = like.xp.asarray(mask)
@@ -62,173 +115,221 @@ def where(mask: Any, a: Any, b: Any) -> Tensor:
         raise TypeError(
             f"where: mask must be boolean, got dtype {mask.dtype}: compare first, as in F.where(x > 0, a, b)"
         )
-    return apply(pointwise.Where, a, b, mask=mask)
+    return _apply(pointwise.Where, a, b, mask=mask)
 
 
 def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
-    """x kept in [low, high]; the gradient passes where it was inside."""
-    return apply(pointwise.Clip, x, low=low, high=high)
+    """x limited to [low, high]; None: no limit. The gradient is 0 where x was outside."""
+    return _apply(pointwise.Clip, x, low=low, high=high)
 
 
-# ---- reductions: axis None (all), a number or a tuple ----
+# ---- reductions: over `axis`, an integer or a tuple of them, or all axes if None; keepdims keeps them with size 1 ----
 
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
-    return apply(reduce.Sum, x, axis=axis, keepdims=keepdims)
+    """The sum."""
+    return _apply(reduce.Sum, x, axis=axis, keepdims=keepdims)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
-    return apply(reduce.Mean, x, axis=axis, keepdims=keepdims)
+    """The mean."""
+    return _apply(reduce.Mean, x, axis=axis, keepdims=keepdims)
 
 
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Equal maxima share the gradient equally."""
-    return apply(reduce.Max, x, axis=axis, keepdims=keepdims)
+    """The maximum. Equal maxima share the gradient equally."""
+    return _apply(reduce.Max, x, axis=axis, keepdims=keepdims)
 
 
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Equal minima share the gradient equally."""
-    return apply(reduce.Min, x, axis=axis, keepdims=keepdims)
+    """The minimum. Equal minima share the gradient equally."""
+    return _apply(reduce.Min, x, axis=axis, keepdims=keepdims)
 
 
 def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    """Mean square distance from the mean, over n - ddof."""
-    return apply(reduce.Var, x, axis=axis, ddof=ddof, keepdims=keepdims)
+    """The variance of n numbers: the sum of the squared distances from their mean, divided by n - ddof. ValueError
+    unless n > ddof."""
+    return _apply(reduce.Var, x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
 def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))), never overflowing."""
-    return apply(reduce.Logsumexp, x, axis=axis, keepdims=keepdims)
+    """log(sum(exp(x))), without overflow."""
+    return _apply(reduce.Logsumexp, x, axis=axis, keepdims=keepdims)
 
 
-# ---- shapes ----
+# ---- shapes ---------------------------------------------------------------------------------------------------------
 
-def reshape(x: Any, shape: Any) -> Tensor: return apply(_shape.Reshape, x, shape=shape)
-def transpose(x: Any, axes: Any = None) -> Tensor: return apply(_shape.Transpose, x, axes=axes)
-def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor: return apply(_shape.Swapaxes, x, axis1=axis1, axis2=axis2)
-def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor: return apply(_shape.BroadcastTo, x, shape=shape)
-def squeeze(x: Any, axis: Any = None) -> Tensor: return apply(_shape.Squeeze, x, axis=axis)
-def expand_dims(x: Any, axis: Any) -> Tensor: return apply(_shape.ExpandDims, x, axis=axis)
-def concatenate(xs: Any, axis: int = 0) -> Tensor: return apply(_shape.Concatenate, *xs, axis=axis)
-def stack(xs: Any, axis: int = 0) -> Tensor: return apply(_shape.Stack, *xs, axis=axis)
+def reshape(x: Any, shape: Any) -> Tensor:
+    """x in another shape of the same size, an integer or a tuple; one entry may be -1: as large as fits."""
+    return _apply(_shape.Reshape, x, shape=shape)
+
+
+def transpose(x: Any, axes: Any = None) -> Tensor:
+    """x with its axes in the order `axes`; None: reversed."""
+    return _apply(_shape.Transpose, x, axes=axes)
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
+    """x with two axes exchanged."""
+    return _apply(_shape.Swapaxes, x, axis1=axis1, axis2=axis2)
+
+
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor:
+    """x repeated along new axes and along axes of size 1."""
+    return _apply(_shape.BroadcastTo, x, shape=shape)
+
+
+def squeeze(x: Any, axis: Any = None) -> Tensor:
+    """x without the given axes of size 1; None: without all of them. ValueError for an axis of another size."""
+    return _apply(_shape.Squeeze, x, axis=axis)
+
+
+def expand_dims(x: Any, axis: Any) -> Tensor:
+    """x with new axes of size 1 at the positions `axis` of the result."""
+    return _apply(_shape.ExpandDims, x, axis=axis)
+
+
+def concatenate(xs: Any, axis: int = 0) -> Tensor:
+    """The xs joined along an axis. Their shapes must be equal except along it."""
+    return _apply(_shape.Concatenate, *xs, axis=axis)
+
+
+def stack(xs: Any, axis: int = 0) -> Tensor:
+    """The xs, all of one shape, joined along a new axis."""
+    return _apply(_shape.Stack, *xs, axis=axis)
 
 
 def split(x: Any, sections: Any, axis: int = 0) -> tuple[Tensor, ...]:
-    """x cut into that many equal parts, or at the given places."""
-    return apply(_shape.Split, x, sections=sections, axis=axis)
+    """x cut along an axis: an integer: into that many equal parts; a list: before each of these indices. ValueError
+    where equal parts are not possible."""
+    parts: tuple[Tensor, ...] = apply(_shape.Split, x, sections=sections, axis=axis)
+    return parts
 
 
 def split_heads(x: Any, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, T, 3 C)  ->  queries, keys and values of each head, 3 x (B, nh, T, C / nh)."""
-    return apply(_shape.SplitHeads, x, n_head=n_head)
+    q, k, v = apply(_shape.SplitHeads, x, n_head=n_head)
+    return q, k, v
 
 
 def merge_heads(x: Any) -> Tensor:
-    """x (B, nh, T, hs)  ->  the heads of each position side by side, (B, T, nh hs)."""
-    return apply(_shape.MergeHeads, x)
+    """x (B, nh, T, hs)  ->  (B, T, nh hs): the heads of each position side by side."""
+    return _apply(_shape.MergeHeads, x)
 
 
 def getitem(x: Any, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer arrays (repeats add up in the gradient), boolean masks."""
-    return apply(_shape.Getitem, x, index=plain_index(index))
+    """x[index]: slices, integers, integer arrays (the gradients of repeated indices add up), boolean masks. IndexError
+    for an integer out of range."""
+    return _apply(_shape.Getitem, x, index=plain_index(index))
 
 
 def scatter_add(x: Any, index: Any, shape: tuple[int, ...]) -> Tensor:
-    """zeros(shape) with x added at index, repeats added up: the adjoint of getitem."""
-    return apply(_shape.ScatterAdd, x, index=plain_index(index), shape=shape)
+    """zeros(shape) with x added at index; repeated indices add up. The adjoint of getitem."""
+    return _apply(_shape.ScatterAdd, x, index=plain_index(index), shape=shape)
 
 
-# ---- layers ----
+# ---- layers and losses ----------------------------------------------------------------------------------------------
 
 def matmul(a: Any, b: Any) -> Tensor:
-    """a @ b: 1-D, 2-D, or batches of matrices whose leading axes broadcast."""
-    return apply(linalg.Matmul, a, b)
+    """a (..., n, k) @ b (..., k, m)  ->  (..., n, m). The leading axes broadcast; a 1-D a is a row vector, a 1-D b a
+    column vector."""
+    return _apply(linalg.Matmul, a, b)
 
 
 def linear(x: Any, w: Any, b: Any = None) -> Tensor:
     """x (..., I) @ w (I, O) + b (O,)  ->  (..., O)."""
-    return apply(linalg.Linear, x, w) if b is None else apply(linalg.Linear, x, w, b)
+    return _apply(linalg.Linear, x, w) if b is None else _apply(linalg.Linear, x, w, b)
 
 
-def softmax(x: Any, axis: int = -1) -> Tensor: return apply(_softmax.Softmax, x, axis=axis)
-def log_softmax(x: Any, axis: int = -1) -> Tensor: return apply(_softmax.LogSoftmax, x, axis=axis)
+def softmax(x: Any, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis, without overflow."""
+    return _apply(_softmax.Softmax, x, axis=axis)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Tensor:
+    """log(softmax(x)), exact where softmax(x) would round to 0."""
+    return _apply(_softmax.LogSoftmax, x, axis=axis)
 
 
 def layer_norm(x: Any, w: Any, b: Any = None, eps: float = 1e-5) -> Tensor:
-    """x (..., C) with mean 0 and variance 1 along the last axis, times w (C,) plus b (C,)."""
-    return apply(norm.LayerNorm, x, w, eps=eps) if b is None else apply(norm.LayerNorm, x, w, b, eps=eps)
+    """x (..., C) normalized to mean 0 and variance 1 along the last axis, times w (C,) plus b (C,)  ->  (..., C). eps
+    is added to the variance (Ba, Kiros & Hinton 2016, "Layer normalization")."""
+    return _apply(norm.LayerNorm, x, w, eps=eps) if b is None else _apply(norm.LayerNorm, x, w, b, eps=eps)
 
 
 def embedding(w: Any, idx: Any) -> Tensor:
-    """Rows idx (...) of the table w (V, C)  ->  (..., C). IndexError for an idx outside 0 .. V - 1."""
-    return apply(_embedding.Embedding, w, idx=plain_array(idx))
+    """The rows idx (...) of w (V, C)  ->  (..., C). IndexError for an index outside 0 .. V - 1, TypeError if idx is not
+    of integers."""
+    return _apply(_embedding.Embedding, w, idx=plain_array(idx))
 
 
 def dropout(x: Any, p: float, key: Key | None) -> Tensor:
-    """x with each element set to 0 with probability p, the rest divided by 1 - p. The same key drops the same ones."""
-    return apply(_dropout.Dropout, x, p=p, key=key)
+    """x with each element set to 0 with probability p, the others divided by 1 - p. The same key drops the same
+    elements. ValueError unless 0 <= p < 1, and if key is None (Srivastava et al. 2014, "Dropout")."""
+    return _apply(_dropout.Dropout, x, p=p, key=key)
 
 
 def cross_entropy(
     logits: Any, targets: Any, ignore_index: int = -100, label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    """Cross-entropy in nats of logits (..., V) and integer targets (...).
+    """The cross-entropy, in nats, of logits (..., V) and integer targets (...).
 
-    "mean" is over the targets that are not ignore_index (0 if there is none), "sum" their sum, "none" keeps (...).
-    IndexError for a target outside 0 .. V - 1.
+    reduction: "mean" over the targets that are not ignore_index, 0 if there are none; their "sum"; or "none" for all
+    (...), with 0 where the target is ignore_index. label_smoothing: this share of each target is spread over all V
+    classes (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7). IndexError for a target outside
+    0 .. V - 1, TypeError for targets that are not integers.
     """
-    return apply(loss.CrossEntropy, logits, targets=plain_array(targets), ignore_index=ignore_index,
-                 label_smoothing=label_smoothing, reduction=reduction)
+    return _apply(loss.CrossEntropy, logits, targets=plain_array(targets), ignore_index=ignore_index,
+                  label_smoothing=label_smoothing, reduction=reduction)
 
 
 def linear_cross_entropy(x: Any, w: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean",
                          rows: int = 1024) -> Tensor:
-    """cross_entropy(x @ w^T, targets) for x (..., C) and w (V, C), in chunks of that many rows: the logits (..., V)
-    never exist all at once."""
-    return apply(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
-                 reduction=reduction, rows=rows)
+    """cross_entropy(x @ w^T, targets), in nats, for x (..., C), w (V, C) and integer targets (...), "mean" or "sum".
+    The logits are computed for `rows` rows at a time, so that all of them, (..., V), are never in memory at once."""
+    return _apply(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
+                  reduction=reduction, rows=rows)
 
 
 def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, mask: Any = None, dropout: float = 0.0,
                                  key: Key | None = None) -> Tensor:
-    """softmax(q @ k^T / sqrt(D)) @ v, for q (..., T, D), k (..., S, D), v (..., S, E)  ->  (..., T, E).
+    """softmax(q @ k^T / sqrt(D)) @ v for q (..., T, D), k (..., S, D), v (..., S, E)  ->  (..., T, E) (Vaswani et al.
+    2017, "Attention is all you need", eq. 1).
 
-    causal: the last query sees every key, each earlier one a key less. mask: booleans (..., T, S), True where a query
-    may attend; one that may see nothing gets 0. dropout, of the attention weights, needs a key.
+    causal: query i may attend to the keys 0 .. S - T + i, so the last query to all. mask: booleans (..., T, S), True
+    where a query may attend to a key. The output of a query that may attend to no key is 0. dropout: the probability
+    with which an attention weight is set to 0; needs a key. TypeError for a mask that is not boolean.
     """
-    return apply(
-        attention.Attention,
-        q,
-        k,
-        v,
-        causal=causal,
-        mask=None if mask is None else plain_array(mask),
-        dropout=dropout,
-        key=key,
-    )
+    mask = None if mask is None else plain_array(mask)
+    return _apply(attention.Attention, q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
 
 
-# ---- optimizers on the tape ----
+# ---- optimizer steps, differentiable --------------------------------------------------------------------------------
 
 def _hyper(p: Any, hyper: tuple[Any, ...]) -> list[Any]:
-    """0-d Tensors in the parameter's dtype; numbers as they are."""
+    """Hyper-parameters with 0-d Tensors cast to the dtype of the parameter; numbers as they are."""
     return [h.astype(p.dtype) if isinstance(h, Tensor) and h.shape == () and h.dtype != p.dtype else h for h in hyper]
 
 
 def adamw(
     p: Any, g: Any, m: Any, v: Any, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any, t: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Step t (from 1) of AdamW on the tape  ->  new (p, m, v). Hyper-parameters are numbers or 0-d Tensors, and the
-    result can be differentiated with respect to all but t."""
+    """Step t (1, 2, ...) of AdamW for a parameter p, its gradient g and moments m, v, all of one shape  ->  the new
+    p, m, v. Hyper-parameters are numbers or 0-d Tensors; the result can be differentiated with respect to all but t.
+    ValueError if t < 1 (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2)."""
     if t < 1:
         raise ValueError(f"adamw: t counts steps from 1, got {t}")
-    return apply(_adamw.AdamW, p, g, m, v, *_hyper(p, (lr, beta1, beta2, eps, weight_decay)), t=t)
+    p_new, m_new, v_new = apply(_adamw.AdamW, p, g, m, v, *_hyper(p, (lr, beta1, beta2, eps, weight_decay)), t=t)
+    return p_new, m_new, v_new
 
 
 def sgd(
     p: Any, g: Any, m: Any, lr: Any, momentum: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A step of SGD with momentum on the tape  ->  new (p, m)."""
-    return apply(_adamw.SGD, p, g, m, *_hyper(p, (lr, momentum, weight_decay)), nesterov=nesterov)
+    """A step of SGD with momentum for a parameter p, its gradient g and momentum buffer m, all of one shape  ->  the
+    new p, m. Hyper-parameters are numbers or 0-d Tensors (Sutskever et al. 2013, "On the importance of initialization
+    and momentum", in PyTorch's form)."""
+    p_new, m_new = apply(_adamw.SGD, p, g, m, *_hyper(p, (lr, momentum, weight_decay)), nesterov=nesterov)
+    return p_new, m_new
 
 
 tape.tensor_functions = sys.modules[__name__]

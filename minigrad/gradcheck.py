@@ -1,10 +1,10 @@
-"""Is this gradient right, and if not, what is wrong with it?
+"""Checks hand-written gradients against numeric derivatives.
 
-`check(op)` holds one op against numeric derivatives on all its samples, `check_model` a whole loss, `diagnose` says in
-words how a wrong gradient differs from the right one. `python -m minigrad.gradcheck` checks every op there is.
+`check(op)` checks one op on all its samples, `check_model` the gradient of a whole loss; a row that fails says how the
+wrong gradient differs from the right one. `python -m minigrad.gradcheck` checks every op.
 
-Derivatives are taken in float64 by central differences with a step of 1e-5, for a *random* gradient of the output: ones
-would hide a softmax that returns zeros. The relative error of arrays a, b is max|a - b| / max(|a|, |b|, 1e-3).
+Derivatives are central differences in float64 with a step of 1e-5, for a *random* gradient of the output: with ones, a
+softmax whose backward returns zeros would pass. The relative error of arrays a, b is max|a - b| / max(|a|, |b|, 1e-3).
 """
 import argparse
 import difflib
@@ -32,12 +32,12 @@ DIFFERENCES, TWICE = "finite differences", "second order"
 
 
 class Row(NamedTuple):
-    """One thing that was checked."""
-    what: str                   # which op and sample, or which parameter
-    check: str                  # what it was held against
+    """The result of comparing one array."""
+    what: str                   # op and sample, or parameter: "mul((2, 3), (2, 3))"
+    check: str                  # which check: "finite differences"
     of: str                     # which array: "dx", "y"
-    error: float                # relative; infinite where there was nothing to compare
-    detail: str = ""            # of a failure: where, the numbers, and a diagnosis
+    error: float                # relative; infinite if there was nothing to compare
+    detail: str = ""            # of a failure: index, values, diagnosis
 
     @property
     def ok(self) -> bool:
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 class Report:
-    """All rows of a check; `ok` if every one is."""
+    """The rows of a check. `ok`: there are rows, and all of them are ok."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = list(rows)
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def worst(self) -> float:
-        """The largest relative error against numeric derivatives."""
+        """The largest relative error against central differences."""
         return max([row.error for row in self.rows if row.check in (DIFFERENCES, TWICE)], default=0.0)
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Report:
 
 
 def relative_error(a: Any, b: Any) -> float:
-    """max|a - b| / max(|a|, |b|, 1e-3) over arrays of one shape; infinite for NaN."""
+    """max|a - b| / max(|a|, |b|, 1e-3) for two arrays of one shape; infinite if it is NaN, 0 for empty arrays."""
     a, b = np.asarray(a), np.asarray(b)
     if a.size == 0:
         return 0.0
@@ -85,12 +85,13 @@ def relative_error(a: Any, b: Any) -> float:
 
 
 def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS) -> np.ndarray:
-    """df/dx by central differences, each element of x moved in place and put back. TypeError unless x is float64."""
+    """df/dx, of the shape of x, by central differences with step eps: f() is called with each element of x changed in
+    place in turn, and x is restored. TypeError unless x is float64."""
     if x.dtype != np.float64:
         raise TypeError(
-            f"numeric derivatives need float64, got {x.dtype}: in lower precision the rounding of f drowns them"
+            f"numeric derivatives need float64, got {x.dtype}: in lower precision rounding errors hide them"
         )
-    slopes = np.empty_like(x)
+    gradient = np.empty_like(x)
     for i in np.ndindex(x.shape):
         here = x[i]
         x[i] = here + eps
@@ -98,14 +99,15 @@ def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS) ->
         x[i] = here - eps
         below = f()
         x[i] = here
-        slopes[i] = (above - below) / (2.0 * eps)
-    return slopes
+        gradient[i] = (above - below) / (2.0 * eps)
+    return gradient
 
 
 # ---- one op ---------------------------------------------------------------------------------------------------------
 
 class Case:
-    """One sample of an op, drawn: its inputs, a random gradient of each output, and both directions on plain arrays."""
+    """One sample of an op with its inputs drawn and a random gradient `dys` for each output. Runs the op on plain
+    arrays, without the tape."""
 
     def __init__(self, op_class: type[Op], sample: Sample, seed: int) -> None:
         self.op_class, self.sample = op_class, sample
@@ -119,16 +121,16 @@ class Case:
 
     @property
     def arrays(self) -> list[np.ndarray]:
-        """The inputs that have a gradient."""
+        """The inputs that are arrays, and so have a gradient."""
         return [self.inputs[i] for i in self.wanted]
 
     def replaced(self, arrays: Iterable[Any]) -> list[Any]:
-        """The inputs with other arrays in these places."""
-        other = iter(arrays)
-        return [next(other) if isinstance(x, np.ndarray) else x for x in self.inputs]
+        """The inputs with `arrays` in place of those that are arrays."""
+        new = iter(arrays)
+        return [next(new) if isinstance(x, np.ndarray) else x for x in self.inputs]
 
     def forward(self, inputs: list[Any] | None = None, op_class: type[Op] | None = None) -> tuple[Op, list[Any]]:
-        """The op that ran, and its outputs as arrays."""
+        """The op after its forward, with what it saved, and its outputs."""
         inputs = self.inputs if inputs is None else inputs
         op = (op_class or self.op_class)()
         op.xp, op.needs = np, [isinstance(x, np.ndarray) for x in inputs]
@@ -136,48 +138,48 @@ class Case:
         return op, [np.asarray(a) for a in (y if type(y) is tuple else (y,))]
 
     def backward(self, op: Op, dys: list[Any] | None = None) -> list[Any]:
-        """The raw gradient of each input, before any un-broadcasting."""
+        """What op.backward returns for each input, not yet summed over broadcast axes."""
         dxs = op.backward(*(self.dys if dys is None else dys), **op.saved)
         return list(dxs) if type(dxs) is tuple else [dxs]
 
     def gradients(self, inputs: list[Any] | None = None, dys: Any = None, op_class: Any = None) -> list[Any]:
-        """The gradient of each array among the inputs, in its shape."""
+        """The gradient of each input that is an array, of its shape."""
         inputs = self.inputs if inputs is None else inputs
         dxs = self.backward(self.forward(inputs, op_class)[0], dys)
         return [unbroadcast(np.asarray(dxs[i]), inputs[i].shape) for i in self.wanted]
 
     def known(self) -> dict[str, Any]:
-        """All that may explain a wrong gradient: the inputs, what the forward saved, the gradient of each output."""
+        """By name: the inputs that are arrays, what the forward saved, and the gradient of each output."""
         saved = self.forward()[0].saved
         names = [name for name in inspect.signature(self.op_class.backward).parameters if name not in saved][1:]
         return dict(zip(self.names, self.arrays)) | saved | dict(zip(names, self.dys))
 
     def value(self) -> float:
-        """The number whose gradient is checked: sum of dy * y over all outputs."""
+        """The scalar whose gradient is checked: the sum of dy * y over all outputs."""
         return float(sum((dy * y).sum() for dy, y in zip(self.dys, self.forward()[1])))
 
     def leaves(self) -> list[Tensor]:
-        """The arrays as leaves of a tape."""
+        """Copies of the arrays as Tensors with requires_grad."""
         return [Tensor(x.copy(), requires_grad=True) for x in self.arrays]
 
     def total(self, y: Any, dys: list[Any]) -> Any:
-        """`value` of outputs on the tape."""
+        """As `value`, for outputs that are Tensors."""
         return _sum((a * dy).sum() for a, dy in zip(y if type(y) is tuple else (y,), dys))
 
     def compare(
         self, check: str, got: list[Any], want: list[Any], tolerance: float, names: list[str] | None = None
     ) -> Iterator[Row]:
-        """A row for each pair of arrays, by default the gradients of the inputs."""
+        """A row for each pair of arrays; names: what they are called, by default the gradients of the inputs."""
         for name, g, w in zip(names or [f"d{name}" for name in self.names], got, want):
             if np.shape(g) != np.shape(w):
-                detail = f"{name} is of shape {np.shape(g)}, should be {np.shape(w)}: {diagnose(g, w, self.known())}"
+                detail = f"{name} has shape {np.shape(g)}, should be {np.shape(w)}: {diagnose(g, w, self.known())}"
                 yield Row(self.what, check, name, np.inf, detail)
                 continue
             error, detail = relative_error(g, w), ""
             if error > tolerance:
                 at = np.unravel_index(np.argmax(np.abs(g - w)), np.shape(w))
-                place = f"[{', '.join(str(int(i)) for i in at)}]" if at else ""
-                detail = f"{name}{place} is {g[at]:.6g}, should be {w[at]:.6g}: {diagnose(g, w, self.known())}"
+                index = f"[{', '.join(str(int(i)) for i in at)}]" if at else ""
+                detail = f"{name}{index} is {g[at]:.6g}, should be {w[at]:.6g}: {diagnose(g, w, self.known())}"
             yield Row(self.what, check, name, error, detail)
 
 
@@ -190,16 +192,17 @@ def _sum(tensors: Iterable[Any]) -> Any:
 
 
 def against_differences(case: Case) -> Iterator[Row]:
-    """Central differences in float64; and raw shapes that un-broadcasting does not have to mend."""
+    """Central differences in float64. Also fails if backward returns too few or too many gradients, None, or a shape
+    that only un-broadcasting would make right in an op that does not broadcast."""
     op, ys = case.forward()
     raw = case.backward(op)
     if len(raw) != len(case.inputs):
-        detail = f"backward gives {len(raw)} gradients for {len(case.inputs)} inputs"
+        detail = f"backward returns {len(raw)} gradients for {len(case.inputs)} inputs"
         yield Row(case.what, DIFFERENCES, "", np.inf, detail)
         return
     missing = [f"d{name}" for i, name in zip(case.wanted, case.names) if raw[i] is None]
     if missing:
-        detail = f"backward gives None for {' and '.join(missing)}"
+        detail = f"backward returns None for {' and '.join(missing)}"
         yield Row(case.what, DIFFERENCES, missing[0], np.inf, detail)
         return
     got = []
@@ -213,32 +216,34 @@ def against_differences(case: Case) -> Iterator[Row]:
 
 
 def against_complex_step(case: Case) -> Iterator[Row]:
-    """Im f(x + ih) / h: no subtraction, so exact to rounding; for forwards that hold for complex numbers."""
+    """Im f(x + ih) / h, exact up to rounding, as nothing is subtracted; for primitives that work on complex numbers.
+    Source: Squire & Trapp 1998, "Using complex variables to estimate derivatives of real functions"."""
     if case.op_class.fused or not case.op_class.analytic:
         return
     rng, h = np.random.default_rng(0), 1e-30
     for k, (name, g) in enumerate(zip(case.names, case.gradients())):
         u = rng.normal(size=g.shape)
         moved = case.replaced(x + 1j * h * u if j == k else x for j, x in enumerate(case.arrays))
-        slope = sum((dy * y).sum() for dy, y in zip(case.dys, case.forward(moved)[1])).imag / h
-        yield from case.compare("complex step", [(g * u).sum()], [slope], 1e-10, [f"d{name}"])
+        derivative = sum((dy * y).sum() for dy, y in zip(case.dys, case.forward(moved)[1])).imag / h
+        yield from case.compare("complex step", [(g * u).sum()], [derivative], 1e-10, [f"d{name}"])
 
 
-def against_composed(case: Case) -> Iterator[Row]:
-    """The composed twin, both directions."""
+def against_decomposition(case: Case) -> Iterator[Row]:
+    """The outputs and gradients of a fused op against those of its decomposition into primitives."""
     if not case.op_class.fused:
         return
     xs = case.leaves()
     y = case.op_class.composed(functional, *case.replaced(xs), **case.sample.static)
     backward(case.total(y, case.dys))
     ys = [a.numpy() for a in (y if type(y) is tuple else (y,))]
-    yield from case.compare("composed twin", case.forward()[1], ys, 1e-10, ["y"] * len(ys))
+    yield from case.compare("decomposition", case.forward()[1], ys, 1e-10, ["y"] * len(ys))
     want = [np.zeros(x.shape) if x.grad is None else x.grad for x in xs]
-    yield from case.compare("composed twin", case.gradients(), want, 1e-9)
+    yield from case.compare("decomposition", case.gradients(), want, 1e-9)
 
 
 def second_order(case: Case) -> Iterator[Row]:
-    """The gradient of (gradients . random directions), by the inputs and by dy, against differences of the gradient."""
+    """The gradient, with respect to the inputs and dy, of the inner product of the gradients with random directions,
+    against central differences of that inner product; for primitives."""
     if case.op_class.fused:
         return
     rng = np.random.default_rng(2)
@@ -246,25 +251,25 @@ def second_order(case: Case) -> Iterator[Row]:
     xs, dys = case.leaves(), [Tensor(dy.copy(), requires_grad=True) for dy in case.dys]
     y = apply(case.op_class, *case.replaced(xs), **case.sample.static)
     dxs = grad(case.total(y, dys), xs, create_graph=True)
-    slope = _sum((dx * u).sum() for dx, u in zip(dxs, directions))
-    got = [g.data for g in grad(slope, xs + dys)] if slope.requires_grad else [np.zeros(x.shape) for x in xs + dys]
+    product = _sum((dx * u).sum() for dx, u in zip(dxs, directions))
+    got = [g.data for g in grad(product, xs + dys)] if product.requires_grad else [np.zeros(x.shape) for x in xs + dys]
     f = lambda: float(sum((g * u).sum() for g, u in zip(case.gradients(), directions)))
     want = [numeric_gradient(f, x) for x in case.arrays + case.dys]
     names = [f"d{name}" for name in case.names] + ["ddy"] * len(dys)
     yield from case.compare(TWICE, got, want, TOLERANCE, names)
 
 
-def on_the_tape(case: Case) -> Iterator[Row]:
-    """Through the engine, with the result used twice: gradients add up, and nothing is shared that should not be."""
+def accumulation(case: Case) -> Iterator[Row]:
+    """On the tape, with the output used twice: the gradients add up."""
     xs = case.leaves()
     y = apply(case.op_class, *case.replaced(xs), **case.sample.static)
     backward(case.total(y, case.dys) + case.total(y, case.dys))
-    yield from case.compare("fan-out adds", [x.grad for x in xs], [2.0 * g for g in case.gradients()], 1e-12)
+    yield from case.compare("accumulation", [x.grad for x in xs], [2.0 * g for g in case.gradients()], 1e-12)
 
 
-def leaves_alone(case: Case) -> Iterator[Row]:
-    """Neither direction writes into what it is given; a second backward gives the same; no gradient shares memory with
-    an input or a saved array."""
+def no_side_effects(case: Case) -> Iterator[Row]:
+    """Forward and backward do not write into the arrays they are given; a second backward gives the same; no gradient
+    shares memory with an input or a saved array."""
     xs, dys = [x.copy() for x in case.arrays], [dy.copy() for dy in case.dys]
     for a in xs + dys:
         a.flags.writeable = False
@@ -282,29 +287,31 @@ def leaves_alone(case: Case) -> Iterator[Row]:
         elif any(np.shares_memory(dx, a) for dx in second for a in [*saved.values(), *xs]):
             problem = "a gradient shares memory with an input or a saved array"
     except ValueError as error:
-        problem = f"a direction writes into an array that is not its own: {error}"
-    yield Row(case.what, "leaves alone", "", np.inf if problem else 0.0, problem)
+        problem = f"forward or backward writes into an array that it was given: {error}"
+    yield Row(case.what, "no side effects", "", np.inf if problem else 0.0, problem)
 
 
-def in_other_layouts(case: Case) -> Iterator[Row]:
-    """Strided inputs give the same; float32 and float16 stay what they are, float32 close to float64."""
+def layouts_and_dtypes(case: Case) -> Iterator[Row]:
+    """Strided inputs give the same gradients; float32 and float16 inputs give outputs and gradients of their dtype, in
+    float32 close to those in float64."""
     want = case.gradients()
     strided = case.replaced(np.repeat(x[..., None], 2, -1)[..., 0] for x in case.arrays)
     yield from case.compare("strided", case.gradients(strided), want, 1e-12)
-    if "dtype" in case.sample.static:           # astype goes where it is told
+    if "dtype" in case.sample.static:           # astype changes the dtype
         return
     for dtype in ("float32", "float16"):
         inputs, dys = case.replaced(x.astype(dtype) for x in case.arrays), [dy.astype(dtype) for dy in case.dys]
         op, ys = case.forward(inputs)
         found = {str(np.asarray(a).dtype) for a in ys + [dx for dx in case.backward(op, dys) if dx is not None]}
         wrong = ", ".join(found - {dtype})
-        yield Row(case.what, f"{dtype} stays", "", np.inf if wrong else 0.0, wrong and f"{dtype} gives {wrong}")
+        yield Row(case.what, f"{dtype} kept", "", np.inf if wrong else 0.0, wrong and f"{dtype} gives {wrong}")
         if dtype == "float32" and not wrong:
             yield from case.compare("float32", case.gradients(inputs, dys), want, 1e-4)
 
 
 def kernels(case: Case) -> Iterator[Row]:
-    """The kernel for NumPy's arrays, if there is one, equals the textbook in both directions and precisions."""
+    """The outputs and gradients of the kernel for NumPy arrays, if there is one, against the op's, in float64 and
+    float32."""
     kernel = executor_of(np.ndarray, plain=False).implementation(case.op_class)
     if kernel is case.op_class:
         return
@@ -316,13 +323,14 @@ def kernels(case: Case) -> Iterator[Row]:
         yield from case.compare("kernel", got, want, bound)
 
 
-CHECKS = (against_differences, against_complex_step, against_composed, second_order, on_the_tape, leaves_alone,
-          in_other_layouts, kernels)
+CHECKS = (against_differences, against_complex_step, against_decomposition, second_order, accumulation,
+          no_side_effects, layouts_and_dtypes, kernels)
 
 
 def check(op_class: type[Op], seed: int = 0) -> Report:
-    """Hold an op against everything that can be known about it, on all its samples: see the functions in CHECKS. An op
-    without samples fails, as does an input that none differentiates, or a line of `backward` that none runs."""
+    """Run all functions of CHECKS on all samples of an op, drawn with `seed`. Also fails for an op without samples, for
+    an input that no sample differentiates, and for a line of `backward` that no sample runs. An error that the op
+    raises is a row that fails."""
     rows = [row for sample in op_class.samples for row in _check_sample(op_class, sample, seed, CHECKS)]
     if all(row.ok for row in rows):
         rows += [Row(op_class.__name__, "coverage", "", np.inf, gap) for gap in _gaps(op_class, seed)]
@@ -330,7 +338,7 @@ def check(op_class: type[Op], seed: int = 0) -> Report:
 
 
 def check_sample(op_class: type[Op], sample: Sample, seed: int = 0) -> Report:
-    """Only finite differences, on one sample."""
+    """Check one sample of an op against finite differences only."""
     return Report(_check_sample(op_class, sample, seed, (against_differences,)))
 
 
@@ -346,7 +354,7 @@ def _check_sample(op_class: type[Op], sample: Sample, seed: int, checks: Iterabl
 
 
 def _gaps(op_class: type[Op], seed: int) -> Iterator[str]:
-    """What no sample reaches."""
+    """What no sample tests: inputs, and lines of the backward."""
     if not op_class.samples:
         yield "it has no samples"
         return
@@ -383,14 +391,15 @@ def _gaps(op_class: type[Op], seed: int) -> Iterator[str]:
 def check_model(
     loss_fn: Callable[[], Tensor], parameters: Iterable[Any], seed: int = 0, coordinates: int = 5
 ) -> Report:
-    """The gradient of loss_fn() with respect to each parameter, against central differences: in some coordinates picked
-    at random, and along a random direction of the whole array.
+    """Check the gradient of loss_fn() with respect to each parameter against central differences: in `coordinates`
+    elements picked at random, and along a random direction of the whole array. The parameters keep their values.
 
     Args:
         loss_fn: returns the loss, a Tensor of one element, the same at every call.
-        parameters: Tensors, or (name, Tensor) pairs as named_parameters() gives; float64.
+        parameters: float64 Tensors of any shape, or (name, Tensor) pairs as named_parameters() gives.
     Raises:
-        TypeError: for a parameter that is not float64. ValueError: if two calls of loss_fn differ.
+        TypeError: if a parameter is not float64.
+        ValueError: if the loss is not finite, or two calls of loss_fn give different losses.
     """
     named = [
         p if isinstance(p, tuple) else (getattr(p, "name", "") or f"parameter {i}", p) for i, p in enumerate(parameters)
@@ -400,7 +409,7 @@ def check_model(
             raise TypeError(
                 f"{name} is {p.dtype}: numeric derivatives need float64; make the model with dtype=\"float64\""
             )
-    value = lambda: float(loss_fn().item())
+    value: Callable[[], float] = lambda: float(loss_fn().item())
     loss = value()
     if not np.isfinite(loss):
         raise ValueError(f"loss_fn gives {loss}: there is no gradient to check")
@@ -411,7 +420,7 @@ def check_model(
     for (name, p), g in zip(named, gradients):
         start = p.numpy()
 
-        def slope(direction: np.ndarray) -> float:
+        def derivative(direction: np.ndarray) -> float:
             p.data = start + EPS * direction
             above = value()
             p.data = start - EPS * direction
@@ -421,11 +430,11 @@ def check_model(
 
         picked = rng.choice(g.size, size=min(coordinates, g.size), replace=False)
         units = [np.eye(1, g.size, int(i)).reshape(g.shape) for i in picked]
-        want = np.array([slope(unit) for unit in units])
+        want = np.array([derivative(unit) for unit in units])
         got = g.reshape(-1)[picked]
         scale = max(float(np.abs(g).max()), 1e-3)
         u = rng.normal(size=g.shape)
-        along, should = float((g * u).sum()), slope(u)
+        along, should = float((g * u).sum()), derivative(u)
         for check_name, error, numbers in (
             ("coordinates", float(np.abs(got - want).max()) / scale, f"gives {got}, should be {want}"),
             ("direction", abs(along - should) / max(abs(should), scale), f"gives {along:.6g}, should be {should:.6g}"),
@@ -437,14 +446,14 @@ def check_model(
 # ---- command line ---------------------------------------------------------------------------------------------------
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a row per op, or every check of one. Returns 1 if anything failed."""
+    """Print a line for each op, or with --op every check of one op. Returns 1 if a check failed, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m minigrad.gradcheck",
-        usage=argparse.SUPPRESS,                # an error is one line
+        usage=argparse.SUPPRESS,                # so that an error message is one line
         description="Check every op against numeric derivatives.",
     )
     parser.add_argument("--op", help="show the checks of one op in detail")
-    parser.add_argument("--seed", type=int, default=0, help="draw other samples (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error(f"--seed must be 0 or more, got {args.seed}")
@@ -456,10 +465,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.op}: {inspect.cleandoc(OPS[args.op].__doc__ or '')}\n\n{report}")
         return 0 if report.ok else 1
     start, failures = time.perf_counter(), []
-    print(f"{'op':20} {'samples':>7} {'worst error':>12}  {'held against':40} verdict")
+    print(f"{'op':20} {'samples':>7} {'worst error':>12}  {'checked against':40} verdict")
     for name, op in sorted(OPS.items()):
         report = check(op, args.seed)
-        oracles = "composed twin" if op.fused else "complex step, second order" if op.analytic else TWICE
+        oracles = "decomposition" if op.fused else "complex step, second order" if op.analytic else TWICE
         verdict = "ok" if report.ok else "FAIL"
         print(f"{name:20} {len(op.samples):7} {report.worst:12.1e}  {'differences, ' + oracles:40} {verdict}",
               flush=True)

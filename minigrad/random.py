@@ -1,7 +1,7 @@
-"""Random numbers without a state: each is a function of (seed, stream, step, micro), so that there is nothing to save
-and every op replays exactly, on any device.
+"""Random numbers without a state: each is a function of a key (seed, step, micro, stream). There is nothing to save,
+and an op that runs again with the same key draws the same numbers, on every device.
 
-The generator is Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), drawn on the host.
+The generator is Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), run on the host.
 """
 import hashlib
 import math
@@ -13,20 +13,20 @@ _WORD = 2 ** 64
 
 
 class Key(NamedTuple):
-    """Names one stream of random numbers."""
-    seed: int
-    step: int = 0
-    micro: int = 0
-    stream: int = 0
+    """Identifies one stream of random numbers."""
+    seed: int                   # of the run
+    step: int = 0               # training step
+    micro: int = 0              # micro-batch within the step
+    stream: int = 0             # 64-bit hash of the names given to `fold`
 
     def fold(self, name: str) -> "Key":
-        """The key of a stream of its own, for a user of randomness with this name: a module's path."""
+        """The key of an independent stream for this name. A module folds in its path: "h.0.drop"."""
         digest = hashlib.blake2b(f"{self.stream}/{name}".encode(), digest_size=8).digest()
         return self._replace(stream=int.from_bytes(digest, "little"))
 
 
 def key(seed: int, step: int = 0, micro: int = 0) -> Key:
-    """The key of a micro-step of a training run."""
+    """The key of one micro-batch of one training step. ValueError unless all three are integers of 0 or more."""
     for what, n in (("seed", seed), ("step", step), ("micro", micro)):
         if not isinstance(n, (int, np.integer)) or n < 0:
             raise ValueError(f"a key's {what} must be an integer of 0 or more, got {n!r}")
@@ -34,7 +34,8 @@ def key(seed: int, step: int = 0, micro: int = 0) -> Key:
 
 
 def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform 32-bit integers on the host; element i of the flattened array depends on the key and i alone."""
+    """Uniform random 32-bit integers: a uint32 array of this shape on the host. Element i of the flattened array
+    depends only on the key and i, not on the shape."""
     n = math.prod(shape)
     generator = np.random.Philox(
         key=[key.seed % _WORD, key.stream], counter=[0, 0, key.micro % _WORD, key.step % _WORD]
@@ -43,9 +44,10 @@ def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def keep_mask(key: Key | None, shape: tuple[int, ...], p: float) -> np.ndarray:
-    """Which elements dropout keeps, each with probability 1 - p: booleans on the host."""
+    """The elements that dropout keeps, each with probability 1 - p: a boolean array of this shape on the host.
+    ValueError unless 0 <= p < 1, and if key is None."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout probability must be in [0, 1), got {p}")
     if key is None:
-        raise ValueError("dropout draws its randomness from a key: give key=mg.random.key(seed, step)")
+        raise ValueError("dropout draws its random numbers from a key: give key=mg.random.key(seed, step)")
     return bits(key, shape) >= round(p * 2 ** 32)

@@ -1,15 +1,16 @@
 """A device for tests: NumPy's memory and arithmetic under CuPy's rules, so that code for a GPU runs on every machine.
 
-Importing this module registers it as the device "fake". A FakeArray is no ndarray, as CuPy's arrays are none:
+Importing this module registers it as the device "fake". A FakeArray is not a NumPy array, as CuPy's arrays are not:
 
-- Names and parameters are those of cupy_api.json, made from CuPy: no `where=`, no `initial=`, hardly a `.reduce`.
-- Results without axes are arrays, never NumPy scalars.
-- Host arrays and lists are refused, but by asarray, array and as an index: there they are copied to the device.
-- `np.asarray(x)` is refused: the way to the host is `x.get()`.
-- An integer array used as an index wraps around where it is out of range; take and its like keep NumPy's IndexError.
-- Whatever makes the host wait for the device is recorded: see `synchronizations`.
+- Names and parameters are those of cupy_api.json, made from CuPy: no `where=`, no `initial=`, `.reduce` of few ufuncs.
+- 0-d results are arrays, never NumPy scalars.
+- Host arrays and lists raise TypeError, except in asarray, in array and as an index, which copy them to the device.
+- `np.asarray(x)` raises TypeError: `x.get()` copies to the host.
+- An integer array used as an index wraps around where it is out of range; take and similar functions raise IndexError,
+  as in NumPy.
+- Everything that makes the host wait for the device is recorded: see `synchronizations`.
 
-Where CuPy is laxer than NumPy, NumPy's error stays.
+Where CuPy accepts more than NumPy does, NumPy's error stays.
 """
 import contextlib
 import functools
@@ -29,9 +30,9 @@ UFUNC_OPTIONS: dict[str, set[str]] = {
     "__call__": {"out", "dtype", "casting"}, "reduce": {"axis", "dtype", "out", "keepdims"}, "outer": {"dtype"},
     "accumulate": {"axis", "dtype", "out"}, "reduceat": {"axis", "dtype", "out"}, "at": set()}
 FROM_NOTHING = {"arange", "array", "asarray", "empty", "eye", "full", "identity", "indices", "linspace", "ones",
-                "result_type", "tri", "zeros"}                      # need no device array among their arguments
+                "result_type", "tri", "zeros"}                      # functions that need no device array as an argument
 WAITING_METHODS = {"compress", "dump", "dumps", "item", "nonzero", "tobytes", "tofile", "tolist"}
-OTHER_MEANING = {"base", "data", "device", "flat"}                  # attributes that are something else in CuPy
+OTHER_MEANING = {"base", "data", "device", "flat"}                  # attributes that mean something else in CuPy
 ATOMIC = {"float16", "float32", "float64", "int32", "uint32", "uint64"}     # dtypes that CuPy can scatter into
 
 _recorders: list[list[str]] = []
@@ -39,7 +40,7 @@ _recorders: list[list[str]] = []
 
 @contextlib.contextmanager
 def synchronizations() -> Iterator[list[str]]:
-    """Every time the host waits for the device inside the block: what made it wait, and at which line."""
+    """A list, filled inside the block, of every wait of the host for the device: what waited, and the line."""
     made: list[str] = []
     _recorders.append(made)
     try:
@@ -59,7 +60,7 @@ def _wait(what: str) -> None:
 # ---- between device arrays and the memory behind them ---------------------------------------------------------------
 
 def _lower(x: Any) -> Any:
-    """The memory of device arrays, also of those in lists and tuples. TypeError for host arrays."""
+    """The NumPy arrays behind device arrays, also inside lists and tuples. TypeError for host arrays."""
     if isinstance(x, FakeArray):
         return x._array
     if isinstance(x, np.ndarray):
@@ -68,7 +69,7 @@ def _lower(x: Any) -> Any:
 
 
 def _lift(x: Any, given: Any = ()) -> Any:
-    """What NumPy returned, as device arrays; an array that was given stays the object that it was."""
+    """NumPy's results as device arrays; where NumPy returned one of the arrays `given`, that same object."""
     if isinstance(x, (list, tuple)):
         return [_lift(y) for y in x] if isinstance(x, list) else tuple(_lift(y) for y in x)
     if not isinstance(x, (np.ndarray, np.generic, bool)):           # a bool: array_equal, allclose
@@ -77,7 +78,7 @@ def _lift(x: Any, given: Any = ()) -> Any:
 
 
 def _index(key: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """An index that makes NumPy do what CuPy does: integer arrays wrap around, and results are arrays."""
+    """An index with which NumPy does what CuPy does: integer arrays wrap around, and 0-d results are arrays."""
     parts = list(key) if isinstance(key, tuple) else [key]
     parts = [xp.asarray(np.asarray(p)) if isinstance(p, (np.ndarray, list)) else p for p in parts]
     if not any(p is Ellipsis for p in parts):
@@ -99,7 +100,7 @@ def _index(key: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
 
 @functools.cache
 def _signature(parameters: str) -> Signature:
-    """From the notation of the table: "a, axis=, *, dtype="."""
+    """The signature of a function whose parameters the table gives as "a, axis=, *, dtype="."""
     found = []
     kind: Any = Parameter.POSITIONAL_OR_KEYWORD
     for word in filter(None, parameters.split(", ")):
@@ -125,7 +126,7 @@ def _ufunc(ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
     if name not in API["ufuncs"] or method != "__call__" and method not in API["ufuncs"][name].split():
         raise NotImplementedError(f"CuPy has no {name}{'' if method == '__call__' else '.' + method}")
     if unknown := options.keys() - UFUNC_OPTIONS[method]:
-        raise TypeError(f"cupy.{name} knows no {', '.join(unknown)}")
+        raise TypeError(f"cupy.{name} has no parameter {', '.join(unknown)}")
     if method == "at":
         x, key, *values = inputs
         if x.dtype.name not in ATOMIC:
@@ -198,7 +199,7 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 class Ufunc:
-    """A ufunc of the namespace, with the methods that CuPy has for it."""
+    """A ufunc, with the methods that CuPy has for it."""
 
     def __init__(self, ufunc: np.ufunc) -> None:
         self.ufunc = ufunc
@@ -211,7 +212,7 @@ class Ufunc:
 
 
 class Namespace:
-    """What `cupy` is to CuPy's arrays, as far as NumPy has it too."""
+    """The module `cupy`, as far as NumPy has the same names."""
     ndarray = FakeArray
 
     def __getattr__(self, name: str) -> Any:
@@ -238,4 +239,5 @@ class Namespace:
 xp = Namespace()
 
 device.register(FakeArray, device.Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()),
-                                          host=FakeArray.get, number=lambda array: None, wraps=True))
+                                          host=FakeArray.get, number=lambda array: None,
+                                          synchronize=lambda: _wait("synchronize"), wraps=True))

@@ -1,9 +1,9 @@
 """Writes cupy_api.json: which of NumPy's names CuPy has too, and with which parameters.
 
-Run by hand where CuPy is installed, with or without a GPU: `python tests/make_cupy_api.py`. The fake device is held
-against the table, so that code that only NumPy can run fails on every machine.
+Run it by hand where CuPy is installed, with or without a GPU: `python tests/make_cupy_api.py`. The fake device offers
+only what the table lists, so that code that only NumPy can run fails in the tests on every machine.
 
-Parameters are written as one string, "a, axis=, *, dtype=": a trailing = marks what may be left out.
+The parameters of a function are one string, "a, axis=, *, dtype=": a trailing = marks an optional parameter.
 """
 import inspect
 import json
@@ -33,7 +33,7 @@ def parameters(f: Callable[..., Any]) -> str:
 
 
 def from_docstring(doc: str) -> str:
-    """The same from "_ndarray_base.sum(self, axis=None, Py_ssize_t n=0) -> _ndarray_base"."""
+    """The parameters from a docstring such as "_ndarray_base.sum(self, axis=None, Py_ssize_t n=0) -> _ndarray_base"."""
     inside = doc.splitlines()[0].replace("\\", "").partition("(")[2].rpartition(")")[0]
     words = []
     for part in inside.split(","):
@@ -43,7 +43,7 @@ def from_docstring(doc: str) -> str:
 
 
 def waits(f: Any) -> bool:
-    """Whether it waits for the device, by its documentation or its source."""
+    """Whether f waits for the device, judged by its source and docstring."""
     try:
         source = inspect.getsource(f)
     except (OSError, TypeError):
@@ -52,20 +52,20 @@ def waits(f: Any) -> bool:
 
 
 def ufunc_methods(f: Any) -> str:
-    """Those that CuPy has for this ufunc: the others refuse whatever they are given."""
+    """The methods that CuPy has for this ufunc, in one string: the others raise NotImplementedError for any input."""
     found = []
     for method in METHODS if hasattr(f, "reduce") else ():      # matmul is a function
         try:
             getattr(f, method)(object(), object())
         except NotImplementedError:
             continue
-        except (AttributeError, TypeError, ValueError):         # it tried
+        except (AttributeError, TypeError, ValueError):         # it exists, and object() is no array
             found.append(method)
     return " ".join(found)
 
 
 def table() -> dict[str, Any]:
-    """The whole table, from the CuPy that is installed."""
+    """The whole table, made from the installed CuPy."""
     import cupy
     shared = [n for n in dir(np) if not n.startswith("_") and hasattr(cupy, n) and not inspect.ismodule(getattr(np, n))]
     both = {n: (getattr(np, n), getattr(cupy, n)) for n in shared}

@@ -1,4 +1,4 @@
-"""Devices without a GPU: the engine under CuPy's rules on the fake device; device names; why CUDA does not work."""
+"""Devices, tested without a GPU: the fake device and the engine on it; device names; messages where CUDA fails."""
 import copy
 import json
 import re
@@ -14,10 +14,10 @@ from minigrad import Tensor, device
 import make_cupy_api
 from fake_device import API, FakeArray, synchronizations, xp
 
-pytest.register_assert_rewrite("devices")
-from devices import DeviceSuite, lookups                            # noqa: E402
+pytest.register_assert_rewrite("device_suite")
+from device_suite import DeviceSuite, lookups                       # noqa: E402
 
-# ---- the fake device keeps CuPy's rules -----------------------------------------------------------------------------
+# ---- the fake device behaves like CuPy ------------------------------------------------------------------------------
 
 x = xp.asarray(np.arange(12.0).reshape(3, 4))
 host = np.ones((3, 4))
@@ -33,17 +33,17 @@ host = np.ones((3, 4))
     lambda: np.array([x, x]), lambda: np.concatenate([x, x]), lambda: range(xp.asarray(3)),
     lambda: xp.add.at(xp.arange(3), xp.arange(3), 1),
 ])
-def test_the_fake_refuses_what_cupy_refuses(forbidden):
+def test_what_is_an_error_in_cupy_is_an_error_on_the_fake_device(forbidden):
     with pytest.raises(TypeError):
         forbidden()
 
 
 @pytest.mark.parametrize("missing", ["errstate", "insert", "einsum_path", "geomspace", "vecdot", "scatter_add"])
-def test_the_fake_lacks_what_cupy_lacks(missing):
+def test_functions_that_cupy_lacks_are_missing(missing):
     assert not hasattr(xp, missing)
 
 
-def test_the_fake_lacks_methods_that_cupy_lacks():
+def test_methods_that_cupy_lacks_are_missing():
     assert not hasattr(x, "ctypes") and not hasattr(x, "setflags") and not hasattr(x, "data")
     for method in (xp.maximum.reduce, xp.logical_and.reduce, xp.subtract.accumulate):
         with pytest.raises(NotImplementedError):
@@ -51,8 +51,8 @@ def test_the_fake_lacks_methods_that_cupy_lacks():
     np.testing.assert_array_equal(xp.add.reduce(x, axis=0).get(), x.get().sum(axis=0))
 
 
-def test_the_fake_has_no_operator_that_cupy_lacks():
-    """But for @=, which Python makes of @, and the fallback for what the array itself has."""
+def test_operators_that_cupy_lacks_are_missing():
+    """Except @=, for which Python would use @ without it, and __getattr__, which looks names up in the table."""
     special = {name for name in dir(FakeArray) if name.startswith("__") and callable(getattr(FakeArray, name))}
     assert special - set(dir(object)) - set(API["operators"]) <= {"__imatmul__", "__getattr__"}
 
@@ -61,22 +61,22 @@ def test_the_fake_has_no_operator_that_cupy_lacks():
     lambda: x.sum(), lambda: x.mean(axis=(0, 1)), lambda: xp.max(x), lambda: x[1, 2], lambda: x[0] @ x[1],
     lambda: xp.exp(x[0, 0]), lambda: np.exp(x[0, 0]), lambda: 2.0 * x[0, 0], lambda: np.float64(2.0) * x[0, 0],
     lambda: xp.asarray(1.0), lambda: xp.sqrt(2.0), lambda: xp.array_equal(x, x)])
-def test_results_without_axes_stay_on_the_device(result):
+def test_0_d_results_are_arrays_on_the_device(result):
     assert type(result()) is FakeArray and result().shape == ()
 
 
-def test_a_view_shares_memory_and_a_host_array_does_not():
-    mine = np.zeros(3)
-    theirs = xp.asarray(mine)
-    theirs[1:][0] = 5.0
-    theirs[2][...] = 7.0
-    np.testing.assert_array_equal(theirs.get(), [0.0, 5.0, 7.0])
-    theirs.get()[:] = 1.0
-    same = theirs
+def test_a_view_shares_memory_and_a_host_array_is_copied():
+    on_host = np.zeros(3)
+    on_device = xp.asarray(on_host)
+    on_device[1:][0] = 5.0
+    on_device[2][...] = 7.0
+    np.testing.assert_array_equal(on_device.get(), [0.0, 5.0, 7.0])
+    on_device.get()[:] = 1.0
+    same = on_device
     same += 1.0
-    assert same is theirs and xp.asarray(theirs) is theirs and theirs.astype("float64", copy=False) is theirs
-    np.testing.assert_array_equal(theirs.get(), [1.0, 6.0, 8.0])
-    np.testing.assert_array_equal(mine, 0.0)
+    assert same is on_device and xp.asarray(same) is on_device and same.astype("float64", copy=False) is on_device
+    np.testing.assert_array_equal(on_device.get(), [1.0, 6.0, 8.0])
+    np.testing.assert_array_equal(on_host, 0.0)
 
 
 def test_an_integer_array_out_of_range_wraps_around():
@@ -89,7 +89,7 @@ def test_an_integer_array_out_of_range_wraps_around():
     a[xp.asarray(np.array(4))] = 0.0
     np.testing.assert_array_equal(a.get(), [11.0, 0.0, 13.0])
     with pytest.raises(IndexError):
-        a[3]                                    # a number does not wrap
+        a[3]                                    # a Python integer does not wrap
 
 
 @pytest.mark.parametrize("waiting", [
@@ -98,13 +98,13 @@ def test_an_integer_array_out_of_range_wraps_around():
     lambda: x.__setitem__(x > 20, 0.0), lambda: x.nonzero(), lambda: xp.nonzero(x), lambda: xp.flatnonzero(x),
     lambda: xp.where(x > 1), lambda: xp.unique(x), lambda: repr(x), lambda: f"{x[0, 0]:.2f}",
     lambda: 1.0 if (x > 1).any() else 0.0, lambda: 1.0 in x[0]])
-def test_what_waits_for_the_device_is_recorded(waiting):
+def test_a_wait_for_the_device_is_recorded_with_its_line(waiting):
     with synchronizations() as made:
         waiting()
     assert made and all("test_device.py" in place for place in made)
 
 
-def test_what_need_not_wait_does_not():
+def test_computing_on_the_device_records_no_wait():
     with synchronizations() as made:
         y = xp.where(x > 1, x, 0.0).sum(axis=0, keepdims=True) @ x.T
         y[:, xp.arange(3)] += 1.0
@@ -113,20 +113,20 @@ def test_what_need_not_wait_does_not():
     assert made == []
 
 
-def test_the_table_is_that_of_the_installed_cupy():
+def test_the_table_equals_the_installed_cupy():
     pytest.importorskip("cupy")
     table = json.loads(json.dumps(make_cupy_api.table()))
     if table["versions"] != API["versions"]:
-        pytest.skip(f"the table is of {API['versions']}, installed is {table['versions']}")
+        pytest.skip(f"the table was made from {API['versions']}, installed is {table['versions']}")
     assert table == API
 
 
-# ---- what holds on every device -------------------------------------------------------------------------------------
+# ---- the engine on a device -----------------------------------------------------------------------------------------
 
 class TestFake(DeviceSuite):
-    """Its arithmetic is NumPy's, so it equals the host bit for bit."""
+    """The fake device computes with NumPy, so its results equal the host's bit for bit."""
     device = "fake"
-    tolerance = {"float32": 1e-7, "float64": 1e-15}         # NumPy 2.0 has two ways to compute **
+    tolerance = {"float32": 1e-7, "float64": 1e-15}         # NumPy 2.0 computes ** in two ways
     training_tolerance = {"float32": 0.0, "float64": 0.0}
 
     def waits(self):
@@ -139,25 +139,35 @@ def test_an_index_out_of_range_is_always_an_error_on_the_host(look, message):
         look(Tensor(np.ones((3, 3)), True), np.array([0, 3]))
 
 
-# ---- names of devices, and why CUDA does not work -------------------------------------------------------------------
+def test_synchronize_waits_for_every_registered_library():
+    with synchronizations() as made:
+        device.synchronize()
+    assert [wait.split()[0] for wait in made] == ["synchronize"]
+
+
+# ---- names of devices, and messages where CUDA fails ----------------------------------------------------------------
 
 class StandInArray(np.ndarray):
-    """What the engine looks at in an array of CuPy."""
+    """An array with the attributes that the engine reads from a CuPy array."""
     __module__ = "cupy"
     __cuda_array_interface__: dict[str, Any] = {}
     device: Any = SimpleNamespace(id=1)
 
 
 class StandIn:
-    """As much of the module cupy as `minigrad.device` asks for; counts how often it is tried out."""
+    """The part of the module cupy that `minigrad.device` uses. Counts the trials of CUDA and the synchronizations."""
 
     def __init__(self, available=True, driver=13000, error=None):
-        self.ndarray, self.error, self.trials = StandInArray, error, 0
+        self.ndarray, self.error, self.trials, self.synchronized = StandInArray, error, 0, 0
         self.used: list[int] = []
         runtime = SimpleNamespace(driverGetVersion=lambda: driver, getDeviceCount=lambda: 2,
                                   getDeviceProperties=lambda n: {"name": b"Stand-in"})
-        self.cuda = SimpleNamespace(is_available=lambda: available, runtime=runtime,
+        stream = SimpleNamespace(synchronize=self.synchronize)
+        self.cuda = SimpleNamespace(is_available=lambda: available, runtime=runtime, get_current_stream=lambda: stream,
                                     Device=lambda n: SimpleNamespace(use=lambda: self.used.append(n)))
+
+    def synchronize(self):
+        self.synchronized += 1
 
     def asarray(self, array):
         return array.view(StandInArray)
@@ -173,7 +183,7 @@ class StandIn:
 
 
 class Damaged:
-    """On sys.meta_path: a CuPy that is installed and does not load."""
+    """An entry of sys.meta_path that makes CuPy an installed package that does not load."""
 
     @staticmethod
     def find_spec(name, *args):
@@ -183,8 +193,8 @@ class Damaged:
 
 @pytest.fixture
 def with_cupy(monkeypatch):
-    """Puts a module in the place of cupy: None for no CuPy, or Damaged. Undone after the test."""
-    def become(module):
+    """A function that replaces the module cupy during the test: by a StandIn, by None (not installed), by Damaged."""
+    def replace(module):
         if module is Damaged:
             monkeypatch.delitem(sys.modules, "cupy", raising=False)
             monkeypatch.setattr(sys, "meta_path", [Damaged, *sys.meta_path])
@@ -193,7 +203,7 @@ def with_cupy(monkeypatch):
 
     monkeypatch.setattr(device, "BACKENDS", copy.copy(device.BACKENDS))
     device.cuda_status.cache_clear()
-    yield become
+    yield replace
     device.cuda_status.cache_clear()
 
 
@@ -205,12 +215,12 @@ BROKEN = {
     "no compiler": (StandIn(error=RuntimeError("no headers\nat all")), "the CUDA toolkit does not work (no headers)"),
     "no cuBLAS": (StandIn(error=ImportError("libcublas.so.13")), "the CUDA toolkit does not work (libcublas.so.13)"),
     "no library": (StandIn(error=OSError("libcudart")), "the CUDA toolkit does not work (libcudart)"),
-    "no words": (StandIn(error=RuntimeError()), "the CUDA toolkit does not work (RuntimeError)"),
+    "no message": (StandIn(error=RuntimeError()), "the CUDA toolkit does not work (RuntimeError)"),
 }
 
 
 @pytest.mark.parametrize("cupy, reason", BROKEN.values(), ids=BROKEN)
-def test_cuda_says_in_one_line_why_it_does_not_work(with_cupy, cupy, reason):
+def test_where_cuda_fails_the_reason_is_one_line(with_cupy, cupy, reason):
     with_cupy(cupy)
     works, why_not = device.cuda_status()
     assert not works and why_not.startswith(reason) and "\n" not in why_not
@@ -221,7 +231,7 @@ def test_cuda_says_in_one_line_why_it_does_not_work(with_cupy, cupy, reason):
     assert Tensor([1.0], device="auto").device == "cpu"
 
 
-def test_cuda_where_it_works(with_cupy):
+def test_device_names_where_cuda_works(with_cupy):
     with_cupy(StandIn())
     assert device.cuda_status() == (True, "Stand-in")
     assert [device.resolve(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
@@ -229,45 +239,55 @@ def test_cuda_where_it_works(with_cupy):
         device.resolve("cuda:2")
 
 
-def test_tensors_go_to_a_cuda_device_by_its_number_and_make_it_current(with_cupy):
+def test_a_tensor_on_cuda_1_makes_that_device_the_current_one(with_cupy):
     """CuPy computes on the current device, wherever its arrays are."""
     cupy = StandIn()
     with_cupy(cupy)
-    there = Tensor(np.arange(3.0), device="cuda:1")
-    assert there.device == "cuda:1" and cupy.used == [1] and type(there.data) is StandInArray
-    assert type(there.numpy()) is np.ndarray
+    t = Tensor(np.arange(3.0), device="cuda:1")
+    assert t.device == "cuda:1" and cupy.used == [1] and type(t.data) is StandInArray
+    assert type(t.numpy()) is np.ndarray
 
 
-def test_an_array_of_cupy_is_known_at_first_sight(with_cupy):
+def test_a_cupy_array_is_accepted_before_any_device_was_named(with_cupy):
     with_cupy(StandIn())
     t = Tensor(np.ones(3).view(StandInArray), requires_grad=True)
     assert (t * 2.0).device == "cuda:1"
 
 
-def test_cuda_is_tried_out_once(with_cupy):
-    """Each trial computes and waits for the device: too much for every optimizer step or batch."""
+def test_cuda_is_tried_once(with_cupy):
+    """A trial computes and waits for the device: too slow to repeat in every optimizer step or batch."""
     cupy = StandIn()
     with_cupy(cupy)
-    there = Tensor(np.arange(3.0), device="cuda:1")
+    t = Tensor(np.arange(3.0), device="cuda:1")
     for _ in range(3):
-        there.data = there.data * 2.0
-        there.data = np.ones(3)
+        t.data = t.data * 2.0
+        t.data = np.ones(3)
     assert cupy.trials == 1
 
 
+def test_synchronize_waits_for_cupys_current_stream(with_cupy):
+    cupy = StandIn()
+    with_cupy(cupy)
+    device.synchronize()
+    assert cupy.synchronized == 0               # no array of CuPy yet
+    Tensor(np.arange(3.0), device="cuda")
+    device.synchronize()
+    assert cupy.synchronized == 1
+
+
 @pytest.mark.parametrize("name", ["gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cpu:0", "", "auto:0"])
-def test_an_unknown_device_is_told_the_known_ones(name):
+def test_an_unknown_device_is_an_error_that_lists_the_known_ones(name):
     with pytest.raises(ValueError, match=f'unknown device {name!r}: use "auto", "cpu", "cuda" or "cuda:N"'):
         device.resolve(name)
 
 
-def test_the_host_needs_no_cupy(with_cupy):
+def test_the_cpu_works_without_cupy(with_cupy):
     with_cupy(None)
     assert device.resolve("cpu") == Tensor([1.0], device="cpu").device == "cpu"
 
 
-@pytest.mark.parametrize("ask", [device.backend, device.xp, device.name, device.host])
-def test_only_arrays_have_a_device(ask):
+@pytest.mark.parametrize("function", [device.backend, device.xp, device.name, device.host])
+def test_the_device_of_something_that_is_no_array_is_an_error(function):
     with pytest.raises(TypeError, match="expected an array of NumPy or CuPy, got list"):
-        ask([1.0])
+        function([1.0])
     assert device.is_array(np.ones(1)) and device.is_array(x) and not device.is_array([1.0])

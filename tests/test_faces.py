@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
+from fault_localization import planted
+from faulty_ops import SoftmaxDiagonal
 from minigrad import Tensor, functional as F
 from minigrad.step import examples, record
 from minigrad.step.page import html
 from minigrad.step.terminal import Terminal
-from mutants import SoftmaxDiagonal
-from planted import planted
 
 
 def wrong():

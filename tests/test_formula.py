@@ -29,7 +29,7 @@ def test_the_sections_of_a_docstring():
         "dv = A^T @ dy", "dA = dy @ v^T", "dP = dA * keep / (1 - dropout)",
         "dS = P * (dP - sum(dP * P)) / sqrt(D)", "dq = dS @ k", "dk = dS^T @ q",
     ]
-    assert f.why.startswith("each row of P mixes the rows of v")
+    assert f.why.startswith("each output row is a weighted average of the rows of v")
     assert f.identity.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
     assert f.source == 'Vaswani et al. 2017, "Attention is all you need", eq. 1'
 

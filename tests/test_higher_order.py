@@ -1,4 +1,4 @@
-"""Gradients of gradients: the primitives' own backward lines, run on Tensors."""
+"""Gradients of gradients: the backward of primitives, run on Tensors."""
 import numpy as np
 import pytest
 
@@ -10,16 +10,16 @@ def leaf(values):
     return Tensor(np.array(values, dtype="float64"), requires_grad=True)
 
 
-def test_any_order():
+def test_derivatives_of_a_power_to_fourth_order():
     x = leaf([0.7, -1.3])
     y = (x ** 4).sum()
-    for slope in (4.0 * x.data ** 3, 12.0 * x.data ** 2, 24.0 * x.data, [24.0, 24.0]):
+    for derivative in (4.0 * x.data ** 3, 12.0 * x.data ** 2, 24.0 * x.data, [24.0, 24.0]):
         g = mg.grad(y, x, create_graph=True)
-        np.testing.assert_allclose(g.data, slope)
+        np.testing.assert_allclose(g.data, derivative)
         y = g.sum()
 
 
-def test_without_create_graph_a_gradient_is_off_the_tape():
+def test_a_gradient_is_recorded_only_with_create_graph():
     x = leaf([1.0])
     assert not mg.grad((x * x).sum(), x).requires_grad
     assert mg.grad((x * x).sum(), x, create_graph=True).requires_grad
@@ -42,7 +42,7 @@ def test_hvp_of_several_inputs_and_of_a_linear_function():
         mg.hvp(lambda x: x.sum(), x, Tensor([1.0]))
 
 
-def test_a_fused_op_says_how():
+def test_the_second_derivative_of_a_fused_op_is_an_error_that_names_unfused():
     x = leaf([[1.0, 2.0]])
     with pytest.raises(ValueError, match=r"softmax is a fused op.*mg\.unfused\(\).*test_higher_order.py"):
         mg.grad((F.softmax(x) ** 2).sum(), x, create_graph=True)
@@ -52,8 +52,8 @@ def test_a_fused_op_says_how():
 
 
 @pytest.mark.parametrize("name", [name for name, op in sorted(mg.OPS.items()) if op.fused])
-def test_every_twin_goes_to_second_order(name):
-    """(gradient . direction) differentiated, against differences of the gradient along another direction."""
+def test_second_derivatives_of_every_decomposition(name):
+    """A second derivative along two random directions, against a difference of gradients."""
     op = mg.OPS[name]
     rng = np.random.default_rng(0)
     for sample in op.samples:
@@ -78,7 +78,7 @@ def test_every_twin_goes_to_second_order(name):
 
 
 def test_gradient_through_five_steps_of_adamw_with_respect_to_the_learning_rate():
-    """d loss(after 5 steps) / d lr, through the parameters and the gradients of every step."""
+    """d (loss after 5 steps) / d lr, through the parameters and gradients of every step, against a difference."""
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(12, 3)), rng.normal(size=(12, 2))
     W0 = rng.normal(size=(3, 2))

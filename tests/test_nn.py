@@ -31,7 +31,7 @@ def test_names_are_paths():
                      "h.1.fc.weight", "h.1.fc.bias", "h.1.norm.weight", "h.1.norm.bias", "head.weight"]
 
 
-def test_parameters_and_modules_know_their_own():
+def test_parameters_and_modules_store_their_path():
     model = Model()
     assert all(p.name == name for name, p in model.named_parameters())
     assert [m.path for _, m in model.named_modules()][:4] == ["", "wte", "h.0", "h.0.fc"]
@@ -40,17 +40,17 @@ def test_parameters_and_modules_know_their_own():
     assert model.h[1].norm.weight.name == "inner.h.1.norm.weight" and model.h[1].norm.path == "inner.h.1.norm"
 
 
-def test_a_shared_parameter_comes_once_under_its_first_name():
+def test_a_shared_parameter_is_listed_once_under_its_first_name():
     model = Model()
     assert sum(p is model.tied for p in model.parameters()) == 1
     assert model.tied.name == "wte.weight"
 
 
-def test_a_list_of_modules_becomes_a_tuple_so_that_none_is_added_without_a_name():
+def test_a_list_of_modules_is_stored_as_a_tuple():
     assert isinstance(Model().h, tuple)
 
 
-def test_a_node_knows_the_module_that_made_it():
+def test_a_node_stores_the_path_of_the_module_that_made_it():
     model = Model().eval()
     y = model.h[1](np.ones((2, 3), "float32"))
     assert y.node.module == "h.1.norm"
@@ -63,7 +63,7 @@ def test_train_and_eval_reach_every_module():
     assert all(m.training for _, m in model.train().named_modules())
 
 
-def test_dropout_follows_the_key_and_its_own_path():
+def test_dropout_depends_on_the_key_and_the_path_of_the_module():
     model, x = Model(), Tensor(np.ones((20, 3), "float32"))
     a, b = model.h
     dropped = lambda block, key: block.drop(x, key).data == 0.0
@@ -76,7 +76,7 @@ def test_dropout_follows_the_key_and_its_own_path():
     assert model.eval().h[0].drop(x) is x
 
 
-def test_state_dict_round_trip_is_of_copies():
+def test_a_state_dict_holds_copies_and_can_be_loaded():
     model, other = Model(), Model()
     for p in model.parameters():
         p.data = p.data + 1.0
@@ -87,7 +87,7 @@ def test_state_dict_round_trip_is_of_copies():
         np.testing.assert_array_equal(p.data, q.data)
 
 
-def test_load_state_dict_lists_all_that_does_not_fit_and_changes_nothing():
+def test_a_state_dict_that_does_not_fit_is_an_error_that_lists_every_problem():
     model = Model()
     before, state = model.state_dict(), model.state_dict()
     del state["h.0.fc.bias"]
@@ -108,7 +108,7 @@ def test_initial_weights_depend_on_the_rng_alone_and_not_on_the_dtype():
     assert abs(nn.Linear(50, 40, std=0.02, rng=np.random.default_rng(3)).weight.data.std() - 0.02) < 0.001
 
 
-def test_layers_compute_what_they_say():
+def test_layers_compute_their_formula():
     x = np.random.default_rng(0).normal(size=(2, 4, 3))
     layer = nn.Linear(3, 5, dtype="float64")
     layer.bias.data = np.arange(5.0)
@@ -120,7 +120,7 @@ def test_layers_compute_what_they_say():
     np.testing.assert_array_equal(table(np.array([[1, 6]])).data, table.weight.data[[[1, 6]]])
 
 
-def test_a_module_without_forward_says_so():
+def test_calling_a_module_without_a_forward_is_an_error():
     class Empty(nn.Module):
         pass
 
@@ -128,11 +128,11 @@ def test_a_module_without_forward_says_so():
         Empty()()
 
 
-def test_keys_name_streams():
+def test_each_key_gives_other_bits_and_element_i_depends_only_on_key_and_i():
     key = mg.random.key(seed=1, step=2, micro=3)
     bits = mg.random.bits(key, (4, 5))
     assert bits.dtype == "uint32" and bits.shape == (4, 5)
-    np.testing.assert_array_equal(bits.reshape(-1)[:7], mg.random.bits(key, (7,)))      # element i depends on i alone
+    np.testing.assert_array_equal(bits.reshape(-1)[:7], mg.random.bits(key, (7,)))
     others = [
         mg.random.key(2, 2, 3),
         mg.random.key(1, 3, 3),
@@ -147,8 +147,8 @@ def test_keys_name_streams():
         mg.random.key(0, -1)
 
 
-def test_bits_are_philox_for_ever():
-    """A run is repeated from its key alone, so these numbers must never change."""
+def test_the_bits_of_a_key_never_change():
+    """A run is repeated from its keys alone, so the generator must stay the same."""
     assert mg.random.bits(mg.random.key(1, 2, 3).fold("h.0"), (4,)).tolist() == PHILOX
 
 
@@ -156,7 +156,7 @@ PHILOX = [4184207630, 1783746697, 815075885, 4137263418]
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_dropout_keeps_its_share_and_the_mean(p):
+def test_dropout_zeroes_a_fraction_p_and_keeps_the_mean(p):
     x = Tensor(np.ones(100_000))
     y = F.dropout(x, p, mg.random.key(0)).data
     assert abs((y == 0.0).mean() - p) < 0.01

@@ -1,4 +1,4 @@
-"""Optimizers: closed forms, the same numbers as the op, gradients through the step, clipping and the schedule."""
+"""Optimizers: closed forms, equality with the ops, gradients through a step, clipping, the learning rate schedule."""
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -13,7 +13,7 @@ def parameter(values, dtype="float64"):
 
 
 def run(optimizer, p, gradients):
-    """Values of p after each of these gradients."""
+    """The values of p before the first step and after a step with each gradient."""
     values = [p.numpy()]
     for g in gradients:
         p.grad = np.array(g, dtype=p.dtype)
@@ -22,7 +22,7 @@ def run(optimizer, p, gradients):
     return np.array(values)
 
 
-def test_adamw_is_the_ops_forward():
+def test_adamw_equals_the_op():
     p, rng = parameter([[1.0, -2.0, 3.0]]), np.random.default_rng(0)
     gradients = rng.normal(size=(4, 1, 3))
     values = run(AdamW([p], lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.2), p, gradients)
@@ -43,7 +43,7 @@ def test_groups_have_their_own_hyper_parameters():
     assert a.data == [0.95]
 
 
-def test_a_parameter_without_a_gradient_is_left_alone():
+def test_a_parameter_without_a_gradient_is_not_changed():
     a, b = parameter([1.0]), parameter([1.0])
     optimizer = AdamW([a, b])
     a.grad = np.ones(1)
@@ -52,7 +52,7 @@ def test_a_parameter_without_a_gradient_is_left_alone():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_against_the_recursion(nesterov):
+def test_sgd_equals_its_recursion(nesterov):
     p, gradients = parameter([1.0]), [[0.5], [-0.2], [0.1]]
     values = run(SGD([p], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov), p, gradients)
     x, m = 1.0, 0.0
@@ -78,7 +78,7 @@ def test_float32_stays_float32(make):
 
 
 @pytest.mark.parametrize("make", [lambda p: AdamW([p], lr=0.1), lambda p: SGD([p], lr=0.1, momentum=0.9)])
-def test_state_dict_resumes_bit_for_bit(make):
+def test_an_optimizer_resumes_from_its_state_dict_bit_for_bit(make):
     gradients = np.random.default_rng(0).normal(size=(6, 3))
     p = parameter([1.0, 2.0, 3.0])
     whole = run(make(p), p, gradients)
@@ -89,11 +89,11 @@ def test_state_dict_resumes_bit_for_bit(make):
     q = parameter(p.numpy())
     second = make(q)
     second.load_state_dict(state)
-    run(first, p, gradients[3:])                # the copy does not see this
+    run(first, p, gradients[3:])                # must not change the state of the second
     np.testing.assert_array_equal(run(second, q, gradients[3:])[-1], whole[-1])
 
 
-def test_state_that_does_not_fit_is_refused():
+def test_a_state_dict_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="does not fit"):
         AdamW([parameter([1.0])]).load_state_dict(AdamW([parameter([1.0, 2.0])]).state_dict())
 
@@ -110,20 +110,20 @@ def test_state_that_does_not_fit_is_refused():
     (lambda: SGD([parameter([1.0])], lr=0.1, momentum=1.0), "momentum must be in"),
     (lambda: F.adamw([1.0], [1.0], [0.0], [0.0], 0.1, 0.9, 0.99, 1e-8, 0.0, 0), "t counts steps from 1"),
 ])
-def test_bad_arguments(make, message):
+def test_bad_arguments_are_errors(make, message):
     with pytest.raises((ValueError, TypeError), match=message or "given twice"):
         make()
 
 
-# ---- through the step ----
+# ---- gradients through a step ----
 
 HYPER = dict(lr=0.1, beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.3)
 
 
 @pytest.mark.parametrize("name", HYPER)
 @pytest.mark.parametrize("mode", ["fused", "composed"])
-def test_gradient_of_the_loss_after_the_step(name, mode):
-    """d loss(p') / d hyper-parameter is one backward, equal to central differences to 1e-6."""
+def test_gradient_of_the_loss_after_a_step_with_respect_to_a_hyper_parameter(name, mode):
+    """Against central differences, to 1e-6."""
     rng = np.random.default_rng(0)
     p, g, m, target = rng.normal(size=(4, 3, 5))
     v = rng.uniform(0.3, 1.0, size=(3, 5))
@@ -144,7 +144,7 @@ def test_gradient_of_the_loss_after_the_step(name, mode):
     assert abs(h.grad - want) <= 1e-6 * max(abs(want), 1e-3)
 
 
-def test_the_tiny_eps_of_practice_by_a_relative_step():
+def test_the_gradient_with_respect_to_an_eps_of_1e_8():
     p, g, zero = np.array([1.0, 2.0]), np.array([1e-4, -2e-4]), np.zeros(2)
     loss = lambda eps: F.adamw(Tensor(p), g, zero, zero, 0.1, 0.9, 0.999, eps, 0.0, t=1)[0].sum()
     eps = Tensor(1e-8, requires_grad=True)
@@ -154,8 +154,8 @@ def test_the_tiny_eps_of_practice_by_a_relative_step():
 
 
 @pytest.mark.parametrize("mode", ["fused", "composed"])
-def test_zero_gradients_give_finite_ones(mode):
-    """v' = 0: the path through the root is taken to be 0, and the rest stays right."""
+def test_gradients_are_finite_where_g_and_v_are_0(mode):
+    """There the gradient through the square root of v_new is taken to be 0; the other paths stay right."""
     p, g, m, v = (parameter([1.0, -2.0]), *(parameter([0.0, 0.0]) for _ in range(3)))
     lr = Tensor(0.1, requires_grad=True)
     args = (p, g, m, v, lr, 0.9, 0.99, 1e-2, 0.3, 1)
@@ -172,7 +172,7 @@ def test_zero_gradients_give_finite_ones(mode):
     np.testing.assert_array_equal(v.grad, [0.0, 0.0])
 
 
-def test_a_0_d_hyper_parameter_takes_the_parameters_dtype():
+def test_a_0_d_hyper_parameter_is_cast_to_the_dtype_of_the_parameter():
     p, g = np.ones(3, "float32"), np.ones(3, "float32")
     lr = Tensor(0.1, requires_grad=True)        # float64
     p_new, m_new, v_new = F.adamw(p, g, 0 * g, 0 * g, lr, 0.9, 0.99, 1e-8, 0.0, 1)
@@ -207,7 +207,7 @@ def test_clip_keeps_the_dtype_and_skips_parameters_without_gradient():
 @pytest.mark.parametrize(
     "params, max_norm, message", [([], 1.0, "no parameter has a gradient"), ([parameter([1.0])], 0.0, "positive")]
 )
-def test_clip_misused(params, max_norm, message):
+def test_clip_with_bad_arguments_is_an_error(params, max_norm, message):
     with pytest.raises(ValueError, match=message):
         clip_grad_norm(params, max_norm)
 
@@ -216,7 +216,7 @@ def test_clip_misused(params, max_norm, message):
 
 @given(st.integers(0, 50), st.integers(1, 200), st.floats(1e-5, 1.0), st.floats(0.0, 1.0))
 def test_warmup_cosine(warmup, decay, max_lr, floor):
-    """Never 0 at step 0, up then down, max_lr at the top, min_lr at the end and ever after."""
+    """Positive at step 0; rises to max_lr during the warmup, falls to min_lr at max_steps, and stays there."""
     max_steps, min_lr = warmup + decay, floor * max_lr
     lrs = np.array([warmup_cosine(step, warmup, max_steps, max_lr, min_lr) for step in range(max_steps + 20)])
     assert lrs[0] > 0.0
@@ -229,6 +229,6 @@ def test_warmup_cosine(warmup, decay, max_lr, floor):
 @pytest.mark.parametrize(
     "warmup, max_steps, max_lr, min_lr", [(10, 10, 1.0, 0.1), (11, 10, 1.0, 0.1), (-1, 10, 1.0, 0.1), (0, 10, 0.1, 1.0)]
 )
-def test_a_schedule_that_cannot_be_is_refused(warmup, max_steps, max_lr, min_lr):
+def test_an_impossible_schedule_is_an_error(warmup, max_steps, max_lr, min_lr):
     with pytest.raises(ValueError, match="must be"):
         warmup_cosine(0, warmup, max_steps, max_lr, min_lr)

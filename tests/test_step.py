@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fault_localization
 import minigrad as mg
-import planted
+from faulty_ops import OP_MISTAKES
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
 from minigrad.gradcheck import Case
@@ -20,7 +21,6 @@ from minigrad.ops.sample import Sample
 from minigrad.step import record
 from minigrad.step.explain import Again
 from minigrad.tape import apply
-from mutants import OP_MISTAKES
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -209,17 +209,17 @@ MUTANTS = {mutant.__name__: mutant for mutant in OP_MISTAKES}
 
 @every_mistake
 def test_until_bad_stops_at_the_steps_of_the_wrong_op_and_only_there(mutant):
-    wrong, bad, steps = planted.blamed(mutant)
+    wrong, bad, steps = fault_localization.localize(mutant)
     assert bad and set(bad) == {mutant.name}
     assert len(bad) <= steps.count(mutant.name)
 
 
 def test_in_a_network_without_a_mistake_nothing_is_bad():
-    assert not list(planted.loss(planted.parameters()).backward_steps(until="bad"))
+    assert not list(fault_localization.loss(fault_localization.parameters()).backward_steps(until="bad"))
 
 
 def test_the_table_in_the_docs_is_this_measurement():
-    assert planted.table() in (ROOT / "docs" / "stepper.md").read_text("utf-8")
+    assert fault_localization.table() in (ROOT / "docs" / "stepper.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("until", ["bad", lambda step: not step.check().ok])

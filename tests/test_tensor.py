@@ -1,4 +1,4 @@
-"""Tensor as NumPy's users expect it: operators, exchange, repr, and errors that say what to do."""
+"""Tensors behave like NumPy arrays: operators, dtypes, exchange, repr. Errors say what to do."""
 import subprocess
 import sys
 
@@ -17,10 +17,10 @@ def leaf(values, dtype="float64"):
     return Tensor(np.array(values, dtype=dtype), requires_grad=True)
 
 
-# ---- NumPy's semantics ----
+# ---- the same results as NumPy ----
 
 @given(st.data())
-def test_arithmetic_broadcasts_as_numpy_does_and_gradients_have_the_inputs_shapes(data):
+def test_arithmetic_broadcasts_like_numpy_and_gradients_have_the_shapes_of_the_inputs(data):
     shapes = data.draw(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3))
     a, b = (data.draw(hnp.arrays("float64", s, elements=floats)) for s in shapes.input_shapes)
     x, y = Tensor(a, requires_grad=True), Tensor(b, requires_grad=True)
@@ -32,7 +32,7 @@ def test_arithmetic_broadcasts_as_numpy_does_and_gradients_have_the_inputs_shape
 
 
 @given(hnp.arrays("float64", hnp.array_shapes(max_dims=3, max_side=4), elements=floats), st.data())
-def test_getitem_is_numpys_and_its_gradient_counts_the_uses(a, data):
+def test_getitem_equals_numpy_and_its_gradient_counts_how_often_each_element_is_read(a, data):
     index = data.draw(st.one_of(hnp.basic_indices(a.shape), hnp.integer_array_indices(a.shape)))
     x = Tensor(a, requires_grad=True)
     y = x[index]
@@ -46,7 +46,7 @@ def test_getitem_is_numpys_and_its_gradient_counts_the_uses(a, data):
 @given(
     hnp.arrays("float64", hnp.array_shapes(min_dims=1, max_dims=3, max_side=4), elements=floats, unique=True), st.data()
 )
-def test_reductions_are_numpys(a, data):
+def test_reductions_equal_numpy(a, data):
     axis = data.draw(st.one_of(st.none(), st.integers(-a.ndim, a.ndim - 1)))
     keepdims = data.draw(st.booleans())
     for name in ("sum", "mean", "max", "min", "var"):
@@ -54,7 +54,7 @@ def test_reductions_are_numpys(a, data):
         np.testing.assert_allclose(y.data, getattr(a, name)(axis=axis, keepdims=keepdims), atol=1e-12)
 
 
-def test_shapes_as_methods():
+def test_shape_methods_equal_numpy():
     x = leaf(np.arange(24.0).reshape(2, 3, 4))
     a = x.data
     for y, want in [
@@ -75,7 +75,7 @@ def test_shapes_as_methods():
         np.testing.assert_array_equal(y.data, want)
 
 
-def test_operators_with_numbers_on_either_side():
+def test_operators_accept_numbers_on_both_sides():
     x = leaf([2.0, 4.0])
     for y, want in [
         (1 - x, [-1, -3]),
@@ -107,7 +107,7 @@ def test_comparisons_give_plain_boolean_arrays():
         assert type(mask) is np.ndarray and mask.tolist() == want
 
 
-def test_python_object_protocol():
+def test_len_iteration_conversion_and_hash():
     x = leaf([[1.0, 2.0], [3.0, 4.0]])
     assert len(x) == 2 and [row.data.tolist() for row in x] == [[1.0, 2.0], [3.0, 4.0]]
     assert float(x[0, 0]) == 1.0 and int(x[1, 1]) == 4 and bool(x[0, 0]) and x[1, 0].item() == 3.0
@@ -117,9 +117,9 @@ def test_python_object_protocol():
         len(x.sum())
 
 
-# ---- ties and edges, as documented ----
+# ---- ties, kinks and large values ----
 
-def test_ties_are_shared():
+def test_equal_maxima_share_the_gradient():
     x = leaf([3.0, 1.0, 3.0])
     x.max().backward()
     np.testing.assert_array_equal(x.grad, [0.5, 0.0, 0.5])
@@ -128,30 +128,30 @@ def test_ties_are_shared():
     np.testing.assert_array_equal([a.grad, b.grad], [[0.5, 0.0], [0.5, 1.0]])
 
 
-def test_kinks():
+def test_derivatives_at_kinks():
     x = leaf([-1.0, 0.0, 1.0])
-    for f, slopes in [
+    for f, derivatives in [
         (F.abs, [-1.0, 0.0, 1.0]),
         (F.relu, [0.0, 0.0, 1.0]),
         (lambda x: F.clip(x, 0.0, 0.5), [0.0, 1.0, 0.0]),
     ]:
         x.zero_grad()
         f(x).sum().backward()
-        np.testing.assert_array_equal(x.grad, slopes)
+        np.testing.assert_array_equal(x.grad, derivatives)
 
 
-def test_pow_at_the_edges_warns_of_nothing_and_is_finite():
+def test_pow_of_zero_and_negative_bases_has_finite_gradients_and_warns_of_nothing():
     x = leaf([-2.0, 0.0, 3.0])
-    for p, slopes in [(2, [-4.0, 0.0, 6.0]), (3, [12.0, 0.0, 27.0]), (1, [1.0, 1.0, 1.0]), (0, [0.0, 0.0, 0.0])]:
+    for p, derivatives in [(2, [-4.0, 0.0, 6.0]), (3, [12.0, 0.0, 27.0]), (1, [1.0, 1.0, 1.0]), (0, [0.0, 0.0, 0.0])]:
         x.zero_grad()
         (x ** p).sum().backward()
-        np.testing.assert_array_equal(x.grad, slopes)
+        np.testing.assert_array_equal(x.grad, derivatives)
     base, p = leaf([0.0, 2.0]), leaf([2.0, 3.0])
     (base ** p).sum().backward()
     np.testing.assert_allclose(p.grad, [0.0, 8.0 * np.log(2.0)])
 
 
-def test_far_out_values_neither_overflow_nor_warn():
+def test_large_values_neither_overflow_nor_warn():
     x = leaf([-1e4, 0.0, 1e4])
     for f in (F.sigmoid, F.tanh, F.softmax, F.log_softmax, F.logsumexp, F.gelu):
         x.zero_grad()
@@ -161,14 +161,14 @@ def test_far_out_values_neither_overflow_nor_warn():
 
 
 def test_attention_masks_are_exact():
-    """Causal: what comes later has no weight, bit for bit; a query that may see nothing gets 0 and gives 0."""
+    """Causal: later keys have no influence, bit for bit. A query without an allowed key has output and gradient 0."""
     rng = np.random.default_rng(0)
     q, k, v = rng.normal(size=(3, 1, 5, 4))
     y = F.scaled_dot_product_attention(q, k, v, causal=True).data
     k2, v2 = k.copy(), v.copy()
     k2[:, 3:], v2[:, 3:] = 7.0, 9.0
     np.testing.assert_array_equal(F.scaled_dot_product_attention(q, k2, v2, causal=True).data[:, :3], y[:, :3])
-    last = F.scaled_dot_product_attention(q[:, -2:], k, v, causal=True).data        # the queries are the last ones
+    last = F.scaled_dot_product_attention(q[:, -2:], k, v, causal=True).data        # the last 2 of 5 queries
     np.testing.assert_allclose(last, y[:, -2:])
     mask = np.ones((5, 5), bool)
     mask[2] = False
@@ -179,7 +179,7 @@ def test_attention_masks_are_exact():
     np.testing.assert_array_equal(t.grad, 0.0)
 
 
-def test_attention_keeps_what_the_backward_needs_and_no_more():
+def test_attention_saves_only_the_arrays_that_its_backward_needs():
     x = leaf(np.ones((2, 5, 4)))
     with mg.plain():
         saved = F.scaled_dot_product_attention(x, x, x, causal=True).node.op.saved
@@ -187,7 +187,7 @@ def test_attention_keeps_what_the_backward_needs_and_no_more():
     assert arrays == {"q", "k", "v", "P"}
 
 
-def test_cross_entropy_counts_what_is_not_ignored():
+def test_cross_entropy_is_a_mean_over_the_targets_that_are_not_ignored():
     z, t = np.random.default_rng(0).normal(size=(4, 5)), np.array([1, -100, 4, -100])
     log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
     np.testing.assert_allclose(F.cross_entropy(z, t).data, -(log_p[0, 1] + log_p[2, 4]) / 2)
@@ -201,7 +201,7 @@ def test_cross_entropy_counts_what_is_not_ignored():
 # ---- dtypes ----
 
 @pytest.mark.parametrize("scalar", [2, 2.0, np.float64(2.0), np.float32(2.0), np.int64(2), True])
-def test_numbers_are_weak(scalar):
+def test_scalars_do_not_change_the_dtype(scalar):
     x = leaf([1.0, 3.0], "float32")
     for y in (x * scalar, scalar * x, x + scalar, scalar - x, x / scalar, x**scalar, scalar**x, F.maximum(x, scalar)):
         assert isinstance(y, Tensor) and y.dtype == "float32"
@@ -209,19 +209,19 @@ def test_numbers_are_weak(scalar):
     assert x.grad.dtype == "float32"
 
 
-def test_integer_arrays_take_the_floating_dtype():
+def test_integer_arrays_are_cast_to_the_floating_dtype():
     x = leaf([1.0, 3.0], "float32")
     for y in (x * np.array([1, 2]), np.array([True, False]) * x, x + Tensor([1, 2])):
         assert y.dtype == "float32"
 
 
-def test_two_floating_dtypes_are_refused():
+def test_two_floating_dtypes_are_an_error():
     with pytest.raises(TypeError, match="mul: inputs have dtypes float32 and float64: cast one with") as error:
         leaf([1.0], "float32") * leaf([1.0], "float64")
     assert "test_tensor.py" in error.value.__notes__[0]
 
 
-def test_astype_is_differentiable_between_floats_and_cuts_to_integers():
+def test_astype_is_differentiable_between_floating_dtypes_and_not_to_integers():
     x = leaf([1.5, 2.5], "float32")
     y = x.astype("float64")
     (y * y).sum().backward()
@@ -229,7 +229,7 @@ def test_astype_is_differentiable_between_floats_and_cuts_to_integers():
     assert not x.astype("int64").requires_grad
 
 
-def test_results_are_arrays_0_d_included():
+def test_0_d_results_are_arrays():
     x = leaf([1.0, 2.0])
     for y in (x.sum(), x @ x, x[0], x.sum() * 2.0, F.cross_entropy(leaf([[1.0, 2.0]]), [0])):
         assert type(y.data) is np.ndarray and y.shape == ()
@@ -239,7 +239,7 @@ def test_results_are_arrays_0_d_included():
 
 # ---- exchange ----
 
-def test_ndarray_and_scalars_on_the_left():
+def test_numpy_arrays_and_scalars_on_the_left_give_tensors():
     x = leaf([1.0, 2.0], "float32")
     a = np.array([3.0, 4.0], "float32")
     for y in (a * x, a + x, a - x, a / x, np.float32(3.0) * x, a @ x):
@@ -247,7 +247,7 @@ def test_ndarray_and_scalars_on_the_left():
     np.testing.assert_array_equal((a - x).data, [2.0, 2.0])
 
 
-def test_np_asarray_gives_the_array_read_only():
+def test_np_asarray_is_a_read_only_view():
     x = leaf([1.0, 2.0])
     a = np.asarray(x)
     assert np.shares_memory(a, x.data)
@@ -282,15 +282,14 @@ def test_dlpack_exchange_with_pytorch():
     assert mg.from_dlpack(torch.ones(2, dtype=torch.float64)).data.tolist() == [1.0, 1.0]
 
 
-def test_repr_helps():
+def test_repr_shows_values_shape_dtype_device_and_op():
     x = leaf([[1.0, 2.0]], "float32")
     assert repr(x) == "Tensor([[1., 2.]], shape=(1, 2), dtype=float32, device=cpu, requires_grad=True)"
     assert repr(x * 2) == "Tensor([[2., 4.]], shape=(1, 2), dtype=float32, device=cpu, op=mul)"
     assert len(repr(Tensor(np.zeros((100, 100))))) < 1000
 
 
-def test_import_is_light():
-    """Nothing but NumPy comes in: no CuPy, no matplotlib, no checker."""
+def test_importing_minigrad_imports_no_heavy_module():
     heavy = ["cupy", "matplotlib", "minigrad.gradcheck", "unittest"]
     code = f"import sys, minigrad; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

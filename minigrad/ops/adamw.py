@@ -1,6 +1,7 @@
-"""One step of an optimizer as an op: new parameter and moments from old ones, differentiable in every input.
+"""Optimizer steps as ops: new parameter and moments from the old ones, differentiable with respect to every input.
 
-Hyper-parameters are numbers or 0-d arrays. `p'` is written p_new.
+Hyper-parameters are numbers or 0-d arrays. In the formulas dm' and dv' are the whole gradients of m_new and v_new,
+including the path through p_new; in the code they are dm_all and dv_all.
 """
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Draw, Sample, fixed, positive, signed
@@ -15,9 +16,9 @@ class AdamW(Fused, name="adamw"):
     backward  du = -lr dp_new    dr = -du u / (r + eps)
               dm' = dm_new + du / (c1 (r + eps))    dv' = dv_new + dr / (2 r c2)
               dc1 = -du u / c1    dc2 = -dr r / (2 c2)
-    why       decay acts on the old p and not through the moments; c1, c2 undo the start of m and v at 0; where
-              v_new = 0 the path through the root is taken to be 0
-    identity  g, m, sqrt(v) and eps scaled alike scale the moments and leave the step as it is:
+    why       the decay acts on the old p, not through the moments; c1 and c2 correct the bias of m and v, which start
+              at 0; where v_new = 0 the gradient through the square root is taken to be 0
+    identity  scaling g, m, sqrt(v) and eps by one factor scales the moments and leaves the step unchanged:
               sum(dg * g) + sum(dm * m) + 2 * sum(dv * v) - eps * sum(du * u / (r + eps))
               = sum(dm_new * m_new) + 2 * sum(dv_new * v_new)
     source    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2, with the schedule in lr
@@ -41,7 +42,7 @@ class AdamW(Fused, name="adamw"):
         dlr = -dp_new * (u + weight_decay * p)
         dweight_decay = -dp_new * lr * p
         du = -lr * dp_new
-        deps = -du * u / (r + eps)                                  # also dr
+        deps = -du * u / (r + eps)                                  # = dr
         dr_over_r = self.xp.where(r > 0.0, deps / self.xp.where(r > 0.0, r, 1.0), 0.0)
         dm_all = dm_new + du / (r + eps) / c1
         dv_all = dv_new + dr_over_r / (2.0 * c2)
@@ -79,7 +80,7 @@ class SGD(Fused, name="sgd"):
               u = d + momentum m_new if nesterov, else m_new        p_new = p - lr u
     backward  du = -lr dp_new    dm' = dm_new + du (times momentum if nesterov)    dd = dm' (+ du if nesterov)
               dg = dd    dm = momentum dm'    dp = dp_new + weight_decay dd
-    identity  with its rates fixed, the step is linear in p, g and m:
+    identity  for fixed hyper-parameters the step is linear in p, g and m:
               sum(dp * p) + sum(dg * g) + sum(dm * m) = sum(dp_new * p_new) + sum(dm_new * m_new)
     source    Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form
     """

@@ -10,19 +10,19 @@ from minigrad.random import Key, keep_mask
 
 
 def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
-    """Which of S keys each of T queries may attend to: booleans (..., T, S), or None for all. Causal: the last query
-    sees every key, the one before all but one, and so on."""
+    """Which of the S keys each of the T queries may attend to: booleans (..., T, S), or None if all. causal: query i
+    may attend to the keys 0 .. S - T + i, so the last query to all. TypeError for a mask that is not boolean."""
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"attention: mask must be boolean, True where a query may attend, got dtype {mask.dtype}")
-    mask = None if mask is None else xp.asarray(mask)               # it may come from the host
+    mask = None if mask is None else xp.asarray(mask)               # a host mask is copied to the device
     if not causal or T == 1:
         return mask
-    below = xp.tri(T, S, S - T, dtype=bool)
-    return below if mask is None else below & mask
+    past = xp.tri(T, S, S - T, dtype=bool)
+    return past if mask is None else past & mask
 
 
 def far_below(dtype: Any) -> float:
-    """A score so low that its exponential is 0, and finite: inf - inf would be NaN."""
+    """The score of a masked pair: its exponential is 0, and it is finite, because inf - inf is NaN."""
     return -3e4 if dtype.itemsize == 2 else -1e30
 
 
@@ -32,9 +32,10 @@ class Attention(Fused):
     forward   S = q @ k^T / sqrt(D)    P = softmax(S)    A = P * keep / (1 - dropout)    y = A @ v
     backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
               dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q
-    why       each row of P mixes the rows of v, the more of a row the better its key fits the query
+    why       each output row is a weighted average of the rows of v; its weights are the softmax of its scores
     identity  each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;
-              q and k act through their product: sum(dq * q) = sum(dk * k); y is linear in v: sum(dv * v) = sum(dy * y)
+              y depends on q and k only through their product: sum(dq * q) = sum(dk * k);
+              y is linear in v: sum(dv * v) = sum(dy * y)
     source    Vaswani et al. 2017, "Attention is all you need", eq. 1
     """
 
@@ -55,7 +56,7 @@ class Attention(Fused):
         P = xp.exp(S - S.max(axis=-1, keepdims=True))
         P = P / P.sum(axis=-1, keepdims=True)
         if allowed is not None:
-            P = P * allowed                                         # a query that may see nothing gets 0
+            P = P * allowed                                         # 0 for a query without an allowed key
         keep = xp.asarray(keep_mask(key, P.shape, dropout)) if dropout else None
         A = P * keep * (1.0 / (1.0 - dropout)) if dropout else P
         self.save(q=q, k=k, v=v, P=P, keep=keep, dropout=dropout, scale=scale)

@@ -9,9 +9,9 @@ class Dropout(Fused):
 
     forward   y = x * keep / (1 - p)        keep: 1 with probability 1 - p, else 0, drawn from the key
     backward  dx = dy * keep / (1 - p)
-    why       the same mask both ways; the division keeps the mean of y at x
-    identity  for one key y is linear in x: sum(dx * x) = sum(dy * y)
-    source    Srivastava et al. 2014, "Dropout", scaled at training time
+    why       forward and backward use the same mask; dividing by 1 - p makes the expected value of y equal to x
+    identity  for a fixed key y is linear in x: sum(dx * x) = sum(dy * y)
+    source    Srivastava et al. 2014, "Dropout", with the scaling at training time
     """
 
     def forward(self, x, *, p, key):

@@ -1,4 +1,4 @@
-"""Rows of a table."""
+"""Embedding: rows of a table, looked up by index."""
 import numpy as np
 
 from minigrad import device
@@ -11,8 +11,8 @@ class Embedding(Fused):
 
     forward   y = w[idx]
     backward  dw = zeros; dw[idx] += dy
-    why       a row that was used several times collects the gradients of all its uses
-    identity  each dy lands in the row that it came from, none is lost: sum(dw * w) = sum(dy * y); sum(dw) = sum(dy)
+    why       a row that idx names several times gets the sum of the gradients of all its uses
+    identity  y is linear in w: sum(dw * w) = sum(dy * y); each dy is added to one element of dw: sum(dw) = sum(dy)
     """
 
     @staticmethod
@@ -25,7 +25,7 @@ class Embedding(Fused):
 
     def forward(self, w, *, idx):
         self.check(w, idx)
-        idx = self.xp.asarray(idx)                                  # it may come from the host
+        idx = self.xp.asarray(idx)                                  # a host array is copied to the device
         self.save(idx=idx, shape=w.shape)
         return w[idx]
 

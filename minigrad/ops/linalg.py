@@ -1,4 +1,4 @@
-"""Products of matrices."""
+"""Matrix products."""
 import numpy as np
 
 from minigrad.ops.op import Fused, Primitive
@@ -10,8 +10,8 @@ class Matmul(Primitive):
 
     forward   y = a @ b
     backward  da = dy @ b^T    db = a^T @ dy
-    why       y_ij = sum over k of a_ik b_kj: row i of a meets column j of b, so both gradients are products again.
-              A 1-D a is a row, a 1-D b a column; leading axes broadcast.
+    why       y_ij = sum over k of a_ik b_kj, so da_ik = sum over j of dy_ij b_kj: both gradients are matrix products.
+              A 1-D a is a row vector, a 1-D b a column vector; leading axes broadcast.
     identity  y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True
@@ -21,7 +21,7 @@ class Matmul(Primitive):
         if not left or not right or left[-1] != right[-2 if len(right) > 1 else 0]:
             raise ValueError(
                 f"matmul: shapes {left} and {right} do not fit: the last axis of the first must be as long "
-                "as the last but one of the second (its only one if 1-D)"
+                "as the second to last axis of the second (its only axis if it is 1-D)"
             )
         self.save(a=a, b=b)
         return self.xp.matmul(a, b)
@@ -56,7 +56,8 @@ class Linear(Fused):
 
     forward   y = x @ w + b
     backward  dx = dy @ w^T    dw = x^T @ dy    db = sum(dy) over all rows
-    identity  x and w act through their product: sum(dx * x) = sum(dw * w); b gets every dy: sum(db) = sum(dy)
+    identity  y depends on x and w only through their product: sum(dx * x) = sum(dw * w);
+              b is added to every row: sum(db) = sum(dy)
     """
 
     @staticmethod

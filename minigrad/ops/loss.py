@@ -12,10 +12,12 @@ class CrossEntropy(Fused):
     """logits (..., V); targets (...), ignore_index, label_smoothing, reduction  ->  loss () or, for "none", (...)
 
     forward   p = softmax(logits)    q = (1 - s) onehot(target) + s / V    loss_i = -sum(q log p)
-              loss = sum(loss_i) / n over the n that count, 0 if none does    n = 1 for "sum" and "none"
-    backward  dlogits = (p - q) * dy / n, 0 in rows that do not count
-    why       the logarithm undoes the exponential of softmax, so its Jacobian collapses to p - q
-    identity  each row of dlogits sums to 0: what the target gains, the others lose: sum(dlogits, axis=-1) = 0
+              loss = sum(loss_i) / n over the n targets that are not ignore_index, 0 if there are none
+              n = 1 for "sum" and "none"
+    backward  dlogits = (p - q) * dy / n, 0 where the target is ignore_index
+    why       the logarithm cancels the exponential of softmax, so the gradient of -sum(q log p) is p - q
+    identity  each row of dlogits sums to 0, as a constant shift of the row leaves p unchanged:
+              sum(dlogits, axis=-1) = 0
     source    Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs";
               label smoothing s: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7
     """
@@ -58,7 +60,7 @@ class CrossEntropy(Fused):
 
     @staticmethod
     def check(logits: Any, targets: Any, ignore_index: int, label_smoothing: float, reduction: str) -> tuple[Any, Any]:
-        """Which of the N targets count, and the targets, 0 where they do not; where the targets are, host or device."""
+        """As counted_targets, after checking the shapes and options: ValueError where they do not fit."""
         if logits.ndim < 1 or logits.shape[:-1] != targets.shape:
             raise ValueError(f"cross_entropy: logits {logits.shape} and targets {targets.shape} do not fit: "
                              "expected logits (..., V), targets (...)")
@@ -82,8 +84,8 @@ class CrossEntropy(Fused):
 
 
 def counted_targets(targets: Any, ignore_index: int, V: int) -> tuple[Any, Any]:
-    """Which of the N targets count, and the targets, 0 where they do not. TypeError unless they are integers,
-    IndexError for one outside [0, V)."""
+    """(counted, t), both (N,), on the device of the targets: which targets are not ignore_index, and the targets with 0
+    in place of ignore_index. TypeError unless they are integers, IndexError for one outside [0, V)."""
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets must be integers, got dtype {targets.dtype}")
     t = targets.reshape(-1)
@@ -94,20 +96,20 @@ def counted_targets(targets: Any, ignore_index: int, V: int) -> tuple[Any, Any]:
 
 
 def count(xp: Any, counted: Any, reduction: str, dtype: Any) -> Any:
-    """What the sum of the losses is divided by: how many targets count (1 if none does) for "mean", else 1."""
+    """The divisor of the sum of the losses: for "mean" the number of counted targets (1 if there are none), else 1."""
     return xp.maximum(counted.sum(), 1).astype(dtype) if reduction == "mean" else 1.0
 
 
 class LinearCrossEntropy(Fused):
     """x (..., C), w (V, C); targets (...), ignore_index, reduction, rows  ->  loss ()
 
-    forward   loss = cross_entropy(x @ w^T), a few rows after the other
-    backward  a few rows after the other, with their logits made again:
+    forward   loss = cross_entropy(x @ w^T), in chunks of rows
+    backward  in chunks of rows, whose logits are computed again:
               dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x
-    why       at a vocabulary of 50,000 the logits are by far the largest array of a GPT; making those of a few rows
-              twice is cheaper than keeping all
-    identity  the columns of dw sum to 0, as one vector added to all rows of w shifts the logits of a row alike:
-              sum(dw, axis=0) = 0; x and w act through their product: sum(dx * x) = sum(dw * w)
+    why       with a vocabulary of 50,000 the logits are by far the largest array of a GPT; computing them twice, a
+              chunk at a time, costs less than storing them
+    identity  each column of dw sums to 0, as one vector added to all rows of w shifts each row of logits by a constant:
+              sum(dw, axis=0) = 0; the loss depends on x and w only through their product: sum(dx * x) = sum(dw * w)
     """
 
     @staticmethod
@@ -126,7 +128,7 @@ class LinearCrossEntropy(Fused):
         return sum(self.chunk(x2, w, t, i, ignore_index, rows)[1] for i in range(0, max(len(t), 1), rows)) / n
 
     def chunk(self, x2, w, t, i, ignore_index, rows):
-        """The op cross_entropy, run on the logits of rows i to i + rows, and the sum of their losses."""
+        """The op cross_entropy after its forward on the logits of rows i to i + rows, and the sum of their losses."""
         op = CrossEntropy()
         op.xp = self.xp
         logits = x2[i:i + rows] @ w.T                               # (rows, V)

@@ -9,8 +9,9 @@ class LayerNorm(Fused):
     forward   xhat = (x - mean(x)) * rstd    rstd = 1 / sqrt(var(x) + eps)    y = xhat * w + b
     backward  dw = sum(dy * xhat)    db = sum(dy)    dxhat = dy * w
               dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
-    why       two directions are projected out of dxhat: a shift and a scaling of x leave y unchanged
-    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; and is at right angles to xhat, but for eps:
+    why       shifting or scaling a row of x leaves y unchanged, so dx must have no component along 1 or xhat: the two
+              means remove these from dxhat
+    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; each row of dx is orthogonal to xhat, up to eps:
               sum(dx * xhat, axis=-1, keepdims=True) = eps * rstd**3 * sum(dxhat * xhat, axis=-1, keepdims=True)
     source    Ba, Kiros & Hinton 2016, "Layer normalization"
     """

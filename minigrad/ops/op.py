@@ -1,6 +1,4 @@
-"""What every op is: a forward and a backward on plain arrays, known by name, with the samples that check it.
-
-An op is a small class::
+"""The base classes of ops. An op is a small class: a forward, a backward, and samples to check them on::
 
     class Mul(Primitive):
         \"\"\"a, b  ->  y
@@ -17,11 +15,13 @@ An op is a small class::
             return dy * b, dy * a
 
 - Positional arguments of `forward` are the inputs that have a gradient; keyword arguments are everything else.
-- `save` keeps by name what the backward needs; the engine hands it back as keyword arguments.
-- `backward` gets one gradient for each output and returns one for each input. It never writes into what it is given.
-- `self.xp` is the namespace to compute with. For a primitive it may be minigrad's own functions on Tensors: that is all
-  there is to gradients of gradients.
-- The engine un-broadcasts, accumulates, checks shapes and dtypes; an op does none of it.
+- `save` stores by name what the backward needs; the engine passes it to `backward` as keyword arguments.
+- `backward` gets the gradient of each output and returns one for each input. It never writes into its arguments.
+- `self.xp` is the array library to compute with: numpy or cupy. For gradients of gradients the engine runs a primitive
+  on Tensors instead of arrays, with `self.xp` = minigrad.functional.
+- The engine sums gradients over broadcast axes, accumulates them, checks shapes and dtypes; an op does none of it.
+- The docstring is data that the stepper displays: the shapes, then sections named forward, backward, why, identity (an
+  equation that the gradients satisfy, tested on numbers) and source.
 """
 import inspect
 import re
@@ -29,20 +29,24 @@ from typing import Any, Callable, ClassVar, Sequence
 
 from minigrad.ops.sample import Sample
 
-OPS: dict[str, type["Op"]] = {}         # name -> op, every op that was ever defined
+OPS: dict[str, type["Op"]] = {}         # name -> op class; defining an op adds it
 
 
 class Op:
-    """One call of an op: forward, what it saved, backward. Subclass Primitive or Fused."""
+    """An op; an instance is one call of it, with what its forward saved. Subclass Primitive or Fused.
+
+    Defining a subclass registers it in OPS under `name`, by default the class name in snake case; ValueError if there
+    is an op of that name. With register=False it is not registered.
+    """
     name: ClassVar[str]
     samples: ClassVar[list[Sample]] = []
-    fused: ClassVar[bool]                           # True: no second derivative but through the composed twin
+    fused: ClassVar[bool]                           # True: second derivatives only through its decomposition
     broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
     analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
 
     xp: Any
-    needs: Sequence[bool]                           # which inputs want a gradient; the others' may be None
+    needs: Sequence[bool]                           # which inputs need a gradient; backward may return None for others
     saved: dict[str, Any] = {}
 
     def __init_subclass__(cls, register: bool = True, name: str | None = None) -> None:
@@ -54,34 +58,36 @@ class Op:
         OPS[cls.name] = cls
 
     def save(self, **values: Any) -> None:
-        """Keep by name what backward needs."""
+        """Store by name what backward needs: arrays and other values."""
         self.saved = values
 
     def forward(self, *inputs: Any, **static: Any) -> Any:
+        """The output for these input arrays and keyword arguments, or a tuple of outputs."""
         raise NotImplementedError
 
     def backward(self, *dys: Any, **saved: Any) -> Any:
+        """The gradient of the input, or a tuple of one for each input, from the gradients of the outputs."""
         raise NotImplementedError
 
 
 class Primitive(Op, register=False):
-    """An op whose two directions are written in `self.xp` alone and write nothing in place: it can be differentiated
-    again and again."""
+    """An op whose forward and backward use only `self.xp` and write nothing in place, so that its gradient can be
+    differentiated again, any number of times."""
     fused = False
 
 
 class Fused(Op, register=False):
-    """An op with a backward of its own for what could be composed from primitives. `composed` is that composition."""
+    """An op that could be composed from primitives (`composed` is that decomposition) but has a backward of its own."""
     fused = True
 
     @staticmethod
     def composed(F: Any, *inputs: Any, **static: Any) -> Any:
-        """The same function of Tensors, from primitives in the namespace F (minigrad.functional)."""
+        """The decomposition: the same function of Tensors, from primitives in F (minigrad.functional)."""
         raise NotImplementedError
 
 
 def input_names(op_class: type["Op"], n: int) -> list[str]:
-    """Names of an op's inputs, from its forward: ["x", "w", "b"]; of a variable number n, ["x0", "x1", ...]."""
+    """Names of an op's inputs, from the signature of its forward: ["x", "w", "b"]; of n inputs `*xs`: ["x0", ...]."""
     names = []
     for p in list(inspect.signature(op_class.forward).parameters.values())[1:]:
         if p.kind is p.VAR_POSITIONAL:

@@ -1,4 +1,4 @@
-"""Element by element: arithmetic, elementary functions, choices. Inputs of two-argument ops broadcast."""
+"""Elementwise ops: arithmetic, elementary functions, selection. Two inputs broadcast against each other."""
 import math
 from typing import Any
 
@@ -17,6 +17,7 @@ PAIRS = [
 
 
 def pairs(draw: Any) -> list[Sample]:
+    """Samples of two inputs, drawn by normal, positive, ..., for every way to broadcast."""
     return [Sample(draw(*a), draw(*b)) for a, b in PAIRS]
 
 
@@ -28,8 +29,8 @@ class Add(Primitive):
 
     forward   y = a + b
     backward  da = dy    db = dy
-    why       a sum passes its gradient on to each term; an input that was broadcast gets the sum over its copies
-    identity  all of dy reaches each input: sum(da) = sum(dy); sum(db) = sum(dy)
+    why       each term of a sum gets the gradient unchanged; an input that was broadcast gets the sum over its copies
+    identity  each input gets all of dy: sum(da) = sum(dy); sum(db) = sum(dy)
     """
     broadcasts = True
 
@@ -47,8 +48,8 @@ class Sub(Primitive):
 
     forward   y = a - b
     backward  da = dy    db = -dy
-    identity  a and b moved alike leave y as it is, so their gradients cancel: sum(da) + sum(db) = 0;
-              all of dy reaches each input: sum(da) = sum(dy); sum(db) = -sum(dy)
+    identity  adding one number to a and b leaves y unchanged: sum(da) + sum(db) = 0;
+              each input gets all of dy, b with a minus sign: sum(da) = sum(dy); sum(db) = -sum(dy)
     """
     broadcasts = True
 
@@ -66,7 +67,7 @@ class Mul(Primitive):
 
     forward   y = a * b
     backward  da = dy * b    db = dy * a
-    why       each factor scales the gradient of the other
+    why       each factor is the derivative of y with respect to the other
     identity  y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True
@@ -88,7 +89,7 @@ class Div(Primitive):
 
     forward   y = a / b
     backward  da = dy / b    db = -dy * y / b
-    identity  a and b scaled alike leave y as it is: sum(da * a) + sum(db * b) = 0;
+    identity  scaling a and b by one factor leaves y unchanged: sum(da * a) + sum(db * b) = 0;
               y is linear in a and in 1 / b: sum(da * a) = sum(dy * y); sum(db * b) = -sum(dy * y)
     """
     broadcasts = True
@@ -111,7 +112,7 @@ class Neg(Primitive):
 
     forward   y = -x
     backward  dx = -dy
-    identity  the two signs cancel: sum(dx * x) = sum(dy * y)
+    identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x):
@@ -128,8 +129,9 @@ class Pow(Primitive):
 
     forward   y = x ** p
     backward  dx = dy * p * x ** (p - 1)    dp = dy * y * log(x)
-    why       where p = 0, y is 1 and dx is 0 whatever x; where x <= 0, y has no real derivative in p and dp is 0
-    identity  one percent more of x is p percent more of y: sum(dx * x) = sum(dy * p * y)
+    why       where p = 0, y is 1 for every x, so dx is 0; where x <= 0, y has no real derivative with respect to p,
+              and dp is taken to be 0
+    identity  scaling x by s scales y by s^p: sum(dx * x) = sum(dy * p * y)
     """
     broadcasts = True
 
@@ -162,7 +164,7 @@ class Exp(Primitive):
 
     forward   y = exp(x)
     backward  dx = dy * y
-    identity  y is its own slope, so a shift of x by one amount scales y by one factor: sum(dx) = sum(dy * y)
+    identity  adding one number to every x scales every y by one factor: sum(dx) = sum(dy * y)
     """
 
     def forward(self, x):
@@ -181,7 +183,7 @@ class Log(Primitive):
 
     forward   y = log(x)
     backward  dx = dy / x
-    identity  one percent more of x adds the same to every y: sum(dx * x) = sum(dy)
+    identity  scaling x by s adds log(s) to every y: sum(dx * x) = sum(dy)
     """
 
     def forward(self, x):
@@ -199,7 +201,7 @@ class Sqrt(Primitive):
 
     forward   y = sqrt(x)
     backward  dx = dy / (2 y)
-    identity  one percent more of x is half a percent more of y: sum(dx * x) = sum(dy * y) / 2
+    identity  scaling x by s scales y by sqrt(s): sum(dx * x) = sum(dy * y) / 2
     """
 
     def forward(self, x):
@@ -218,7 +220,7 @@ class Tanh(Primitive):
 
     forward   y = tanh(x)
     backward  dx = dy * (1 - y^2)
-    identity  of dy the part y^2 is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
+    identity  the fraction y^2 of dy is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
     """
 
     def forward(self, x):
@@ -238,7 +240,7 @@ class Sigmoid(Primitive):
     forward   y = 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2
     backward  dx = dy * y * (1 - y)
     why       the form with tanh never overflows
-    identity  a quarter of dy passes, less where y is far from 1/2: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
+    identity  the derivative is 1/4 where y = 1/2, and smaller elsewhere: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
     """
 
     def forward(self, x):
@@ -257,7 +259,7 @@ class Relu(Primitive):
 
     forward   y = max(x, 0)
     backward  dx = dy where x > 0, else 0
-    identity  twice x is twice y: sum(dx * x) = sum(dy * y)
+    identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x):
@@ -276,7 +278,7 @@ class Gelu(Fused):
 
     forward   u = k (x + c x^3)    t = tanh(u)    y = x (1 + t) / 2    k = sqrt(2 / pi)    c = 0.044715
     backward  du = k (1 + 3 c x^2)    dx = dy * ((1 + t) / 2 + x (1 - t^2) du / 2)
-    identity  as for relu, twice x is twice y, but for the bend near 0:
+    identity  scaling x scales y, as for relu, up to a term that vanishes far from 0:
               sum(dx * x) = sum(dy * y) + sum(dy * x**2 * (1 - t**2) * du) / 2
     source    Hendrycks & Gimpel 2016, "Gaussian error linear units", the tanh form that GPT-2 uses
     """
@@ -305,8 +307,8 @@ class Abs(Primitive):
 
     forward   y = |x|
     backward  dx = dy * sign(x)
-    why       at 0 the slope is taken to be 0, halfway between -1 and 1
-    identity  twice x is twice y: sum(dx * x) = sum(dy * y)
+    why       at 0 the derivative is taken to be 0, halfway between -1 and 1
+    identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
     analytic = False
 
@@ -325,8 +327,8 @@ class Maximum(Primitive):
 
     forward   y = max(a, b)
     backward  da = dy where a > b    db = dy where b > a    half to each where a = b
-    identity  each dy goes to one of the two or is halved, none is lost: sum(da) + sum(db) = sum(dy);
-              a gets it where it wins: sum(da) = sum(dy * (a_wins + tie / 2))
+    identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
+              a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
     """
     broadcasts = True
 
@@ -347,8 +349,8 @@ class Minimum(Primitive):
 
     forward   y = min(a, b)
     backward  da = dy where a < b    db = dy where b < a    half to each where a = b
-    identity  each dy goes to one of the two or is halved, none is lost: sum(da) + sum(db) = sum(dy);
-              a gets it where it wins: sum(da) = sum(dy * (a_wins + tie / 2))
+    identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
+              a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
     """
     broadcasts = True
 
@@ -369,7 +371,7 @@ class Where(Primitive):
 
     forward   y = a where mask, else b
     backward  da = dy where mask, else 0    db = 0 where mask, else dy
-    identity  each dy goes to the one that was chosen, none is lost:
+    identity  each dy goes to the input that was chosen:
               sum(da) = sum(dy * mask); sum(da) + sum(db) = sum(dy)
     """
     broadcasts = True
@@ -392,7 +394,7 @@ class Clip(Primitive):
 
     forward   y = min(max(x, low), high)
     backward  dx = dy where low <= x <= high, else 0
-    identity  dy passes only where x was let through as it is: sum(dx) = sum(dy * (x == y))
+    identity  dx is dy where x was not clipped, else 0: sum(dx) = sum(dy * (x == y))
     """
     analytic = False
 

@@ -1,4 +1,4 @@
-"""Many to one along axes: `axis` is None (all), a number or a tuple; with `keepdims` the axes stay, with size 1."""
+"""Reductions over `axis`: an integer, a tuple, or all axes if None. With `keepdims` the axes stay, with size 1."""
 import math
 from typing import Any
 
@@ -18,21 +18,21 @@ AXES: list[dict[str, Any]] = [
 
 
 class Reduction(Primitive, register=False):
-    """What all reductions share: the shape with the reduced axes kept as 1."""
+    """The base class of reductions."""
 
     def kept_shape(self, x, axis):
-        """Shape of x with the reduced axes at 1, and how many numbers meet in one."""
+        """The shape of x with the reduced axes of size 1, and how many numbers are reduced to one."""
         axes = normal_axes(self.name, axis, x.ndim)
         kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
         return kept, math.prod(x.shape[i] for i in axes)
 
 
 class Sum(Reduction):
-    """x  ->  y
+    """x; axis, keepdims  ->  y
 
     forward   y = sum(x)
-    backward  dx = dy, once for each x
-    identity  each x gets the whole dy of its sum, not a share: sum(dx) = sum(dy) * size(x) / size(y)
+    backward  dx = dy, repeated for each x
+    identity  each x gets the whole dy of the sum that it is in: sum(dx) = sum(dy) * size(x) / size(y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -47,11 +47,11 @@ class Sum(Reduction):
 
 
 class Mean(Reduction):
-    """x  ->  y
+    """x; axis, keepdims  ->  y
 
     forward   y = sum(x) / n
     backward  dx = dy / n
-    identity  the equal shares of all x add up to dy again: sum(dx) = sum(dy)
+    identity  each dy is divided equally among the x of its mean: sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -66,20 +66,20 @@ class Mean(Reduction):
 
 
 class Var(Reduction):
-    """x; ddof  ->  y
+    """x; axis, ddof, keepdims  ->  y
 
     forward   c = x - mean(x)    y = sum(c^2) / (n - ddof)
     backward  dx = dy * 2 c / (n - ddof)
-    why       the mean moves with x too, but sum(c) = 0, so that path adds nothing
-    identity  a shift of all x leaves y as it is: sum(dx, axis=axis) = 0;
-              twice x is four times y: sum(dx * x) = 2 * sum(dy * y)
+    why       mean(x) depends on x too, but its gradient is 0, because sum(c) = 0
+    identity  a constant shift of x leaves y unchanged: sum(dx, axis=axis) = 0;
+              scaling x by s scales y by s^2: sum(dx * x) = 2 * sum(dy * y)
     """
 
     def forward(self, x, *, axis=None, ddof=0, keepdims=False):
         kept, n = self.kept_shape(x, axis)
         if n <= ddof:
             raise ValueError(
-                f"var: {n} numbers with ddof={ddof} leave none to divide by: reduce over more, or lower ddof"
+                f"var: {n} numbers with ddof={ddof} have the divisor {n - ddof}: reduce over more, or lower ddof"
             )
         c = x - self.xp.sum(x, axis=axis, keepdims=True) / n
         self.save(c=c, kept=kept, n=n - ddof)
@@ -92,11 +92,11 @@ class Var(Reduction):
 
 
 class Max(Reduction):
-    """x  ->  y
+    """x; axis, keepdims  ->  y
 
     forward   y = max(x)
-    backward  dx = dy at the largest x, shared equally where several are, else 0
-    identity  each dy goes to the largest, shared or whole, none is lost: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
+    backward  dx = dy at the largest x, shared equally among equal ones, else 0
+    identity  each dy goes to the largest x of its maximum: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -113,11 +113,11 @@ class Max(Reduction):
 
 
 class Min(Reduction):
-    """x  ->  y
+    """x; axis, keepdims  ->  y
 
     forward   y = min(x)
-    backward  dx = dy at the smallest x, shared equally where several are, else 0
-    identity  each dy goes to the smallest, shared or whole, none is lost: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
+    backward  dx = dy at the smallest x, shared equally among equal ones, else 0
+    identity  each dy goes to the smallest x of its minimum: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -134,12 +134,12 @@ class Min(Reduction):
 
 
 class Logsumexp(Reduction):
-    """x  ->  y
+    """x; axis, keepdims  ->  y
 
     forward   m = max(x)    y = m + log(sum(exp(x - m)))
     backward  dx = dy * exp(x - y)
-    why       the slope is the softmax of x; subtracting m changes nothing but keeps exp from overflowing
-    identity  the slopes sum to 1, as a shift of all x shifts y as much: sum(dx) = sum(dy)
+    why       the derivative is the softmax of x; subtracting m leaves y unchanged and keeps exp from overflowing
+    identity  the derivatives sum to 1, as a constant shift of x shifts y by the same: sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):

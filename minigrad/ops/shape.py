@@ -1,4 +1,4 @@
-"""The same numbers in another arrangement: shapes, orders, parts, joins. Backward puts gradients back in place."""
+"""Ops that rearrange numbers: reshape, transpose, index, join, split. The backward undoes the rearrangement."""
 
 import math
 from typing import Any
@@ -11,7 +11,8 @@ from minigrad.ops.sample import Sample
 
 
 def normal_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """axis (None, a number or several) as a tuple of numbers in 0 .. ndim - 1, without repeats."""
+    """axis (an integer, a tuple of integers, or None for all) as a tuple of integers in 0 .. ndim - 1. TypeError for
+    another type, ValueError for an axis out of range or named twice."""
     axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     for a in axes:
         if not isinstance(a, (int, np.integer)):
@@ -29,7 +30,7 @@ class Reshape(Primitive):
 
     forward   y = x in another shape, same order
     backward  dx = dy in the shape of x
-    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, shape):
@@ -56,7 +57,7 @@ class Transpose(Primitive):
 
     forward   y = x with its axes in the given order (None: reversed)
     backward  dx = dy with its axes in the inverse order
-    identity  each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
+    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axes=None):
@@ -77,7 +78,7 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
-    identity  each dy returns to the x it came from: sum(dx * x) = sum(dy * y)
+    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis1, axis2):
@@ -97,7 +98,8 @@ class BroadcastTo(Primitive):
 
     forward   y = x repeated along new axes and axes of size 1
     backward  dx = dy summed over the copies
-    identity  each x gathers the dy of all its copies, none is lost: sum(dx) = sum(dy)
+    why       the engine takes the sum over the copies, as for every op that broadcasts: this backward returns dy
+    identity  each x gets the sum of the dy of its copies: sum(dx) = sum(dy)
     """
     broadcasts = True
 
@@ -120,7 +122,7 @@ class Squeeze(Primitive):
 
     forward   y = x without the given axes of size 1 (None: without any)
     backward  dx = dy in the shape of x
-    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, axis=None):
@@ -143,7 +145,7 @@ class ExpandDims(Primitive):
 
     forward   y = x with new axes of size 1 at the given places of y
     backward  dx = dy in the shape of x
-    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x, *, axis):
@@ -164,7 +166,7 @@ class Astype(Primitive):
 
     forward   y = x in another floating dtype
     backward  dx = dy in the dtype of x
-    identity  the same numbers but for rounding: sum(dx) = sum(dy)
+    identity  dx holds the same numbers as dy, up to rounding: sum(dx) = sum(dy)
     """
     analytic = False
 
@@ -179,7 +181,7 @@ class Astype(Primitive):
 
 
 def is_basic(index: Any) -> bool:
-    """Whether an index picks each element at most once: integers, slices, None, Ellipsis and boolean masks only."""
+    """Whether an index selects each element at most once: integers, slices, None, Ellipsis and boolean masks only."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(
         isinstance(i, (int, np.integer, slice)) or i is None or i is Ellipsis or getattr(i, "dtype", None) == bool
@@ -188,7 +190,7 @@ def is_basic(index: Any) -> bool:
 
 
 def check_index(op: str, index: Any, shape: tuple[int, ...]) -> None:
-    """IndexError for integer arrays out of range, TypeError for an index of floating numbers."""
+    """Raise IndexError for an integer array with an index out of range, TypeError for an array of another dtype."""
     parts = index if isinstance(index, tuple) else (index,)
     axis = 0
     for i, part in enumerate(parts):
@@ -207,8 +209,8 @@ class Getitem(Primitive):
     """x; index  ->  y
 
     forward   y = x[index]    index: integers, slices, boolean masks, arrays of integers with repeats
-    backward  dx = zeros, with each dy added where it was taken from
-    identity  each dy returns to the x it came from, none is lost: sum(dx * x) = sum(dy * y); sum(dx) = sum(dy)
+    backward  dx = zeros, with each dy added at the index that it was read from
+    identity  y is linear in x: sum(dx * x) = sum(dy * y); each dy is added to one element of dx: sum(dx) = sum(dy)
     """
 
     def forward(self, x, *, index):
@@ -237,8 +239,8 @@ class ScatterAdd(Primitive):
 
     forward   y = zeros(shape); y[index] += x, repeats added up
     backward  dx = dy[index]
-    why       the adjoint of y = x[index]
-    identity  each x gets the dy of the place it went to: sum(dx * x) = sum(dy * y)
+    why       the adjoint (transpose) of the linear map y = x[index]
+    identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, index, shape):
@@ -257,8 +259,8 @@ class ScatterAdd(Primitive):
 
 
 def scatter(xp: Any, x: Any, index: Any, shape: tuple[int, ...]) -> Any:
-    """zeros(shape) with x added at index; on Tensors the op of that name."""
-    if hasattr(xp, "scatter_add"):              # minigrad's own namespace; NumPy and CuPy have none
+    """zeros(shape) with x added at index; for Tensors the op scatter_add."""
+    if hasattr(xp, "scatter_add"):              # xp is minigrad.functional; NumPy and CuPy have no such function
         return xp.scatter_add(x, index, shape)
     y = xp.zeros(shape, x.dtype)
     if is_basic(index):
@@ -271,16 +273,16 @@ def scatter(xp: Any, x: Any, index: Any, shape: tuple[int, ...]) -> Any:
 class Concatenate(Primitive):
     """x0, x1, ...; axis  ->  y
 
-    forward   y = the xs one after the other along an axis
+    forward   y = the xs joined along an axis
     backward  dxs = dy cut at the same places
-    identity  each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
+    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
         axis, = normal_axes("concatenate", axis, xs[0].ndim)
         rest = [x.shape[:axis] + x.shape[axis + 1:] for x in xs]
         if any(x.ndim != xs[0].ndim for x in xs) or any(r != rest[0] for r in rest):
-            raise ValueError(f"concatenate: shapes {[x.shape for x in xs]} must agree but for axis {axis}")
+            raise ValueError(f"concatenate: shapes {[x.shape for x in xs]} must be equal except along axis {axis}")
         self.save(axis=axis, sizes=[x.shape[axis] for x in xs])
         return self.xp.concatenate(xs, axis=axis)
 
@@ -296,7 +298,7 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
-    identity  each dy goes to one of the xs, none is lost: sum(dxs) = sum(dy)
+    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -315,9 +317,9 @@ class Stack(Primitive):
 class Split(Primitive):
     """x; sections, axis  ->  y0, y1, ...
 
-    forward   ys = x cut along an axis, into that many equal parts or at the given places
-    backward  dx = the dys one after the other
-    identity  x gets the dy of every part, none is lost: sum(dx) = sum(dys)
+    forward   ys = x cut along an axis, into that many equal parts or before the given indices
+    backward  dx = the dys joined along that axis
+    identity  dx holds all the dys: sum(dx) = sum(dys)
     """
 
     def forward(self, x, *, sections, axis=0):
@@ -342,9 +344,9 @@ class Split(Primitive):
 class SplitHeads(Primitive):
     """x (B, T, 3 C); n_head  ->  y0, y1, y2 (B, nh, T, C / nh)
 
-    forward   ys = the thirds of x along its last axis, queries, keys and values, each cut into n_head heads
+    forward   ys = queries, keys and values, the thirds of the last axis of x, each cut into n_head heads
     backward  dx = the heads of all dys side by side
-    identity  x gets the dy of every head, none is lost: sum(dx) = sum(dys)
+    identity  dx holds the dys of all heads: sum(dx) = sum(dys)
     """
 
     def forward(self, x, *, n_head):
@@ -368,7 +370,7 @@ class MergeHeads(Primitive):
 
     forward   y = the heads of each position side by side
     backward  dx = dy cut into heads again
-    identity  the same numbers, so the same sum of squares: sum(dx**2) = sum(dy**2)
+    identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
     def forward(self, x):

@@ -9,8 +9,8 @@ class Softmax(Fused):
 
     forward   p = exp(x - max(x)) / sum(exp(x - max(x)))
     backward  dx = p * (dy - sum(dy * p))
-    why       the p of a row sum to 1, so what one gains the others lose: the second term couples the row
-    identity  each row of dx sums to 0, as a shift of a whole row of x leaves p as it is: sum(dx, axis=axis) = 0
+    why       every p of a row depends on every x of the row, as the p sum to 1: the second term is that coupling
+    identity  each row of dx sums to 0, as a constant shift of the row leaves p unchanged: sum(dx, axis=axis) = 0
     """
 
     def forward(self, x, *, axis=-1):
@@ -37,7 +37,7 @@ class LogSoftmax(Fused):
 
     forward   m = max(x)    y = x - m - log(sum(exp(x - m)))
     backward  dx = dy - exp(y) * sum(dy)
-    identity  each row of dx sums to 0, as a shift of a whole row of x leaves y as it is: sum(dx, axis=axis) = 0
+    identity  each row of dx sums to 0, as a constant shift of the row leaves y unchanged: sum(dx, axis=axis) = 0
     """
 
     def forward(self, x, *, axis=-1):

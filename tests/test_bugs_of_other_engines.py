@@ -1,4 +1,4 @@
-"""Sixteen ways in which engines in use have given wrong gradients, or none, in silence. None of them here."""
+"""Sixteen bugs with which other engines gave wrong gradients, or none, without an error; minigrad has none of them."""
 import gc
 import tracemalloc
 import weakref
@@ -15,7 +15,7 @@ def leaf(*values):
     return Tensor(np.array(values, dtype="float64"), requires_grad=True)
 
 
-def test_01_one_array_given_to_two_parents_is_not_added_into():
+def test_01_an_array_returned_for_two_inputs_is_not_accumulated_in_place():
     x, y = leaf(1.0), leaf(2.0)
     ((x + y) + x * 3.0).backward()
     assert (x.grad, y.grad) == ([4.0], [1.0])
@@ -27,8 +27,8 @@ def test_02_an_op_does_not_write_into_its_dy():
     assert x.grad == [0.0]
 
 
-def test_03_a_softmax_that_returns_zeros_is_caught():
-    """Ones as the gradient of the output make softmax's true gradient 0, and would let any multiple of it pass."""
+def test_03_a_softmax_whose_backward_returns_zeros_fails_gradcheck():
+    """With ones as the gradient of the output the right gradient of softmax is 0, so any multiple of it would pass."""
     class Zeros(Softmax, register=False):
         def backward(self, dy, p, axis):
             return 0.0 * dy
@@ -41,7 +41,7 @@ def test_03_a_softmax_that_returns_zeros_is_caught():
     assert not gradcheck.check_sample(Triple, Softmax.samples[0], 0).ok
 
 
-def test_04_interior_gradients_do_not_compound():
+def test_04_a_second_backward_does_not_reuse_interior_gradients():
     x = leaf(2.0)
     y = x * x
     z = y * y
@@ -50,7 +50,7 @@ def test_04_interior_gradients_do_not_compound():
     assert x.grad == [64.0]                     # twice 4 x^3
 
 
-def test_05_a_saved_array_cannot_change_unnoticed():
+def test_05_changing_a_saved_tensor_is_an_error():
     a = leaf(1.0)
     b = a * a
     with pytest.raises(TypeError, match="in place"):
@@ -72,7 +72,7 @@ def test_06_var_works_along_every_axis(axis, keepdims):
 
 @pytest.mark.parametrize("name", ["log", "maximum", "minimum", "where", "dropout"])
 def test_07_raw_gradients_have_the_inputs_shape(name):
-    """An extra axis must not survive because un-broadcasting happens to sum it away."""
+    """Un-broadcasting would sum an extra axis away, and so hide it."""
     op = mg.OPS[name]
     for sample in op.samples:
         case = gradcheck.Case(op, sample, 0)
@@ -87,15 +87,15 @@ def test_08_getitem_has_a_gradient():
     np.testing.assert_array_equal(x.grad, [5.0, 1.0, 1.0])
 
 
-def test_09_gelus_constants_are_the_same_both_ways():
+def test_09_gelu_uses_the_same_constants_forward_and_backward():
     x = np.linspace(-3.0, 3.0, 13)
     t = Tensor(x, requires_grad=True)
     F.gelu(t).sum().backward()
-    np.testing.assert_allclose(t.grad, F.gelu(Tensor(x)).data * 0 + [gelu_slope(v) for v in x], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(t.grad, F.gelu(Tensor(x)).data * 0 + [gelu_derivative(v) for v in x], rtol=0, atol=1e-13)
 
 
-def gelu_slope(x):
-    """Complex step: exact to rounding."""
+def gelu_derivative(x):
+    """The derivative by a complex step: exact up to rounding."""
     z = x + 1e-30j
     u = np.sqrt(2.0 / np.pi) * (z + 0.044715 * z ** 3)
     return (0.5 * z * (1.0 + np.tanh(u))).imag / 1e-30
@@ -108,7 +108,7 @@ def test_10_no_dtype_is_hard_coded(dtype):
     assert x.grad.dtype == dtype
 
 
-def test_11_cross_entropy_is_exact_far_out_and_makes_no_one_hot():
+def test_11_cross_entropy_is_exact_for_large_logits_and_builds_no_one_hot_matrix():
     z = Tensor(np.array([[100.0, -100.0], [1e4, -1e4]]), requires_grad=True)
     loss = F.cross_entropy(z, np.array([1, 0]), reduction="none")
     np.testing.assert_array_equal(loss.data, [200.0, 0.0])
@@ -121,7 +121,7 @@ def test_11_cross_entropy_is_exact_far_out_and_makes_no_one_hot():
     F.cross_entropy(logits, targets).backward()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 5 * N * V * 4                 # a few (N, V) float32 arrays, and no (V, V) table, which has 1.6 GB
+    assert peak < 5 * N * V * 4                 # a few (N, V) float32 arrays, and no (V, V) matrix of 1.6 GB
 
 
 def test_12_no_grad_restores_and_state_dict_copies():
@@ -149,15 +149,14 @@ def test_14_an_output_is_freed_by_reference_counting():
     try:
         x = leaf(1.0)
         y = F.exp(x)
-        gone = weakref.ref(y)
+        reference = weakref.ref(y)
         del y
-        assert gone() is None
+        assert reference() is None
     finally:
         gc.enable()
 
 
-def test_15_repeated_rows_add_up():
-    """Written with add.at, which CuPy has; the registry runs it on devices too."""
+def test_15_the_gradients_of_repeated_rows_add_up():
     w = Tensor(np.zeros((4, 2)), requires_grad=True)
     F.embedding(w, np.array([1, 1, 3, 1])).sum().backward()
     np.testing.assert_array_equal(w.grad, [[0, 0], [3, 3], [0, 0], [1, 1]])

@@ -1,4 +1,4 @@
-"""No op unchecked: every op, on every sample, against everything that is known about it."""
+"""Every op, on every sample: gradient checks, dtypes, docstring, decomposition."""
 import numpy as np
 import pytest
 
@@ -16,44 +16,40 @@ sum mean max min var logsumexp reshape transpose swapaxes broadcast_to squeeze e
 split split_heads merge_heads scatter_add astype matmul linear softmax log_softmax layer_norm embedding dropout
 cross_entropy linear_cross_entropy attention sgd adamw
 """.split()
-WITH_TWIN = """
+FUSED = """
 softmax log_softmax cross_entropy linear_cross_entropy layer_norm gelu linear attention embedding dropout sgd adamw
 """.split()
 
 
-def test_these_ops_exist():
+def test_the_registered_ops_are_those_expected():
     assert sorted(mg.OPS) == sorted(EXPECTED)
 
 
-def test_an_op_is_primitive_or_fused_and_the_fused_ones_have_twins():
-    assert sorted(name for name, op in mg.OPS.items() if op.fused) == sorted(WITH_TWIN)
+def test_every_op_is_primitive_or_fused():
+    assert sorted(name for name, op in mg.OPS.items() if op.fused) == sorted(FUSED)
     for op in mg.OPS.values():
         assert issubclass(op, Fused if op.fused else Primitive)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_op(name):
+def test_gradcheck_passes(name):
     report = gradcheck.check(mg.OPS[name])
     assert report.ok, "\n".join(map(str, report.failures))
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_docstring_is_data(name):
-    """Shapes, forward and backward, under these words, in this order: the stepper and the docs read it."""
+def test_docstring_has_shapes_and_sections_in_order(name):
+    """The stepper parses them."""
     lines = [line.strip() for line in mg.OPS[name].__doc__.splitlines()]
     assert "->" in lines[0]
-    heads = [
-        line.split()[0]
-        for line in lines
-        if line.split() and line.split()[0] in SECTIONS
-    ]
+    heads = [line.split()[0] for line in lines if line.split() and line.split()[0] in SECTIONS]
     assert heads == [h for h in SECTIONS if h in heads]
     assert heads[:2] == ["forward", "backward"] and "identity" in heads
 
 
 @pytest.mark.parametrize("name", [n for n in EXPECTED if n not in ("astype", "sgd", "adamw", "dropout")])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_no_dtype_leaks_through_the_tape(name, dtype):
+def test_outputs_and_gradients_keep_the_dtype_of_the_inputs(name, dtype):
     for sample in mg.OPS[name].samples:
         xs = [Tensor(x.astype(dtype), requires_grad=True) if isinstance(x, np.ndarray) else x for x in sample.draw(0)]
         y = tape.apply(mg.OPS[name], *xs, **sample.static)
@@ -63,9 +59,8 @@ def test_no_dtype_leaks_through_the_tape(name, dtype):
         assert all(x.grad.dtype == dtype for x in xs if isinstance(x, Tensor))
 
 
-@pytest.mark.parametrize("name", WITH_TWIN)
-def test_unfused_puts_the_twin_on_the_tape(name):
-    """Same numbers, only primitives recorded."""
+@pytest.mark.parametrize("name", FUSED)
+def test_unfused_gives_the_same_values_and_records_only_primitives(name):
     op, sample = mg.OPS[name], mg.OPS[name].samples[0]
     xs = [Tensor(x, requires_grad=True) if isinstance(x, np.ndarray) else x for x in sample.draw(0)]
     fused = tape.apply(op, *xs, **sample.static)
@@ -78,8 +73,8 @@ def test_unfused_puts_the_twin_on_the_tape(name):
     assert any(mg.OPS[step.op].fused for step in first(fused).sum().backward_steps())
 
 
-@pytest.mark.parametrize("name", WITH_TWIN)
-def test_unfused_takes_plain_arrays_too(name):
+@pytest.mark.parametrize("name", FUSED)
+def test_unfused_accepts_plain_arrays(name):
     sample = mg.OPS[name].samples[0]
     with mg.unfused():
         y = tape.apply(mg.OPS[name], *sample.draw(0), **sample.static)
@@ -111,7 +106,7 @@ def test_a_kernel_runs_where_it_is_registered_and_plain_turns_it_off(monkeypatch
     assert [row.check for row in gradcheck.check(exp).failures] == ["kernel"] * 2 * len(exp.samples)
 
 
-def test_a_name_is_given_once():
+def test_a_second_op_of_the_same_name_is_an_error():
     with pytest.raises(ValueError, match="exists already"):
         class Exp(Primitive):
             pass

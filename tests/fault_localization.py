@@ -1,7 +1,7 @@
-"""A network that uses every op in which a mistake is planted, and who is blamed for it: the parameters whose gradients
-come out wrong, or the op whose own check fails.
+"""How a wrong backward is localized: one op of a network is replaced by a faulty one of faulty_ops.py; then which
+parameters have a wrong gradient, and which steps of the backward fail their own check?
 
-    python tests/planted.py         prints the table of docs/stepper.md
+    python tests/fault_localization.py          prints the table of docs/stepper.md
 """
 import contextlib
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 from minigrad import Tensor, functional as F
 from minigrad.gradcheck import relative_error
-from mutants import OP_MISTAKES
+from faulty_ops import OP_MISTAKES
 
 T, C, V = 5, 6, 11
 TOKENS = np.array([[1, 3, 1, 0, 6], [2, 2, 5, 1, 3], [0, 4, 4, 4, 2]])
@@ -27,7 +27,7 @@ def parameters() -> dict[str, Tensor]:
 
 
 def loss(p: dict[str, Tensor]) -> Tensor:
-    """Embedding, layer norm, attention, then a few ops that a GPT does not need, up to a cross-entropy."""
+    """A 0-d loss that uses every op of OP_MISTAKES: embedding, layer norm, attention, a few others, cross-entropy."""
     x = F.embedding(p["wte"], TOKENS) + p["wpe"]                                # (3, T, C)
     x = F.layer_norm(x, p["ln.w"], p["ln.b"])
     q, k, v = F.split(F.linear(x, p["qkv.w"], p["qkv.b"]), 3, axis=-1)          # (3, T, 4)
@@ -44,11 +44,11 @@ def loss(p: dict[str, Tensor]) -> Tensor:
 
 
 @contextlib.contextmanager
-def planted(mutant: Any) -> Iterator[None]:
-    """The op that a mutant derives from, replaced by it wherever the engine looks the op up."""
-    right = mutant.__base__
+def planted(faulty: Any) -> Iterator[None]:
+    """Inside the block the engine runs the faulty op in place of the op that it derives from."""
+    right = faulty.__base__
     module = sys.modules[right.__module__]
-    setattr(module, right.__name__, mutant)
+    setattr(module, right.__name__, faulty)
     try:
         yield
     finally:
@@ -56,35 +56,38 @@ def planted(mutant: Any) -> Iterator[None]:
 
 
 def gradients() -> dict[str, Any]:
+    """The gradient of the loss with respect to each parameter, by name."""
     p = parameters()
     loss(p).backward()
     return {name: t.grad for name, t in p.items()}
 
 
-def blamed(mutant: Any) -> tuple[list[str], list[str], list[str]]:
-    """Parameters whose gradient is wrong; ops of the steps that fail their own check; ops of all steps. An engine that
-    stops at a gradient of the wrong shape blames nobody else."""
+def localize(faulty: Any) -> tuple[list[str], list[str], list[str]]:
+    """With the faulty op planted: parameters whose gradient is wrong; ops of the steps that fail their own check; ops
+    of all steps. If the engine raises instead (a gradient has the wrong shape): no parameters; the op of the message.
+    """
     right = gradients()
-    with planted(mutant):
+    with planted(faulty):
         try:
             wrong = gradients()
-            parameters_blamed = [name for name, g in right.items() if relative_error(wrong[name], g) > 1e-6]
+            wrong_parameters = [name for name, g in right.items() if relative_error(wrong[name], g) > 1e-6]
             steps = loss(parameters()).backward_steps(until="bad")
-            ops_blamed = [step.op for step in steps]
+            failed_ops = [step.op for step in steps]
         except (ValueError, TypeError) as error:
             stopped = next(note for note in error.__notes__ if note.startswith("in backward of "))
-            parameters_blamed, ops_blamed = [], [stopped.split()[3]]
-    return parameters_blamed, ops_blamed, [step.op for step in loss(parameters()).backward_steps()]
+            wrong_parameters, failed_ops = [], [stopped.split()[3]]
+    return wrong_parameters, failed_ops, [step.op for step in loss(parameters()).backward_steps()]
 
 
 def table() -> str:
+    """The table in Markdown: one row per faulty op."""
     rows = ["| op | the mistake | parameters with a wrong gradient | steps that fail their own check |",
             "| --- | --- | --- | --- |"]
-    for mutant in OP_MISTAKES:
-        wrong, bad, steps = blamed(mutant)
-        parameters_said = f"{len(wrong)} of {len(parameters())}" if wrong else "the walk stops here: wrong shape"
-        mistake = " ".join((mutant.__doc__ or "").split())
-        rows.append(f"| {mutant.name} | {mistake} | {parameters_said} | {len(bad)} of {len(steps)}: all {bad[0]} |")
+    for faulty in OP_MISTAKES:
+        wrong, bad, steps = localize(faulty)
+        count = f"{len(wrong)} of {len(parameters())}" if wrong else "an error instead: wrong shape"
+        mistake = " ".join((faulty.__doc__ or "").split())
+        rows.append(f"| {faulty.name} | {mistake} | {count} | {len(bad)} of {len(steps)}: all {bad[0]} |")
     return "\n".join(rows)
 
 

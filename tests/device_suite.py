@@ -1,4 +1,4 @@
-"""What holds on every device: a suite that test_device.py runs on the fake device and test_gpu.py on CUDA."""
+"""Tests of the engine on a device: test_device.py runs them on the fake device, test_gpu.py on CUDA."""
 import contextlib
 from typing import Any
 
@@ -15,7 +15,7 @@ from minigrad.tape import apply
 from gpt.model import GPT, GPTConfig
 
 OPS = {name: op for name, op in sorted(mg.OPS.items()) if op.__module__.startswith("minigrad.")}
-LOOKUPS = {                                     # what reads or writes at indices, and what it says about an index of 3
+LOOKUPS = {                                     # functions that take indices, and their message for an index of 3
     "embedding": (lambda t, i: F.embedding(t, i), "token 3 is out of range: expected 0 <= token < 3"),
     "cross_entropy": (lambda t, i: F.cross_entropy(t[:2], i, reduction="none"),
                       "target 3 is out of range: expected 0 <= target < 3"),
@@ -28,7 +28,7 @@ LOOKUPS = {                                     # what reads or writes at indice
 
 
 def samples(fused: tuple[bool, ...] = (False, True)) -> pytest.MarkDecorator:
-    """Every sample of every op, or only of primitives, or only of fused ops."""
+    """Parametrize by every sample of every op; fused=(False,): of primitives only, (True,): of fused ops only."""
     return pytest.mark.parametrize("op, sample", [
         pytest.param(op, sample, id=f"{name}-{i}")
         for name, op in OPS.items() if op.fused in fused for i, sample in enumerate(op.samples)])
@@ -41,14 +41,14 @@ lookups = pytest.mark.parametrize("look, message", LOOKUPS.values(), ids=LOOKUPS
 # ---- ops ------------------------------------------------------------------------------------------------------------
 
 def moved(x: Any, device: str) -> Any:
-    """x with its arrays, also those in a tuple, on a device."""
+    """x with its NumPy arrays, also those in a tuple, copied to a device."""
     if type(x) is tuple:
         return tuple(moved(y, device) for y in x)
     return devices.put(x, device) if isinstance(x, np.ndarray) else x
 
 
 class Run:
-    """An op's sample on a device: all that it needs is there once it is made."""
+    """One sample of an op, with its inputs and random gradients on a device."""
 
     def __init__(self, op: type[Op], sample: Sample, dtype: str, device: str) -> None:
         self.op = op
@@ -66,19 +66,19 @@ class Run:
         return y if isinstance(y, tuple) else (y,)
 
     def first_order(self) -> list[Tensor]:
-        """Outputs, and the gradient of each array among the inputs."""
+        """The outputs, and the gradient of each input that is an array."""
         ys = self.forward()
         return [*ys, *mg.grad(inner(ys, self.dys), self.leaves)]
 
     def second_order(self) -> list[Tensor]:
         """Gradients of (gradients . random directions) with respect to the inputs and to the outputs' gradients."""
-        slopes = mg.grad(inner(self.forward(), self.dys), self.leaves, create_graph=True)
-        return mg.grad(inner(slopes, self.directions), self.leaves + self.dys)
+        gradients = mg.grad(inner(self.forward(), self.dys), self.leaves, create_graph=True)
+        return mg.grad(inner(gradients, self.directions), self.leaves + self.dys)
 
     @property
     def picks_by_mask(self) -> bool:
-        """Whether elements are picked by a boolean mask: how many, and so a shape, only the device knows. Nothing else
-        in the registry has to wait for it."""
+        """Whether the op indexes with a boolean mask: the shape of its output depends on numbers on the device. No
+        other op has to wait for the device."""
         index = self.static.get("index")
         return self.op.name in ("getitem", "scatter_add") and getattr(index, "dtype", None) == bool
 
@@ -92,7 +92,7 @@ def inner(xs: Any, ys: Any) -> Tensor:
 
 
 def assert_agree(got: list[Any], want: list[Any], tolerance: float) -> None:
-    """Tensors of two devices: the same shapes and dtypes, and numbers within a relative tolerance; 0 is bit for bit."""
+    """Assert that Tensors have the same shapes and dtypes, and values within a relative tolerance (0: bit for bit)."""
     assert len(got) == len(want)
     for g, w in zip(got, want):
         assert (g.shape, g.dtype) == (w.shape, w.dtype)
@@ -107,7 +107,7 @@ def small_gpt(device: str, dtype: str) -> GPT:
 
 
 def batch(device: str) -> tuple[Any, Any]:
-    """Tokens and targets (3, 8), two of them masked."""
+    """Tokens and targets, both (3, 8); two targets are ignored."""
     tokens = np.random.default_rng(0).integers(0, 11, size=(3, 9))
     targets = tokens[:, 1:].copy()
     targets[1, :2] = -100
@@ -121,7 +121,7 @@ def optimizer_of(model: nn.Module, name: str) -> optim.Optimizer:
 
 
 def train(model: GPT, optimizer: optim.Optimizer, tokens: Any, targets: Any, steps: int = 3) -> list[Tensor]:
-    """Losses of a few steps of two micro-batches, with clipping."""
+    """The losses of a few steps, each of two micro-batches, with clipping."""
     losses = []
     for step in range(steps):
         optimizer.zero_grad()
@@ -137,13 +137,13 @@ def train(model: GPT, optimizer: optim.Optimizer, tokens: Any, targets: Any, ste
 # ---- the suite ------------------------------------------------------------------------------------------------------
 
 class DeviceSuite:
-    """A subclass names the device, how closely it follows the host, and how to see it being waited for."""
+    """A subclass gives the name of a device, how close its results are to the host's, and how to record waits."""
     device: str
-    tolerance: dict[str, float]                 # of one op, by dtype
-    training_tolerance: dict[str, float]        # of parameters after a few steps
+    tolerance: dict[str, float]                 # relative error of one op, by dtype
+    training_tolerance: dict[str, float]        # of parameters after a few training steps
 
     def waits(self) -> contextlib.AbstractContextManager[list[str]]:
-        """Records what makes the host wait for the device, if the device can tell."""
+        """A list of what made the host wait for the device in the block; always empty if waits cannot be recorded."""
         return contextlib.nullcontext([])
 
     @property
@@ -155,7 +155,7 @@ class DeviceSuite:
         return devices.put(np.array(values), self.device)
 
     def floats(self, *shape: int) -> Tensor:
-        """A leaf with 1, 2, 3, ..."""
+        """A leaf of this shape with the values 1, 2, 3, ..."""
         return Tensor(np.arange(1.0, 1.0 + np.prod(shape)).reshape(shape), True, device=self.device)
 
     def agrees_with_host(self, op, sample, dtype, compute):
@@ -167,7 +167,7 @@ class DeviceSuite:
         with mg.plain():
             assert_agree(results, compute(Run(op, sample, dtype, "cpu")), self.tolerance[dtype])
 
-    # every op
+    # ---- every op ----
 
     @both_dtypes
     @samples()
@@ -181,11 +181,11 @@ class DeviceSuite:
 
     @both_dtypes
     @samples(fused=(True,))
-    def test_twin(self, op, sample, dtype):
+    def test_decomposition(self, op, sample, dtype):
         with mg.unfused():
             self.agrees_with_host(op, sample, dtype, Run.second_order)
 
-    # a model
+    # ---- a model ----
 
     @both_dtypes
     @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -207,17 +207,17 @@ class DeviceSuite:
             model = small_gpt(device, "float64")
             with mg.unfused():
                 loss = model.loss(*batch(device), key=mg.random.key(0))
-                slopes = mg.grad(loss, model.parameters(), create_graph=True)
-                return mg.grad(inner(slopes, slopes), model.parameters())
+                gradients = mg.grad(loss, model.parameters(), create_graph=True)
+                return mg.grad(inner(gradients, gradients), model.parameters())
 
         assert_agree(product(self.device), product("cpu"), self.training_tolerance["float64"])
 
-    def test_layers_live_where_they_are_put(self):
-        place = self.device
-        layers = [nn.Linear(3, 2, device=place), nn.LayerNorm(3, device=place), nn.Embedding(5, 3, device=place)]
+    def test_layers_have_their_parameters_on_the_given_device(self):
+        d = self.device
+        layers = [nn.Linear(3, 2, device=d), nn.LayerNorm(3, device=d), nn.Embedding(5, 3, device=d)]
         assert {p.device for layer in layers for p in layer.parameters()} == {self.name}
 
-    def test_a_state_moves_between_devices(self):
+    def test_a_state_dict_can_be_loaded_on_another_device(self):
         models = small_gpt(self.device, "float64"), small_gpt("cpu", "float64")
         updates = [optimizer_of(model, "adamw") for model in models]
         train(models[0], updates[0], *batch(self.device))
@@ -249,7 +249,7 @@ class DeviceSuite:
         assert made == [] and devices.name(norm) == self.name
         assert float(norm) == pytest.approx(np.sqrt(2.0))
 
-    # indices
+    # ---- indices ----
 
     @lookups
     def test_an_index_out_of_range_is_an_error_under_check_indices(self, look, message):
@@ -257,13 +257,13 @@ class DeviceSuite:
         with mg.check_indices():
             with pytest.raises(IndexError, match=message) as error:
                 look(t, self.put(0, 3))
-            assert any("devices.py" in note for note in error.value.__notes__)
+            assert any("device_suite.py" in note for note in error.value.__notes__)
             look(t, self.put(0, 2))
-        look(t, self.put(0, 3))                 # the check ends with its block
+        look(t, self.put(0, 3))                 # no check after the block
 
     @lookups
-    def test_without_the_check_it_wraps_around_in_silence(self, look, message):
-        """Why `check_indices` exists: wrong numbers, no error, no waiting."""
+    def test_an_index_out_of_range_wraps_around_without_check_indices(self, look, message):
+        """Why `check_indices` exists: wrong values, no error, no wait."""
         t = self.floats(3, 3)
         with self.waits() as made:
             wrong = look(t, self.put(0, 3))
@@ -271,8 +271,8 @@ class DeviceSuite:
         np.testing.assert_array_equal(wrong.numpy(), look(t, self.put(0, 0)).numpy())
 
     @lookups
-    def test_indices_on_the_host_are_taken_and_always_checked(self, look, message):
-        """There the check costs the device nothing: a batch from a file cannot go wrong in silence."""
+    def test_indices_on_the_host_are_copied_and_always_checked(self, look, message):
+        """Checking them needs no wait for the device."""
         t, index = self.floats(3, 3), np.array([0, 2])
         with self.waits() as made:
             y = look(t, index)
@@ -283,13 +283,13 @@ class DeviceSuite:
         assert made == []
         np.testing.assert_array_equal(y.numpy(), look(t, self.put(0, 2)).numpy())
 
-    def test_a_mask_on_the_host_is_taken(self):
+    def test_a_mask_on_the_host_is_copied(self):
         t, mask = self.floats(3, 3), np.tri(3, dtype=bool)
         np.testing.assert_array_equal(F.where(mask, t, 0.0).numpy(), np.tril(t.numpy()))
         y = F.scaled_dot_product_attention(t, t, t, mask=mask)
         np.testing.assert_array_equal(y.numpy(), F.scaled_dot_product_attention(t, t, t, causal=True).numpy())
 
-    # two devices
+    # ---- two devices ----
 
     @pytest.mark.parametrize("mix", [
         lambda here, there: here + there, lambda here, there: there @ here, lambda here, there: F.linear(here, there),
@@ -299,30 +299,30 @@ class DeviceSuite:
         lambda here, there: F.scaled_dot_product_attention(here, there, there),
         lambda here, there: there.backward(here), lambda here, there: here.backward(there)])
     def test_tensors_of_two_devices_do_not_mix(self, mix):
-        places = f"(cpu|{self.name})"
-        with pytest.raises(ValueError, match=f"cpu and {self.name}|lives on {places}, the Tensor on {places}"):
+        names = f"(cpu|{self.name})"
+        with pytest.raises(ValueError, match=f"cpu and {self.name}|lives on {names}, the Tensor on {names}"):
             mix(Tensor(np.ones((3, 3)), True), self.floats(3, 3))
 
     @pytest.mark.parametrize("use", [
         lambda t, i: F.embedding(t, i), lambda t, i: F.cross_entropy(t, i), lambda t, i: t[i], lambda t, i: t[:, i],
         lambda t, i: F.scatter_add(t, i, (3, 3)), lambda t, i: F.where(i > 0, t, 0.0),
         lambda t, i: F.scaled_dot_product_attention(t, t, t, mask=i > 0)])
-    def test_a_host_tensor_refuses_indices_and_masks_of_the_device(self, use):
+    def test_indices_and_masks_on_the_device_are_an_error_for_a_host_tensor(self, use):
         with pytest.raises(ValueError, match=f"lives on {self.name}, the input on cpu"):
             use(Tensor(np.ones((3, 3)), True), self.put(0, 1, 2))
 
-    # Tensors
+    # ---- Tensors ----
 
-    def test_to_moves_and_keeps_what_is_there(self):
-        here = Tensor(np.arange(3.0), True)
-        there = here.to(self.device)
-        assert (there.device, there.requires_grad, there.node) == (self.name, True, None)
-        assert there.to(self.device) is there and here.to("cpu") is here
-        there.data = np.zeros(3)
-        np.testing.assert_array_equal(there.to("cpu").data, 0.0)
-        np.testing.assert_array_equal(here.data, np.arange(3.0))
+    def test_to_copies_to_another_device_and_returns_a_tensor_that_is_already_there(self):
+        t = Tensor(np.arange(3.0), True)
+        moved_t = t.to(self.device)
+        assert (moved_t.device, moved_t.requires_grad, moved_t.node) == (self.name, True, None)
+        assert moved_t.to(self.device) is moved_t and t.to("cpu") is t
+        moved_t.data = np.zeros(3)
+        np.testing.assert_array_equal(moved_t.to("cpu").data, 0.0)
+        np.testing.assert_array_equal(t.data, np.arange(3.0))
 
-    def test_the_way_to_the_host_has_a_name(self):
+    def test_only_explicit_methods_copy_to_the_host(self):
         t = self.floats(2)
         np.testing.assert_array_equal(t.numpy(), [1.0, 2.0])
         assert (t[1].item(), float(t[1]), t.tolist()) == (2.0, 2.0, [1.0, 2.0])
@@ -330,18 +330,18 @@ class DeviceSuite:
             with pytest.raises(TypeError, match=rf"lives on {self.name}: \.numpy\(\)"):
                 convert(t)
 
-    def test_repr_shows_numbers_and_device(self):
+    def test_repr_shows_values_and_device(self):
         t = self.floats(2)
         assert repr(t) == f"Tensor([1., 2.], shape=(2,), dtype=float64, device={self.name}, requires_grad=True)"
         assert f"device={self.name}, op=exp" in repr(F.exp(t))
 
     @pytest.mark.parametrize("multiply", [
         lambda t: t * t.data, lambda t: t.data * t, lambda t: np.float64(2.0) * t, lambda t: t * np.float32(2.0)])
-    def test_arrays_and_scalars_times_a_tensor(self, multiply):
+    def test_a_tensor_times_an_array_or_a_scalar_is_a_tensor_on_the_device(self, multiply):
         y = multiply(self.floats(2))
         assert isinstance(y, Tensor) and (y.device, y.dtype, y.requires_grad) == (self.name, "float64", True)
 
-    def test_a_gradient_given_as_a_host_array_is_taken(self):
+    def test_backward_accepts_the_gradient_as_a_host_array(self):
         t = self.floats(2)
         (t * 3.0).backward(np.array([1.0, 2.0]))
         np.testing.assert_array_equal(devices.host(t.grad), [3.0, 6.0])

@@ -1,4 +1,4 @@
-"""The checker is checked: every planted mistake is caught, nothing right is accused, what a diagnosis says is so."""
+"""gradcheck and diagnose: every faulty op fails the check, no right op does, and no diagnosis is wrong."""
 import inspect
 import re
 import subprocess
@@ -10,29 +10,29 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes
 
+import faulty_ops
 import minigrad as mg
-import mutants
+from faulty_ops import ADAMW_MISTAKES, DIAGNOSES, OP_MISTAKES
 from minigrad import Tensor, functional as F, gradcheck, optim
 from minigrad.diagnose import NO_RULE, diagnose
 from minigrad.ops.adamw import AdamW
 from minigrad.ops.op import Fused, Op
 from minigrad.ops.sample import Sample, fixed
 from minigrad.tape import apply
-from mutants import ADAMW_MISTAKES, DIAGNOSES, OP_MISTAKES
 
 SEEDS = range(20)
-every_mistake = pytest.mark.parametrize("mutant", OP_MISTAKES, ids=lambda op: f"{op.name}:{op.__name__}")
+every_mistake = pytest.mark.parametrize("faulty", OP_MISTAKES, ids=lambda op: f"{op.name}:{op.__name__}")
 
 
 def failures(op, seed):
-    """Of finite differences, over all samples of an op."""
+    """The rows that fail by finite differences, over all samples of an op."""
     return [row for sample in op.samples for row in gradcheck.check_sample(op, sample, seed).failures]
 
 
-# ---- planted mistakes are caught ------------------------------------------------------------------------------------
+# ---- faulty ops fail, right ops pass --------------------------------------------------------------------------------
 
-def test_the_mistakes_are_honest():
-    """47 and 12 of them; an op mutant differs in its backward alone, an AdamW in its forward; none is registered."""
+def test_a_faulty_op_overrides_only_its_backward_and_a_faulty_adamw_only_its_forward():
+    """There are 47 and 12 of them, and none is registered."""
     assert (len(OP_MISTAKES), len(ADAMW_MISTAKES)) == (47, 12)
     assert len({op.__name__ for op in OP_MISTAKES + ADAMW_MISTAKES}) == 59
     for op in OP_MISTAKES + ADAMW_MISTAKES:
@@ -43,28 +43,28 @@ def test_the_mistakes_are_honest():
 
 
 @every_mistake
-def test_a_wrong_backward_is_caught_on_every_seed(mutant):
-    survived = [seed for seed in SEEDS
-                if all(gradcheck.check_sample(mutant, sample, seed).ok for sample in mutant.samples)]
-    assert not survived, f"{mutant.__doc__}: not noticed on seeds {survived}"
+def test_a_wrong_backward_fails_for_every_seed(faulty):
+    passed = [seed for seed in SEEDS
+              if all(gradcheck.check_sample(faulty, sample, seed).ok for sample in faulty.samples)]
+    assert not passed, f"{faulty.__doc__}: passes for seeds {passed}"
 
 
 @pytest.mark.parametrize("name", sorted(mg.OPS))
-def test_no_false_alarm_on_any_seed(name):
-    accused = {seed: failures(mg.OPS[name], seed) for seed in SEEDS}
-    assert not any(accused.values()), accused
+def test_a_right_backward_passes_for_every_seed(name):
+    failed = {seed: failures(mg.OPS[name], seed) for seed in SEEDS}
+    assert not any(failed.values()), failed
 
 
 @every_mistake
-def test_the_full_check_fails(mutant):
-    assert not gradcheck.check(mutant).ok
+def test_the_full_check_of_a_faulty_op_fails(faulty):
+    assert not gradcheck.check(faulty).ok
 
 
-# ---- and would not be by a weaker grader ----------------------------------------------------------------------------
+# ---- weaker checks that faulty ops pass -----------------------------------------------------------------------------
 
-def accepts(mutant, sample, ones=False):
-    """Whether finite differences have nothing against a mutant on this sample, with a gradient of ones if so wished."""
-    case = gradcheck.Case(mutant, sample, seed=0)
+def accepts(faulty, sample, ones=False):
+    """Whether a faulty op passes finite differences on this sample; `ones`: with ones as the gradient of the output."""
+    case = gradcheck.Case(faulty, sample, seed=0)
     if ones:
         case.dys = [np.ones_like(dy) for dy in case.dys]
     want = [gradcheck.numeric_gradient(case.value, x) for x in case.arrays]
@@ -74,32 +74,32 @@ def accepts(mutant, sample, ones=False):
 IDS, ONES, ZEROS = np.array([1, 0, 2]), fixed(np.ones(5)), fixed(np.zeros((5, 3)))
 
 
-@pytest.mark.parametrize("mutant, sample", [
-    (mutants.SoftmaxZero, Sample((3, 5))),                  # each row of p sums to 1, whatever x is
-    (mutants.LayerNormZero, Sample((3, 5), ONES)),          # each row of xhat to 0
-    (mutants.CrossEntropyIgnoresDy, Sample((3, 5), targets=IDS)),
-    (mutants.TransposeReshapes, Sample((2, 3))),
-    (mutants.MeanSpreadsOverFirstAxis, Sample((3, 4), axis=1)),
+@pytest.mark.parametrize("faulty, sample", [
+    (faulty_ops.SoftmaxZero, Sample((3, 5))),               # each row of p sums to 1 for every x
+    (faulty_ops.LayerNormZero, Sample((3, 5), ONES)),       # each row of xhat sums to 0 for every x
+    (faulty_ops.CrossEntropyIgnoresDy, Sample((3, 5), targets=IDS)),
+    (faulty_ops.TransposeReshapes, Sample((2, 3))),
+    (faulty_ops.MeanSpreadsOverFirstAxis, Sample((3, 4), axis=1)),
 ], ids=lambda x: getattr(x, "__name__", ""))
-def test_a_gradient_of_ones_hides(mutant, sample):
-    assert accepts(mutant, sample, ones=True)
-    assert not accepts(mutant, sample)
+def test_with_ones_as_the_gradient_of_the_output_a_faulty_op_passes(faulty, sample):
+    assert accepts(faulty, sample, ones=True)
+    assert not accepts(faulty, sample)
 
 
-@pytest.mark.parametrize("mutant, hiding, telling", [
-    (mutants.CrossEntropyDividesByV, Sample((3, 3), targets=IDS), Sample((3, 4), targets=IDS)),
-    (mutants.LayerNormForgetsW, Sample((3, 5), ONES), Sample((3, 5), (5,))),
-    (mutants.EmbeddingLosesRepeats, Sample((5, 3), idx=IDS), Sample((5, 3), idx=IDS % 2)),
-    (mutants.AttentionForgetsScale, Sample(ZEROS, ZEROS, (5, 4)), Sample((5, 3), (5, 3), (5, 4))),
-    (mutants.MeanForgetsN, Sample((1, 5), axis=0), Sample((2, 5), axis=0)),
-    (mutants.AttentionMaskOneTooFar, Sample((5, 3), (5, 3), (5, 4)), Sample((5, 3), (5, 3), (5, 4), causal=True)),
-    (mutants.MatmulReshapesB, Sample((2, 3), (3, 1)), Sample((2, 3), (3, 2))),
+@pytest.mark.parametrize("faulty, weak, strong", [
+    (faulty_ops.CrossEntropyDividesByV, Sample((3, 3), targets=IDS), Sample((3, 4), targets=IDS)),
+    (faulty_ops.LayerNormForgetsW, Sample((3, 5), ONES), Sample((3, 5), (5,))),
+    (faulty_ops.EmbeddingLosesRepeats, Sample((5, 3), idx=IDS), Sample((5, 3), idx=IDS % 2)),
+    (faulty_ops.AttentionForgetsScale, Sample(ZEROS, ZEROS, (5, 4)), Sample((5, 3), (5, 3), (5, 4))),
+    (faulty_ops.MeanForgetsN, Sample((1, 5), axis=0), Sample((2, 5), axis=0)),
+    (faulty_ops.AttentionMaskOneTooFar, Sample((5, 3), (5, 3), (5, 4)), Sample((5, 3), (5, 3), (5, 4), causal=True)),
+    (faulty_ops.MatmulReshapesB, Sample((2, 3), (3, 1)), Sample((2, 3), (3, 2))),
 ], ids=lambda x: getattr(x, "__name__", ""))
-def test_kind_inputs_hide(mutant, hiding, telling):
-    """As many rows as classes, weights of 1, no token twice, queries and keys of 0, an axis of 1, no mask: this is why
-    samples are odd, unequal and repeat themselves."""
-    assert accepts(mutant, hiding)
-    assert not accepts(mutant, telling)
+def test_with_too_regular_inputs_a_faulty_op_passes(faulty, weak, strong):
+    """As many rows as classes, weights of 1, no token twice, queries and keys of 0, an axis of size 1, no mask: this is
+    why the sizes of samples are odd and unequal, and their indices repeat."""
+    assert accepts(faulty, weak)
+    assert not accepts(faulty, strong)
 
 
 # ---- AdamW: six closed forms ----------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ LR, BETAS, DECAY = 0.01, (0.9, 0.95), 0.1
 
 
 def steps(rule, gradients, start, weight_decay=0.0):
-    """The parameter before and after each gradient, under optim.AdamW with this update rule."""
+    """The values of a parameter before the first and after each step of optim.AdamW with this update rule."""
     p = Tensor(np.array(start), requires_grad=True)
     optimizer = optim.AdamW([p], lr=LR, betas=BETAS, weight_decay=weight_decay)
     optimizer.op, values = rule, [p.numpy()]
@@ -120,13 +120,13 @@ def steps(rule, gradients, start, weight_decay=0.0):
 
 
 def first_step(rule):
-    """The first step is -lr sign(g), whatever the size of g."""
+    """The first step is -lr sign(g) for every size of g."""
     p = steps(rule, [[3.0, -0.02]], [1.0, 1.0])
     return np.allclose(p[1] - p[0], [-LR, LR], rtol=1e-4)
 
 
 def zero_gradient(rule):
-    """Without a gradient p decays to p (1 - lr weight_decay)^t."""
+    """With gradients of 0, p decays to p (1 - lr weight_decay)^t."""
     p = steps(rule, [[0.0, 0.0]] * 20, [1.0, -2.0], DECAY)
     return np.allclose(p[-1], np.array([1.0, -2.0]) * (1.0 - LR * DECAY) ** 20, rtol=1e-12)
 
@@ -137,7 +137,7 @@ def constant_gradient(rule):
 
 
 def impulse(rule):
-    """After one gradient and then none, step t is -lr (m_t / (1 - beta1^t)) / sqrt(v_t / (1 - beta2^t)), where m_t and
+    """After one gradient and then zeros, step t is -lr (m_t / (1 - beta1^t)) / sqrt(v_t / (1 - beta2^t)), where m_t and
     v_t shrink by beta1 and beta2."""
     moved = np.diff(steps(rule, [[0.5]] + [[0.0]] * 10, [1.0])[:, 0])
     t, (beta1, beta2) = np.arange(1, 12), BETAS
@@ -152,43 +152,42 @@ def scale_of_gradients(rule):
 
 
 def decay_of_old_parameter(rule):
-    """In one step the gradient's part and the decay both start from the old p."""
+    """The gradient step and the decay are both computed from the old p."""
     return np.allclose(steps(rule, [[1.0]], [5.0], DECAY)[1], 5.0 - LR - LR * DECAY * 5.0, rtol=1e-9)
 
 
 PROPERTIES = [first_step, zero_gradient, constant_gradient, impulse, scale_of_gradients, decay_of_old_parameter]
 
 
-@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda f: f.__name__)
-def test_adamw(holds):
-    assert holds(AdamW), holds.__doc__
+@pytest.mark.parametrize("has_property", PROPERTIES, ids=lambda f: f.__name__)
+def test_adamw_has_the_property(has_property):
+    assert has_property(AdamW), has_property.__doc__
 
 
 WRONG_STEP = {first_step, constant_gradient, impulse, decay_of_old_parameter}
 WRONG_DECAY = {zero_gradient, decay_of_old_parameter}
 
 
-@pytest.mark.parametrize("mutant, broken", [
-    (mutants.NoBiasCorrection, WRONG_STEP),
-    (mutants.StepsFromZero, WRONG_STEP),
-    (mutants.OnlyMCorrected, WRONG_STEP | {scale_of_gradients}),
-    (mutants.DecayInMoments, WRONG_DECAY),
-    (mutants.BetasSwapped, {impulse}),                      # nothing else tells the betas apart
-    (mutants.VariancesOfG, {first_step, constant_gradient, impulse, scale_of_gradients}),
-    (mutants.EpsInRoot, {scale_of_gradients}),              # and nothing else where eps stands
-    (mutants.Ascent, WRONG_STEP),
-    (mutants.DecayWithoutLr, WRONG_DECAY),
-    (mutants.NoDecay, WRONG_DECAY),
-    (mutants.DecayGrows, WRONG_DECAY),
-    (mutants.DecayAfterStep, {decay_of_old_parameter}),
+@pytest.mark.parametrize("faulty, broken", [
+    (faulty_ops.NoBiasCorrection, WRONG_STEP),
+    (faulty_ops.StepsFromZero, WRONG_STEP),
+    (faulty_ops.OnlyMCorrected, WRONG_STEP | {scale_of_gradients}),
+    (faulty_ops.DecayInMoments, WRONG_DECAY),
+    (faulty_ops.BetasSwapped, {impulse}),                   # the only property in which the betas differ
+    (faulty_ops.VariancesOfG, {first_step, constant_gradient, impulse, scale_of_gradients}),
+    (faulty_ops.EpsInRoot, {scale_of_gradients}),           # the only property that depends on the place of eps
+    (faulty_ops.Ascent, WRONG_STEP),
+    (faulty_ops.DecayWithoutLr, WRONG_DECAY),
+    (faulty_ops.NoDecay, WRONG_DECAY),
+    (faulty_ops.DecayGrows, WRONG_DECAY),
+    (faulty_ops.DecayAfterStep, {decay_of_old_parameter}),
 ], ids=lambda x: getattr(x, "__name__", ""))
-def test_a_wrong_adamw_breaks(mutant, broken):
-    """Each mistake breaks these of the six properties, and no others."""
-    assert {holds.__name__ for holds in PROPERTIES if not holds(mutant)} == {holds.__name__ for holds in broken}
+def test_a_faulty_adamw_lacks_these_properties_and_no_others(faulty, broken):
+    assert {f.__name__ for f in PROPERTIES if not f(faulty)} == {f.__name__ for f in broken}
 
 
-def test_a_falling_loss_proves_little():
-    """Least squares: most wrong AdamWs still bring the loss far down."""
+def test_a_falling_loss_does_not_show_that_adamw_is_right():
+    """On a least squares problem at least 9 of the 12 faulty AdamWs halve the loss."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(64, 8))
     y = X @ rng.normal(size=8)
@@ -205,7 +204,7 @@ def test_a_falling_loss_proves_little():
         return losses[-1] < 0.5 * losses[0]
 
     assert falls(AdamW)
-    assert sum(falls(mutant) for mutant in ADAMW_MISTAKES) >= 9
+    assert sum(falls(faulty) for faulty in ADAMW_MISTAKES) >= 9
 
 
 # ---- diagnoses ------------------------------------------------------------------------------------------------------
@@ -214,23 +213,23 @@ WHERE_ONLY = re.compile(r": only (rows|columns|entries|indices of axis \d:) \[[\
 
 
 @every_mistake
-def test_a_diagnosis_is_right_or_admits_that_there_is_none(mutant):
-    """Whatever is said of any sample is right: one of the words for this mistake, no more than where the wrong numbers
-    are, that no simple rule fits, or what NumPy raised."""
+def test_every_diagnosis_is_right_or_only_says_where_the_wrong_entries_are(faulty):
+    """For every sample: one of the right diagnoses of this mistake, or where the wrong entries are, or that no simple
+    rule fits, or what NumPy raised."""
     for seed in range(5):
-        for row in failures(mutant, seed):
-            modest = NO_RULE in row.detail or WHERE_ONLY.search(row.detail) or "raised ValueError" in row.detail
-            assert modest or any(words in row.detail for words in DIAGNOSES[mutant]), row.detail
+        for row in failures(faulty, seed):
+            no_diagnosis = NO_RULE in row.detail or WHERE_ONLY.search(row.detail) or "raised ValueError" in row.detail
+            assert no_diagnosis or any(words in row.detail for words in DIAGNOSES[faulty]), row.detail
 
 
 @every_mistake
-def test_the_first_failure_names_the_mistake(mutant):
-    """In 43 of 47 cases; the others' numbers follow no simple rule."""
-    said = [failures(mutant, seed)[0].detail for seed in range(5)]
-    if DIAGNOSES[mutant]:
-        assert all(any(words in detail for words in DIAGNOSES[mutant]) for detail in said), said
+def test_the_first_failure_names_the_mistake(faulty):
+    """For 43 of the 47; the values of the others follow no simple rule."""
+    details = [failures(faulty, seed)[0].detail for seed in range(5)]
+    if DIAGNOSES[faulty]:
+        assert all(any(words in detail for words in DIAGNOSES[faulty]) for detail in details), details
     else:
-        assert all(NO_RULE in detail or WHERE_ONLY.search(detail) for detail in said), said
+        assert all(NO_RULE in detail or WHERE_ONLY.search(detail) for detail in details), details
     assert sum(bool(words) for words in DIAGNOSES.values()) == 43
 
 
@@ -255,7 +254,7 @@ ROW, COLUMN = np.array([[3.0], [-1.0], [0.5]]), np.array([2.0, -1.0, 0.3, 0.8, 5
     (np.sqrt(5.0) * DY, "missing 1/sqrt(5), and 5 is"),
     (DY / 0.37, "missing factor scale"),
     (0.37 * DY, "an extra factor scale"),
-    (0.6 * DY, "1/5 where 1/3 belongs"),
+    (0.6 * DY, "1/5 instead of 1/3"),
     (1.234 * DY, "every entry is 1.234 times too large"),
     (DY.T, "transposed: this is the right gradient with its axes in the order (1, 0)"),
     (DY.T.reshape(3, 5), "the right numbers in the wrong places: reshaped where the axes must be transposed"),
@@ -266,33 +265,33 @@ ROW, COLUMN = np.array([[3.0], [-1.0], [0.5]]), np.array([2.0, -1.0, 0.3, 0.8, 5
     (np.ones((2, 2)), NO_RULE),
     (DY * R, "an extra factor r"),
     (DY / W, "missing factor w"),
-    (DY / W * Y, "multiplied by y where w belongs"),
+    (DY / W * Y, "multiplied by y instead of w"),
     (DY + ROW * X, "a projection term is missing or wrong: off by (one number per row) x x"),
     (DY + X * COLUMN, "off by (one number for each line along axis 0) x x"),
     (DY + ROW, "a term constant along axis 1 is missing or wrong: a mean or a sum"),
     (DY + COLUMN, "a term constant along axis 0"),
     (DY + ROW + ROW[::-1] * Y, "two terms are missing or wrong, a mean and a projection: off by "
                                "(one number per row) + (one number per row) x y"),
-    (DY + W * (ROW - COLUMN), "a sum runs over axis 0 or 1 and should over the other: off by (the one - the other) x"),
+    (DY + W * (ROW - COLUMN), "a sum is over the wrong one of axes 0 and 1: off by (the wrong sum - the right one) x"),
     (ROW * DY, "every entry is off by a factor, one number per row"),
     (COLUMN * DY, "every entry is off by a factor, one number for each line along axis 0"),
     (DY + np.exp(X) * [[0], [0], [1]], "only rows [2] are wrong"),
     (DY + np.exp(X) * [0, 1, 0, 0, 1], "only columns [1, 4] are wrong"),
     (DY + np.exp(X), NO_RULE),
 ])
-def test_in_words(got, words):
-    """The right gradient is dy here. An error as that of central differences changes nothing."""
+def test_diagnosis_where_the_right_gradient_is_dy(got, words):
+    """Also with noise as large as the error of central differences."""
     noise = 1e-10 * np.random.default_rng(1).normal(size=DY.shape)
     assert words in diagnose(got, DY, KNOWN)
     assert words in diagnose(got, DY + noise, KNOWN)
 
 
-def test_what_needs_other_known_arrays():
+def test_diagnosis_where_other_arrays_are_known():
     q = np.random.default_rng(3).normal(size=(4, 4))
-    assert diagnose(q @ q, q.T @ q, {"q": q}) == "this is q @ q where q^T @ q belongs"
+    assert diagnose(q @ q, q.T @ q, {"q": q}) == "this is q @ q instead of q^T @ q"
     x = q[0] * 2.0
     dy, y = q[1], np.tanh(x)
-    assert "this is dy * (1 - 1 * y), entry by entry" in diagnose(
+    assert "this is dy * (1 - 1 * y), elementwise" in diagnose(
         np.tile(dy * (1.0 - y), 2), np.tile(dy * (1.0 - y * y), 2), {"dy": np.tile(dy, 2), "y": np.tile(y, 2)})
     dw = np.arange(12.0).reshape(4, 3)
     assert "only rows [2] are wrong, those that idx names more than once" in diagnose(
@@ -304,7 +303,7 @@ def test_what_needs_other_known_arrays():
 
 @given(st.integers(0, 10 ** 6), array_shapes(min_dims=1, max_dims=3, min_side=3, max_side=6))
 @settings(max_examples=60, deadline=None)
-def test_unrelated_numbers_follow_no_rule(seed, shape):
+def test_the_difference_of_unrelated_arrays_follows_no_rule(seed, shape):
     got, want, x, dy = np.random.default_rng(seed).normal(size=(4, *shape))
     assert diagnose(got, want, {"x": x, "dy": dy, "w": x[..., 0], "n": 3, "i": np.arange(3)}) == NO_RULE
 
@@ -312,18 +311,18 @@ def test_unrelated_numbers_follow_no_rule(seed, shape):
 @given(st.integers(0, 10 ** 6), *[array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)] * 4,
        st.sampled_from([0.0, 1.0, 1e-200, 1e200]))
 @settings(max_examples=200, deadline=None)
-def test_there_is_always_an_answer(seed, a, b, c, d, size):
-    """For any shapes, empty ones too, for zeros and for numbers that overflow."""
+def test_there_is_a_diagnosis_for_any_shapes_and_values(seed, a, b, c, d, size):
+    """Also for empty arrays, zeros and numbers that overflow."""
     rng = np.random.default_rng(seed)
     known = {"x": rng.normal(size=c) * size, "dy": rng.normal(size=d), "i": rng.integers(-2, 3, size=c), "none": None}
     assert diagnose(rng.normal(size=a), rng.normal(size=b), known)
     assert diagnose(rng.normal(size=a) * size, rng.normal(size=a), known)
 
 
-# ---- what the checker refuses in any op -----------------------------------------------------------------------------
+# ---- mistakes other than a wrong gradient ---------------------------------------------------------------------------
 
 class Doubled(Fused, register=False):
-    """y = 2 x, right in every respect: what the wrong ones below start from"""
+    """y = 2 x, without a mistake: the base class of those below"""
     samples = [Sample((2, 3))]
 
     def forward(self, x):
@@ -339,14 +338,14 @@ class Doubled(Fused, register=False):
 
 
 class WritesIntoDy(Doubled, register=False):
-    """a direction writes into an array that is not its own"""
+    """forward or backward writes into an array that it was given"""
     def backward(self, dy, x, twos):
         dy *= twos
         return dy
 
 
 class WritesIntoInput(Doubled, register=False):
-    """a direction writes into an array that is not its own"""
+    """forward or backward writes into an array that it was given"""
     def backward(self, dy, x, twos):
         x += 1.0
         return dy * twos
@@ -382,19 +381,19 @@ class Promotes(Doubled, register=False):
 
 
 class AddsAnAxis(Doubled, register=False):
-    """dx is of shape (1, 2, 3), should be (2, 3): the right numbers in the wrong shape"""
+    """dx has shape (1, 2, 3), should be (2, 3): the right numbers in the wrong shape"""
     def backward(self, dy, x, twos):
         return (dy * twos)[None]
 
 
 class GivesNothing(Doubled, register=False):
-    """backward gives None for dx"""
+    """backward returns None for dx"""
     def backward(self, dy, x, twos):
         return None
 
 
 class GivesTwo(Doubled, register=False):
-    """backward gives 2 gradients for 1 inputs"""
+    """backward returns 2 gradients for 1 inputs"""
     def backward(self, dy, x, twos):
         return dy * twos, dy
 
@@ -440,7 +439,7 @@ class HasALineThatNeverRuns(Doubled, register=False):
         return dy * twos
 
 
-class TwinDiffers(Doubled, register=False):
+class DecompositionDiffers(Doubled, register=False):
     """the right gradient"""
     @staticmethod
     def composed(F, x):
@@ -456,20 +455,20 @@ def test_a_right_op_passes():
     WritesIntoDy, WritesIntoInput, WritesIntoSaved, SharesMemory, RunsOnce, Promotes, AddsAnAxis, GivesNothing,
     GivesTwo, Raises, HasNan, HasNoSamples, IsNeverDifferentiated, HasALineThatNeverRuns,
 ], ids=lambda op: op.__name__)
-def test_an_op_is_refused(op):
-    """For the reason that its docstring gives."""
+def test_an_op_with_a_mistake_fails_for_the_reason_in_its_docstring(op):
     report = gradcheck.check(op)
     assert any(op.__doc__ in row.detail for row in report.failures), report
 
 
-def test_a_twin_that_computes_something_else_is_refused():
-    assert {(row.check, row.of) for row in gradcheck.check(TwinDiffers).failures} == {("composed twin", "y")}
+def test_a_decomposition_that_computes_something_else_fails():
+    report = gradcheck.check(DecompositionDiffers)
+    assert {(row.check, row.of) for row in report.failures} == {("decomposition", "y")}
 
 
 # ---- a whole model --------------------------------------------------------------------------------------------------
 
 def small_model(norm, dtype="float64"):
-    """A loss with a layer norm, whose op is given, between two linear layers; and its parameters."""
+    """The loss of two linear layers with the given layer norm op between them, and its parameters by name."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: Tensor(rng.normal(size=shape).astype(dtype), requires_grad=True)
     parameters = {"fc.weight": draw(3, 5), "ln.weight": draw(5), "ln.bias": draw(5), "head.weight": draw(5, 2)}
@@ -482,10 +481,11 @@ def small_model(norm, dtype="float64"):
 
 
 def wrong(report):
+    """Names of the parameters that fail."""
     return {row.what for row in report.failures}
 
 
-def test_check_model_passes_a_right_model():
+def test_check_model_passes_for_a_right_model_and_does_not_change_it():
     loss, parameters = small_model(mg.OPS["layer_norm"])
     before = {name: p.numpy() for name, p in parameters.items()}
     report = gradcheck.check_model(loss, parameters.items())
@@ -496,31 +496,30 @@ def test_check_model_passes_a_right_model():
 
 
 @pytest.mark.parametrize("norm, names", [
-    (mutants.LayerNormAveragesDw, {"ln.weight"}), (mutants.LayerNormForgetsMean, {"fc.weight"})])
-def test_check_model_names_the_wrong_parameters(norm, names):
-    """Those whose gradient goes through the wrong line, and no others."""
+    (faulty_ops.LayerNormAveragesDw, {"ln.weight"}), (faulty_ops.LayerNormForgetsMean, {"fc.weight"})])
+def test_check_model_fails_exactly_for_the_parameters_with_a_wrong_gradient(norm, names):
     loss, parameters = small_model(norm)
     assert wrong(gradcheck.check_model(loss, parameters.items())) == names
 
 
-def test_check_model_numbers_parameters_without_names():
-    loss, parameters = small_model(mutants.LayerNormAveragesDw)
+def test_check_model_names_parameters_without_a_name_by_their_number():
+    loss, parameters = small_model(faulty_ops.LayerNormAveragesDw)
     assert wrong(gradcheck.check_model(loss, parameters.values())) == {"parameter 1"}
 
 
-def test_check_model_refuses_float32():
+def test_check_model_of_float32_parameters_is_an_error():
     loss, parameters = small_model(mg.OPS["layer_norm"], "float32")
     with pytest.raises(TypeError, match="fc.weight is float32: numeric derivatives need float64"):
         gradcheck.check_model(loss, parameters.items())
 
 
-def test_check_model_refuses_a_loss_that_is_not_finite():
+def test_check_model_of_a_loss_that_is_not_finite_is_an_error():
     loss, parameters = small_model(mg.OPS["layer_norm"])
     with pytest.raises(ValueError, match="loss_fn gives nan"):
         gradcheck.check_model(lambda: loss() * np.nan, parameters.items())
 
 
-def test_check_model_refuses_a_loss_that_changes():
+def test_check_model_of_a_loss_that_differs_between_calls_is_an_error():
     loss, parameters = small_model(mg.OPS["layer_norm"])
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="gives another loss when it is called again"):
@@ -529,7 +528,7 @@ def test_check_model_refuses_a_loss_that_changes():
 
 # ---- the command line -----------------------------------------------------------------------------------------------
 
-def test_python_m_gradcheck():
+def test_the_command_prints_a_line_for_every_op():
     run = subprocess.run([sys.executable, "-m", "minigrad.gradcheck"], capture_output=True, text=True,
                          cwd=Path(mg.__file__).parents[1])
     assert (run.returncode, run.stderr) == (0, "")
@@ -537,14 +536,14 @@ def test_python_m_gradcheck():
     assert run.stdout.splitlines()[-1].endswith(" 0 failures")
 
 
-def test_one_op_in_detail(capsys):
+def test_the_command_prints_formula_and_checks_of_one_op(capsys):
     assert gradcheck.main(["--op", "attention"]) == 0
     shown = capsys.readouterr().out
     assert "dS = P * (dP - sum(dP * P)) / sqrt(D)" in shown
     assert shown.count("ok   finite differences") == len(mg.OPS["attention"].samples)
 
 
-def test_an_unknown_op_is_refused_with_the_nearest_name(capsys):
+def test_an_unknown_op_is_an_error_that_suggests_the_nearest_name(capsys):
     with pytest.raises(SystemExit) as exit:
         gradcheck.main(["--op", "atention"])
     assert exit.value.code == 2
@@ -552,8 +551,8 @@ def test_an_unknown_op_is_refused_with_the_nearest_name(capsys):
 
 
 @pytest.mark.parametrize("argv", [[], ["--op", "softmax"]])
-def test_a_broken_op_is_a_failure(monkeypatch, capsys, argv):
-    ops: dict[str, type[Op]] = {"softmax": mutants.SoftmaxNotCoupled, "relu": mg.OPS["relu"]}
+def test_the_command_returns_1_for_a_faulty_op(monkeypatch, capsys, argv):
+    ops: dict[str, type[Op]] = {"softmax": faulty_ops.SoftmaxNotCoupled, "relu": mg.OPS["relu"]}
     monkeypatch.setattr(gradcheck, "OPS", ops)
     assert gradcheck.main(argv) == 1
     shown = capsys.readouterr().out

@@ -1,6 +1,6 @@
-"""Planted mistakes: 47 wrong backwards, each a classic, and 12 wrong updates of AdamW. The checker must catch them all.
+"""Ops with one common mistake each: 47 with a wrong backward, 12 AdamWs with a wrong update. gradcheck must find all.
 
-An op mutant is the real op but for one gradient, written out with its mistake; the docstring says what it is.
+Each derives from the right op and overrides one method; its docstring says what the mistake is.
 """
 import math
 from typing import Any, Callable
@@ -20,11 +20,11 @@ from minigrad.ops.shape import Transpose
 from minigrad.ops.softmax import Softmax
 
 OP_MISTAKES: list[type[Op]] = []
-DIAGNOSES: dict[type[Op], tuple[str, ...]] = {}     # what is right to say of each; nothing where numbers do not tell
+DIAGNOSES: dict[type[Op], tuple[str, ...]] = {}     # the right diagnoses of each; () where the values follow no rule
 
 
 def mistake(*words: str) -> Callable[[Any], Any]:
-    """Enter an op mutant, with what a diagnosis of it may say and be right."""
+    """Add a faulty op to OP_MISTAKES, with the words of which a right diagnosis contains one."""
     def enter(op_class: Any) -> Any:
         OP_MISTAKES.append(op_class)
         DIAGNOSES[op_class] = words
@@ -71,9 +71,9 @@ class AddSubtracts(Add, register=False):
 
 # ---- mul ------------------------------------------------------------------------------------------------------------
 
-@mistake("multiplied by a where b belongs", "multiplied by b where a belongs", "this is dy * (1 * a)")
+@mistake("multiplied by a instead of b", "multiplied by b instead of a", "this is dy * (1 * a)")
 class MulNotSwapped(Mul, register=False):
-    """each factor scales its own gradient, not that of the other"""
+    """the factors are swapped: each scales its own gradient, not that of the other"""
 
     def backward(self, dy, a, b):
         da = dy * a if self.needs[0] else None
@@ -90,9 +90,9 @@ class MulForgetsFactor(Mul, register=False):
         return da, dy
 
 
-# ---- matmul: where NumPy would refuse the shapes, a reshape hides the mistake ---------------------------------------
+# ---- matmul: a reshape makes the shapes fit, so NumPy raises nothing -------------------------------------------------
 
-@mistake(*(f"this is dy @ b.reshape({shape}) where dy @ b^T belongs" for shape in ("5, 3", "4, 5, 3")))
+@mistake(*(f"this is dy @ b.reshape({shape}) instead of dy @ b^T" for shape in ("5, 3", "4, 5, 3")))
 class MatmulReshapesB(Matmul, register=False):
     """da is dy @ b: b is made to fit by a reshape, not transposed"""
 
@@ -103,7 +103,7 @@ class MatmulReshapesB(Matmul, register=False):
         return da, db
 
 
-@mistake(*(f"this is a.reshape({shape}) @ dy where a^T @ dy belongs" for shape in ("3, 2", "4, 3, 2")))
+@mistake(*(f"this is a.reshape({shape}) @ dy instead of a^T @ dy" for shape in ("3, 2", "4, 3, 2")))
 class MatmulReshapesA(Matmul, register=False):
     """db is a @ dy: a is made to fit by a reshape, not transposed"""
 
@@ -138,7 +138,7 @@ class MatmulTransposed(Matmul, register=False):
 
 @mistake("transposed")
 class TransposeNotUndone(Transpose, register=False):
-    """the gradient is passed on as it comes, its axes not put back"""
+    """dy is returned as it is, its axes not put back in order"""
 
     def backward(self, dy, inverse):
         return dy
@@ -194,7 +194,7 @@ COUPLED = [f"a projection term is missing or wrong: off by ({each}) x p"
 
 @mistake(*COUPLED)
 class SoftmaxNotCoupled(Softmax, register=False):
-    """p * dy, as for a function of one number: the term that couples the row is missing"""
+    """p * dy, as for an elementwise function: the term that couples the row is missing"""
 
     def backward(self, dy, p, axis):
         return p * dy
@@ -243,7 +243,7 @@ class SoftmaxMeanOfDy(Softmax, register=False):
         return p * (dy - row)
 
 
-@mistake("a sum runs over axis 0 or 1 and should over the other")
+@mistake("a sum is over the wrong one of axes 0 and 1")
 class SoftmaxWrongAxis(Softmax, register=False):
     """the row's term is summed over the first axis, whichever axis the softmax is over"""
 
@@ -262,7 +262,7 @@ class CrossEntropyForgetsN(CrossEntropy, register=False):
         return super().backward(dy, z, m, total, t, counted, 1.0, s, shape)
 
 
-@mistake("1/5 where 1/3 belongs", "1/5 where 1/6 belongs", "an extra 1/5", "missing 1/3")
+@mistake("1/5 instead of 1/3", "1/5 instead of 1/6", "an extra 1/5", "missing 1/3")
 class CrossEntropyDividesByV(CrossEntropy, register=False):
     """divided by the size of the vocabulary, not by the number of targets"""
 
@@ -330,7 +330,7 @@ class LayerNormForgetsVariance(LayerNorm, register=False):
 
 @mistake("two terms are missing or wrong, a mean and a projection")
 class LayerNormDiagonal(LayerNorm, register=False):
-    """neither is subtracted: mean and variance taken for constants"""
+    """neither is subtracted: mean and variance are treated as constants"""
 
     def backward(self, dy, xhat, rstd, w):
         dx = rstd * dy * w
@@ -348,7 +348,7 @@ class LayerNormForgetsW(LayerNorm, register=False):
 
 @mistake("an extra factor rstd")
 class LayerNormRstdTwice(LayerNorm, register=False):
-    """rstd is multiplied in twice"""
+    """dx is multiplied by rstd twice"""
 
     def backward(self, dy, xhat, rstd, w):
         dx, *rest = super().backward(dy, xhat, rstd, w)
@@ -367,7 +367,7 @@ class LayerNormAveragesDw(LayerNorm, register=False):
 
 @mistake("x xhat")
 class LayerNormBessel(LayerNorm, register=False):
-    """the projection on xhat is divided by C - 1, as in an unbiased variance, which is not what the forward takes"""
+    """the projection on xhat is divided by C - 1, as in the unbiased variance; the forward divides by C"""
 
     def backward(self, dy, xhat, rstd, w):
         dxhat = dy * w
@@ -379,7 +379,7 @@ class LayerNormBessel(LayerNorm, register=False):
 
 @mistake("all zeros")
 class LayerNormZero(LayerNorm, register=False):
-    """dx is zero, as it seems to be if dy and w are ones"""
+    """dx is zero, which a test with ones for dy and w would not notice"""
 
     def backward(self, dy, xhat, rstd, w):
         return (0.0 * dy, *super().backward(dy, xhat, rstd, w)[1:])
@@ -389,7 +389,7 @@ class LayerNormZero(LayerNorm, register=False):
 
 @mistake("this is dy * (0.5 + 0.5 * t)")
 class GeluForgetsProductRule(Gelu, register=False):
-    """only the first half of the product rule: x itself moves, tanh(u) does not"""
+    """only the first term of the product rule: tanh(u) is treated as a constant"""
 
     def backward(self, dy, x, t):
         return dy * 0.5 * (1.0 + t)
@@ -397,7 +397,7 @@ class GeluForgetsProductRule(Gelu, register=False):
 
 @mistake()
 class GeluForgetsThree(Gelu, register=False):
-    """the slope of x^3 is taken to be x^2, not 3 x^2"""
+    """the derivative of x^3 is taken to be x^2, not 3 x^2"""
 
     def backward(self, dy, x, t):
         du = self.k * (1.0 + self.c * x * x)
@@ -407,7 +407,7 @@ class GeluForgetsThree(Gelu, register=False):
 
 @mistake("this is dy * (1 * (x > 0))", "all zeros")
 class GeluAsRelu(Gelu, register=False):
-    """the slope of relu"""
+    """the derivative of relu"""
 
     def backward(self, dy, x, t):
         return dy * (x > 0)
@@ -447,7 +447,7 @@ class AttentionNotCoupled(Attention, register=False):
         return dS @ k, dS.swapaxes(-1, -2) @ q, super().backward(dy, q, k, v, P, keep, dropout, scale)[2]
 
 
-@mistake("this is P @ dy where P^T @ dy belongs")
+@mistake("this is P @ dy instead of P^T @ dy")
 class AttentionDvNotTransposed(Attention, register=False):
     """dv = A @ dy, not A^T @ dy: it runs where there are as many keys as queries"""
 
@@ -470,8 +470,8 @@ class AttentionDkNotTransposed(Attention, register=False):
         return dq, dS @ q, dv
 
 
-def masked_again(P, q, k, scale, diagonal, visible):
-    """P made again, by a backward that did not keep it, with one diagonal of the causal mask wrong; P if not causal."""
+def recomputed(P, q, k, scale, diagonal, visible):
+    """P recomputed with `visible` on one diagonal of the causal mask, where it must not be; P itself if not causal."""
     T, S = P.shape[-2:]
     if np.triu(P, S - T + 1).any():
         return P
@@ -482,19 +482,19 @@ def masked_again(P, q, k, scale, diagonal, visible):
 
 @mistake()
 class AttentionMaskOneTooFar(Attention, register=False):
-    """the backward's causal mask lets each query see the next key too"""
+    """the causal mask of the backward allows each query the next key too"""
 
     def backward(self, dy, q, k, v, P, keep, dropout, scale):
-        P = masked_again(P, q, k, scale, diagonal=1, visible=True)
+        P = recomputed(P, q, k, scale, diagonal=1, visible=True)
         return super().backward(dy, q, k, v, P, keep, dropout, scale)
 
 
 @mistake()
 class AttentionMaskHidesSelf(Attention, register=False):
-    """the backward's causal mask hides each query's own key"""
+    """the causal mask of the backward forbids each query its own key"""
 
     def backward(self, dy, q, k, v, P, keep, dropout, scale):
-        P = masked_again(P, q, k, scale, diagonal=0, visible=False)
+        P = recomputed(P, q, k, scale, diagonal=0, visible=False)
         return super().backward(dy, q, k, v, P, keep, dropout, scale)
 
 
@@ -504,7 +504,7 @@ ADAMW_MISTAKES: list[type[AdamW]] = []
 
 
 def wrong_update(op_class: Any) -> Any:
-    """Enter a wrong AdamW."""
+    """Add a faulty AdamW to ADAMW_MISTAKES."""
     ADAMW_MISTAKES.append(op_class)
     return op_class
 
