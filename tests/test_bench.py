@@ -13,12 +13,11 @@ from threadpoolctl import threadpool_info
 
 import minigrad as mg
 from minigrad import tape
-from minigrad.kernels import pool
 
 from gpt.bench import options, presets, report, scaling
 from gpt.bench.__main__ import main
 from gpt.bench.machine import on_threads
-from gpt.bench.matmul_floor import floor, floor_flops
+from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
 from gpt.bench.op_times import watched
 from gpt.bench.options import Options
 from gpt.bench.presets import Preset, random_batches
@@ -135,35 +134,42 @@ def test_sides_that_compute_different_numbers_are_not_timed(tiny, monkeypatch, c
     assert "ms/step" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_the_floor_runs_each_product_of_the_linear_layers_once(parts, monkeypatch):
-    lists = []
+def test_the_floor_runs_each_product_of_the_linear_layers_once(monkeypatch):
+    products = []
     with monkeypatch.context() as m:
-        m.setattr(pool, "run", lambda jobs: lists.extend(job.args[0] for job in jobs))
-        floor(TINY, "cpu", parts)()
-    assert len(lists) == parts
-    regions = list(zip(*lists, strict=True))
-    jobs = [(*job.args, job.keywords["out"]) for region in regions for job in region]
-    assert sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in jobs) == floor_flops(TINY)
+        m.setattr(np, "matmul", lambda a, b, out: products.append((a, b, out)))
+        floor(TINY, "cpu")()
+    assert sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in products) == floor_flops(TINY)
     N, C = 3 * 7, 8
     assert floor_flops(TINY) == 6 * N * (2 * 12 * C * C + 11 * C)
-    for a, b, out in jobs:
+    for a, b, out in products:
         assert out.shape == (a.shape[0], b.shape[1])
         assert not np.shares_memory(a, out) and not np.shares_memory(b, out)
-    for region in regions:
-        outs = [job.keywords["out"] for job in region]
-        assert not any(np.shares_memory(a, b) for i, a in enumerate(outs) for b in outs[:i])
+
+
+def test_the_floor_runs_forward_and_then_backward_in_reverse_order(monkeypatch):
+    products = []
+    with monkeypatch.context() as m:
+        m.setattr(np, "matmul", lambda a, b, out: products.append((a, b, out)))
+        floor(TINY, "cpu")()
+    forward, backward = products[:9], products[9:]
+    assert [(x.shape[1], w.shape[1]) for x, w, _ in forward] == linear_layers(TINY.shape)
+    for (x, w, y), dx, dw in zip(reversed(forward), backward[::2], backward[1::2], strict=True):
+        assert dx[0] is y and dx[1].base is w and dx[2].shape == x.shape
+        assert dw[0].base is x and dw[1] is y and dw[2].shape == w.shape
 
 
 def test_minigrad_and_the_floor_run_on_a_device():
-    times = time_in_turn(TINY, {"minigrad": MinigradSide(TINY, "fake")}, floor(TINY, "fake", 1), seconds=0.0, steps=2)
+    sides = {"minigrad": MinigradSide(TINY, "fake")}
+    times = time_in_turn(TINY, sides, floor(TINY, "fake"), seconds=0.0, steps=2)
     assert [len(t) for t in times.values()] == [2, 2]
 
 
 def test_on_threads_limits_threads_and_cores_and_restores_them():
     def state():
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        return pool.threads(), cores, [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        blas = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        return mg.get_num_threads(), cores, blas
 
     before = state()
     with on_threads(1):

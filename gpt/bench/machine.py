@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+import minigrad as mg
 from minigrad.device import host, is_array
-from minigrad.kernels import pool
 
 from gpt import blas
 
@@ -32,23 +31,21 @@ def on_threads(n: int) -> Iterator[None]:
             for thread in os.listdir("/proc/self/task"):        # BLAS's threads exist already
                 os.sched_setaffinity(int(thread), cores)
 
-    threads, cores = pool.threads(), allowed_cores()
-    pool.set_threads(n)
+    threads, cores = mg.get_num_threads(), allowed_cores()
+    mg.set_num_threads(n)
     pin(CORES[:n])
     try:
-        with threadpool_limits(n, user_api="blas"):
-            yield
+        yield
     finally:
         pin(cores)
-        pool.set_threads(threads)
+        mg.set_num_threads(threads)
 
 
 def wait_for(result: Any) -> None:
-    """Return when an array, or each of a tuple of arrays, is computed."""
-    pool.wait()
+    """Return when the device has computed an array, or each of a tuple of arrays."""
     for array in result if isinstance(result, tuple) else (result,):
         if is_array(array):
-            host(array[(slice(1),) * array.ndim + (...,)])      # the copy of one element waits for a device
+            host(array[(slice(1),) * array.ndim + (...,)])      # the copy of an element waits for its array
 
 
 def describe(threads: int, device: str, with_torch: bool) -> dict[str, Any]:

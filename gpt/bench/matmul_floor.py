@@ -6,7 +6,6 @@ from typing import Any, Callable
 import numpy as np
 
 from minigrad.device import put, xp
-from minigrad.kernels import pool
 
 from gpt.bench.machine import wait_for
 from gpt.bench.presets import Preset
@@ -30,30 +29,31 @@ def step_flops(p: Preset) -> int:
         1 if p.generates else 3)
 
 
-def floor(p: Preset, device: str, parts: int) -> Callable[[], None]:
-    """The matrix products of all linear layers of a step and nothing else, each in `parts` on as many threads, which do
-    not wait for each other: for each layer y = x @ w, then backward dx = dy @ w.T and dw = x.T @ dy, into arrays that
-    exist."""
+def floor(p: Preset, device: str) -> Callable[[], None]:
+    """The matrix products of all linear layers of a step and nothing else, one after the other on BLAS's threads, into
+    arrays that exist: for each layer y = x @ w, then for each from the last to the first dx = dy @ w.T and
+    dw = x.T @ dy."""
     rng, N = np.random.default_rng(0), p.tokens
 
     def array(*shape: int) -> Any:
         return put(rng.random(shape, dtype=np.float32), device)
 
     @cache
-    def passing(what: str, width: int) -> Any:  # like outputs and their gradients, which do not stay
+    def shared(what: str, width: int) -> Any:   # one array for all layers, as a step frees outputs and their gradients
         return array(N, width)
 
-    def jobs(a: Any, b: Any, out: Any) -> list[Callable[[], Any]]:
-        return [partial(xp(a).matmul, a[rows], b, out=out[rows]) for rows in pool.cuts(len(a), parts)]
+    def product(a: Any, b: Any, out: Any) -> Callable[[], Any]:
+        return partial(xp(a).matmul, a, b, out=out)
 
     forward, backward = [], []
     for n, m in linear_layers(p.shape):
-        x, w, dw, y = array(N, n), array(n, m), array(n, m), passing("y", m)
-        forward.append(jobs(x, w, y))
-        backward += [jobs(x.T, y, dw), jobs(y, w.T, passing("dx", n))]
-    products = [partial(pool.do, part) for part in zip(*forward, *backward[::-1], strict=True)]
+        x, w, dw, y = array(N, n), array(n, m), array(n, m), shared("y", m)
+        forward.append(product(x, w, y))
+        backward += [product(x.T, y, dw), product(y, w.T, shared("dx", n))]
+    products = [*forward, *backward[::-1]]
 
     def run() -> None:
-        pool.run(products)
+        for each in products:
+            each()
         wait_for(dw)
     return run

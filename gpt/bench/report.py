@@ -35,7 +35,7 @@ def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
             memory[name] = new_process.submit(peak_memory, name, p, device, o.threads).result()
     sides, differences = checked_sides(o, p, device)
 
-    best = None if p.generates else floor(p, device, o.threads if device == "cpu" else 1)
+    best = None if p.generates else floor(p, device)
     peaks = [matmul_peak(device, "float32") for _ in range(5)]
     times = time_in_turn(p, sides, best, o.seconds, o.steps)
     if best:

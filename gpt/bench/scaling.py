@@ -29,7 +29,7 @@ def measure_scaling(o: Options, p: Preset, device: str) -> dict[str, Any]:
     for size, n, q, threads in points:
         with machine.on_threads(threads):
             sides = {name: make_side(name, q, device) for name in o.sides}
-            times = time_in_turn(q, sides, floor(q, device, threads if device == "cpu" else 1), o.seconds / 10, o.steps)
+            times = time_in_turn(q, sides, floor(q, device), o.seconds / 10, o.steps)
         us = {name: 1e6 * float(np.median(t)) / q.tokens for name, t in times.items()}
         rows.append({"size": size, "value": n, "us_per_token": us})
         print(f"{size:>12} {n:>8}     {'  '.join(f'{t:13.2f}' for t in us.values())}", flush=True)

@@ -8,7 +8,7 @@ from gpt.bench.presets import Preset, random_batches
 from gpt.bench.sides import stages
 
 WARM_UP, MIN_STEPS = 3, 5                       # steps that are not timed, and timed at least
-PAUSE = 0.02                                    # seconds: then the threads of the side before do not spin any more
+PAUSE = 0.02                                    # seconds, in which the other side's threads stop spinning
 
 
 def time_in_turn(p: Preset, sides: dict[str, Any], floor: Callable[[], Any] | None, seconds: float,
