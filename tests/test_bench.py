@@ -1,5 +1,5 @@
-"""gpt.bench: all sides compute the same, the figures add up, and bad input is explained. No test depends on how long
-anything takes."""
+"""gpt.bench: all sides compute the same, the figures add up, and bad input is explained. minigrad.bench: the bound on
+an op's overhead. No test depends on how long anything takes."""
 import json
 import os
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import minigrad as mg
-from minigrad import tape
+from minigrad import bench, tape
 
 from gpt.bench import options, presets, report, scaling
 from gpt.bench.__main__ import main
@@ -250,3 +250,49 @@ class TestWithTorch:
         out, found = run(capsys, tmp_path, "--vs=torch", f"--preset={preset}")
         assert "same    as PyTorch" in out and "of the time of PyTorch" in out
         assert len(found["sides"]["PyTorch"]["all_ms"]) == 2 and found["machine"]["torch"]
+
+
+class TestOverheadOfAnOp:
+    """python -m minigrad.bench"""
+
+    @pytest.fixture
+    def fixed_times(self, monkeypatch):
+        """Fastest rounds: an overhead of 5 microseconds, and 0.1 microseconds for a small object."""
+        times = {"object": [0.1, 0.2, 0.2], "bare": [3.0, 1.0, 2.0], "minigrad": [9.0, 6.0, 7.0]}
+        monkeypatch.setattr(bench, "measure", lambda runs, rounds: {name: list(times[name]) for name in runs})
+        monkeypatch.setattr(bench, "other_engines", lambda name, x: {})
+
+    def test_every_op_and_the_overhead_are_printed(self, capsys):
+        assert bench.main(["--rounds=2"]) == 0
+        out = capsys.readouterr().out
+        assert all(f"\n{name} " in out for name in ("add", "mul", "tanh", "layer_norm"))
+        assert "\noverhead of an op: " in out
+
+    @pytest.mark.parametrize("arguments", [[], ["--most=50"], ["--most=1000"]])
+    def test_an_overhead_within_the_bound_exits_with_status_0(self, arguments, fixed_times, capsys):
+        assert bench.main(arguments) == 0
+        out, err = capsys.readouterr()
+        assert out.endswith("overhead of an op: 5.0 microseconds, as long as making 50 small Python objects\n")
+        assert not err
+
+    def test_an_overhead_above_the_bound_exits_with_status_1_and_one_line_on_stderr(self, fixed_times, capsys):
+        assert bench.main(["--most=49"]) == 1
+        out, err = capsys.readouterr()
+        assert "overhead of an op: 5.0 microseconds" in out
+        assert "an op's overhead is 50 small objects, above --most=49" in err and err.count("\n") == 1
+
+    def test_the_command_exits_with_the_status(self):
+        command = [sys.executable, "-m", "minigrad.bench", "--rounds=1"]
+        assert subprocess.run([*command, "--most=1e-6"], capture_output=True).returncode == 1
+        assert subprocess.run([*command, "--most=1e9"], capture_output=True).returncode == 0
+
+    @pytest.mark.parametrize("arguments, reason", [
+        (["--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["--most=0"], "--most must be positive, got 0"),
+        (["--most=nan"], "--most must be positive, got nan"),
+    ])
+    def test_bad_input_exits_with_status_2_and_one_line_on_stderr(self, arguments, reason, capsys):
+        with pytest.raises(SystemExit) as error:
+            bench.main(arguments)
+        err = capsys.readouterr().err
+        assert error.value.code == 2 and reason in err and err.count("\n") == 1
