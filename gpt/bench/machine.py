@@ -10,7 +10,6 @@ from typing import Any, Iterable, Iterator
 import numpy as np
 
 import minigrad as mg
-from minigrad.device import host, is_array
 
 from gpt import blas
 
@@ -39,13 +38,6 @@ def on_threads(n: int) -> Iterator[None]:
     finally:
         pin(cores)
         mg.set_num_threads(threads)
-
-
-def wait_for(result: Any) -> None:
-    """Return when the device has computed an array, or each of a tuple of arrays."""
-    for array in result if isinstance(result, tuple) else (result,):
-        if is_array(array):
-            host(array[(slice(1),) * array.ndim + (...,)])      # the copy of an element waits for its array
 
 
 def describe(threads: int, device: str, with_torch: bool) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from typing import Any, Callable
 
 import numpy as np
 
-from minigrad.device import put, xp
+from minigrad.device import put, synchronize, xp
 
-from gpt.bench.machine import wait_for
 from gpt.bench.presets import Preset
 from gpt.model import GPTConfig
 
@@ -55,5 +54,5 @@ def floor(p: Preset, device: str) -> Callable[[], None]:
     def run() -> None:
         for each in products:
             each()
-        wait_for(dw)
+        synchronize()
     return run

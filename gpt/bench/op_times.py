@@ -2,48 +2,56 @@
 import contextlib
 import time
 from itertools import islice
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator, cast
 
-import minigrad as mg
+from minigrad.executor import EXECUTORS, Executor, executor_of
 from minigrad.ops.op import Op
 
-from gpt.bench.machine import wait_for
 from gpt.bench.presets import Preset, random_batches
 from gpt.bench.sides import MinigradSide, stages
 
 STEPS = 5                                       # steps that the table is a mean of
+Spent = dict[str, list[float]]                  # name of an op -> calls, seconds forward, seconds backward
+
+
+class Stopwatch:
+    """In the place of an executor: it does the same, and adds up how long each op takes."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor, self.spent = executor, Spent()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.executor, name)     # all that is not timed
+
+    def forward(self, op_class: type[Op], *args: Any) -> tuple[Op, Any]:
+        row = self.spent.setdefault(op_class.name, [0, 0.0, 0.0])
+        row[0] += 1
+        return self.timed(row, 1, self.executor.forward, op_class, *args)
+
+    def backward(self, op: Op, *args: Any) -> Any:
+        return self.timed(self.spent[op.name], 2, self.executor.backward, op, *args)
+
+    def timed(self, row: list[float], column: int, run: Callable[..., Any], *args: Any) -> Any:
+        start = time.perf_counter()
+        result = run(*args)
+        self.executor.synchronize()
+        row[column] += time.perf_counter() - start
+        return result
 
 
 @contextlib.contextmanager
-def watched(kind: type) -> Iterator[dict[str, list[float]]]:
-    """Inside, every op notes its calls and the seconds of its forwards and backwards: each has a kernel, for arrays of
-    this kind, that is what would have run, with a watch."""
-    spent: dict[str, list[float]] = {}
-
-    def timed(op: type[Op], kernel: type[Op], method: str, column: int) -> Any:
-        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            if column == 1:
-                self.actual = kernel if getattr(args[0], "size", kernel.least) >= kernel.least else op
-                self.fresh, self.adds = self.actual.fresh, self.actual.adds
-            result = getattr(self.actual, method)(self, *args, **kwargs)
-            wait_for(result)
-            row = spent.setdefault(op.name, [0, 0.0, 0.0])
-            row[0] += column == 1
-            row[column] += time.perf_counter() - start
-            return result
-        return run
-
-    before = {op: op.kernels for op in mg.OPS.values()}
-    for op in before:
-        kernel = op.kernels.get(kind, op)
-        methods = {m: timed(op, kernel, m, column) for column, m in enumerate(("forward", "backward"), 1)}
-        op.kernels = {kind: type(kernel.__name__, (kernel,), {**methods, "least": 0}, register=False)}
+def watched(array_type: type) -> Iterator[Spent]:
+    """Inside, the ops on arrays of this type are timed."""
+    before = EXECUTORS.get(array_type)
+    stopwatch = Stopwatch(executor_of(array_type, plain=False))
+    EXECUTORS[array_type] = cast(Executor, stopwatch)
     try:
-        yield spent
+        yield stopwatch.spent
     finally:
-        for op, kernels in before.items():
-            op.kernels = kernels
+        if before is None:
+            del EXECUTORS[array_type]
+        else:
+            EXECUTORS[array_type] = before
 
 
 def time_ops(side: MinigradSide, p: Preset) -> list[dict[str, Any]]:

@@ -8,9 +8,8 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
-from minigrad.device import host
+from minigrad.device import host, synchronize
 
-from gpt.bench.machine import wait_for
 from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY, Preset, random_batches
 from gpt.model import GPT, KVCache
 
@@ -36,7 +35,7 @@ class MinigradSide:
             optim.clip_grad_norm(self.optimizer.params, CLIP)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        wait_for(self.optimizer.params[0].data)
+        synchronize()
 
     def generate(self, x: np.ndarray) -> None:
         """Sample tokens after the first of each row, until block_size is reached."""
