@@ -1,11 +1,16 @@
-"""What recording costs: one op on a small array, forward and backward, beside the bare NumPy calls that it makes.
+"""The tape's overhead: one op on a small array, forward and backward, compared with the NumPy calls that it makes.
 
-`python -m minigrad.bench` prints, for chains of 100 ops, microseconds per op. The engines are run in turn, round after
-round, and medians are quoted, as machines are noisy. DeZero and autograd are measured too where they are installed.
+`python -m minigrad.bench` prints microseconds per op, for chains of 100 ops. The engines take turns, round after round,
+and medians are reported, as other programs disturb single rounds. DeZero and autograd are measured too where they are
+installed.
+
+`--most=N` exits with status 1 if an op's overhead is longer than Python takes to make N small objects. The bound is a
+ratio, not microseconds, as a slower processor slows both. The fastest round of each counts: noise only adds time.
 """
 import argparse
 import contextlib
 import importlib
+import math
 import statistics
 import sys
 import time
@@ -15,7 +20,7 @@ import numpy as np
 
 from minigrad import Tensor, functional as F
 
-CHAIN = 100
+CHAIN = 100                                     # ops in a run
 Run = Callable[[], Any]
 
 
@@ -27,21 +32,21 @@ def chain(op: Callable[[Any], Any], x: Any) -> Any:
 
 
 def bare(forward: Callable[[np.ndarray], tuple[Any, ...]], backward: Callable[..., np.ndarray], x: np.ndarray) -> Run:
-    """The NumPy calls of a chain, both ways: forward gives (y, what backward needs)."""
+    """The NumPy calls of a chain, forward and backward. `forward` returns (y, *saved); `backward` takes dy, *saved."""
     def run() -> np.ndarray:
-        y, saved = x, []
+        y, stack = x, []
         for _ in range(CHAIN):
-            y, *kept = forward(y)
-            saved.append(kept)
+            y, *saved = forward(y)
+            stack.append(saved)
         dy = np.ones_like(y)
-        for kept in reversed(saved):
-            dy = backward(dy, *kept)
+        for saved in reversed(stack):
+            dy = backward(dy, *saved)
         return dy
     return run
 
 
-def recorded(op: Callable[[Any], Any], x: np.ndarray) -> Run:
-    """The same chain on the tape."""
+def on_tape(op: Callable[[Any], Any], x: np.ndarray) -> Run:
+    """The same chain on minigrad's tape, forward and backward."""
     t, dy = Tensor(x, requires_grad=True), np.ones_like(x)
     return lambda: chain(op, t).backward(dy)
 
@@ -66,8 +71,21 @@ def layer_norm_bare(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> Run:
     return bare(forward, backward, x)
 
 
-def others(name: str, x: np.ndarray) -> dict[str, Run]:
-    """The same chain in the other engines that are installed and that import with this NumPy."""
+class SmallObject:
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def small_objects() -> None:
+    """The unit of --most: make as many small Python objects as a chain has ops."""
+    for i in range(CHAIN):
+        SmallObject({"value": i})
+
+
+def other_engines(name: str, x: np.ndarray) -> dict[str, Run]:
+    """The same chain in the other engines that are installed and can be imported beside this NumPy."""
     ops: dict[str, Callable[[Any, Any], Any]] = {
         "add": lambda xp, v: v + v, "mul": lambda xp, v: v * v, "tanh": lambda xp, v: xp.tanh(v)}
     runs: dict[str, Run] = {}
@@ -84,48 +102,64 @@ def others(name: str, x: np.ndarray) -> dict[str, Run]:
 
 
 def cases() -> dict[str, dict[str, Run]]:
-    """Op -> engine -> a run of the whole chain."""
+    """Op -> engine -> a run of a whole chain. "object" is the unit of --most."""
     one, row = np.array([0.5]), np.random.default_rng(0).normal(size=(1, 64))
     w, b = Tensor(np.ones(64), requires_grad=True), Tensor(np.zeros(64), requires_grad=True)
     table = {
-        "add": (bare(lambda x: (x + x,), lambda dy: dy + dy, one), recorded(lambda x: x + x, one)),
-        "mul": (bare(lambda x: (x * x, x), lambda dy, x: dy * x + dy * x, one), recorded(lambda x: x * x, one)),
-        "tanh": (bare(lambda x: (y := np.tanh(x), y), lambda dy, y: dy * (1.0 - y * y), one), recorded(F.tanh, one)),
-        "layer_norm": (layer_norm_bare(row, w.data, b.data), recorded(lambda x: F.layer_norm(x, w, b), row)),
+        "add": (bare(lambda x: (x + x,), lambda dy: dy + dy, one), on_tape(lambda x: x + x, one)),
+        "mul": (bare(lambda x: (x * x, x), lambda dy, x: dy * x + dy * x, one), on_tape(lambda x: x * x, one)),
+        "tanh": (bare(lambda x: (y := np.tanh(x), y), lambda dy, y: dy * (1.0 - y * y), one), on_tape(F.tanh, one)),
+        "layer_norm": (layer_norm_bare(row, w.data, b.data), on_tape(lambda x: F.layer_norm(x, w, b), row)),
     }
-    return {name: {"bare": plain, "minigrad": ours, **others(name, one)} for name, (plain, ours) in table.items()}
+    return {name: {"object": small_objects, "bare": numpy, "minigrad": minigrad, **other_engines(name, one)}
+            for name, (numpy, minigrad) in table.items()}
 
 
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median microseconds per op of each engine, run in turn."""
+def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Microseconds per op of each engine in each round; they take turns."""
     times: dict[str, list[float]] = {engine: [] for engine in runs}
     for _ in range(rounds):
         for engine, run in runs.items():
             start = time.perf_counter()
             run()
             times[engine].append((time.perf_counter() - start) / CHAIN * 1e6)
-    return {engine: statistics.median(t) for engine, t in times.items()}
+    return times
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a row per op."""
+    """Print a row per op and the overhead; the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m minigrad.bench",
         usage=argparse.SUPPRESS,                # an error is one line
-        description="What recording an op costs, beside bare NumPy.",
+        description="The tape's overhead per op, compared with bare NumPy.",
     )
     parser.add_argument("--rounds", type=int, default=100, help="how often each chain is run (default 100)")
+    parser.add_argument("--most", type=float, default=math.inf, metavar="N",
+                        help="exit with status 1 if an op's overhead is more than that of making N small objects")
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    if not args.most > 0.0:
+        parser.error(f"--most must be positive, got {args.most:g}")
     print(f"microseconds per op, forward and backward; medians of {args.rounds} chains of {CHAIN}, run in turn")
+    overheads, objects = [], []
     with np.errstate(over="ignore"):
         for name, runs in cases().items():
-            us = measure(runs, args.rounds)
-            plain, ours = us.pop("bare"), us.pop("minigrad")
+            times = measure(runs, args.rounds)
+            overheads.append(min(times["minigrad"]) - min(times["bare"]))
+            objects.append(min(times.pop("object")))
+            us = {engine: statistics.median(t) for engine, t in times.items()}
+            bare, minigrad = us.pop("bare"), us.pop("minigrad")
             rest = "".join(f"   {engine} {t:5.1f}" for engine, t in us.items())
-            cost = f"(+{ours - plain:.1f}, x{ours / plain:.1f})"
-            print(f"{name:10}   bare NumPy {plain:5.1f}   minigrad {ours:5.1f} {cost}{rest}")
+            cost = f"(+{minigrad - bare:.1f}, x{minigrad / bare:.1f})"
+            print(f"{name:10}   bare NumPy {bare:5.1f}   minigrad {minigrad:5.1f} {cost}{rest}")
+    overhead = statistics.median(overheads)
+    ratio = overhead / min(objects)
+    print(f"overhead of an op: {overhead:.1f} microseconds, as long as making {ratio:.0f} small Python objects")
+    if ratio > args.most:
+        print(f"python -m minigrad.bench: an op's overhead is {ratio:.0f} small objects, above --most={args.most:g}: "
+              "see what was added to apply and walk in minigrad/tape.py", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,5 +1,5 @@
-"""gpt.bench: what it times is the same computation, its figures add up, and it says what is wrong. No test looks at how
-long anything took."""
+"""gpt.bench: all sides compute the same, the figures add up, and bad input is explained. minigrad.bench: the bound on
+an op's overhead. No test depends on how long anything takes."""
 import json
 import os
 import subprocess
@@ -12,11 +12,18 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import minigrad as mg
-from minigrad import tape
-from minigrad.kernels import pool
+from minigrad import bench, modes
+from minigrad.executor import EXECUTORS
 
-from gpt import bench
-from gpt.bench import Options, Ours, Preset, check, floor, floor_flops, in_turn, main, on_threads, watched
+from gpt.bench import options, presets, report, scaling
+from gpt.bench.__main__ import main
+from gpt.bench.machine import on_threads
+from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
+from gpt.bench.op_times import watched
+from gpt.bench.options import Options
+from gpt.bench.presets import Preset, random_batches
+from gpt.bench.sides import MinigradSide, make_side, relative_differences
+from gpt.bench.timing import time_in_turn
 from gpt.model import GPTConfig
 
 TINY = Preset(GPTConfig(block_size=7, vocab_size=11, n_layer=2, n_head=2, n_embd=8), batch_size=3)
@@ -25,25 +32,25 @@ TINY_GEN = TINY._replace(generates=True)
 
 @pytest.fixture(autouse=True)
 def with_kernels():
-    """The bench itself says which side runs without."""
-    with tape._switch(plain=False):
+    """Also under MINIGRAD_PLAIN=1: only the side "textbook" is to run without kernels."""
+    with modes.switch(plain=False):
         yield
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(bench.PRESETS, "cpu", TINY)
-    monkeypatch.setitem(bench.PRESETS, "gen", TINY_GEN)
+    monkeypatch.setitem(presets.PRESETS, "cpu", TINY)
+    monkeypatch.setitem(presets.PRESETS, "gen", TINY_GEN)
 
 
 def run(capsys, tmp_path, *arguments):
-    """What a command line prints, and what it writes with --json."""
+    """What the command prints, and what it writes with --json."""
     main(["--steps=2", "--threads=1", f"--json={tmp_path / 'bench.json'}", *arguments])
     return capsys.readouterr().out, json.loads((tmp_path / "bench.json").read_text())
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gen"])
-def test_both_sides_are_described_and_timed_as_often_as_asked(preset, tiny, capsys, tmp_path):
+def test_each_side_is_timed_for_the_given_number_of_steps_and_described(preset, tiny, capsys, tmp_path):
     out, found = run(capsys, tmp_path, "--vs=plain", f"--preset={preset}")
     sides = found["sides"]
     assert list(sides) == ["minigrad", "textbook"] + ["floor"] * (preset == "cpu")
@@ -61,41 +68,42 @@ def test_both_sides_are_described_and_timed_as_often_as_asked(preset, tiny, caps
     assert found["machine"]["threads"] == 1 and found["machine"]["numpy"] == np.__version__
 
 
-def test_no_rate_is_above_the_peak(tiny, capsys, tmp_path):
+def test_no_side_exceeds_the_peak_rate(tiny, capsys, tmp_path):
     _, found = run(capsys, tmp_path)
     assert found["sides"]["floor"]["of_floor"] == 1.0
     assert all(0.0 < row["of_peak"] <= 1.0 for row in found["sides"].values())
 
 
-def test_the_table_of_ops_adds_up_to_the_step(tiny, capsys, tmp_path):
+def test_the_shares_of_the_ops_sum_to_the_whole_step(tiny, capsys, tmp_path):
     out, found = run(capsys, tmp_path)
     assert sum(row["share"] for row in found["ops"]) == pytest.approx(1.0)
     assert all(row["forward_ms"] >= 0.0 and row["backward_ms"] >= 0.0 for row in found["ops"])
     assert all(row["op"] in out for row in found["ops"])
 
 
-def test_the_table_counts_every_op_that_is_on_the_tape(tiny, capsys, tmp_path):
+def test_the_table_counts_each_op_as_often_as_the_tape_has_it(tiny, capsys, tmp_path):
     _, found = run(capsys, tmp_path)
-    loss = Ours(TINY, "cpu").model.loss(*np.zeros((2, 3, 7), int))
+    loss = MinigradSide(TINY, "cpu").model.loss(*np.zeros((2, 3, 7), int))
     counted = Counter(step.op for step in loss.backward_steps())
     assert counted == {row["op"]: row["calls"] for row in found["ops"][:-2]}
 
 
-def test_watching_changes_no_number_and_leaves_no_trace():
-    x, y = next(bench.batches(TINY))
-    before = {name: dict(op.kernels) for name, op in mg.OPS.items()}
-    alone, seen = Ours(TINY, "cpu"), Ours(TINY, "cpu")
-    loss = alone.learn(x, y)
-    with watched(np.ndarray) as spent:
-        assert seen.learn(x, y) == loss
-    assert {name: dict(op.kernels) for name, op in mg.OPS.items()} == before
+@pytest.mark.parametrize("device", ["cpu", "fake"])
+def test_timing_the_ops_changes_no_result_and_is_undone_afterwards(device):
+    x, y = next(random_batches(TINY))
+    before = dict(EXECUTORS)
+    untimed, timed = MinigradSide(TINY, device), MinigradSide(TINY, device)
+    loss = untimed.learn(x, y)
+    with watched(type(timed.optimizer.params[0].data)) as spent:
+        assert timed.learn(x, y) == loss
+    assert EXECUTORS == before
     assert spent["linear"][0] == 8
-    for name, g in alone.gradients().items():
-        np.testing.assert_array_equal(seen.gradients()[name], g)
+    for name, g in untimed.gradients().items():
+        np.testing.assert_array_equal(timed.gradients()[name], g)
 
 
-class Planted(Ours):
-    """A side with a mistake in its loss, its gradients, or its optimizer."""
+class WrongSide(MinigradSide):
+    """A side with a mistake in the loss, the gradients, or the optimizer."""
     mistake = ""
 
     def learn(self, x, y):
@@ -111,51 +119,59 @@ class Planted(Ours):
 
 
 @pytest.mark.parametrize("mistake", ["loss", "gradients", "loss after 3 steps"])
-def test_a_side_that_computes_something_else_is_found(mistake):
-    other = Planted(TINY, "cpu")
+def test_a_mistake_in_a_side_shows_in_the_relative_differences(mistake):
+    other = WrongSide(TINY, "cpu")
     other.mistake = mistake
-    found = check(Ours(TINY, "cpu"), other, TINY)
+    found = relative_differences(MinigradSide(TINY, "cpu"), other, TINY)
     assert found[mistake] > 1e-4
     assert all(value < 1e-6 for what, value in found.items() if what != mistake and not what.startswith("loss after"))
 
 
-def test_sides_that_differ_are_not_timed(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(Planted, "mistake", "gradients")
-    monkeypatch.setattr(bench, "side", lambda name, p, place: (Ours if name == "minigrad" else Planted)(p, place))
+def test_sides_that_compute_different_numbers_are_not_timed(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(WrongSide, "mistake", "gradients")
+    monkeypatch.setattr(report, "make_side", lambda name, p, device:
+                        (MinigradSide if name == "minigrad" else WrongSide)(p, device))
     with pytest.raises(SystemExit, match="do not compute the same: relative differences.*Nothing was timed"):
         main(["--vs=plain", "--threads=1"])
     assert "ms/step" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_the_floor_is_every_product_of_the_linear_layers_once(parts, monkeypatch):
-    lists = []
+def test_the_floor_runs_each_product_of_the_linear_layers_once(monkeypatch):
+    products = []
     with monkeypatch.context() as m:
-        m.setattr(pool, "run", lambda jobs: lists.extend(job.args[0] for job in jobs))
-        floor(TINY, "cpu", parts)()
-    assert len(lists) == parts
-    regions = list(zip(*lists, strict=True))
-    jobs = [(*job.args, job.keywords["out"]) for region in regions for job in region]
-    assert sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in jobs) == floor_flops(TINY)
+        m.setattr(np, "matmul", lambda a, b, out: products.append((a, b, out)))
+        floor(TINY, "cpu")()
+    assert sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in products) == floor_flops(TINY)
     N, C = 3 * 7, 8
     assert floor_flops(TINY) == 6 * N * (2 * 12 * C * C + 11 * C)
-    for a, b, out in jobs:
+    for a, b, out in products:
         assert out.shape == (a.shape[0], b.shape[1])
         assert not np.shares_memory(a, out) and not np.shares_memory(b, out)
-    for region in regions:
-        outs = [job.keywords["out"] for job in region]
-        assert not any(np.shares_memory(a, b) for i, a in enumerate(outs) for b in outs[:i])
 
 
-def test_a_side_and_the_floor_run_on_a_device():
-    times = in_turn(TINY, {"minigrad": Ours(TINY, "fake")}, floor(TINY, "fake", 1), seconds=0.0, steps=2)
+def test_the_floor_runs_forward_and_then_backward_in_reverse_order(monkeypatch):
+    products = []
+    with monkeypatch.context() as m:
+        m.setattr(np, "matmul", lambda a, b, out: products.append((a, b, out)))
+        floor(TINY, "cpu")()
+    forward, backward = products[:9], products[9:]
+    assert [(x.shape[1], w.shape[1]) for x, w, _ in forward] == linear_layers(TINY.shape)
+    for (x, w, y), dx, dw in zip(reversed(forward), backward[::2], backward[1::2], strict=True):
+        assert dx[0] is y and dx[1].base is w and dx[2].shape == x.shape
+        assert dw[0].base is x and dw[1] is y and dw[2].shape == w.shape
+
+
+def test_minigrad_and_the_floor_run_on_a_device():
+    sides = {"minigrad": MinigradSide(TINY, "fake")}
+    times = time_in_turn(TINY, sides, floor(TINY, "fake"), seconds=0.0, steps=2)
     assert [len(t) for t in times.values()] == [2, 2]
 
 
-def test_threads_and_cores_are_as_before_afterwards():
+def test_on_threads_limits_threads_and_cores_and_restores_them():
     def state():
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        return pool.threads(), cores, [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        blas = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        return mg.get_num_threads(), cores, blas
 
     before = state()
     with on_threads(1):
@@ -164,18 +180,19 @@ def test_threads_and_cores_are_as_before_afterwards():
     assert state() == before
 
 
-def test_memory_is_at_least_weights_gradients_and_two_moments():
+def test_peak_memory_is_at_least_weights_gradients_and_two_moments():
     pytest.importorskip("resource")             # Windows has no such module
     p = Preset(GPTConfig(block_size=8, vocab_size=4096, n_layer=1, n_head=1, n_embd=512), batch_size=1)
-    code = f"from gpt.bench import *; print(peak_memory('minigrad', {p!r}, 'cpu', 1))"
+    code = ("from gpt.bench.memory import *\nfrom gpt.model import GPTConfig\n"
+            f"print(peak_memory('minigrad', {p!r}, 'cpu', 1))")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    parameters = sum(w.size for w in Ours(p, "cpu").model.parameters())
+    parameters = sum(w.size for w in MinigradSide(p, "cpu").model.parameters())
     assert 4 * 4 * parameters < int(result.stdout) < 12 * 4 * parameters
 
 
-def test_scaling_has_a_point_for_each_size_a_table_and_a_picture(tiny, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(bench, "SIZES", {"n_embd": (8, 16), "n_layer": (1, 2), "block_size": (7, 14)})
-    monkeypatch.setattr(bench, "BATCH_SIZES", (1, 3))
+def test_scaling_prints_and_plots_a_point_for_each_size(tiny, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(scaling, "SIZES", {"n_embd": (8, 16), "n_layer": (1, 2), "block_size": (7, 14)})
+    monkeypatch.setattr(scaling, "BATCH_SIZES", (1, 3))
     out, found = run(capsys, tmp_path, f"--scaling={tmp_path / 'scaling.png'}")
     points = [(row["size"], row["value"]) for row in found["scaling"]]
     assert points == [("n_embd", 8), ("n_embd", 16), ("n_layer", 1), ("n_layer", 2), ("block_size", 7),
@@ -186,8 +203,8 @@ def test_scaling_has_a_point_for_each_size_a_table_and_a_picture(tiny, monkeypat
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_torch_it_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install "minigrad\[bench\]"'):
         Options(vs="torch")
 
@@ -198,13 +215,13 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch):
     (["--threads=9999"], "--threads must be at least 1 and at most"),
     (["--threads=0"], "--threads must be at least 1"),
     (["--steps=-1"], "must not be negative"),
-    (["--compile"], "--compile is for training, beside --vs=torch"),
+    (["--compile"], "--compile needs --vs=torch and a preset that trains"),
     (["--scaling=curves.jpg"], "needs a name that ends in .png"),
     (["--scaling=curves.png", "--preset=gen"], "a preset that trains"),
     (["--device=tpu"], "unknown device 'tpu'"),
     (["--json=nowhere/bench.json"], "nowhere/bench.json: No such file or directory"),
 ])
-def test_bad_input_is_one_line(arguments, reason, capsys):
+def test_bad_input_exits_with_status_2_and_one_line_on_stderr(arguments, reason, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)
     out, err = capsys.readouterr()
@@ -213,24 +230,71 @@ def test_bad_input_is_one_line(arguments, reason, capsys):
 
 
 class TestWithTorch:
-    """Only where PyTorch happens to be installed."""
+    """Only where PyTorch is installed."""
 
     @pytest.fixture(autouse=True)
     def torch(self):
         return pytest.importorskip("torch")
 
     @pytest.mark.parametrize("bias", [True, False])
-    def test_it_computes_the_same(self, bias):
+    def test_pytorch_computes_the_same_loss_gradients_and_steps(self, bias):
         p = TINY._replace(shape=GPTConfig(7, 11, 2, 2, 8, bias=bias))
-        found = check(Ours(p, "cpu"), bench.side("PyTorch", p, "cpu"), p)
+        found = relative_differences(MinigradSide(p, "cpu"), make_side("PyTorch", p, "cpu"), p)
         assert list(found) == ["loss", "gradients", "loss after 3 steps"]
         assert max(found.values()) < 1e-5
 
-    def test_it_reads_the_same_with_its_cache(self):
-        assert check(Ours(TINY_GEN, "cpu"), bench.side("PyTorch", TINY_GEN, "cpu"), TINY_GEN)["logits"] < 1e-5
+    def test_pytorch_computes_the_same_logits_with_its_key_value_cache(self):
+        found = relative_differences(MinigradSide(TINY_GEN, "cpu"), make_side("PyTorch", TINY_GEN, "cpu"), TINY_GEN)
+        assert found["logits"] < 1e-5
 
     @pytest.mark.parametrize("preset", ["cpu", "gen"])
-    def test_it_is_timed(self, preset, tiny, capsys, tmp_path):
+    def test_pytorch_is_timed_in_turn_with_minigrad(self, preset, tiny, capsys, tmp_path):
         out, found = run(capsys, tmp_path, "--vs=torch", f"--preset={preset}")
         assert "same    as PyTorch" in out and "of the time of PyTorch" in out
         assert len(found["sides"]["PyTorch"]["all_ms"]) == 2 and found["machine"]["torch"]
+
+
+class TestOverheadOfAnOp:
+    """python -m minigrad.bench"""
+
+    @pytest.fixture
+    def fixed_times(self, monkeypatch):
+        """Fastest rounds: an overhead of 5 microseconds, and 0.1 microseconds for a small object."""
+        times = {"object": [0.1, 0.2, 0.2], "bare": [3.0, 1.0, 2.0], "minigrad": [9.0, 6.0, 7.0]}
+        monkeypatch.setattr(bench, "measure", lambda runs, rounds: {name: list(times[name]) for name in runs})
+        monkeypatch.setattr(bench, "other_engines", lambda name, x: {})
+
+    def test_every_op_and_the_overhead_are_printed(self, capsys):
+        assert bench.main(["--rounds=2"]) == 0
+        out = capsys.readouterr().out
+        assert all(f"\n{name} " in out for name in ("add", "mul", "tanh", "layer_norm"))
+        assert "\noverhead of an op: " in out
+
+    @pytest.mark.parametrize("arguments", [[], ["--most=50"], ["--most=1000"]])
+    def test_an_overhead_within_the_bound_exits_with_status_0(self, arguments, fixed_times, capsys):
+        assert bench.main(arguments) == 0
+        out, err = capsys.readouterr()
+        assert out.endswith("overhead of an op: 5.0 microseconds, as long as making 50 small Python objects\n")
+        assert not err
+
+    def test_an_overhead_above_the_bound_exits_with_status_1_and_one_line_on_stderr(self, fixed_times, capsys):
+        assert bench.main(["--most=49"]) == 1
+        out, err = capsys.readouterr()
+        assert "overhead of an op: 5.0 microseconds" in out
+        assert "an op's overhead is 50 small objects, above --most=49" in err and err.count("\n") == 1
+
+    def test_the_command_exits_with_the_status(self):
+        command = [sys.executable, "-m", "minigrad.bench", "--rounds=1"]
+        assert subprocess.run([*command, "--most=1e-6"], capture_output=True).returncode == 1
+        assert subprocess.run([*command, "--most=1e9"], capture_output=True).returncode == 0
+
+    @pytest.mark.parametrize("arguments, reason", [
+        (["--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["--most=0"], "--most must be positive, got 0"),
+        (["--most=nan"], "--most must be positive, got nan"),
+    ])
+    def test_bad_input_exits_with_status_2_and_one_line_on_stderr(self, arguments, reason, capsys):
+        with pytest.raises(SystemExit) as error:
+            bench.main(arguments)
+        err = capsys.readouterr().err
+        assert error.value.code == 2 and reason in err and err.count("\n") == 1

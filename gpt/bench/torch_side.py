@@ -1,11 +1,15 @@
-"""PyTorch's side of gpt.bench: the same GPT as a plain module, trained and sampled as its users would. Names are ours,
-so that weights can be carried over; nn.Linear keeps its weight transposed."""
+"""The side of PyTorch: the same GPT as an ordinary nn.Module, trained and sampled as PyTorch's users do. Parameters
+have minigrad's names, so that weights can be copied; nn.Linear stores its weight transposed."""
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import minigrad as mg
+
+from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY, Preset
 
 
 class Attention(nn.Module):
@@ -16,7 +20,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(c.n_embd, c.n_embd, c.bias)
 
     def forward(self, x: Tensor, past: list[Tensor] | None = None) -> Tensor:
-        """past: k and v of the tokens read so far, to which those of x are added."""
+        """past: k and v of the tokens before x; those of x are appended to it."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
                    for part in self.c_attn(x).split(C, dim=2))                          # 3 x (B, nh, T, hs)
@@ -72,19 +76,18 @@ class GPT(nn.Module):
         return self.lm_head(self.ln_f(x[:, -1]))
 
 
-class Theirs:
-    """The methods of gpt.bench.Ours."""
+class TorchSide:
+    """The methods of gpt.bench.sides.MinigradSide, which describes them."""
 
-    def __init__(self, p: Any, place: str, adamw: dict[str, Any], weight_decay: float, clip: float, threads: int,
-                 compiled: bool) -> None:
-        torch.set_num_threads(threads)
-        self.place, self.clip, self.block_size = place, clip, p.shape.block_size
-        self.model = GPT(p.shape).to(place)
+    def __init__(self, p: Preset, device: str, compiled: bool = False) -> None:
+        torch.set_num_threads(mg.get_num_threads())
+        self.device, self.block_size = device, p.shape.block_size
+        self.model = GPT(p.shape).to(device)
         self.loss = torch.compile(self.model) if compiled else self.model
         matrices = [w for w in self.model.parameters() if w.dim() >= 2]
         vectors = [w for w in self.model.parameters() if w.dim() < 2]
-        self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
-                                            {"params": vectors, "weight_decay": 0.0}], fused=True, **adamw)
+        self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": WEIGHT_DECAY},
+                                            {"params": vectors, "weight_decay": 0.0}], fused=True, **ADAMW)
 
     def learn(self, x: np.ndarray, y: np.ndarray) -> float:
         loss = self.loss(self._tensor(x), self._tensor(y))
@@ -92,10 +95,10 @@ class Theirs:
         return loss.item()
 
     def update(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.place != "cpu":
+        if self.device != "cpu":
             torch.cuda.synchronize()
 
     @torch.inference_mode()
@@ -115,21 +118,21 @@ class Theirs:
     @torch.no_grad()
     def load(self, weights: dict[str, np.ndarray]) -> None:
         for name, w in self.model.named_parameters():
-            w.copy_(torch.from_numpy(self._turned(name, weights[name])))
+            w.copy_(torch.from_numpy(self._transposed(name, weights[name])))
 
     def gradients(self) -> dict[str, np.ndarray]:
         named: dict[str, Any] = dict(self.model.named_parameters())
-        return {name: self._turned(name, w.grad.cpu().numpy()) for name, w in named.items()}
+        return {name: self._transposed(name, w.grad.cpu().numpy()) for name, w in named.items()}
 
     def device_memory(self) -> int:
         return torch.cuda.max_memory_reserved()
 
-    def _turned(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A weight of nn.Linear from our layout to theirs, or back."""
+    def _transposed(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The weight of an nn.Linear from minigrad's layout to PyTorch's, or back; others as they are."""
         return array.T if array.ndim == 2 and name.startswith("h.") else array
 
     def _tensor(self, x: np.ndarray) -> Tensor:
-        return torch.from_numpy(x).to(self.place)
+        return torch.from_numpy(x).to(self.device)
 
     def _empty_cache(self) -> list[list[Tensor]]:
         return [[] for _ in self.model.h]

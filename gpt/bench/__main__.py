@@ -1,0 +1,45 @@
+"""How fast whole training steps are on this machine, compared with its matrix products, the textbook ops, or PyTorch.
+
+    python -m gpt.bench                                     minigrad alone, in the sizes of the preset `cpu`
+    python -m gpt.bench --vs=torch --preset=gpu8            in turn with PyTorch, after both gave the same numbers
+    python -m gpt.bench --preset=gen --vs=torch             sampling with a key-value cache instead of training
+    python -m gpt.bench --scaling=scaling.png               time per token against each size of the model
+
+A step is forward, backward, clipping and AdamW on a fresh random batch, in float32. All sides are timed in one process,
+in turn, with a pause before each, so that other programs slow them equally; medians are reported.
+"""
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from minigrad.device import resolve
+
+from gpt.bench.machine import on_threads
+from gpt.bench.options import Options
+from gpt.bench.presets import PRESETS
+from gpt.bench.report import compare
+from gpt.bench.scaling import measure_scaling, plot_scaling
+from gpt.config import bad_input_exits, parse
+
+
+def main(arguments: list[str]) -> None:
+    with bad_input_exits("gpt.bench"):
+        o = parse(Options, arguments)
+        device = resolve(o.device)
+        if o.vs == "torch" and device != "cpu" and not importlib.import_module("torch").cuda.is_available():
+            raise ValueError(f"--device={o.device} with --vs=torch needs a PyTorch for CUDA: the installed one has no "
+                             "CUDA device")
+        for path in filter(None, (o.scaling, o.json)):
+            Path(path).touch()                  # an error now rather than after the measurement
+    p = PRESETS[o.preset]
+    with on_threads(o.threads):
+        found = measure_scaling(o, p, device) if o.scaling else compare(o, p, device)
+    if o.scaling:
+        plot_scaling(Path(o.scaling), f"training around the preset {o.preset}", found["scaling"])
+    if o.json:
+        Path(o.json).write_text(json.dumps(found, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

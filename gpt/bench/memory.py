@@ -1,0 +1,37 @@
+"""How much memory a side needs."""
+import re
+import sys
+from itertools import islice
+
+from gpt.bench.machine import on_threads, system_file
+from gpt.bench.presets import Preset, random_batches
+from gpt.bench.sides import make_side, stages
+from gpt.model import GPTConfig
+
+
+def peak_memory(name: str, p: Preset, device: str, threads: int) -> int | None:
+    """Bytes by which a side raises the peak memory of a process that has imported everything it needs: on a device, of
+    that device. None where the system does not tell. To be run in a new process, as a peak never falls."""
+    with on_threads(threads):
+        tiny = Preset(GPTConfig(2, 3, 1, 1, 8), 1, p.generates)     # the first step imports modules, starts threads
+        for each in (tiny, p):
+            before, side = peak_rss(), make_side(name, each, device)
+            for x, y in islice(random_batches(each), 3):
+                for stage in stages(side, each, x, y):
+                    stage()
+        if device != "cpu":
+            return side.device_memory()
+        after = peak_rss()
+    return None if before is None or after is None else after - before
+
+
+def peak_rss() -> int | None:
+    """The peak resident memory of this process, in bytes; None where the system does not tell."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", system_file("/proc/self/status"))
+    if found:                                   # on Linux getrusage also counts the process that started this one
+        return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
