@@ -5,6 +5,8 @@ import pytest
 from minigrad import tape
 from minigrad.kernels import cpu, memory, pool
 
+pytest_plugins = ["skips"]
+
 
 @pytest.fixture
 def with_kernels(monkeypatch):
