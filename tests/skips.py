@@ -36,4 +36,4 @@ class Skips:
 
     def pytest_terminal_summary(self, terminalreporter):
         for line in self.unexpected:
-            terminalreporter.write_line(f"FAILED, as its reason to be skipped is not expected: {line}")
+            terminalreporter.write_line(f"FAILED: skipped for an unexpected reason: {line}")

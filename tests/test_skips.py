@@ -37,5 +37,5 @@ def test_a_run_passes_if_each_skip_is_expected(run, options):
 def test_a_run_fails_if_a_skip_is_not_expected_and_names_it(run, expected, unexpected):
     result = run(f"--no-skips-but={expected}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"FAILED, as its reason to be skipped is not expected: {unexpected}"])
-    assert str(result.stdout).count("FAILED,") == 1
+    result.stdout.fnmatch_lines([f"FAILED: skipped for an unexpected reason: {unexpected}"])
+    assert str(result.stdout).count("FAILED:") == 1
