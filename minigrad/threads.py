@@ -7,7 +7,8 @@ from threadpoolctl import ThreadpoolController
 
 @cache                                          # finding the libraries takes milliseconds
 def _blas_libraries() -> list[Any]:
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+    libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return libraries
 
 
 def set_num_threads(n: int) -> None:

@@ -8,6 +8,8 @@ from minigrad.executor import EXECUTORS
 from minigrad.kernels.vector.settings import settings
 from minigrad.modes import switch
 
+pytest_plugins = ["skips"]
+
 
 @pytest.fixture
 def with_kernels(monkeypatch):

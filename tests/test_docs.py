@@ -4,12 +4,23 @@ from pathlib import Path
 
 import pytest
 
+import minigrad as mg
+
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture
+def ops():
+    """Ops that are defined meanwhile are removed afterwards."""
+    before = dict(mg.OPS)
+    yield
+    mg.OPS.clear()
+    mg.OPS.update(before)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_a_document_prints_what_it_says(document, capsys):
+def test_a_document_prints_what_it_says(document, capsys, ops):
     """Its Python blocks, run one after the other, print the text blocks that follow them."""
     text = document.read_text("utf-8")
     tour = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", text, re.DOTALL)
@@ -21,6 +32,12 @@ def test_a_document_prints_what_it_says(document, capsys):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_the_pictures_of_a_document_are_there(document):
-    for link in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", document.read_text("utf-8")):
-        assert (document.parent / link).is_file(), link
+def test_the_pictures_and_pages_that_a_document_links_to_are_there(document):
+    for link in re.findall(r"\]\(([^)#:]*)\)", document.read_text("utf-8")):
+        assert (document.parent / link).exists(), link
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = re.search(r"Test it:\n\n    (.*)\n", (ROOT / "README.md").read_text("utf-8"))[1]
+    assert command in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert command in (ROOT / "CONTRIBUTING.md").read_text("utf-8")

@@ -1,0 +1,99 @@
+"""Which parts of the project never import which, and how long the files that are read whole may be."""
+import ast
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BROKEN = pytest.mark.xfail(strict=True)
+
+
+# ---- imports --------------------------------------------------------------------------------------------------------
+
+WALLS = [       # these modules, or all modules of these packages; never import these, not through other modules either
+    pytest.param("minigrad", "gpt", marks=BROKEN),
+    ("minigrad.ops", "minigrad.kernels"),
+    pytest.param("minigrad.tape minigrad.tensor minigrad.nn minigrad.optim minigrad.functional",
+                 "minigrad.kernels minigrad.gradcheck minigrad.step", marks=BROKEN),
+    pytest.param("minigrad.gradcheck", "minigrad.step", marks=BROKEN),
+    pytest.param("gpt.model train", "minigrad.kernels", marks=BROKEN),
+]
+ROOTS = ("minigrad", "gpt")     # their __init__.py are not counted: one imports all that is public, for its users
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+         for path in [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt/**/*.py"), ROOT / "train.py"]}
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """Names of all modules that code in a package may import, inside functions too, but not for type checking alone.
+    What `from a import b` imports may be the module a.b: both names are given."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (*(f"{module}.{alias.name}" for alias in node.names), module)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            yield from imported(ast.Module(node.orelse, []), package)
+        else:
+            yield from imported(node, package)
+
+
+def imports(module: str) -> list[str]:
+    """The project's own modules that a module imports."""
+    path = FILES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = imported(ast.parse(path.read_text("utf-8")), package)
+    return [name for name in names if name in FILES and name not in ROOTS]
+
+
+def within(module: str, packages: str) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages.split())
+
+
+@pytest.mark.parametrize("who, never", WALLS)
+def test_no_chain_of_imports_crosses_a_wall(who, never):
+    chains = [[module] for module in FILES if within(module, who) and module not in ROOTS]
+    assert len(chains) >= len(who.split()), f"there is no such module: {who}"
+    seen = {chain[0] for chain in chains}
+    for chain in chains:                        # grows while it is read: the shortest chains come first
+        assert not within(chain[-1], never), "\n  imports ".join(chain)
+        new = [module for module in dict.fromkeys(imports(chain[-1])) if module not in seen]
+        seen.update(new)
+        chains += [[*chain, module] for module in new]
+
+
+def test_imports_are_found_in_any_place_and_form():
+    code = """
+import a.b as c, d
+from e import f
+from . import g
+from ..h import i
+if TYPE_CHECKING:
+    import not_counted
+else:
+    import j
+def function():
+    try:
+        with manager:
+            import k
+    except ImportError:
+        class C:
+            import l
+"""
+    assert list(imported(ast.parse(code), "p.q")) == [
+        "a.b", "d", "e.f", "e", "p.q.g", "p.q", "p.h.i", "p.h", "j", "k", "l"]
+
+
+# ---- lengths --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("files, lines", [
+    pytest.param("minigrad/tape.py", 350, marks=BROKEN),
+    pytest.param("minigrad/executor.py", 130, marks=BROKEN),
+    pytest.param("minigrad/kernels/**/*.py", 300, marks=BROKEN),
+    pytest.param("train.py", 160, marks=BROKEN),
+])
+def test_files_that_are_read_whole_are_short(files, lines):
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in ROOT.glob(files)}
+    assert lengths and max(lengths.values()) <= lines, lengths
