@@ -29,8 +29,8 @@ class OwnedGradients(Gradients):
     def __init__(self, exclusive: bool) -> None:
         super().__init__()
         self.exclusive = exclusive
-        self.owned: set[Any] = set()            # keys whose sum is, or was, an array that only this store refers to
-        self.unaliased: list[Any] = []          # of what the last backward returned, the arrays without other references
+        self.owned: set[Any] = set()            # keys whose sum only this store refers to
+        self.unaliased: list[Any] = []          # of what the last backward returned
 
     def add(self, key: Any, dx: Any) -> None:
         total = self.sums.get(key)
