@@ -34,10 +34,11 @@ from minigrad.kernels import pool
 from minigrad.ops.op import Op
 
 from gpt import blas
-from gpt.config import bad_input_exits, one_of, option, parse
+from gpt.run.command_line import bad_input_exits, one_of, option, parse
 from gpt.model import GPT, GPTConfig, KVCache
-from gpt.monitor import matmul_peak, say
-from gpt.plot import BLUE, GREY, ORANGE
+from gpt.run.machine import matmul_peak
+from gpt.run.report import print_report as say
+from gpt.run.plot import BLUE, GREY, ORANGE
 
 Run = Callable[[], Any]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
