@@ -20,7 +20,7 @@ TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 @dataclass
 class Options:
-    """Kill a copy of a run, resume it, compare: python -m gpt.verify RUN --name=value ..."""
+    """Verify that a run resumes exactly: python -m gpt.verify RUN --name=value ..."""
     out_dir: str = option("", "the folder that train.py wrote: needed")
     steps: int = option(10, "steps to train; killed half way")
 

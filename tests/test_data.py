@@ -15,8 +15,8 @@ import pytest
 import tqdm
 from hypothesis import given, settings, strategies as st
 
-from gpt import corpus, data, tokenizer
-from gpt.tokenizer import ByteTokenizer, CharTokenizer
+from gpt.text import baselines, batches, corpus, dataset, fables, tokenizer
+from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 TEXT = "".join(f"the naïve {animal} sees {n} ☃\n" for n in range(60) for animal in ("fox", "owl", "hare 🦊"))
 KINDS = ["char", "byte", "bpe"]
@@ -214,9 +214,9 @@ def test_an_unknown_kind_is_named():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prepared_folder_needs_no_source(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
-    prepared = data.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    prepared = dataset.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
     text_file.unlink()
-    opened = data.open_data(tmp_path / "run")
+    opened = dataset.open_data(tmp_path / "run")
     for d in (prepared, opened):
         assert d.name == str(text_file) and d.description.startswith(f"{text_file}: {len(d.train):,} ")
         assert d.tokenizer.decode(d.train) + d.tokenizer.decode(d.val) == TEXT
@@ -231,13 +231,13 @@ def test_a_prepared_folder_needs_no_source(kind, text_file, tmp_path):
 def test_a_large_vocabulary_takes_four_bytes_a_token(tmp_path):
     text = "".join(map(chr, range(0x10000, 0x10000 + 70_000)))
     (tmp_path / "text").write_text(text, "utf-8")
-    d = data.prepare(tmp_path / "run", str(tmp_path / "text"))
+    d = dataset.prepare(tmp_path / "run", str(tmp_path / "text"))
     assert d.val.dtype == np.uint32 and np.array_equal(d.val, np.arange(63_000, 70_000)) and d.val_bytes_per_token == 4
 
 
 def test_the_default_text_is_fables_by_the_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "FABLES_CHARACTERS", 10_000)
-    one, same, other = (data.prepare(tmp_path / f"{i}", "fables", seed=seed) for i, seed in enumerate((0, 0, 1)))
+    one, same, other = (dataset.prepare(tmp_path / f"{i}", "fables", seed=seed) for i, seed in enumerate((0, 0, 1)))
     assert len(one.train) == 9000 and len(one.val) == 1000 and one.name == "fables"
     assert np.array_equal(one.train, same.train) and not np.array_equal(one.train, other.train)
 
@@ -250,7 +250,7 @@ def test_the_default_text_is_fables_by_the_seed(tmp_path, monkeypatch):
 def test_a_short_text_is_refused_before_anything_is_written(tmp_path, text, block_size, fix):
     (tmp_path / "text").write_text(text, "utf-8")
     with pytest.raises(ValueError, match=fix):
-        data.prepare(tmp_path / "run", str(tmp_path / "text"), block_size=block_size)
+        dataset.prepare(tmp_path / "run", str(tmp_path / "text"), block_size=block_size)
     assert not (tmp_path / "run").exists()
 
 
@@ -262,13 +262,13 @@ def test_a_short_text_is_refused_before_anything_is_written(tmp_path, text, bloc
     ("tokenizer.json", b"{}", "tokenizer.json is damaged"), ("tokenizer.json", b'{"type": "word"}', "'word'"),
 ])
 def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, message):
-    d = data.prepare(tmp_path / "run", str(text_file))
+    d = dataset.prepare(tmp_path / "run", str(text_file))
     del d                                           # lets go of the files
     (tmp_path / "run" / file).unlink()
     if content is not None:
         (tmp_path / "run" / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        data.open_data(tmp_path / "run")
+        dataset.open_data(tmp_path / "run")
 
 
 # ---- batches ----
@@ -279,17 +279,17 @@ def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, 
 def test_targets_are_the_text_one_token_on_and_a_batch_is_a_function_of_seed_and_step(sampling, size, block_size, rows,
                                                                                       step):
     tokens = 1000 + np.arange(size + block_size, dtype=np.uint16)
-    x, y = data.batch(tokens, block_size, rows, 7, step, sampling)
+    x, y = batches.batch(tokens, block_size, rows, 7, step, sampling)
     assert x.shape == y.shape == (rows, block_size) and x.dtype == y.dtype == np.int64
     assert np.array_equal(x, x[:, :1] + np.arange(block_size)) and np.array_equal(y, x + 1)
     assert 1000 <= x.min() and y.max() < 1000 + len(tokens)
-    data.batch(tokens, block_size, rows, 7, step + 1, sampling)                         # leaves no trace
-    assert np.array_equal(data.batch(tokens, block_size, rows, 7, step, sampling)[0], x)
+    batches.batch(tokens, block_size, rows, 7, step + 1, sampling)                         # leaves no trace
+    assert np.array_equal(batches.batch(tokens, block_size, rows, 7, step, sampling)[0], x)
 
 
 @pytest.mark.parametrize("sampling", ["permutation", "random"])
 def test_steps_and_seeds_differ(sampling):
-    one, next_step, other_seed = (data.batch(np.arange(1000), 8, 5, seed, step, sampling)[0].tolist()
+    one, next_step, other_seed = (batches.batch(np.arange(1000), 8, 5, seed, step, sampling)[0].tolist()
                                   for seed, step in ((0, 1), (0, 2), (1, 1)))
     assert one != next_step != other_seed != one
 
@@ -300,33 +300,33 @@ def test_an_epoch_visits_each_window_of_its_grid_once(size, block_size, rows):
     size += block_size
     n = max((size - 1) // block_size - 1, 1)
     steps = -(-3 * n // rows)
-    starts = np.concatenate([data.batch(np.arange(size), block_size, rows, 0, step)[0][:, 0] for step in range(steps)])
+    starts = np.concatenate([batches.batch(np.arange(size), block_size, rows, 0, step)[0][:, 0] for step in range(steps)])
     for epoch in starts[:3 * n].reshape(3, n):
         grid = np.sort(epoch)
         assert np.array_equal(grid, grid[0] + block_size * np.arange(n)) and grid[0] < block_size
 
 
 def test_epochs_differ_in_order_and_cut_and_every_token_comes_up():
-    starts = data.batch(np.arange(101), 10, 9 * 2000, 0, 0)[0][:, 0].reshape(2000, 9)
+    starts = batches.batch(np.arange(101), 10, 9 * 2000, 0, 0)[0][:, 0].reshape(2000, 9)
     assert set(starts[:, 0]) == set(range(90)) and set(starts[:, 0] % 10) == set(range(10))
     assert len(set(map(tuple, np.argsort(starts)))) > 1900
 
 
 def test_rows_are_visits_so_parts_of_a_batch_are_batches():
-    whole, _ = data.batch(np.arange(500), 8, 12, 0, 3)
-    parts = [data.batch(np.arange(500), 8, 4, 0, step)[0] for step in (9, 10, 11)]
+    whole, _ = batches.batch(np.arange(500), 8, 12, 0, 3)
+    parts = [batches.batch(np.arange(500), 8, 4, 0, step)[0] for step in (9, 10, 11)]
     assert np.array_equal(whole, np.concatenate(parts))
 
 
 def test_random_sampling_begins_everywhere_and_nowhere_beyond_the_end():
-    x, _ = data.batch(np.arange(12), 8, 500, 0, 0, "random")
+    x, _ = batches.batch(np.arange(12), 8, 500, 0, 0, "random")
     assert set(x[:, 0]) == {0, 1, 2, 3}
 
 
 def test_another_sampling_or_too_few_tokens_are_refused():
     with pytest.raises(ValueError, match="--sampling must be permutation or random, got 'shuffled'"):
-        data.batch(np.arange(100), 8, 5, 0, 0, "shuffled")
-    for refused in (lambda: data.batch(np.arange(8), 8, 5, 0, 0), lambda: data.windows(np.arange(8), 8)):
+        batches.batch(np.arange(100), 8, 5, 0, 0, "shuffled")
+    for refused in (lambda: batches.batch(np.arange(8), 8, 5, 0, 0), lambda: batches.windows(np.arange(8), 8)):
         with pytest.raises(ValueError, match="8 tokens are too few: a block_size of 8 needs 9"):
             refused()
 
@@ -336,7 +336,7 @@ def test_another_sampling_or_too_few_tokens_are_refused():
 @given(st.integers(9, 200), st.one_of(st.none(), st.integers(1, 30)))
 @settings(max_examples=100, deadline=None)
 def test_validation_windows_are_spread_and_never_predict_a_token_twice(size, n):
-    windows = data.windows(np.arange(size, dtype=np.uint16), 8, n)
+    windows = batches.windows(np.arange(size, dtype=np.uint16), 8, n)
     targets = windows[:, 1:].ravel()
     fit = (size - 1) // 8
     assert windows.shape == (fit if n is None else min(n, fit), 9) and windows.dtype == np.int64
@@ -350,10 +350,10 @@ def test_validation_never_touches_what_is_trained_on(tmp_path_factory, size, blo
     """In a text without a repeated character."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text").write_text("".join(map(chr, range(0x4E00, 0x4E00 + size))), "utf-8")
-    d = data.prepare(folder, str(folder / "text"), block_size=block_size)
-    trained = {token for step in range(20) for part in data.batch(d.train, block_size, 16, seed, step, sampling)
+    d = dataset.prepare(folder, str(folder / "text"), block_size=block_size)
+    trained = {token for step in range(20) for part in batches.batch(d.train, block_size, 16, seed, step, sampling)
                for token in part.ravel()}
-    assert trained.isdisjoint(data.windows(d.val, block_size).ravel())
+    assert trained.isdisjoint(batches.windows(d.val, block_size).ravel())
     assert len(d.val) == math.ceil(size / 10)
 
 
@@ -381,22 +381,22 @@ def counted_by_hand(tokens, windows, V, max_order):
 @settings(max_examples=100, deadline=None)
 def test_ngram_losses_against_dictionaries(case):
     V, tokens, windows = case
-    assert np.allclose(corpus.ngram_losses(np.array(tokens), np.array(windows), V, max_order=3),
+    assert np.allclose(baselines.ngram_losses(np.array(tokens), np.array(windows), V, max_order=3),
                        counted_by_hand(tokens, windows, V, max_order=3), rtol=1e-12)
 
 
 def test_pairs_foresee_what_single_characters_cannot():
     tokens = np.tile([0, 1], 5000)
-    one, two = corpus.ngram_losses(tokens, tokens[:90].reshape(10, 9), 2, max_order=2)
+    one, two = baselines.ngram_losses(tokens, tokens[:90].reshape(10, 9), 2, max_order=2)
     assert one == pytest.approx(math.log(2), abs=1e-3) and two < 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
-    d = data.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
-    windows = data.windows(d.val, 8)
-    lines = corpus.reference_lines(d, windows)
+    d = dataset.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    windows = batches.windows(d.val, 8)
+    lines = baselines.reference_lines(d, windows)
     V = len(d.tokenizer)
     assert list(lines) == ["ln V", "1-gram", "2-gram", "3-gram", "4-gram", "5-gram"] and V == len(made)
     assert lines["ln V"] == math.log(V)
@@ -407,10 +407,10 @@ def test_the_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file,
 def test_only_orders_whose_codes_fit_64_bits_are_counted(V, orders):
     made = CharTokenizer("".join(map(chr, range(0xE000, 0xE000 + V))))
     tokens = np.arange(1000) * 97 % V
-    d = data.Data("a text", "", made, tokens, tokens, 1.0)
-    assert list(corpus.reference_lines(d, data.windows(tokens, 8)))[-1] == f"{orders}-gram"
+    d = dataset.Data("a text", "", made, tokens, tokens, 1.0)
+    assert list(baselines.reference_lines(d, batches.windows(tokens, 8)))[-1] == f"{orders}-gram"
     with pytest.raises(ValueError, match="do not fit 64 bits"):
-        corpus.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
+        baselines.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -418,9 +418,9 @@ def test_the_lines_of_the_fables_are_exact(kind, tmp_path):
     """One token a character: the whole ladder, the floor of the windows below it, and the entropy rate below that. For
     others the n-grams are counted, and the entropy rate is that of as many characters as a token stands for."""
     make(kind, TEXT)
-    d = data.prepare(tmp_path, "fables", kind, vocab_size=300)
-    lines = corpus.reference_lines(d, data.windows(d.val, 64, 200))
-    rate = corpus.fables.source().entropy_rate()
+    d = dataset.prepare(tmp_path, "fables", kind, vocab_size=300)
+    lines = baselines.reference_lines(d, batches.windows(d.val, 64, 200))
+    rate = fables.source().entropy_rate()
     exact = kind != "bpe"
     assert list(lines) == (["ln V"] + [f"{n}-gram" for n in range(1, 7 if exact else 6)]
                            + ["best possible"] * exact + ["entropy rate"])
@@ -428,6 +428,6 @@ def test_the_lines_of_the_fables_are_exact(kind, tmp_path):
     assert all(type(loss) is float for loss in lines.values())
     if exact:
         assert list(lines.values()) == sorted(lines.values(), reverse=True)
-        assert d.val_bytes_per_token == 1.0 and lines["3-gram"] == corpus.fables.source().ngram_losses()[2]
+        assert d.val_bytes_per_token == 1.0 and lines["3-gram"] == fables.source().ngram_losses()[2]
     else:
         assert min(lines.values()) == lines["entropy rate"]

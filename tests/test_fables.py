@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import minigrad as mg
-from gpt import corpus, data, fables
-from gpt.entropy import Source
 from gpt.model import GPT, GPTConfig
-from gpt.tokenizer import CharTokenizer
+from gpt.text import baselines, batches, fables
+from gpt.text.entropy import Source
+from gpt.text.tokenizer import CharTokenizer
 from minigrad import functional as F, optim
 
 FABLE = """ada the hare finds two small ripe plums.
@@ -155,7 +155,7 @@ def test_ngram_losses_fall_and_are_those_of_counts(source, book):
 @pytest.fixture(scope="module")
 def fresh(source):
     """Windows (n, 65) of a text that nothing was counted in."""
-    return data.windows(tokens_of(source, fables.text(100_000, seed=4)), block_size=64)
+    return batches.windows(tokens_of(source, fables.text(100_000, seed=4)), block_size=64)
 
 
 def test_only_attention_can_win_a_tenth_of_a_nat_between_the_ngrams_and_the_floor(source, fresh):
@@ -164,12 +164,12 @@ def test_only_attention_can_win_a_tenth_of_a_nat_between_the_ngrams_and_the_floo
 
 
 def test_a_counted_predictor_stays_above_the_floor(source, fresh, book):
-    counted = corpus.ngram_losses(tokens_of(source, book), fresh, len(source.vocabulary), max_order=5)
+    counted = baselines.ngram_losses(tokens_of(source, book), fresh, len(source.vocabulary), max_order=5)
     assert min(counted) > source.bayes_losses(fresh).mean()
 
 
 def test_the_more_a_window_has_shown_the_less_is_lost_down_to_the_entropy_rate(source):
-    losses = source.bayes_losses(data.windows(tokens_of(source, fables.text(300_000, seed=5)), block_size=400))
+    losses = source.bayes_losses(batches.windows(tokens_of(source, fables.text(300_000, seed=5)), block_size=400))
     late = losses[:, 300:].mean(axis=1)                     # after two fables or more the state is known
     assert abs(late.mean() - source.entropy_rate()) < 4 * late.std() / np.sqrt(len(late))
     assert losses[:, :16].mean() > losses[:, 16:64].mean() > losses[:, 64:256].mean()
@@ -264,7 +264,7 @@ def test_the_floor_of_windows_is_a_forward_filter(start, ways, length):
 def test_no_trained_model_gets_below_the_floor(source):
     """On fresh text, window by window, within 4 standard errors. One that sees its targets does."""
     seen, fresh = (tokens_of(source, fables.text(100_000, seed)) for seed in (1, 2))
-    windows = data.windows(fresh, 32, 400)
+    windows = batches.windows(fresh, 32, 400)
     floor = source.bayes_losses(windows).mean(axis=1)
 
     def distance(view):
@@ -272,7 +272,7 @@ def test_no_trained_model_gets_below_the_floor(source):
         model = GPT(GPTConfig(32, len(source.vocabulary), n_layer=1, n_head=2, n_embd=32))
         optimizer = optim.AdamW(model.parameters(), lr=1e-2)
         for step in range(150):
-            model.loss(*view(*data.batch(seen, 32, 16, 0, step))).backward()
+            model.loss(*view(*batches.batch(seen, 32, 16, 0, step))).backward()
             optimizer.step()
             optimizer.zero_grad()
         x, y = view(windows[:, :-1], windows[:, 1:])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from gpt import checkpoint, sample
+from gpt import sample
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, GPTConfig
-from gpt.tokenizer import ByteTokenizer, CharTokenizer
+from gpt.run import checkpoint
+from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 CHARS = CharTokenizer("\n abcdefgh")
 

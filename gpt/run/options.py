@@ -37,7 +37,7 @@ class Options:
     out_dir: str = option("", "default: runs/<dataset>-001, then -002, ...", "run")
     init_from: str = option("scratch", "or resume: continue the run in out_dir")
     eval_interval: int = option(200, "steps between validations")
-    eval_iters: int = option(20, "micro-batches of a validation, always the same")
+    eval_iters: int = option(20, "micro-batches to validate on, the same ones")
     log_interval: int = option(10, "steps between points of the training curve")
     stats_interval: int = option(50, "steps between tensor statistics; 0: none")
     sample_interval: int = option(500, "steps between samples; 0: only at the end")
@@ -47,7 +47,7 @@ class Options:
     device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
     dtype: str = option("float32", "float32 or float64")
     threads: int = option(2, "of the matrix products; 0: every core")
-    seed: int = option(1337, "of text, weights, batches, dropout and samples")
+    seed: int = option(1337, "of text, weights, batches and samples")
     preset: str = option("", "shakespeare-cpu or shakespeare-gpu", "many at once")
     config: str = option("", "a TOML file of options: n_layer = 4")
 
