@@ -165,7 +165,7 @@ def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
     (["--out_dir=nowhere"], "nowhere holds no run"),
     (["--out_dir=RUN", "--at=3"], "has no checkpoint of step 3; it has 0, 2, 4, 6"),
     (["--out_dir=RUN", "--prompt=t"], "give at least two"),
-    (["--out_dir=RUN", "--prompt=the cat"], "has never seen 'c'"),
+    (["--out_dir=RUN", "--prompt=the cat"], "has no token for 'c'"),
     (["--out_dir=RUN", "--out=nowhere/step.html"], "nowhere/step.html"),
     (["--out_dir=RUN", "--promt=the fox"], "did you mean --prompt?"),
 ])
