@@ -13,7 +13,6 @@ from typing import Any
 
 from gpt.model import GPT               # before NumPy: importing gpt sets environment variables that OpenBLAS reads
 from gpt.run.command_line import bad_input_exits
-from gpt.run.lr_schedule import learning_rate
 from gpt.run.options import configure
 from gpt.run.run import Run
 from gpt.text.batches import batch
@@ -27,20 +26,19 @@ from minigrad import optim
 def train(run: Run) -> None:
     """Train the model of a run, from its first step to its last."""
     o, model, optimizer = run.options, run.model, run.optimizer
-    micro_steps = o.gradient_accumulation_steps
+    micro_steps, rows = o.gradient_accumulation_steps, o.gradient_accumulation_steps * o.batch_size
     for step in run.steps():                # before each step: validates, samples, saves when due; Ctrl-C ends the loop
-        lr = learning_rate(o.lr_schedule, step, o.warmup_iters, o.max_iters, o.learning_rate, o.min_lr)
         for group in optimizer.groups:
-            group["lr"] = lr
-        x, y = batch(run.data.train, o.block_size, o.batch_size * micro_steps, o.seed, step, o.sampling)    # (rows, T)
+            group["lr"] = o.learning_rate_at(step)
+        x, y = batch(run.data.train, o.block_size, rows, o.seed, step, o.sampling)          # (rows, T)
         loss = accumulate_gradient(model, x, y, micro_steps, o.seed, step).item()
         norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf).item()
-        if not (loss < 100.0 and norm < math.inf):
+        if not (loss < 100.0 and norm < math.inf):          # true for NaN, too
             run.stop_diverged(step, loss, lambda: accumulate_gradient(model, x, y, micro_steps, o.seed, step))
         with run.tensor_stats(step):
             optimizer.step()
         optimizer.zero_grad()
-        run.log(step, loss, lr, norm)
+        run.log(step, loss, norm)
 
 
 def accumulate_gradient(model: GPT, x: np.ndarray, y: np.ndarray, micro_steps: int, seed: int, step: int) -> Any:

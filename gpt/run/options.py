@@ -6,7 +6,7 @@ from typing import Any, Mapping
 from gpt.model import GPTConfig
 from gpt.run import folder
 from gpt.run.command_line import combine, command_line, one_of, option, toml_file
-from gpt.run.lr_schedule import SCHEDULES
+from gpt.run.lr_schedule import SCHEDULES, learning_rate
 
 
 @dataclasses.dataclass
@@ -79,6 +79,10 @@ class Options:
         """The shape of the model for a vocabulary of this size. ValueError for an impossible shape."""
         return GPTConfig(self.block_size, vocab_size, self.n_layer, self.n_head, self.n_embd, self.dropout, self.bias,
                          self.tied)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return learning_rate(self.lr_schedule, step, self.warmup_iters, self.max_iters, self.learning_rate, self.min_lr)
 
 
 # nanoGPT's character-level runs on Shakespeare: the CPU's from its README, the GPU's from its config folder

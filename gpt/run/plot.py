@@ -4,8 +4,21 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from gpt.run.lr_schedule import decay_start
+from gpt.run.options import Options
+
 GREY, BLUE, ORANGE = "#707070", "#4c78a8", "#d95f02"
 Row = Mapping[str, Any]                         # of metrics.jsonl or stats.jsonl
+
+
+def draw(out_dir: Path, o: Options, title: str, metrics: Sequence[Row], stats: Sequence[Row],
+         lines: Mapping[str, float], unit: str) -> None:
+    """Draw loss.png, lr.png and, if there are statistics of tensors, stats.png. unit: singular noun for a token."""
+    loss_curve(out_dir / "loss.png", title, metrics, lines, unit)
+    lr_curve(out_dir / "lr.png", metrics, o.warmup_iters, decay_start(o.lr_schedule, o.warmup_iters, o.max_iters),
+             o.max_iters)
+    if stats:
+        stats_maps(out_dir / "stats.png", stats)
 
 
 def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[str, float], unit: str = "token") -> None:

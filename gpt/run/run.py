@@ -14,16 +14,15 @@ import minigrad as mg
 from minigrad import device
 from minigrad.step.page import write
 
-from gpt.model import GPT, GPTConfig
+from gpt.model import GPT
 from gpt.run import checkpoint, folder, plot
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import exit_diverged, failures_exit
-from gpt.run.lr_schedule import decay_start
 from gpt.run.machine import available_cores, environment, matmul_peak
 from gpt.run.options import Options
 from gpt.run.progress import Progress
-from gpt.run.report import print_report
+from gpt.run.report import print_model, print_report
 from gpt.run.signals import stop_signals
 from gpt.run.tensor_stats import tensor_stats
 from gpt.step import training_step
@@ -62,7 +61,7 @@ class Run:
         self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         self.n_parameters = sum(p.size for p in self.optimizer.params)
         self.peak = matmul_peak(self.device, o.dtype)
-        self._print_model(shape)
+        print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
 
         self.resumed_at = checkpoint.resume(self.out_dir, self.model, self.optimizer) if resumed else None
         self.first_step = self.resumed_at or 0
@@ -82,16 +81,6 @@ class Run:
         span = f"{o.max_iters - self.first_step} of {o.max_iters}" if self.first_step else f"{o.max_iters}"
         print_report("run", f"{span} steps of {self.rows} x {o.block_size} tokens, into {self.out_dir}; Ctrl-C saves, "
                      "stops")
-
-    def _print_model(self, shape: GPTConfig) -> None:
-        """Print the model's shape, and the memory of a step: the optimizer keeps two moments of each weight."""
-        o, itemsize = self.options, np.dtype(self.options.dtype).itemsize
-        weights, activations = (n / 1e6 for n in (self.n_parameters * itemsize,
-                                                  activation_bytes(shape, o.batch_size, itemsize)))
-        print_report("model", f"GPT-2's: {o.n_layer} layers, {o.n_head} heads, {o.n_embd} wide, context "
-                     f"{o.block_size}: {self.n_parameters:,} parameters")
-        print_report("memory", f"about {4 * weights + activations:.0f} MB: weights {weights:.1f}, gradients "
-                     f"{weights:.1f}, moments {2 * weights:.1f}, activations {activations:.0f}")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -164,12 +153,13 @@ class Run:
         """Exit with a message that names the first value which is not finite. repeat: computes the gradient again."""
         exit_diverged(self.model, self.options, self.out_dir, step, loss, repeat)
 
-    def log(self, step: int, loss: float, lr: float, norm: float) -> None:
+    def log(self, step: int, loss: float, norm: float) -> None:
         """Append a row to metrics.jsonl and update the progress bar, every log_interval steps. norm: of the gradient,
         before clipping."""
         o = self.options
         if step % o.log_interval:
             return
+        lr = o.learning_rate_at(step)
         steps = min(o.log_interval, step - self.first_step + 1)
         speed = self.progress.speed(steps * self.rows * o.block_size)
         folder.append(self.out_dir / "metrics.jsonl", {"step": step, "train_loss": loss, "lr": lr, "grad_norm": norm,
@@ -187,7 +177,9 @@ class Run:
                   f"--init_from=resume --out_dir={out_dir}")
             sys.exit(128 + self.stopped[0])
 
-        metrics = self._draw(name)
+        metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
+        plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats, self.lines,
+                  self._unit())
         texts = samples(self.model, self.data, 8, 400, o.seed)
         folder.append_samples(out_dir, f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
@@ -200,18 +192,6 @@ class Run:
         print(f"next    python -m gpt.sample --out_dir={out_dir}\n"
               f"        python train.py --init_from=resume --out_dir={out_dir} --max_iters={2 * o.max_iters}\n"
               f"        python train.py --dataset={'python' if name != 'python' else 'my.txt'}")
-
-    def _draw(self, name: str) -> list[dict[str, Any]]:
-        """Draw loss.png, lr.png and stats.png  ->  the rows of metrics.jsonl."""
-        o, out_dir = self.options, self.out_dir
-        metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
-        plot.loss_curve(out_dir / "loss.png", f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics,
-                        self.lines, self._unit())
-        plot.lr_curve(out_dir / "lr.png", metrics, o.warmup_iters,
-                      decay_start(o.lr_schedule, o.warmup_iters, o.max_iters), o.max_iters)
-        if stats:
-            plot.stats_maps(out_dir / "stats.png", stats)
-        return metrics
 
     def _print_validation(self, texts: list[str]) -> None:
         """Validate on every token of the validation text, and print the loss beside the best possible one, and the
