@@ -51,13 +51,13 @@ print("ended with", left, "calls left")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder with a text, and in "whole" an uninterrupted run on it."""
+    """A folder with a text and, in "complete", an uninterrupted run on it."""
     prepared = tmp_path_factory.mktemp("prepared")
     (prepared / "stars.txt").write_text("".join(f"the {animal} sees {n} stars\n" for n in range(40)
                                                 for animal in ("fox", "owl", "hare")), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(prepared)
-        train.main([*RUN, "--out_dir=whole"])
+        train.main([*RUN, "--out_dir=complete"])
     return prepared
 
 
@@ -84,9 +84,9 @@ def resume(out_dir, *options):
 
 
 @pytest.fixture
-def whole():
+def expected():
     """The outcome of the uninterrupted run."""
-    return outcome("whole")
+    return outcome("complete")
 
 
 def start_killed(calls, *arguments):
@@ -95,31 +95,31 @@ def start_killed(calls, *arguments):
 
 
 @pytest.mark.parametrize("calls", [16, 30, 47, 75, 104])
-def test_a_run_killed_at_any_write_and_resumed_gives_the_same_bits(whole, calls):
+def test_a_run_killed_at_any_write_and_resumed_gives_the_same_bits(expected, calls):
     killed = start_killed(calls, *RUN, "--out_dir=run")
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     resume("run")
-    assert outcome("run") == whole
+    assert outcome("run") == expected
 
 
-def test_a_run_killed_and_resumed_repeatedly_gives_the_same_bits(whole):
+def test_a_run_killed_and_resumed_repeatedly_gives_the_same_bits(expected):
     """Each process gets a little beyond the next checkpoint, and is killed at another call."""
     processes = [start_killed(25, *RUN, "--out_dir=run")]
     while processes[-1].returncode == -signal.SIGKILL and len(processes) < 15:
         processes.append(start_killed(31 + len(processes), "--init_from=resume", "--out_dir=run"))
     assert processes[-1].returncode == 0 and len(processes) > 3, processes[-1].stderr
-    assert outcome("run") == whole
+    assert outcome("run") == expected
 
 
-def test_a_run_killed_before_its_first_checkpoint_restarts_from_step_0(whole):
+def test_a_run_killed_before_its_first_checkpoint_restarts_from_step_0(expected):
     assert start_killed(10, *RUN, "--out_dir=run").returncode == -signal.SIGKILL
     assert Path("run/config.json").exists() and not checkpoint.newest_first(Path("run"))
     resume("run")
-    assert outcome("run") == whole
+    assert outcome("run") == expected
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_the_first_signal_saves_and_prints_how_to_resume(whole, monkeypatch, capsys, name):
+def test_the_first_signal_saves_and_prints_how_to_resume(expected, monkeypatch, capsys, name):
     number, step, count = getattr(signal, name), optim.AdamW.step, []
 
     def interrupted(self):
@@ -134,10 +134,10 @@ def test_the_first_signal_saves_and_prints_how_to_resume(whole, monkeypatch, cap
     assert exit.value.code == 128 + number
     assert "stopped at step 5, which is saved" in capsys.readouterr().out
     resume("run")
-    assert outcome("run") == whole
+    assert outcome("run") == expected
 
 
-def test_a_signal_while_a_checkpoint_is_written_stops_after_the_next_step(whole, monkeypatch, capsys):
+def test_a_signal_while_a_checkpoint_is_written_stops_after_the_next_step(expected, monkeypatch, capsys):
     save = checkpoint.save
 
     def interrupted(out_dir, model, optimizer, step, *args):
@@ -150,7 +150,7 @@ def test_a_signal_while_a_checkpoint_is_written_stops_after_the_next_step(whole,
             train.main([*RUN, "--out_dir=run"])
     assert "stopped at step 7, which is saved" in capsys.readouterr().out
     resume("run")
-    assert outcome("run") == whole
+    assert outcome("run") == expected
 
 
 def test_the_second_signal_ends_the_program_at_once():
@@ -163,8 +163,8 @@ def test_the_second_signal_ends_the_program_at_once():
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "record altered", "record empty", "tensors gone"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole, capsys, damage):
-    tensors, record = (Path(f"whole/checkpoints/step_000012.{kind}") for kind in ("safetensors", "json"))
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(expected, capsys, damage):
+    tensors, record = (Path(f"complete/checkpoints/step_000012.{kind}") for kind in ("safetensors", "json"))
     data = tensors.read_bytes()
     if damage == "truncated":
         tensors.write_bytes(data[:-100])
@@ -176,23 +176,23 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole, capsys,
         record.write_bytes(b"")
     else:
         tensors.unlink()
-    assert checkpoint.last_intact(Path("whole")) == "The checkpoint of step 10 is intact"
-    checkpoint.load_model(Path("whole"))
-    resume("whole")
+    assert checkpoint.last_intact(Path("complete")) == "The checkpoint of step 10 is intact"
+    checkpoint.load_model(Path("complete"))
+    resume("complete")
     assert "step_000012.safetensors is damaged" in capsys.readouterr().err
-    assert outcome("whole") == whole
+    assert outcome("complete") == expected
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_rejected(whole, capsys):
-    for path in Path("whole/checkpoints").glob("*.safetensors"):
+def test_a_run_whose_checkpoints_are_all_damaged_is_rejected(expected, capsys):
+    for path in Path("complete/checkpoints").glob("*.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(SystemExit) as exit:
-        resume("whole")
-    assert exit.value.code == 2 and "all checkpoints in whole/checkpoints are damaged" in capsys.readouterr().err
+        resume("complete")
+    assert exit.value.code == 2 and "all checkpoints in complete/checkpoints are damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(whole, monkeypatch, capsys, call):
+def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(expected, monkeypatch, capsys, call):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/checkpoints/step_000006.safetensors")
 
@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(whole, mo
     assert "The checkpoint of step 4 is intact; --init_from=resume --out_dir=run resumes from it" in error
     assert not list(Path("run/checkpoints").glob("*.tmp"))
     resume("run")
-    assert outcome("run") == whole
+    assert outcome("run") == expected
 
 
 @pytest.mark.parametrize("option, message", [
@@ -224,40 +224,40 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(whole, mo
     ("--dataset=fables", "dataset 'stars.txt' -> 'fables'"), ("--bias=false", "bias True -> False"),
     ("--max_iters=11", "is at step 12 already"),
 ])
-def test_resuming_with_another_model_or_text_is_rejected_with_the_difference(whole, capsys, option, message):
+def test_resuming_with_another_model_or_text_is_rejected_with_the_difference(expected, capsys, option, message):
     with pytest.raises(SystemExit) as exit:
-        resume("whole", option)
+        resume("complete", option)
     error = capsys.readouterr().err
     assert exit.value.code == 2 and message in error and error.count("\n") == 1
-    assert outcome("whole")[:2] == whole[:2]
+    assert outcome("complete")[:2] == expected[:2]
 
 
-def test_other_options_may_change_and_are_printed(whole, capsys):
-    resume("whole", "--max_iters=14", "--learning_rate=1e-3")
+def test_other_options_may_change_and_are_printed(expected, capsys):
+    resume("complete", "--max_iters=14", "--learning_rate=1e-3")
     out = capsys.readouterr().out
     assert "note    max_iters 12 -> 14 from here on" in out and "note    learning_rate 0.008 -> 0.001" in out
-    config = json.loads(Path("whole/config.json").read_text("utf-8"))["options"]
+    config = json.loads(Path("complete/config.json").read_text("utf-8"))["options"]
     assert config["max_iters"] == {"value": 14, "from": "command line"}
     assert config["n_layer"] == {"value": 1, "from": "command line"} and config["seed"]["from"] == "default"
-    assert outcome("whole")[0] == "step_000014.json"
+    assert outcome("complete")[0] == "step_000014.json"
 
 
-def test_a_resumed_run_needs_no_source_file(whole):
+def test_a_resumed_run_needs_no_source_file(expected):
     Path("stars.txt").unlink()
-    Path("whole/checkpoints/step_000012.json").unlink()
-    resume("whole")
-    assert outcome("whole") == whole
+    Path("complete/checkpoints/step_000012.json").unlink()
+    resume("complete")
+    assert outcome("complete") == expected
 
 
 # ---- checkpoints ----
 
-def test_a_checkpoint_holds_weights_moments_and_step(whole):
-    tensors = safetensors.numpy.load(Path("whole/checkpoints/step_000012.safetensors").read_bytes())
-    model, tokenizer = checkpoint.load_model(Path("whole"))
+def test_a_checkpoint_holds_weights_moments_and_step(expected):
+    tensors = safetensors.numpy.load(Path("complete/checkpoints/step_000012.safetensors").read_bytes())
+    model, tokenizer = checkpoint.load_model(Path("complete"))
     names = set(model.state_dict())
     assert set(tensors) == {prefix + name for name in names for prefix in ("", "optimizer.m.", "optimizer.v.")}
     optimizer = optim.AdamW(model.parameters())
-    assert checkpoint.resume(Path("whole"), model, optimizer) == 12
+    assert checkpoint.resume(Path("complete"), model, optimizer) == 12
     for p in model.parameters():
         assert np.array_equal(p.data, tensors[p.name]) and optimizer.state_of(p)["t"] == 12
         for moment in ("m", "v"):
@@ -278,32 +278,32 @@ def test_the_newest_and_the_best_checkpoints_are_kept_and_the_best_is_loaded(tmp
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"{}", b"[]"])
-def test_a_missing_or_damaged_config_is_named(whole, content):
-    Path("whole/config.json").unlink()
+def test_a_missing_or_damaged_config_is_named(expected, content):
+    Path("complete/config.json").unlink()
     if content is not None:
-        Path("whole/config.json").write_bytes(content)
+        Path("complete/config.json").write_bytes(content)
     with pytest.raises(ValueError, match="holds no run" if content is None else "config.json is damaged"):
-        checkpoint.load_model(Path("whole"))
+        checkpoint.load_model(Path("complete"))
 
 
 # ---- python -m gpt.verify ----
 
-def test_verify_finds_equal_bits(whole, capsys):
-    assert verify.main(["whole", "--steps=4"]) == 0
+def test_verify_finds_equal_bits(expected, capsys):
+    assert verify.main(["complete", "--steps=4"]) == 0
     hashes = [line.split()[-1] for line in capsys.readouterr().out.splitlines()
               if line.startswith(("in one go", "resumed"))]
     assert len(hashes) == 2 and hashes[0] == hashes[1] and len(hashes[0]) == 64
-    assert outcome("whole") == whole            # it works on copies
+    assert outcome("complete") == expected            # it works on copies
 
 
-def test_verify_exits_with_1_for_different_bits(whole, monkeypatch):
+def test_verify_exits_with_1_for_different_bits(expected, monkeypatch):
     monkeypatch.setattr(verify, "train_and_kill", lambda run, step: run.name)
-    assert verify.main(["whole", "--steps=2"]) == 1
+    assert verify.main(["complete", "--steps=2"]) == 1
 
 
-def test_verify_rejects_bad_arguments(whole, capsys):
+def test_verify_rejects_bad_arguments(expected, capsys):
     for arguments, message in (([], "give the folder"), (["nowhere"], "holds no run"),
-                               (["whole", "--steps=13"], "use a smaller --steps")):
+                               (["complete", "--steps=13"], "use a smaller --steps")):
         with pytest.raises(SystemExit) as exit:
             verify.main(arguments)
         assert exit.value.code == 2 and message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""train.py and gpt/run: a training step, learning-rate schedules, plots, options, and whole short runs."""
+"""train.py and gpt/run: a training step, learning-rate schedules, plots, options, and short runs."""
 import dataclasses
 import json
 import math
@@ -299,7 +299,7 @@ def test_presets_have_nanogpts_values():
         assert o.dataset == "shakespeare"
 
 
-# ---- whole runs ----
+# ---- short runs from start to end ----
 
 def test_a_run_on_fables_reports_its_distance_to_the_best_possible_loss(tmp_path, monkeypatch, capsys, no_plots):
     """The default dataset, shortened: prints the exact losses of the reference predictors before training, and the
