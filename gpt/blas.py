@@ -1,4 +1,4 @@
-"""Which of its matrix products OpenBLAS runs, on a processor where it chooses slow ones by itself."""
+"""Settings of OpenBLAS, the library of NumPy's matrix products, that must be made before NumPy is imported."""
 import os
 import re
 import sys
@@ -8,26 +8,33 @@ from threadpoolctl import threadpool_info
 
 
 def better_kernels(cpuinfo: str) -> str | None:
-    """The name of the kernels that OpenBLAS should have chosen, given /proc/cpuinfo; None where its own choice is good.
+    """The kernels (a value of OPENBLAS_CORETYPE) that are faster on a processor than those that OpenBLAS chooses, given
+    the text of /proc/cpuinfo; None if its choice is good.
 
-    Zen 4 (AMD's family 25) has the instructions of AVX-512 on units half as wide: OpenBLAS takes it for Intel's
-    SkylakeX, and its code for AVX2 is 5 to 8 % faster there. Zen 5 has the wide units.
+    Zen 4 (AMD's family 25) executes AVX-512 on 256-bit units. OpenBLAS chooses the kernels of Intel's SkylakeX for it;
+    those for AVX2, called Haswell, are 5 to 8 % faster. Zen 5 has 512-bit units.
     """
     family = re.search(r"vendor_id\s*: AuthenticAMD\ncpu family\s*: 25\n", cpuinfo)
     return "Haswell" if family and re.search(r"^flags\s*:.* avx512f ", cpuinfo, re.MULTILINE) else None
 
 
 def choose() -> None:
-    """Set OPENBLAS_CORETYPE, unless it is set. OpenBLAS reads it when NumPy is imported: later it does nothing."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if "numpy" in sys.modules or "OPENBLAS_CORETYPE" in os.environ or not cpuinfo.exists():
+    """Set OPENBLAS_THREAD_TIMEOUT, and OPENBLAS_CORETYPE where `better_kernels` has a value; one that is set stays as
+    it is. OpenBLAS reads both when NumPy is imported: if NumPy is imported already, nothing is set.
+
+    A thread of OpenBLAS without work spins for 2 ** OPENBLAS_THREAD_TIMEOUT clock ticks before it sleeps: by default
+    2 ** 26, tens of milliseconds, which slows down the ops between two products. They run on one thread.
+    """
+    if "numpy" in sys.modules:
         return
-    kernels = better_kernels(cpuinfo.read_text("utf-8"))
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    cpuinfo = Path("/proc/cpuinfo")
+    kernels = better_kernels(cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None
     if kernels:
-        os.environ["OPENBLAS_CORETYPE"] = kernels
+        os.environ.setdefault("OPENBLAS_CORETYPE", kernels)
 
 
 def describe() -> str:
-    """The BLAS that NumPy runs, and the kernels that it chose: "openblas 0.3.31 Haswell"."""
+    """The BLAS of NumPy, its version and its kernels: "openblas 0.3.31 Haswell"."""
     return "; ".join(" ".join(filter(None, (lib["internal_api"], lib["version"], lib.get("architecture"))))
                      for lib in threadpool_info() if lib["user_api"] == "blas") or "unknown BLAS"

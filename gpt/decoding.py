@@ -1,5 +1,4 @@
-"""From logits to the next token: repetition penalty, temperature, top-k, top-p, and the draw; or a search for the most
-probable continuation."""
+"""From logits to the next token: repetition penalty, temperature, top-k, top-p, sampling; and beam search."""
 from typing import Callable
 
 import numpy as np
@@ -8,8 +7,9 @@ from minigrad.random import Key, bits
 
 
 def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
-    """logits (B, V) with those of the tokens seen (B, T) made less likely: a positive one is divided by the penalty, a
-    negative one multiplied (Keskar et al. 2019, section 4.1, which divides both and so rewards the negative ones)."""
+    """logits (B, V) with a repetition penalty on the tokens seen (B, T): their positive logits are divided by it, their
+    negative ones multiplied by it. Keskar et al. (2019, section 4.1) divide both, which makes a token with a negative
+    logit more likely. ValueError unless the penalty is positive."""
     if not penalty > 0.0:
         raise ValueError(f"repetition_penalty must be positive, 1 for none, got {penalty}")
     if penalty == 1.0:
@@ -22,11 +22,11 @@ def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarra
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None,
                   top_p: float | None = None) -> np.ndarray:
-    """logits (..., V)  ->  the probabilities (..., V) to draw from, in float64.
+    """logits (..., V)  ->  the probabilities (..., V) to sample from, in float64. ValueError for a value out of range.
 
-    temperature: the logits are divided by it; 0 leaves the likeliest token alone. top_k: only the k likeliest. top_p:
-    only the fewest that together reach this probability (Holtzman et al. 2020), counted after temperature and top_k.
-    Of equal tokens the lower one counts as likelier.
+    temperature: divides the logits; 0 is greedy. top_k: keeps the k most likely tokens. top_p: keeps the smallest set
+    of most likely tokens whose probabilities, after temperature and top_k, sum to top_p or more (Holtzman et al. 2020).
+    Among equally likely tokens the lower one ranks first.
     """
     if not temperature >= 0.0:
         raise ValueError(f"temperature must be 0 (greedy) or more, got {temperature}")
@@ -37,19 +37,19 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | Non
     if temperature == 0.0:
         temperature, top_k = 1.0, 1
     z = logits.astype(np.float64)
-    with np.errstate(over="ignore"):                                    # a tiny temperature sends the others to -inf
+    with np.errstate(over="ignore"):                                    # a tiny temperature makes differences -inf
         p = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
     p /= p.sum(axis=-1, keepdims=True)
     if top_k is None and top_p is None:
         return p
-    order = np.argsort(-z, axis=-1, kind="stable")                      # likeliest first
+    order = np.argsort(-z, axis=-1, kind="stable")                      # most likely first
     ranked = np.take_along_axis(p, order, axis=-1)
     if top_k is not None:
         ranked[..., top_k:] = 0.0
     ranked /= ranked.sum(axis=-1, keepdims=True)
     if top_p is not None:
-        likelier = ranked.cumsum(axis=-1) - ranked                      # what those before it reach
-        ranked[likelier >= top_p] = 0.0
+        above = ranked.cumsum(axis=-1) - ranked                         # sum over the tokens ranked before
+        ranked[above >= top_p] = 0.0
         ranked /= ranked.sum(axis=-1, keepdims=True)
     np.put_along_axis(p, order, ranked, axis=-1)
     return p
@@ -57,19 +57,20 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | Non
 
 def next_tokens(logits: np.ndarray, key: Key, temperature: float = 1.0, top_k: int | None = None,
                 top_p: float | None = None) -> np.ndarray:
-    """logits (B, V)  ->  a token for each row (B,), drawn from `probabilities`. The same key draws the same tokens."""
-    cumulated = probabilities(logits, temperature, top_k, top_p).cumsum(axis=-1)    # (B, V)
+    """logits (B, V)  ->  one token per row (B,), sampled from `probabilities`. The same key gives the same tokens."""
+    cumulative = probabilities(logits, temperature, top_k, top_p).cumsum(axis=-1)   # (B, V)
     u = (bits(key.fold("next token"), (len(logits), 1)) + 0.5) / 2 ** 32            # (B, 1), in (0, 1)
-    return (cumulated <= u * cumulated[:, -1:]).sum(axis=-1)
+    return (cumulative <= u * cumulative[:, -1:]).sum(axis=-1)
 
 
 def beam_search(next_logits: Callable[[np.ndarray, np.ndarray], np.ndarray], start: np.ndarray, max_new_tokens: int,
                 width: int, repetition_penalty: float = 1.0) -> np.ndarray:
-    """The most probable continuation found of start (T,)  ->  (T + max_new_tokens,).
+    """Beam search for the most probable continuation of start (T,)  ->  (T + max_new_tokens,). ValueError for a width
+    below 1.
 
-    Each step continues every beam with every token and keeps the `width` most probable: 1 is greedy, V to the power of
-    max_new_tokens - 1 finds the best there is. Of equal ones the earlier beam, then the lower token, goes first.
-    next_logits(beams (b, T), parents (b,)) -> (b, V), where beam i continues what was beam parents[i] a step before.
+    Each step extends every beam by every token and keeps the `width` most probable beams: width 1 is greedy, width
+    V ** (max_new_tokens - 1) finds the optimum. Ties go to the earlier beam, then to the lower token.
+    next_logits(beams (b, T), parents (b,)) -> (b, V): beam i extends beam parents[i] of the step before.
     """
     if width < 1:
         raise ValueError(f"beam must be at least 1, got {width}")
@@ -77,9 +78,9 @@ def beam_search(next_logits: Callable[[np.ndarray, np.ndarray], np.ndarray], sta
     for _ in range(max_new_tokens):
         z = penalized(next_logits(beams, parents), beams, repetition_penalty).astype(np.float64)    # (b, V)
         z = z - z.max(axis=-1, keepdims=True)
-        continued = log_p[:, None] + z - np.log(np.exp(z).sum(axis=-1, keepdims=True))              # (b, V)
-        best = np.argsort(-continued, axis=None, kind="stable")[:width]
-        parents, tokens = np.unravel_index(best, continued.shape)
+        extended = log_p[:, None] + z - np.log(np.exp(z).sum(axis=-1, keepdims=True))               # (b, V)
+        best = np.argsort(-extended, axis=None, kind="stable")[:width]
+        parents, tokens = np.unravel_index(best, extended.shape)
         beams = np.column_stack([beams[parents], tokens])                                           # (width, T + 1)
-        log_p = continued[parents, tokens]
+        log_p = extended[parents, tokens]
     return beams[0]

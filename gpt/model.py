@@ -1,4 +1,4 @@
-"""GPT-2 from minigrad's modules: token and position embeddings, pre-norm blocks, a head that is the token table."""
+"""GPT-2 from minigrad's modules: token and position embeddings, pre-norm blocks, a head tied to the token embedding."""
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from gpt.decoding import beam_search, next_tokens, penalized
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. ValueError if no GPT has it."""
+    """The shape of a GPT. ValueError for sizes that do not fit together or are out of range."""
     block_size: int                     # longest context, in tokens
     vocab_size: int
     n_layer: int
@@ -40,16 +40,16 @@ class GPTConfig:
 
 
 class KVCache:
-    """The keys and values of the positions read so far, for each attention layer by its path: what lets a model that
-    continues a text read only the new tokens."""
+    """Keys and values of the positions processed so far, for each attention layer: a model that continues a text then
+    processes the new tokens alone."""
 
     def __init__(self) -> None:
-        self.length = 0                                 # positions in it
-        self.layers: dict[str, list[Any]] = {}          # path -> arrays k, v, each (B, nh, room, hs)
+        self.length = 0                                 # number of positions
+        self.layers: dict[str, list[Any]] = {}          # module path -> arrays k, v, each (B, nh, capacity, hs)
 
     def extend(self, path: str, k: Tensor, v: Tensor) -> list[Tensor]:
-        """All keys and values of a layer, the new ones k, v (B, nh, T, hs) written after those that it has. ValueError
-        if a gradient is wanted: none would reach the positions before."""
+        """Append the keys and values k, v (B, nh, T, hs) of new positions to those of a layer; returns all of them.
+        ValueError if they require gradients, which would not reach the earlier positions."""
         if k.requires_grad:
             raise ValueError("a KVCache has no gradients: use it inside `with mg.no_grad():`")
         B, nh, T, hs = k.shape
@@ -65,12 +65,12 @@ class KVCache:
         return [Tensor(array[:, :, :end]) for array in arrays]      # 2 x (B, nh, length + T, hs)
 
     def select(self, rows: np.ndarray) -> None:
-        """Row i of the batch becomes what rows[i] was."""
+        """Row i of the batch becomes the former row rows[i]."""
         self.layers = {path: [x[rows] for x in kv] for path, kv in self.layers.items()}
 
 
 class CausalSelfAttention(nn.Module):
-    """Each position looks at itself and at those before it, in n_head ways at once."""
+    """Each position attends to itself and to the positions before it, in n_head heads (Vaswani et al. 2017)."""
 
     def __init__(self, config: GPTConfig, **init: Any) -> None:
         self.n_head, self.dropout = config.n_head, config.dropout
@@ -88,7 +88,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Works on each position by itself."""
+    """Two linear layers with a GELU between them, applied to each position separately."""
 
     def __init__(self, config: GPTConfig, **init: Any) -> None:
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, std=0.02, **init)
@@ -101,13 +101,13 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Reads the residual stream through LayerNorms and adds to it directly: gradients have a straight way down."""
+    """A pre-norm block: x + attn(ln_1(x)), then x + mlp(ln_2(x)). Gradients reach earlier blocks through the sums."""
 
-    def __init__(self, config: GPTConfig, *, rng: np.random.Generator, **place: Any) -> None:
-        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias, **place)
-        self.attn = CausalSelfAttention(config, rng=rng, **place)
-        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, **place)
-        self.mlp = MLP(config, rng=rng, **place)
+    def __init__(self, config: GPTConfig, *, rng: np.random.Generator, **where: Any) -> None:
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias, **where)
+        self.attn = CausalSelfAttention(config, rng=rng, **where)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, **where)
+        self.mlp = MLP(config, rng=rng, **where)
 
     def forward(self, x: Tensor, key: Key | None, cache: KVCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), key, cache)
@@ -116,13 +116,14 @@ class Block(nn.Module):
 
 
 def residual_std(config: GPTConfig) -> float:
-    """2 n_layer projections add to the residual stream: smaller weights keep its variance about the same at any depth
+    """The standard deviation of the initial weights of the projections that are added to the residual stream. There are
+    2 n_layer of them; the factor 1 / sqrt(2 n_layer) keeps the variance of the stream about the same at any depth
     (Radford et al. 2019, section 2.3)."""
     return 0.02 / math.sqrt(2 * config.n_layer)
 
 
 class Head(nn.Module):
-    """A token is likely when its row of weight (V, C) is like the stream."""
+    """Logits: the dot products of the residual stream (..., C) with the rows of weight (V, C), one per token."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weight
@@ -134,28 +135,28 @@ class Head(nn.Module):
 class GPT(nn.Module):
     """The language model. Parameters have GPT-2's names and shapes.
 
-    Initial weights are normal with standard deviation 0.02, all drawn from one generator on the host: a function of
-    the seed alone, on any device and in any dtype up to rounding.
+    Initial weights are normal with standard deviation 0.02, drawn from one generator on the host: they depend on the
+    seed alone, on any device and, up to rounding, in any dtype.
     """
 
     def __init__(self, config: GPTConfig, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> None:
-        place: dict[str, Any] = dict(device=device, dtype=dtype)
+        where: dict[str, Any] = dict(device=device, dtype=dtype)
         rng = np.random.default_rng(seed)
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd, std=0.02, rng=rng, **place)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd, std=0.02, rng=rng, **place)
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd, std=0.02, rng=rng, **where)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd, std=0.02, rng=rng, **where)
         self.drop = nn.Dropout(config.dropout)
-        self.h = [Block(config, rng=rng, **place) for _ in range(config.n_layer)]
-        self.ln_f = nn.LayerNorm(config.n_embd, config.bias, **place)
+        self.h = [Block(config, rng=rng, **where) for _ in range(config.n_layer)]
+        self.ln_f = nn.LayerNorm(config.n_embd, config.bias, **where)
         self.lm_head = Head(self.wte.weight if config.tied else
-                            nn.Parameter(rng.normal(0.0, 0.02, (config.vocab_size, config.n_embd)), **place))
+                            nn.Parameter(rng.normal(0.0, 0.02, (config.vocab_size, config.n_embd)), **where))
 
     def forward(self, idx: Any, targets: Any = None, key: Key | None = None, *, want_logits: bool = True
                 ) -> tuple[Tensor | None, Tensor | None]:
-        """idx (B, T) integers  ->  logits (B, T, V), and the mean cross-entropy in nats over the targets (B, T) that
-        are not -100, or None without targets. key: the randomness of dropout, if there is any, while training.
-        want_logits=False: None in their place, as they are never all made. ValueError for more than block_size tokens,
-        IndexError for one outside the vocabulary."""
+        """idx (B, T) integers  ->  logits (B, T, V), and the mean cross-entropy in nats over the targets (B, T) other
+        than -100, or None without targets. key: random key of dropout, needed in training mode where dropout > 0.
+        want_logits=False: None in place of the logits, which are computed in parts. ValueError for more than block_size
+        tokens, IndexError for a token outside the vocabulary."""
         x = self.hidden(idx, key)                                                       # (B, T, C)
         if not want_logits:
             return None, F.linear_cross_entropy(x, self.lm_head.weight, targets)
@@ -163,12 +164,12 @@ class GPT(nn.Module):
         return logits, None if targets is None else F.cross_entropy(logits, targets)
 
     def loss(self, idx: Any, targets: Any, key: Key | None = None) -> Tensor:
-        """The loss alone, without ever holding all B T V logits."""
+        """The loss alone, computed without holding all B x T x V logits in memory."""
         return self(idx, targets, key, want_logits=False)[1]
 
     def hidden(self, idx: Any, key: Key | None = None, cache: KVCache | None = None) -> Tensor:
-        """idx (B, T)  ->  what the head reads (B, T, C). With a cache, idx follows the positions in it and joins
-        them."""
+        """idx (B, T)  ->  the input of the head (B, T, C). With a cache, idx continues the positions in it and is added
+        to it."""
         idx = idx if hasattr(idx, "shape") else np.asarray(idx)
         past = 0 if cache is None else cache.length
         if idx.ndim != 2 or not 1 <= idx.shape[1] <= self.config.block_size - past:
@@ -184,21 +185,22 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def configure_optimizer(self, weight_decay: float, betas: tuple[float, float]) -> optim.AdamW:
-        """AdamW, with decay on matrices only: biases and gains are few, and have reason to be large."""
+        """AdamW with weight decay on matrices alone: biases and gains are few, and may need to be large."""
         matrices = [p for p in self.parameters() if p.ndim >= 2]
         vectors = [p for p in self.parameters() if p.ndim < 2]
         return optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
                             {"params": vectors, "weight_decay": 0.0}], betas=betas)
 
-    # ---- continuing a text ----
+    # ---- generating text ----
 
     def next_logits(self, idx: np.ndarray, cache: KVCache | None = None) -> np.ndarray:
-        """The logits (B, V) of the token after idx (B, T), given the last block_size tokens, without dropout.
+        """The logits (B, V) of the token after idx (B, T), given its last block_size tokens, without dropout.
 
-        A cache holds the beginning of idx, and afterwards all of it. Where idx is longer than block_size it is of no
-        use: each token has moved to another position, so all are read again. ValueError if a logit is not finite.
+        cache: holds the first tokens of idx, and afterwards all of them. It is not used where idx is longer than
+        block_size: the last block_size tokens are then at other positions, and are all processed again. ValueError if
+        a logit is not finite.
         """
-        training = self.training and self.config.dropout > 0.0     # else nothing depends on it
+        training = self.training and self.config.dropout > 0.0     # without dropout the mode changes nothing
         if training:
             self.eval()
         try:
@@ -218,7 +220,7 @@ class GPT(nn.Module):
     def stream(self, idx: Any, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
                top_p: float | None = None, seed: int = 0, repetition_penalty: float = 1.0, use_cache: bool = True
                ) -> Iterator[np.ndarray]:
-        """The tokens (B,) that continue idx (B, T), one after the other as they are drawn: see generate."""
+        """Yield the tokens (B,) that continue idx (B, T), each as soon as it is sampled: see generate."""
         idx = np.array(idx)
         cache = KVCache() if use_cache else None
         for i in range(max_new_tokens):
@@ -230,12 +232,12 @@ class GPT(nn.Module):
     def generate(self, idx: Any, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
                  top_p: float | None = None, seed: int = 0, repetition_penalty: float = 1.0, use_cache: bool = True,
                  beam: int | None = None) -> np.ndarray:
-        """idx (B, T) continued by max_new_tokens  ->  (B, T + max_new_tokens), a function of its arguments alone.
+        """idx (B, T)  ->  idx and max_new_tokens more (B, T + max_new_tokens), which depend on the arguments alone.
 
-        Each token is drawn given the last block_size before it; gpt.decoding has temperature, top_k, top_p and the
-        repetition penalty. beam: nothing is drawn; the most probable continuation that a beam search of this width
-        finds, where temperature, top_k, top_p and seed play no part. use_cache=False computes everything again for
-        each token: slower, and the same up to rounding.
+        Each token is sampled given the last block_size tokens before it; for temperature, top_k, top_p and the
+        repetition penalty see gpt.decoding. beam: the result of a beam search of this width instead, which does not use
+        temperature, top_k, top_p and seed. use_cache=False processes all tokens again for each new one: slower, and
+        equal up to rounding. ValueError for an argument out of range.
         """
         idx = np.array(idx)
         if beam is None:
@@ -258,8 +260,8 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32") -> "GPT":
-        """A GPT-2 from a folder that Hugging Face's transformers wrote: config.json and model.safetensors, or its
-        shards. Dropout is 0, whatever config.json says: it belongs to the training that may come.
+        """A GPT-2 from a folder as Hugging Face's transformers writes it: config.json and model.safetensors, or its
+        shards. Dropout is 0; that of config.json is not used.
 
         ValueError names a file that is missing or damaged, a setting that this model does not have, and all tensors
         that are missing, unexpected or of another shape.
@@ -274,8 +276,8 @@ class GPT(nn.Module):
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, as transformers reads them: GPT2LMHeadModel.from_pretrained(folder).
+        """Write config.json and model.safetensors, for transformers' GPT2LMHeadModel.from_pretrained(folder).
 
-        GPT-2 has biases everywhere: a model without gets zeros for them, which compute the same.
+        GPT-2 always has biases: for a model without biases they are zeros, which give the same logits.
         """
         pretrained.write(Path(folder), self.config, self.state_dict())

@@ -1,6 +1,6 @@
-"""GPT-2 in the files of Hugging Face's transformers: config.json and model.safetensors, in one piece or in shards.
+"""GPT-2 in the files of Hugging Face's transformers: config.json and model.safetensors, in one file or in shards.
 
-Names and shapes of the tensors are ours too, but for the prefix `transformer.` of all except the head's.
+The tensors have the names and shapes of gpt.model.GPT, with the prefix `transformer.` on all but the head's.
 """
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ import safetensors.numpy
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
-# What config.json may say of the things that are fixed here. The first value is what it means to say nothing.
+# Accepted values of settings that this model does not have. The first is the default where config.json has none.
 FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
@@ -22,25 +22,25 @@ SIZES = {"block_size": "n_positions", "vocab_size": "vocab_size", "n_layer": "n_
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The arguments of GPTConfig, from config.json. ValueError if it is missing, damaged, or of another model."""
+    """The arguments of GPTConfig from config.json. ValueError if it is missing, damaged, or no GPT-2's."""
     path = folder / CONFIG
     found = _json(path)
-    found.setdefault("n_positions", found.get("n_ctx"))             # its old name
+    found.setdefault("n_positions", found.get("n_ctx"))             # the old name
     for name, values in FIXED.items():
         value = found.get(name, values[0])
         if value not in values:
             raise ValueError(f"{path}: {name} is {value!r}, but this GPT has {' or '.join(map(repr, values))} only")
     missing = [name for name in SIZES.values() if found.get(name) is None]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}: is it a GPT-2's?")
+        raise ValueError(f"{path} has no {', '.join(missing)}: is it of a GPT-2?")
     if found.get("n_inner") not in (None, 4 * found["n_embd"]):
         raise ValueError(f"{path}: n_inner is {found['n_inner']}, but this GPT's MLP is 4 n_embd wide only")
     return {**{ours: found[theirs] for ours, theirs in SIZES.items()}, "tied": found.get("tie_word_embeddings", True)}
 
 
 def read_tensors(folder: Path, tied: bool) -> dict[str, np.ndarray]:
-    """All tensors of the model, under our names: no prefix, no causal masks, and no copy of a tied head.
-    ValueError says which file is missing or damaged."""
+    """All tensors of the model under the names of GPT, without the prefix, causal masks and the copy of a tied head.
+    ValueError names a file that is missing or damaged."""
     files = [TENSORS]
     if not (folder / TENSORS).exists() and (folder / INDEX).exists():
         files = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
@@ -62,7 +62,7 @@ def read_tensors(folder: Path, tied: bool) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, config: Any, state: dict[str, np.ndarray]) -> None:
-    """Write the state of a GPT of this GPTConfig, with zeros for the biases that it does not have."""
+    """Write config.json and model.safetensors for the state_dict of a GPT; biases that it does not have are zeros."""
     tensors = {name if name == "lm_head.weight" else PREFIX + name: x for name, x in state.items()}
     if not config.bias:
         tensors |= {name.removesuffix("weight") + "bias": np.zeros(x.shape[-1], x.dtype) for name, x in tensors.items()
@@ -71,7 +71,7 @@ def write(folder: Path, config: Any, state: dict[str, np.ndarray]) -> None:
         "architectures": ["GPT2LMHeadModel"], **{name: values[0] for name, values in FIXED.items()},
         **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()}, "tie_word_embeddings": config.tied,
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout),
-        **dict.fromkeys(("bos_token_id", "eos_token_id")),          # None: else transformers assumes 50256
+        **dict.fromkeys(("bos_token_id", "eos_token_id")),          # None: otherwise transformers assumes 50256
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: a folder of a GPT-2 holds {CONFIG} and {TENSORS}") from None
+        raise ValueError(f"{path} is missing: the folder of a GPT-2 holds {CONFIG} and {TENSORS}") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Let a trained model speak: python -m gpt.sample --out_dir=runs/fables-001 --start="the fox " """
+"""Generate text with a trained model: python -m gpt.sample --out_dir=runs/fables-001 --start="the fox " """
 import io
 import signal
 import sys
@@ -10,15 +10,15 @@ import numpy as np
 
 from minigrad import device
 
-from gpt import checkpoint
-from gpt.config import bad_input_exits, option, parse
-from gpt.corpus import read_text
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, KVCache
-from gpt.tokenizer import Tokenizer
+from gpt.run import checkpoint
+from gpt.run.command_line import bad_input_exits, option, parse
+from gpt.text.corpus import read_text
+from gpt.text.tokenizer import Tokenizer
 
-CANDIDATES = 6                          # how many --show_probs shows of each token
-BAR = 30                                # the width of a bar that stands for certainty
+CANDIDATES = 6                          # rows of each table of --show_probs
+BAR = 30                                # width of the bar of probability 1
 
 
 @dataclass
@@ -28,28 +28,28 @@ class Options:
     start: str = option("", "the text to continue, or FILE:path")
     num_samples: int = option(1, "how many continuations")
     max_new_tokens: int = option(500, "how many tokens to add")
-    temperature: float = option(0.8, "below 1 tamer, above 1 wilder, 0 greedy")
+    temperature: float = option(0.8, "below 1: safer, above: wilder; 0: greedy")
     top_k: int = option(0, "only the k likeliest; 0: all")
-    top_p: float = option(1.0, "only the fewest that reach this; 1: all")
-    repetition_penalty: float = option(1.0, "above 1: tokens return less readily")
-    beam: int = option(0, "search this wide for the likeliest; 0: draw")
-    seed: int = option(0, "the same says the same; sample i: seed + i")
+    top_p: float = option(1.0, "only the likeliest that sum to this; 1: all")
+    repetition_penalty: float = option(1.0, "above 1: repeats less")
+    beam: int = option(0, "width of a beam search; 0: sample")
+    seed: int = option(0, "of the sampling; of sample i: seed + i")
     stop: str = option("", "end before this text")
-    show_probs: bool = option(False, "show what each token was drawn from")
+    show_probs: bool = option(False, "show the probabilities of each token")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
         for name, least in (("num_samples", 1), ("max_new_tokens", 0), ("top_k", 0), ("beam", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
-        probabilities(np.zeros(1), self.temperature, None, self.top_p)                  # refuse what is out of range
+        probabilities(np.zeros(1), self.temperature, None, self.top_p)                  # ValueError out of range
         penalized(np.zeros((1, 1)), np.zeros((1, 1), dtype=int), self.repetition_penalty)
         if self.beam and (self.num_samples > 1 or self.show_probs):
-            raise ValueError("--beam draws nothing: leave out --num_samples and --show_probs, or --beam")
+            raise ValueError("--beam does not sample: leave out --num_samples and --show_probs, or --beam")
 
 
 def prompt(tokenizer: Tokenizer, start: str) -> np.ndarray:
-    """The tokens (1, T) of `start`; an empty one is a new line, or token 0 where no token is one."""
+    """The tokens (1, T) of `start`, or of a newline if it is empty; token 0 if the tokenizer has no newline."""
     try:
         return tokenizer.encode(start or "\n")[None]
     except ValueError:
@@ -59,10 +59,10 @@ def prompt(tokenizer: Tokenizer, start: str) -> np.ndarray:
 
 
 def text_of(tokens: Iterable[int], tokenizer: Tokenizer, stop: str = "") -> Iterator[str]:
-    """The text of tokens, in pieces as they come, up to where it says `stop`. What may be the beginning of `stop`, or
-    of a character of several tokens, is held back until it is known."""
+    """The text of tokens, a piece per token as it comes, up to the first `stop`. Text that may be the beginning of
+    `stop`, and tokens that may be part of a character, are held back until the next tokens decide."""
     tail: list[int] = []                # tokens that end within a character
-    held = ""                           # text that ends like `stop` begins
+    held = ""                           # text that ends with a prefix of `stop`
     for token in tokens:
         tail.append(token)
         text = tokenizer.decode(tail)
@@ -72,16 +72,16 @@ def text_of(tokens: Iterable[int], tokenizer: Tokenizer, stop: str = "") -> Iter
         if stop and stop in held:
             yield held[:held.index(stop)]
             return
-        begun = max((n for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
-        sure = len(held) - begun
-        yield held[:sure]
-        held = held[sure:]
+        prefix = max((n for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+        shown = len(held) - prefix
+        yield held[:shown]
+        held = held[shown:]
     yield held + tokenizer.decode(tail)
 
 
 def with_candidates(tokens: Iterable[int], model: GPT, tokenizer: Tokenizer, idx: np.ndarray, o: Options
                     ) -> Iterator[int]:
-    """The tokens that continue idx (1, T), each after a table of what it was drawn from has been printed."""
+    """Yield the tokens that continue idx (1, T), and print the table of candidates before each."""
     cache = KVCache()
     print(f"  {'token':<12} {'the model':<{7 + BAR}} {'drawn with':>14}")
     for token in tokens:
@@ -91,18 +91,18 @@ def with_candidates(tokens: Iterable[int], model: GPT, tokenizer: Tokenizer, idx
 
 
 def candidates(logits: np.ndarray, seen: np.ndarray, drawn: int, tokenizer: Tokenizer, o: Options) -> str:
-    """The likeliest tokens, given logits (V,) after the tokens seen (T,): for each a bar of the model's own
-    probability, hollow where a filter removed it, then the probability with which it was drawn; last, what each filter
-    removed of what came to it. Lines of at most 80 characters."""
+    """A table of the most likely tokens, given logits (V,) after the tokens seen (T,), and of the token drawn: for each
+    the model's probability and a bar of it, light where a filter removed the token; then the probability with which it
+    was sampled, or the filter that removed it. Below, what each filter removed. Lines of at most 80 characters."""
     z = penalized(logits[None], seen[None], o.repetition_penalty)[0]
-    warm = probabilities(z, o.temperature or 1.0)
+    unfiltered = probabilities(z, o.temperature or 1.0)
     filters = {"temperature 0": probabilities(z, 0.0)} if o.temperature == 0.0 else {
         "top_k": probabilities(z, o.temperature, o.top_k or None),
         "top_p": probabilities(z, o.temperature, o.top_k or None, o.top_p)}
-    fate, before, removals = {}, warm, []
+    removed_by, before, removals = {}, unfiltered, []
     for name, after in filters.items():
         removed = np.flatnonzero((before > 0.0) & (after == 0.0))
-        fate.update(dict.fromkeys(removed.tolist(), name))
+        removed_by.update(dict.fromkeys(removed.tolist(), name))
         if len(removed):
             removals.append(f"{name} removed {len(removed)} of {(before > 0.0).sum()} tokens, "
                             f"{before[removed].sum():.1%}")
@@ -111,8 +111,8 @@ def candidates(logits: np.ndarray, seen: np.ndarray, drawn: int, tokenizer: Toke
     shown = np.argsort(-z, kind="stable")[:CANDIDATES].tolist()
     lines = []
     for token in shown + [drawn] * (drawn not in shown):
-        bar = ("░" if token in fate else "█") * round(BAR * own[token])
-        what = f"{fate[token]:>14}" if token in fate else f"{final[token]:14.1%}"
+        bar = ("░" if token in removed_by else "█") * round(BAR * own[token])
+        what = f"{removed_by[token]:>14}" if token in removed_by else f"{final[token]:14.1%}"
         lines.append(f"{'>' if token == drawn else ' '} {tokenizer.decode([token])!r:<12.12} {own[token]:6.1%} "
                      f"{bar:<{BAR}} {what}")
     return "\n".join(lines + ["  " + line for line in removals])
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> None:
                 tokens = with_candidates(tokens, model, tokenizer, idx, o)
             pieces: Iterable[str] = text_of(tokens, tokenizer, o.stop)
             if o.show_probs:
-                pieces = list(pieces)                                   # the tables first, then the text in one piece
+                pieces = list(pieces)                                   # all tables first, then the text
             print(tokenizer.decode(idx[0]), end="", flush=True)
             for piece in pieces:
                 print(piece, end="", flush=True)
@@ -148,8 +148,8 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")                        # a terminal without such letters shows "?"
-    for name in ("SIGINT", "SIGPIPE"):                                  # Ctrl-C and `| head` end it without a word
+        sys.stdout.reconfigure(errors="replace")                        # "?" for what the terminal cannot show
+    for name in ("SIGINT", "SIGPIPE"):                                  # Ctrl-C and `| head` end it without a traceback
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     main(sys.argv[1:])

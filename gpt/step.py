@@ -1,4 +1,4 @@
-"""Walk through one training step of a real run: python -m gpt.step --out_dir=runs/fables-001 --out=step.html"""
+"""Step through one training step of a run: python -m gpt.step --out_dir=runs/fables-001 --out=step.html"""
 import signal
 import sys
 from dataclasses import dataclass
@@ -12,71 +12,74 @@ from minigrad import optim
 from minigrad.step.record import Record, record
 from minigrad.step.terminal import show
 
-from gpt import checkpoint, fables
-from gpt.config import bad_input_exits, option, parse
-from gpt.data import Data, batch, open_data
 from gpt.model import GPT, GPTConfig
-from gpt.schedule import learning_rate
-from gpt.tokenizer import CharTokenizer, Tokenizer
+from gpt.run import checkpoint, folder
+from gpt.run.command_line import bad_input_exits, option, parse
+from gpt.run.lr_schedule import learning_rate
+from gpt.text import fables
+from gpt.text.batches import batch
+from gpt.text.dataset import Data, open_data
+from gpt.text.tokenizer import CharTokenizer, Tokenizer
 
-MOST_TOKENS = 16                                # of the one row that is walked: what fits on a screen
+MAX_TOKENS = 16                                 # of the recorded row: they fit on a screen
 
 
 @dataclass
 class Options:
-    """Walk through one training step of a run: python -m gpt.step --name=value ..."""
+    """Step through one training step of a run: python -m gpt.step --name=value ..."""
     out_dir: str = option("", "the folder that train.py wrote: needed")
-    at: int = option(-1, "the step of a checkpoint; -1: the newest one")
-    prompt: str = option("", "learn from this text, not from the step's own")
-    out: str = option("", "write this page, step.html, and no terminal")
+    at: int = option(-1, "the step of a checkpoint; -1: the newest")
+    prompt: str = option("", "train on this text, not on the step's batch")
+    out: str = option("", "write this page instead: step.html")
 
 
 def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: Mapping[str, Any], step: int,
                   prompt: str = "") -> Record:
-    """The record of a run's training step: its weights, moments, learning rate and dropout, on one row of its batch,
-    or on a prompt, cropped to a few tokens. The model does not move; its `.grad` are those of the crop.
+    """Record a training step of a run: its weights, moments, learning rate and dropout, on the first row of its batch,
+    or on a prompt, cropped to at most 16 tokens. The weights stay as they are; `.grad` is that of the crop afterwards.
 
-    ValueError for a prompt of fewer than two tokens: one to read and one to predict.
+    options: those of the run, as in config.json. ValueError for a prompt of fewer than two tokens.
     """
     names = "lr_schedule", "warmup_iters", "max_iters", "learning_rate", "min_lr"
     schedule, warmup, end, highest, lowest = (options[name] for name in names)
     for group in optimizer.groups:
         group["lr"] = learning_rate(schedule, step, warmup, end, highest, lowest)
     if prompt:
-        tokens, whole = np.asarray(data.tokenizer.encode(prompt), dtype=np.int64), "the prompt"
+        tokens, uncropped = np.asarray(data.tokenizer.encode(prompt), dtype=np.int64), "the prompt"
         if len(tokens) < 2:
             raise ValueError(f"--prompt={prompt!r} is one token: give at least two, one to read and one to predict")
     else:
         rows = options["batch_size"] * options["gradient_accumulation_steps"]
         x, y = batch(data.train, options["block_size"], rows, options["seed"], step, options["sampling"])
         tokens = np.append(x[0], y[0, -1])
-        whole = f"row 1 of the batch of {rows} x {options['block_size']} tokens"
+        uncropped = f"row 1 of the batch of {rows} x {options['block_size']} tokens"
     T = cropped_length(model.config, len(tokens) - 1)
     x, y = tokens[None, :T], tokens[None, 1:T + 1]                                              # (1, T)
-    _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # the logits are worth a look
+    _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
     return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]], optimizer=optimizer,
                   max_norm=options["grad_clip"] or None, title=f"training step {step} on {data.name}",
-                  notes=[f"cropped to {T} tokens, those of {whole}: loss and gradients are those of the crop"])
+                  notes=[f"cropped to {T} tokens, those of {uncropped}: loss and gradients are those of the crop"])
 
 
 def cropped_length(shape: GPTConfig, available: int) -> int:
-    """How many tokens to walk: no other axis is as long if that can be, so that labels are where tokens are."""
+    """How many tokens to record: if possible a length that no other axis has, so that axes of that length are axes of
+    tokens, to be labelled as such."""
     C = shape.n_embd
     taken = {shape.vocab_size, C, 3 * C, 4 * C, shape.n_head, C // shape.n_head, shape.block_size}
-    most = min(available, MOST_TOKENS, shape.block_size)
-    return next((T for T in range(most, 1, -1) if T not in taken), most)
+    longest = min(available, MAX_TOKENS, shape.block_size)
+    return next((T for T in range(longest, 1, -1) if T not in taken), longest)
 
 
 def visible(token: int, tokenizer: Tokenizer) -> str:
-    """The text of a token without anything that cannot be seen."""
+    """The text of a token with visible characters for spaces and control characters."""
     return repr(tokenizer.decode([token]))[1:-1].replace(" ", "␣")
 
 
 def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, Any], int]:
-    """A run at one of its checkpoints: model, optimizer, data, options, step. at: the checkpoint's step; -1 for the
-    newest, or the newest before the end of the run, where there is still something to learn. ValueError names what is
+    """A run at one of its checkpoints: model, optimizer, data, options, step. at: the step of the checkpoint; -1 for
+    the newest one before max_iters, the end of training, or else for that of max_iters. ValueError names what is
     missing or damaged."""
-    options, _, shape = checkpoint.read_config(out_dir)
+    options, _, shape = folder.read_config(out_dir)
     paths = {checkpoint.step_of(path): path for path in checkpoint.newest_first(out_dir)}
     if not paths:
         raise ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
@@ -91,7 +94,7 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
 
 
 def example() -> Record:
-    """One training step of a small GPT on fables, after a few others."""
+    """Record one training step of a small GPT on fables, after eight others."""
     text = fables.text(4000, seed=0)
     tokenizer = CharTokenizer.of(text)
     tokens = tokenizer.encode(text)
@@ -119,7 +122,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end it without a word
+    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end it without a traceback
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     main(sys.argv[1:])

@@ -1,7 +1,7 @@
-"""Prove on a run of your own that training resumes exactly: python -m gpt.verify RUN
+"""Verify on a run of your own that a killed and resumed run gives the same bits: python -m gpt.verify RUN
 
-A copy of the run trains a few steps on from one of its checkpoints. A second copy does the same, but is killed on the
-way without warning and resumed. Weights and AdamW's moments must come out equal, bit for bit.
+A copy of the run is trained for some steps from one of its checkpoints. A second copy is trained for the same steps,
+but killed (SIGKILL) half way and resumed. Weights and AdamW's moments must be equal bit for bit.
 """
 import hashlib
 import shutil
@@ -12,21 +12,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt import checkpoint
-from gpt.config import bad_input_exits, option, parse
+from gpt.run import checkpoint, folder
+from gpt.run.command_line import bad_input_exits, option, parse
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 
 @dataclass
 class Options:
-    """Kill a copy of a run, resume it, compare: python -m gpt.verify RUN --name=value ..."""
+    """Verify that a run resumes exactly: python -m gpt.verify RUN --name=value ..."""
     out_dir: str = option("", "the folder that train.py wrote: needed")
-    steps: int = option(10, "how far to train on; killed half way")
+    steps: int = option(10, "steps to train; killed half way")
 
 
 def copy_run(run: Path, copy: Path, step: int) -> None:
-    """Copy a run as it was when its checkpoint of this step was the newest."""
+    """Copy a run with the checkpoint of this step alone."""
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "*.png"))
     (copy / "checkpoints").mkdir()
     for path in (run / "checkpoints").glob(f"step_{step:06}.*"):
@@ -34,7 +34,7 @@ def copy_run(run: Path, copy: Path, step: int) -> None:
 
 
 def train_and_kill(run: Path, step: int) -> str:
-    """Resume a run, and kill it as soon as it has saved this step  ->  the SHA-256 of what it saved."""
+    """Resume a run and kill it as soon as it has saved this step  ->  the SHA-256 of the saved tensors."""
     saved = run / "checkpoints" / f"step_{step:06}.json"
     process = subprocess.Popen(
         [sys.executable, str(TRAIN), "--init_from=resume", f"--out_dir={run}", "--checkpoint_interval=1",
@@ -49,19 +49,20 @@ def train_and_kill(run: Path, step: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    """0 if the bits are equal, 1 if not."""
     with bad_input_exits("gpt.verify"):
         o = parse(Options, [a if a.startswith("-") else f"--out_dir={a}" for a in arguments])
         if not o.out_dir or o.steps < 2:
             raise ValueError("give the folder of a run, python -m gpt.verify RUN, and --steps=2 or more")
         run = Path(o.out_dir)
-        options, _, _ = checkpoint.read_config(run)
+        options, _, _ = folder.read_config(run)
         possible = [step for step in map(checkpoint.step_of, checkpoint.newest_first(run))
                     if step + o.steps <= options["max_iters"]]
         if not possible:
             raise ValueError(f"{run} has no checkpoint {o.steps} steps or more before its end: use a smaller --steps")
         start, middle, end = possible[0], possible[0] + o.steps // 2, possible[0] + o.steps
-        with tempfile.TemporaryDirectory() as folder:
-            straight, killed = Path(folder, "straight"), Path(folder, "killed")
+        with tempfile.TemporaryDirectory() as temporary:
+            straight, killed = Path(temporary, "straight"), Path(temporary, "killed")
             copy_run(run, straight, start)
             copy_run(run, killed, start)
             print(f"training from step {start} to {end} in one go, and once more with a kill at step {middle}")

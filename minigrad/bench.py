@@ -34,7 +34,9 @@ def chain(op: Callable[[Any], Any], x: Any) -> Any:
 def bare(forward: Callable[[np.ndarray], tuple[Any, ...]], backward: Callable[..., np.ndarray], x: np.ndarray) -> Run:
     """The NumPy calls of a chain, forward and backward. `forward` returns (y, *saved); `backward` takes dy, *saved."""
     def run() -> np.ndarray:
-        y, stack = x, []
+        y: np.ndarray = x
+        dy: np.ndarray
+        stack = []
         for _ in range(CHAIN):
             y, *saved = forward(y)
             stack.append(saved)

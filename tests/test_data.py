@@ -1,4 +1,4 @@
-"""Texts, tokenizers, token files, batches, and what counting can predict: gpt/corpus.py, tokenizer.py and data.py."""
+"""gpt/text: texts, tokenizers, token files, batches, and the losses of reference predictors."""
 import functools
 import hashlib
 import http.server
@@ -15,8 +15,8 @@ import pytest
 import tqdm
 from hypothesis import given, settings, strategies as st
 
-from gpt import corpus, data, tokenizer
-from gpt.tokenizer import ByteTokenizer, CharTokenizer
+from gpt.text import baselines, batches, corpus, dataset, fables, tokenizer
+from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 TEXT = "".join(f"the naïve {animal} sees {n} ☃\n" for n in range(60) for animal in ("fox", "owl", "hare 🦊"))
 KINDS = ["char", "byte", "bpe"]
@@ -41,7 +41,7 @@ def make(kind, text):
     (b"two\nlines\n", "two\nlines\n"), (b"\xef\xbb\xbfwith a mark", "with a mark"), (b"one\r\ntwo\r\n", "one\ntwo\n"),
     ("naïve ☃ 🦊".encode(), "naïve ☃ 🦊"),
 ])
-def test_utf8_files_are_read_with_or_without_a_byte_order_mark(tmp_path, raw, text):
+def test_utf8_files_are_read_with_and_without_a_byte_order_mark(tmp_path, raw, text):
     (tmp_path / "text").write_bytes(raw)
     assert corpus.load_text(str(tmp_path / "text")) == text
 
@@ -52,32 +52,32 @@ def test_utf8_files_are_read_with_or_without_a_byte_order_mark(tmp_path, raw, te
     ("é\0\1".encode(), "text is not text: byte 0x00 at offset 2, as in binary files"),
     (b"", "text is empty"), (b"\xef\xbb\xbf", "text is empty"),
 ])
-def test_what_is_no_text_is_refused_with_the_offset_of_its_first_bad_byte(tmp_path, raw, message):
+def test_a_file_that_is_not_text_is_rejected_with_the_offset_of_its_first_bad_byte(tmp_path, raw, message):
     (tmp_path / "text").write_bytes(raw)
     with pytest.raises(ValueError, match=message):
         corpus.load_text(str(tmp_path / "text"))
 
 
-def test_a_file_that_is_not_there_is_named_with_what_there_is():
+def test_a_missing_file_is_named_with_the_available_datasets():
     with pytest.raises(ValueError, match="missing.txt: No such file; --dataset takes fables, python, shakespeare or"):
         corpus.load_text("missing.txt")
 
 
-def test_the_python_text_is_the_library_without_its_tests():
+def test_the_python_dataset_is_the_standard_library_without_its_tests():
     text = corpus.load_text("python")
     assert 1_000_000 < len(text) <= corpus.PYTHON_CHARACTERS and text == corpus.python_source()
     assert "import argparse" in text and "import unittest\n\nclass" not in text
     assert len(set(text)) < 500
 
 
-# ---- Shakespeare, fetched from a server of our own ----
+# ---- Shakespeare, downloaded from a local server ----
 
 PLAY = "BOTTOM:\nI have had a most rare vision.\n" * 5000
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A server that counts what it is asked for, and an empty cache. server.content is what it answers with."""
+    """A local server and an empty cache. server.content is its response, server.asked the requested paths."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             server.asked.append(self.path)
@@ -103,13 +103,13 @@ def server(monkeypatch, tmp_path):
     server.server_close()
 
 
-def test_shakespeare_is_fetched_once_and_kept(server, tmp_path):
+def test_shakespeare_is_downloaded_once_and_cached(server, tmp_path):
     assert corpus.load_text("shakespeare") == corpus.load_text("shakespeare") == PLAY
     assert server.asked == ["/input.txt"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tinyshakespeare.txt"]
 
 
-def test_fetching_shows_a_bar_where_there_is_a_terminal(server, monkeypatch):
+def test_a_download_shows_a_progress_bar_on_a_terminal(server, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(corpus, "tqdm", functools.partial(tqdm.tqdm, file=terminal))
@@ -118,7 +118,7 @@ def test_fetching_shows_a_bar_where_there_is_a_terminal(server, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", PLAY[:-1].encode(), b"<html>please log in</html>"])
-def test_a_failed_fetch_says_where_to_put_the_file_and_leaves_nothing(server, tmp_path, content):
+def test_a_failed_download_says_where_to_put_the_file_and_writes_nothing(server, tmp_path, content):
     server.content = content
     with pytest.raises(ValueError, match="put it (here )?as .*tinyshakespeare.txt") as error:
         corpus.load_text("shakespeare")
@@ -126,9 +126,9 @@ def test_a_failed_fetch_says_where_to_put_the_file_and_leaves_nothing(server, tm
     assert not (tmp_path / "cache").exists()
 
 
-def test_offline_the_file_may_be_put_there_by_hand(server, monkeypatch, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
-        port = closed_soon.getsockname()[1]
+def test_without_a_network_a_file_put_into_the_cache_is_used(server, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     monkeypatch.setattr(corpus, "SHAKESPEARE_URL", f"http://127.0.0.1:{port}/input.txt")
     with pytest.raises(ValueError, match="cannot fetch Shakespeare .*put it here as .*tinyshakespeare.txt"):
         corpus.load_text("shakespeare")
@@ -137,17 +137,17 @@ def test_offline_the_file_may_be_put_there_by_hand(server, monkeypatch, tmp_path
     assert corpus.load_text("shakespeare") == PLAY and not server.asked
 
 
-def test_another_file_in_its_place_is_not_taken_for_shakespeare(server, tmp_path):
+def test_a_cached_file_with_another_hash_is_rejected(server, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "tinyshakespeare.txt").write_text("to be")
-    with pytest.raises(ValueError, match="tinyshakespeare.txt is not .* SHA-256 is .*; delete it, to fetch"):
+    with pytest.raises(ValueError, match="tinyshakespeare.txt is not .* SHA-256 is .*; delete it to fetch"):
         corpus.load_text("shakespeare")
 
 
 # ---- tokenizers ----
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_decode_to_the_text_also_after_a_round_trip_through_json(kind):
+def test_decode_inverts_encode_also_after_a_round_trip_through_json(kind):
     made = make(kind, TEXT)
     again = tokenizer.from_json(json.loads(json.dumps(made.to_json())))
     assert len(again) == len(made)
@@ -161,7 +161,7 @@ def test_tokens_decode_to_the_text_also_after_a_round_trip_through_json(kind):
 @pytest.mark.parametrize("kind", ["byte", "bpe"])
 @given(text=st.text())
 @settings(max_examples=50, deadline=None)
-def test_bytes_know_every_text(kind, text):
+def test_byte_and_bpe_tokenizers_encode_every_text(kind, text):
     made = _cached(kind)
     assert made.decode(made.encode(text)) == text
 
@@ -173,7 +173,7 @@ def _cached(kind):
 
 @given(st.text(min_size=1))
 @settings(max_examples=50, deadline=None)
-def test_characters_are_numbered_in_order(text):
+def test_characters_are_numbered_in_the_order_of_their_code_points(text):
     made = CharTokenizer.of(text)
     tokens = made.encode(text)
     assert tokens.shape == (len(text),) and made.decode(tokens) == text
@@ -181,30 +181,30 @@ def test_characters_are_numbered_in_order(text):
 
 
 def test_unknown_characters_are_listed():
-    with pytest.raises(ValueError, match="never seen 'd' 'é'; it knows 'abc'"):
+    with pytest.raises(ValueError, match="no token for 'd' 'é'; its characters are 'abc'"):
         CharTokenizer("abc").encode("aébcd")
-    with pytest.raises(ValueError, match=r"never seen '\\udce9'"):              # a byte of the command line, not UTF-8
+    with pytest.raises(ValueError, match=r"no token for '\\udce9'"):  # a byte of the command line that is not UTF-8
         CharTokenizer("abc").encode("a\udce9")
 
 
-def test_half_a_character_shows_as_such():
+def test_an_incomplete_character_decodes_to_the_replacement_character():
     assert ByteTokenizer().encode("é").tolist() == [0xC3, 0xA9] and ByteTokenizer().decode([0xC3]) == "\ufffd"
 
 
-def test_bpe_merges_what_is_frequent():
+def test_bpe_merges_frequent_sequences():
     made = make("bpe", "the cat and the dog and the owl " * 100)
     assert 256 < len(made) <= 300 and len(made.encode("the dog and the owl")) < 8
-    with pytest.raises(ValueError, match="--vocab_size=255 is too small: BPE begins with the 256 bytes"):
+    with pytest.raises(ValueError, match="--vocab_size=255 is too small: BPE starts from the 256 bytes"):
         tokenizer.make("bpe", TEXT, vocab_size=255)
 
 
-def test_without_the_library_bpe_says_what_to_install(monkeypatch):
+def test_bpe_without_the_tokenizers_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ValueError, match=r'pip install "minigrad\[bpe\]"'):
         tokenizer.make("bpe", TEXT, vocab_size=300)
 
 
-def test_an_unknown_kind_is_named():
+def test_an_unknown_kind_of_tokenizer_is_rejected():
     with pytest.raises(ValueError, match="--tokenizer must be char, byte or bpe, got 'word'"):
         tokenizer.make("word", TEXT, vocab_size=300)
 
@@ -212,11 +212,11 @@ def test_an_unknown_kind_is_named():
 # ---- token files ----
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prepared_folder_needs_no_source(kind, text_file, tmp_path):
+def test_a_prepared_folder_can_be_opened_without_the_source_text(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
-    prepared = data.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    prepared = dataset.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
     text_file.unlink()
-    opened = data.open_data(tmp_path / "run")
+    opened = dataset.open_data(tmp_path / "run")
     for d in (prepared, opened):
         assert d.name == str(text_file) and d.description.startswith(f"{text_file}: {len(d.train):,} ")
         assert d.tokenizer.decode(d.train) + d.tokenizer.decode(d.val) == TEXT
@@ -228,16 +228,16 @@ def test_a_prepared_folder_needs_no_source(kind, text_file, tmp_path):
     assert kind != "byte" or opened.val_bytes_per_token == 1.0
 
 
-def test_a_large_vocabulary_takes_four_bytes_a_token(tmp_path):
+def test_a_vocabulary_above_65536_takes_4_bytes_per_token(tmp_path):
     text = "".join(map(chr, range(0x10000, 0x10000 + 70_000)))
     (tmp_path / "text").write_text(text, "utf-8")
-    d = data.prepare(tmp_path / "run", str(tmp_path / "text"))
+    d = dataset.prepare(tmp_path / "run", str(tmp_path / "text"))
     assert d.val.dtype == np.uint32 and np.array_equal(d.val, np.arange(63_000, 70_000)) and d.val_bytes_per_token == 4
 
 
-def test_the_default_text_is_fables_by_the_seed(tmp_path, monkeypatch):
+def test_the_text_of_fables_depends_on_the_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "FABLES_CHARACTERS", 10_000)
-    one, same, other = (data.prepare(tmp_path / f"{i}", "fables", seed=seed) for i, seed in enumerate((0, 0, 1)))
+    one, same, other = (dataset.prepare(tmp_path / f"{i}", "fables", seed=seed) for i, seed in enumerate((0, 0, 1)))
     assert len(one.train) == 9000 and len(one.val) == 1000 and one.name == "fables"
     assert np.array_equal(one.train, same.train) and not np.array_equal(one.train, other.train)
 
@@ -247,10 +247,10 @@ def test_the_default_text_is_fables_by_the_seed(tmp_path, monkeypatch):
     ("abc", 1, "has 1 tokens and a block_size of 1 needs 2; use a text of 20 tokens"),
     (TEXT, 900, "use --block_size="),
 ])
-def test_a_short_text_is_refused_before_anything_is_written(tmp_path, text, block_size, fix):
+def test_a_short_text_is_rejected_before_anything_is_written(tmp_path, text, block_size, fix):
     (tmp_path / "text").write_text(text, "utf-8")
     with pytest.raises(ValueError, match=fix):
-        data.prepare(tmp_path / "run", str(tmp_path / "text"), block_size=block_size)
+        dataset.prepare(tmp_path / "run", str(tmp_path / "text"), block_size=block_size)
     assert not (tmp_path / "run").exists()
 
 
@@ -262,13 +262,13 @@ def test_a_short_text_is_refused_before_anything_is_written(tmp_path, text, bloc
     ("tokenizer.json", b"{}", "tokenizer.json is damaged"), ("tokenizer.json", b'{"type": "word"}', "'word'"),
 ])
 def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, message):
-    d = data.prepare(tmp_path / "run", str(text_file))
-    del d                                           # lets go of the files
+    d = dataset.prepare(tmp_path / "run", str(text_file))
+    del d                                           # closes the memory-mapped files
     (tmp_path / "run" / file).unlink()
     if content is not None:
         (tmp_path / "run" / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        data.open_data(tmp_path / "run")
+        dataset.open_data(tmp_path / "run")
 
 
 # ---- batches ----
@@ -276,20 +276,19 @@ def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, 
 @pytest.mark.parametrize("sampling", ["permutation", "random"])
 @given(size=st.integers(2, 300), block_size=st.integers(1, 40), rows=st.integers(1, 9), step=st.integers(0, 2 ** 40))
 @settings(max_examples=50, deadline=None)
-def test_targets_are_the_text_one_token_on_and_a_batch_is_a_function_of_seed_and_step(sampling, size, block_size, rows,
-                                                                                      step):
+def test_targets_are_shifted_by_one_and_a_batch_depends_on_seed_and_step_alone(sampling, size, block_size, rows, step):
     tokens = 1000 + np.arange(size + block_size, dtype=np.uint16)
-    x, y = data.batch(tokens, block_size, rows, 7, step, sampling)
+    x, y = batches.batch(tokens, block_size, rows, 7, step, sampling)
     assert x.shape == y.shape == (rows, block_size) and x.dtype == y.dtype == np.int64
     assert np.array_equal(x, x[:, :1] + np.arange(block_size)) and np.array_equal(y, x + 1)
     assert 1000 <= x.min() and y.max() < 1000 + len(tokens)
-    data.batch(tokens, block_size, rows, 7, step + 1, sampling)                         # leaves no trace
-    assert np.array_equal(data.batch(tokens, block_size, rows, 7, step, sampling)[0], x)
+    batches.batch(tokens, block_size, rows, 7, step + 1, sampling)                      # has no effect on the next call
+    assert np.array_equal(batches.batch(tokens, block_size, rows, 7, step, sampling)[0], x)
 
 
 @pytest.mark.parametrize("sampling", ["permutation", "random"])
-def test_steps_and_seeds_differ(sampling):
-    one, next_step, other_seed = (data.batch(np.arange(1000), 8, 5, seed, step, sampling)[0].tolist()
+def test_batches_of_other_steps_and_seeds_differ(sampling):
+    one, next_step, other_seed = (batches.batch(np.arange(1000), 8, 5, seed, step, sampling)[0].tolist()
                                   for seed, step in ((0, 1), (0, 2), (1, 1)))
     assert one != next_step != other_seed != one
 
@@ -300,33 +299,34 @@ def test_an_epoch_visits_each_window_of_its_grid_once(size, block_size, rows):
     size += block_size
     n = max((size - 1) // block_size - 1, 1)
     steps = -(-3 * n // rows)
-    starts = np.concatenate([data.batch(np.arange(size), block_size, rows, 0, step)[0][:, 0] for step in range(steps)])
+    starts = np.concatenate([batches.batch(np.arange(size), block_size, rows, 0, step)[0][:, 0]
+                             for step in range(steps)])
     for epoch in starts[:3 * n].reshape(3, n):
         grid = np.sort(epoch)
         assert np.array_equal(grid, grid[0] + block_size * np.arange(n)) and grid[0] < block_size
 
 
-def test_epochs_differ_in_order_and_cut_and_every_token_comes_up():
-    starts = data.batch(np.arange(101), 10, 9 * 2000, 0, 0)[0][:, 0].reshape(2000, 9)
+def test_epochs_differ_in_order_and_cuts_and_cover_all_starts():
+    starts = batches.batch(np.arange(101), 10, 9 * 2000, 0, 0)[0][:, 0].reshape(2000, 9)
     assert set(starts[:, 0]) == set(range(90)) and set(starts[:, 0] % 10) == set(range(10))
     assert len(set(map(tuple, np.argsort(starts)))) > 1900
 
 
-def test_rows_are_visits_so_parts_of_a_batch_are_batches():
-    whole, _ = data.batch(np.arange(500), 8, 12, 0, 3)
-    parts = [data.batch(np.arange(500), 8, 4, 0, step)[0] for step in (9, 10, 11)]
+def test_a_batch_is_the_concatenation_of_smaller_batches():
+    whole, _ = batches.batch(np.arange(500), 8, 12, 0, 3)
+    parts = [batches.batch(np.arange(500), 8, 4, 0, step)[0] for step in (9, 10, 11)]
     assert np.array_equal(whole, np.concatenate(parts))
 
 
-def test_random_sampling_begins_everywhere_and_nowhere_beyond_the_end():
-    x, _ = data.batch(np.arange(12), 8, 500, 0, 0, "random")
+def test_random_sampling_starts_at_every_possible_token():
+    x, _ = batches.batch(np.arange(12), 8, 500, 0, 0, "random")
     assert set(x[:, 0]) == {0, 1, 2, 3}
 
 
-def test_another_sampling_or_too_few_tokens_are_refused():
+def test_an_unknown_sampling_or_too_few_tokens_are_rejected():
     with pytest.raises(ValueError, match="--sampling must be permutation or random, got 'shuffled'"):
-        data.batch(np.arange(100), 8, 5, 0, 0, "shuffled")
-    for refused in (lambda: data.batch(np.arange(8), 8, 5, 0, 0), lambda: data.windows(np.arange(8), 8)):
+        batches.batch(np.arange(100), 8, 5, 0, 0, "shuffled")
+    for refused in (lambda: batches.batch(np.arange(8), 8, 5, 0, 0), lambda: batches.windows(np.arange(8), 8)):
         with pytest.raises(ValueError, match="8 tokens are too few: a block_size of 8 needs 9"):
             refused()
 
@@ -335,8 +335,8 @@ def test_another_sampling_or_too_few_tokens_are_refused():
 
 @given(st.integers(9, 200), st.one_of(st.none(), st.integers(1, 30)))
 @settings(max_examples=100, deadline=None)
-def test_validation_windows_are_spread_and_never_predict_a_token_twice(size, n):
-    windows = data.windows(np.arange(size, dtype=np.uint16), 8, n)
+def test_validation_windows_are_spread_evenly_and_no_token_is_a_target_twice(size, n):
+    windows = batches.windows(np.arange(size, dtype=np.uint16), 8, n)
     targets = windows[:, 1:].ravel()
     fit = (size - 1) // 8
     assert windows.shape == (fit if n is None else min(n, fit), 9) and windows.dtype == np.int64
@@ -346,30 +346,30 @@ def test_validation_windows_are_spread_and_never_predict_a_token_twice(size, n):
 
 @given(st.integers(100, 500), st.integers(1, 8), st.integers(0, 5), st.sampled_from(["permutation", "random"]))
 @settings(max_examples=15, deadline=None)
-def test_validation_never_touches_what_is_trained_on(tmp_path_factory, size, block_size, seed, sampling):
-    """In a text without a repeated character."""
+def test_no_training_token_is_in_a_validation_window(tmp_path_factory, size, block_size, seed, sampling):
+    """In a text whose characters are all different."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text").write_text("".join(map(chr, range(0x4E00, 0x4E00 + size))), "utf-8")
-    d = data.prepare(folder, str(folder / "text"), block_size=block_size)
-    trained = {token for step in range(20) for part in data.batch(d.train, block_size, 16, seed, step, sampling)
+    d = dataset.prepare(folder, str(folder / "text"), block_size=block_size)
+    trained = {token for step in range(20) for part in batches.batch(d.train, block_size, 16, seed, step, sampling)
                for token in part.ravel()}
-    assert trained.isdisjoint(data.windows(d.val, block_size).ravel())
+    assert trained.isdisjoint(batches.windows(d.val, block_size).ravel())
     assert len(d.val) == math.ceil(size / 10)
 
 
-# ---- what counting predicts ----
+# ---- reference predictors ----
 
 def counted_by_hand(tokens, windows, V, max_order):
-    """Witten and Bell's estimate as a recursion over contexts, with dictionaries."""
+    """Witten and Bell's smoothing as a recursion over contexts, with dictionaries."""
     followers = defaultdict(Counter)
     for n in range(1, max_order + 1):
         for i in range(len(tokens) - n + 1):
             followers[n, tuple(tokens[i:i + n - 1])][tokens[i + n - 1]] += 1
 
     def p(token, context):
-        shorter = p(token, context[1:]) if context else 1.0 / V
+        lower = p(token, context[1:]) if context else 1.0 / V
         seen = followers[len(context) + 1, context]
-        return (seen[token] + len(seen) * shorter) / (sum(seen.values()) + len(seen)) if seen else shorter
+        return (seen[token] + len(seen) * lower) / (sum(seen.values()) + len(seen)) if seen else lower
 
     return [np.mean([-math.log(p(w[t], tuple(w[max(t - n + 1, 0):t]))) for w in windows for t in range(1, len(w))])
             for n in range(1, max_order + 1)]
@@ -379,24 +379,24 @@ def counted_by_hand(tokens, windows, V, max_order):
     st.just(V), st.lists(st.integers(0, V - 1), min_size=4, max_size=40),
     st.lists(st.lists(st.integers(0, V - 1), min_size=5, max_size=5), min_size=1, max_size=4))))
 @settings(max_examples=100, deadline=None)
-def test_ngram_losses_against_dictionaries(case):
+def test_ngram_losses_equal_those_counted_with_dictionaries(case):
     V, tokens, windows = case
-    assert np.allclose(corpus.ngram_losses(np.array(tokens), np.array(windows), V, max_order=3),
+    assert np.allclose(baselines.ngram_losses(np.array(tokens), np.array(windows), V, max_order=3),
                        counted_by_hand(tokens, windows, V, max_order=3), rtol=1e-12)
 
 
-def test_pairs_foresee_what_single_characters_cannot():
+def test_bigrams_predict_an_alternating_text_that_unigrams_cannot():
     tokens = np.tile([0, 1], 5000)
-    one, two = corpus.ngram_losses(tokens, tokens[:90].reshape(10, 9), 2, max_order=2)
+    one, two = baselines.ngram_losses(tokens, tokens[:90].reshape(10, 9), 2, max_order=2)
     assert one == pytest.approx(math.log(2), abs=1e-3) and two < 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file, tmp_path):
+def test_reference_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
-    d = data.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
-    windows = data.windows(d.val, 8)
-    lines = corpus.reference_lines(d, windows)
+    d = dataset.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    windows = batches.windows(d.val, 8)
+    lines = baselines.reference_lines(d, windows)
     V = len(d.tokenizer)
     assert list(lines) == ["ln V", "1-gram", "2-gram", "3-gram", "4-gram", "5-gram"] and V == len(made)
     assert lines["ln V"] == math.log(V)
@@ -407,20 +407,20 @@ def test_the_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file,
 def test_only_orders_whose_codes_fit_64_bits_are_counted(V, orders):
     made = CharTokenizer("".join(map(chr, range(0xE000, 0xE000 + V))))
     tokens = np.arange(1000) * 97 % V
-    d = data.Data("a text", "", made, tokens, tokens, 1.0)
-    assert list(corpus.reference_lines(d, data.windows(tokens, 8)))[-1] == f"{orders}-gram"
+    d = dataset.Data("a text", "", made, tokens, tokens, 1.0)
+    assert list(baselines.reference_lines(d, batches.windows(tokens, 8)))[-1] == f"{orders}-gram"
     with pytest.raises(ValueError, match="do not fit 64 bits"):
-        corpus.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
+        baselines.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_lines_of_the_fables_are_exact(kind, tmp_path):
-    """One token a character: the whole ladder, the floor of the windows below it, and the entropy rate below that. For
-    others the n-grams are counted, and the entropy rate is that of as many characters as a token stands for."""
+def test_reference_lines_of_the_fables_are_exact(kind, tmp_path):
+    """With one token per character: six n-grams, the best possible loss below them, and the entropy rate below that.
+    With others the n-grams are counted, and the entropy rate is multiplied by the characters per token."""
     make(kind, TEXT)
-    d = data.prepare(tmp_path, "fables", kind, vocab_size=300)
-    lines = corpus.reference_lines(d, data.windows(d.val, 64, 200))
-    rate = corpus.fables.source().entropy_rate()
+    d = dataset.prepare(tmp_path, "fables", kind, vocab_size=300)
+    lines = baselines.reference_lines(d, batches.windows(d.val, 64, 200))
+    rate = fables.source().entropy_rate()
     exact = kind != "bpe"
     assert list(lines) == (["ln V"] + [f"{n}-gram" for n in range(1, 7 if exact else 6)]
                            + ["best possible"] * exact + ["entropy rate"])
@@ -428,6 +428,6 @@ def test_the_lines_of_the_fables_are_exact(kind, tmp_path):
     assert all(type(loss) is float for loss in lines.values())
     if exact:
         assert list(lines.values()) == sorted(lines.values(), reverse=True)
-        assert d.val_bytes_per_token == 1.0 and lines["3-gram"] == corpus.fables.source().ngram_losses()[2]
+        assert d.val_bytes_per_token == 1.0 and lines["3-gram"] == fables.source().ngram_losses()[2]
     else:
         assert min(lines.values()) == lines["entropy rate"]

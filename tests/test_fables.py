@@ -1,4 +1,4 @@
-"""The built-in language and the exact losses of its best predictors, against brute force and against its own text."""
+"""The fables and the exact losses of their best predictors, against brute force and against generated text."""
 import re
 
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import minigrad as mg
-from gpt import corpus, data, fables
-from gpt.entropy import Source
 from gpt.model import GPT, GPTConfig
-from gpt.tokenizer import CharTokenizer
+from gpt.text import baselines, batches, fables
+from gpt.text.entropy import Source
+from gpt.text.tokenizer import CharTokenizer
 from minigrad import functional as F, optim
 
 FABLE = """ada the hare finds two small ripe plums.
@@ -34,8 +34,8 @@ def tokens_of(source, text):
 
 
 def rate_over_fables(text, values):
-    """Sum of values (one per character of text) per character, and its standard error: fables are independent and
-    alike, so this is the ratio of two means over them."""
+    """The mean of values (one per character of text) and its standard error: fables are independent and identically
+    distributed, so it is a ratio of two means over fables."""
     ends = np.array([match.end() for match in re.finditer("\n\n", text)])
     sums, lengths = np.diff(np.append(0.0, np.cumsum(values))[ends]), np.diff(ends)
     rate = sums.sum() / lengths.sum()
@@ -46,15 +46,15 @@ def rate_over_fables(text, values):
 
 @given(st.integers(0, 40_000), st.integers(0, 40_000), st.integers(0, 2 ** 40))
 @settings(max_examples=20, deadline=None)
-def test_a_shorter_text_begins_a_longer_one(n, m, seed):
+def test_a_shorter_text_is_a_prefix_of_a_longer_one(n, m, seed):
     assert fables.text(max(n, m), seed)[:n] == fables.text(n, seed) and len(fables.text(n, seed)) == n
 
 
-def test_the_seed_decides_the_text():
+def test_the_text_depends_on_the_seed():
     assert fables.text(1000, 0) == fables.text(1000, 0) != fables.text(1000, 1)
 
 
-def test_the_text_has_the_characters_of_the_source_and_reads_as_english(source, book):
+def test_the_text_has_the_vocabulary_of_the_source_and_correct_articles_and_plurals(source, book):
     assert set(book) == set(source.vocabulary)
     assert not re.search(r"\ba [aeiou]", book) and re.search(r"\ba [a-z]", book)
     assert not re.search(r"\btwo [a-z ]*[^s]\.", book)
@@ -74,9 +74,9 @@ def test_every_fable_of_a_text_is_grammatical(book):
     assert len(written) > 1000 and all(fables.is_grammatical(fable + "\n\n") for fable in written)
 
 
-def test_one_changed_word_is_noticed_wherever_the_choice_was_not_free():
-    """Each word of a fable replaced by each other word of the language: an adjective may become another and a verb
-    another of its kind; a name, animal, number, thing, rhyme or form of "to be" may not."""
+def test_a_fable_with_one_replaced_word_is_grammatical_only_where_the_word_is_a_free_choice():
+    """Each word of a fable replaced by each other word of the language: grammatical for another adjective, or another
+    verb of the same line; not for a name, animal, number, thing, rhyme or form of "to be"."""
     words = set(re.findall("[a-z]+", fables.text(200_000, 0)))
     free = {"finds": fables.FINDS, "shares": fables.EATS} | dict.fromkeys(("small", "ripe", "sweet"), fables.ADJECTIVES)
     assert fables.is_grammatical(FABLE)
@@ -95,7 +95,7 @@ def test_a_broken_fable_is_not_grammatical(old, new):
     assert old in FABLE and not fables.is_grammatical(FABLE.replace(old, new, 1))
 
 
-def test_the_share_counts_the_whole_fables_of_a_sample():
+def test_share_grammatical_counts_the_complete_fables_of_a_sample():
     broken = FABLE.replace("plums by", "plum by")
     assert fables.share_grammatical("ola.\n\n" + FABLE + broken + FABLE + "ada the ha") == (2, 3)
     assert fables.share_grammatical("ada the ha") == fables.share_grammatical("") == (0, 0)
@@ -103,19 +103,19 @@ def test_the_share_counts_the_whole_fables_of_a_sample():
 
 # ---- the source and its text ----
 
-def test_in_every_state_the_probabilities_sum_to_one_and_a_character_decides_the_next_state(source):
+def test_probabilities_of_each_state_sum_to_1_and_a_character_determines_the_next_state(source):
     assert np.allclose(np.bincount(source.source, source.p, minlength=source.n_states), 1.0, atol=1e-12)
     assert (source.p > 0.0).all() and len(set(zip(source.source, source.char))) == len(source.p)
     assert np.array_equal(np.lexsort((source.char, source.source)), np.arange(len(source.p)))
 
 
-def test_the_stationary_distribution_stays_as_it_is(source):
+def test_the_stationary_distribution_is_invariant_under_a_transition(source):
     pi = source.stationary
     after = np.bincount(source.target, pi[source.source] * source.p, minlength=source.n_states)
     assert pi.sum() == pytest.approx(1.0, abs=1e-12) and (pi > 0.0).all() and np.abs(after - pi).max() < 1e-14
 
 
-def test_characters_are_as_frequent_as_the_stationary_distribution_says(source, book):
+def test_frequencies_of_characters_agree_with_the_stationary_distribution(source, book):
     expected = np.bincount(source.char, source.stationary[source.source] * source.p)
     tokens = tokens_of(source, book)
     for char, p in enumerate(expected):
@@ -123,19 +123,19 @@ def test_characters_are_as_frequent_as_the_stationary_distribution_says(source, 
         assert abs(found - p) < 4 * error, source.vocabulary[char]
 
 
-def test_the_text_loses_the_entropy_rate_to_one_who_knows_the_state(source, book):
+def test_the_loss_given_the_state_is_the_entropy_rate(source, book):
     text = book[:500_000]
-    ways = dict(zip(zip(source.source.tolist(), source.char.tolist()), zip(source.target.tolist(), source.p.tolist())))
+    edges = dict(zip(zip(source.source.tolist(), source.char.tolist()), zip(source.target.tolist(), source.p.tolist())))
     state, p = 0, []
     for char in tokens_of(source, text).tolist():
-        state, probability = ways[state, char]
+        state, probability = edges[state, char]
         p.append(probability)
     found, error = rate_over_fables(text, -np.log(p))
     assert abs(found - source.entropy_rate()) < 4 * error < 0.01 * found
 
 
-def test_ngram_losses_fall_and_are_those_of_counts(source, book):
-    """A count of a long text estimates the exact loss; it comes out low, by up to a nat per n-gram and text length."""
+def test_ngram_losses_decrease_and_agree_with_counts(source, book):
+    """Counts in a long text estimate the exact loss with a negative bias of at most (number of n-grams) / (length)."""
     exact = source.ngram_losses()
     assert all(np.diff(exact) < 0.0) and exact[-1] > source.entropy_rate()
     tokens, V = tokens_of(source, book).astype(np.int64), len(source.vocabulary)
@@ -150,35 +150,35 @@ def test_ngram_losses_fall_and_are_those_of_counts(source, book):
         assert error < 0.005
 
 
-# ---- the floor ----
+# ---- the best possible loss ----
 
 @pytest.fixture(scope="module")
 def fresh(source):
-    """Windows (n, 65) of a text that nothing was counted in."""
-    return data.windows(tokens_of(source, fables.text(100_000, seed=4)), block_size=64)
+    """Windows (n, 65) of a text other than the book."""
+    return batches.windows(tokens_of(source, fables.text(100_000, seed=4)), block_size=64)
 
 
-def test_only_attention_can_win_a_tenth_of_a_nat_between_the_ngrams_and_the_floor(source, fresh):
-    floor = source.bayes_losses(fresh).mean()
-    assert source.entropy_rate() + 0.05 < floor < source.ngram_losses()[-1] - 0.1
+def test_the_best_possible_loss_is_a_tenth_of_a_nat_below_the_best_ngram_loss(source, fresh):
+    best = source.bayes_losses(fresh).mean()
+    assert source.entropy_rate() + 0.05 < best < source.ngram_losses()[-1] - 0.1
 
 
-def test_a_counted_predictor_stays_above_the_floor(source, fresh, book):
-    counted = corpus.ngram_losses(tokens_of(source, book), fresh, len(source.vocabulary), max_order=5)
+def test_the_loss_of_counted_ngrams_is_above_the_best_possible_loss(source, fresh, book):
+    counted = baselines.ngram_losses(tokens_of(source, book), fresh, len(source.vocabulary), max_order=5)
     assert min(counted) > source.bayes_losses(fresh).mean()
 
 
-def test_the_more_a_window_has_shown_the_less_is_lost_down_to_the_entropy_rate(source):
-    losses = source.bayes_losses(data.windows(tokens_of(source, fables.text(300_000, seed=5)), block_size=400))
-    late = losses[:, 300:].mean(axis=1)                     # after two fables or more the state is known
+def test_the_best_possible_loss_falls_to_the_entropy_rate_along_a_window(source):
+    losses = source.bayes_losses(batches.windows(tokens_of(source, fables.text(300_000, seed=5)), block_size=400))
+    late = losses[:, 300:].mean(axis=1)                     # after two fables or more the state is almost certain
     assert abs(late.mean() - source.entropy_rate()) < 4 * late.std() / np.sqrt(len(late))
     assert losses[:, :16].mean() > losses[:, 16:64].mean() > losses[:, 64:256].mean()
 
 
-# ---- small sources, against dense brute force ----
+# ---- small sources, against dense matrices ----
 
 def rain(place):
-    """A source of a dozen states, with words that share beginnings and a place that may come again at once."""
+    """A source of a dozen states, with words that share prefixes and a place that may follow itself."""
     return {
         "day": [("sun ", 0.5, "day"), ("snow ", 0.125, "cold"), ("rain ", 0.375, "wet")],
         "wet": [("and ", 0.7, "wet"), ("so.", 0.3, "day")],
@@ -192,7 +192,7 @@ def coin(place):
 
 
 def dense(source):
-    """Transition matrices by character (V, S, S), and the stationary distribution (S,) from a linear solve."""
+    """Transition matrices of each character (V, S, S), and the stationary distribution (S,) from a linear solve."""
     step = np.zeros((len(source.vocabulary), source.n_states, source.n_states))
     step[source.char, source.source, source.target] = source.p
     flow = step.sum(axis=0).T - np.eye(source.n_states)
@@ -200,20 +200,20 @@ def dense(source):
     return step, np.linalg.solve(flow, np.eye(source.n_states)[0])
 
 
-SMALL = pytest.mark.parametrize("start, ways", [("day", rain), ("any", coin)])
+SMALL = pytest.mark.parametrize("start, transitions", [("day", rain), ("any", coin)])
 
 
 @SMALL
-def test_the_stationary_distribution_and_the_entropy_rate_of_a_small_source(start, ways):
-    source = Source(start, ways)
+def test_the_stationary_distribution_and_the_entropy_rate_of_a_small_source(start, transitions):
+    source = Source(start, transitions)
     step, pi = dense(source)
     assert np.abs(source.stationary - pi).max() < 1e-12
     rate = -sum(pi[s] * p * np.log(p) for s, p in zip(source.source, source.p))
     assert source.entropy_rate() == pytest.approx(rate, abs=1e-12)
 
 
-def test_the_golden_mean_by_hand():
-    """a is free 5 times in 7: entropy rate 5/7 H(0.4); single characters have 2/7 b."""
+def test_the_golden_mean_source_has_losses_computed_by_hand():
+    """The state "any" has probability 5/7: the entropy rate is 5/7 H(0.4); b has probability 2/7."""
     source = Source("any", coin)
     H = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)
     assert source.vocabulary == "ab" and source.n_states == 2
@@ -222,8 +222,8 @@ def test_the_golden_mean_by_hand():
 
 
 @SMALL
-def test_ngram_losses_are_differences_of_block_entropies(start, ways):
-    source = Source(start, ways)
+def test_ngram_losses_are_differences_of_block_entropies(start, transitions):
+    source = Source(start, transitions)
     step, pi = dense(source)
     beliefs, entropy = [pi], [0.0]
     for _ in range(6):
@@ -235,9 +235,9 @@ def test_ngram_losses_are_differences_of_block_entropies(start, ways):
 
 @SMALL
 @pytest.mark.parametrize("length", [2, 5, 6, 7, 8, 20])
-def test_the_floor_of_windows_is_a_forward_filter(start, ways, length):
-    """Windows that the source wrote, and windows that it cannot write: infinite from the first impossible character."""
-    source = Source(start, ways)
+def test_bayes_losses_equal_those_of_a_dense_forward_filter(start, transitions, length):
+    """For windows that the source can produce, and others: infinite from the first impossible character."""
+    source = Source(start, transitions)
     step, pi = dense(source)
     rng = np.random.default_rng(0)
     windows = rng.integers(0, len(step), (40, length))
@@ -261,24 +261,24 @@ def test_the_floor_of_windows_is_a_forward_filter(start, ways, length):
                 break
 
 
-def test_no_trained_model_gets_below_the_floor(source):
-    """On fresh text, window by window, within 4 standard errors. One that sees its targets does."""
-    seen, fresh = (tokens_of(source, fables.text(100_000, seed)) for seed in (1, 2))
-    windows = data.windows(fresh, 32, 400)
-    floor = source.bayes_losses(windows).mean(axis=1)
+def test_a_trained_model_is_not_below_the_best_possible_loss(source):
+    """On new text, within 4 standard errors over windows. A model that is given its targets is below."""
+    train, val = (tokens_of(source, fables.text(100_000, seed)) for seed in (1, 2))
+    windows = batches.windows(val, 32, 400)
+    best = source.bayes_losses(windows).mean(axis=1)
 
     def distance(view):
-        """Mean of loss - floor over the windows, in standard errors, after a short training on view(x, y)."""
+        """Mean of loss - best over the windows, in standard errors, after a short training on view(x, y)."""
         model = GPT(GPTConfig(32, len(source.vocabulary), n_layer=1, n_head=2, n_embd=32))
         optimizer = optim.AdamW(model.parameters(), lr=1e-2)
         for step in range(150):
-            model.loss(*view(*data.batch(seen, 32, 16, 0, step))).backward()
+            model.loss(*view(*batches.batch(train, 32, 16, 0, step))).backward()
             optimizer.step()
             optimizer.zero_grad()
         x, y = view(windows[:, :-1], windows[:, 1:])
         with mg.no_grad():
             losses = F.cross_entropy(model(x)[0], y, reduction="none").numpy().mean(axis=1)
-        above = losses - floor
+        above = losses - best
         return above.mean() / (above.std() / np.sqrt(len(above)))
 
     assert distance(lambda x, y: (x, y)) > -4.0

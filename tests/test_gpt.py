@@ -1,6 +1,6 @@
-"""The language model: GPT-2's architecture, names and initial weights; what it may see; how it is sampled from.
+"""The language model: GPT-2's architecture, names and initial weights; causality; sampling; Hugging Face's files.
 
-Its gradients are held against finite differences in test_model_gradients.py."""
+Its gradients are compared with finite differences in test_model_gradients.py."""
 import itertools
 import json
 import math
@@ -20,7 +20,7 @@ TINY = dict(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
 
 def tiny_gpt(seed=0, dtype="float32", **config):
-    """Weights large enough for logits that differ."""
+    """Weights large enough for logits that differ clearly."""
     model = GPT(GPTConfig(**{**TINY, **config}), seed=seed, dtype=dtype)
     rng = np.random.default_rng(1)
     for p in model.parameters():
@@ -32,7 +32,7 @@ def tokens(*shape, seed=0, vocab_size=TINY["vocab_size"]):
     return np.random.default_rng(seed).integers(0, vocab_size, shape)
 
 
-# ---- the configuration checks itself ----
+# ---- the configuration ----
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(n_embd=130, n_head=4), "n_embd 130 must be divisible by n_head 4; nearest: 128 or 132"),
@@ -43,14 +43,14 @@ def tokens(*shape, seed=0, vocab_size=TINY["vocab_size"]):
     (dict(dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
     (dict(dropout=-0.1), "dropout"),
 ])
-def test_a_shape_that_no_gpt_has_is_refused(wrong, message):
+def test_an_impossible_shape_is_rejected(wrong, message):
     with pytest.raises(ValueError, match=message):
         GPTConfig(**{**TINY, **wrong})
 
 
 # ---- the architecture ----
 
-def test_names_and_shapes_are_gpt2s():
+def test_parameters_have_the_names_and_shapes_of_gpt2():
     T, V, C = TINY["block_size"], TINY["vocab_size"], TINY["n_embd"]
     block = {"ln_1.weight": (C,), "ln_1.bias": (C,), "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),
              "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,), "ln_2.weight": (C,), "ln_2.bias": (C,),
@@ -65,8 +65,8 @@ def test_names_and_shapes_are_gpt2s():
     assert {name: p.shape for name, p in GPT(GPTConfig(**TINY, tied=False)).state_dict().items()} == untied
 
 
-def test_parameter_count_of_gpt2_small():
-    """Counted by the formula of the shapes: 12 layers, 768 wide, 1024 positions, 50257 tokens make 124,439,808."""
+def test_the_number_of_parameters_follows_the_formula_of_gpt2():
+    """The formula gives 124,439,808 for GPT-2 small: 12 layers, 768 wide, 1024 positions, 50257 tokens."""
     T, V, L, C = 32, 100, 3, 48
     model = GPT(GPTConfig(block_size=T, vocab_size=V, n_layer=L, n_head=4, n_embd=C))
     formula = lambda T, V, L, C: V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
@@ -75,7 +75,7 @@ def test_parameter_count_of_gpt2_small():
 
 
 def gpt2_in_numpy(w, idx, n_layer, n_head):
-    """GPT-2 written down once more, in NumPy alone, one window at a time: idx (B, T) -> logits (B, T, V)."""
+    """GPT-2 in NumPy alone, one window at a time: idx (B, T) -> logits (B, T, V)."""
 
     def norm(x, name):
         xhat = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
@@ -104,14 +104,14 @@ def gpt2_in_numpy(w, idx, n_layer, n_head):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_forward_pass_is_gpt2s(tied):
+def test_the_forward_pass_equals_gpt2_in_numpy(tied):
     model, idx = tiny_gpt(dtype="float64", tied=tied), tokens(3, 5)
     expected = gpt2_in_numpy(model.state_dict(), idx, n_layer=2, n_head=2)
     assert np.allclose(model(idx)[0].numpy(), expected, rtol=0.0, atol=1e-12)
 
 
-def test_an_untied_head_learns_by_itself():
-    """Every gradient against finite differences; and a token that is never read moves its row of the head alone."""
+def test_an_untied_head_has_its_own_gradient():
+    """Gradients equal finite differences; a token that is not in the input has a gradient in the head alone."""
     shape = dict(block_size=4, vocab_size=5, n_layer=1, n_head=2, n_embd=4, tied=False)
     model, x, y = tiny_gpt(dtype="float64", **shape), np.array([[0, 1, 2, 1]]), np.array([[1, 4, 1, -100]])
     report = gradcheck.check_model(lambda: model.loss(x, y), model.named_parameters())
@@ -120,13 +120,13 @@ def test_an_untied_head_learns_by_itself():
     assert (model.wte.weight.grad[4] == 0.0).all() and (model.lm_head.weight.grad[4] != 0.0).all()
 
 
-def test_the_table_and_the_blocks_begin_alike_tied_or_not():
+def test_tied_and_untied_models_start_with_the_same_embeddings_and_blocks():
     tied, untied = GPT(GPTConfig(**TINY)).state_dict(), GPT(GPTConfig(**TINY, tied=False)).state_dict()
     assert all(np.array_equal(x, untied[name]) for name, x in tied.items())
     assert untied["lm_head.weight"].std() == pytest.approx(0.02, rel=0.2)
 
 
-def test_initial_weights_follow_from_the_seed_alone():
+def test_initial_weights_depend_on_the_seed_alone():
     shape = GPTConfig(block_size=32, vocab_size=50, n_layer=2, n_head=2, n_embd=64)
     one, same, other = (GPT(shape, seed=seed).state_dict() for seed in (3, 3, 4))
     double = GPT(shape, seed=3, dtype="float64").state_dict()
@@ -142,7 +142,7 @@ def test_initial_weights_follow_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("config", [{}, {"bias": False}, {"tied": False}])
-def test_it_begins_at_ln_v(config):
+def test_the_initial_loss_is_about_ln_v(config):
     model = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128, **config), seed=1)
     x, y = tokens(2, 8, 64, vocab_size=65)
     assert model.loss(x, y).item() == pytest.approx(math.log(65), rel=0.02)
@@ -160,7 +160,7 @@ def test_it_overfits_one_batch():
     assert loss.item() < 0.01
 
 
-def test_no_position_sees_what_comes_later_bit_for_bit():
+def test_logits_do_not_depend_on_later_tokens_in_any_bit():
     model, idx = tiny_gpt(), tokens(2, 6)
     before = model(idx)[0].numpy()
     for t in range(6):
@@ -168,17 +168,17 @@ def test_no_position_sees_what_comes_later_bit_for_bit():
         changed[:, t] = (changed[:, t] + 1) % TINY["vocab_size"]
         after = model(changed)[0].numpy()
         assert np.array_equal(before[:, :t], after[:, :t])
-        assert (before[:, t:] != after[:, t:]).any(axis=-1).all()       # and every position sees what came before
+        assert (before[:, t:] != after[:, t:]).any(axis=-1).all()       # and those of later positions do depend on it
 
 
-def test_rows_of_a_batch_do_not_meet():
+def test_rows_of_a_batch_are_independent():
     model, idx = tiny_gpt(dtype="float64"), tokens(3, 6)
     assert np.allclose(model(idx)[0].numpy()[1:2], model(idx[1:2])[0].numpy(), rtol=0.0, atol=1e-13)
 
 
 # ---- the loss ----
 
-def test_logits_come_without_a_loss_where_there_are_no_targets():
+def test_without_targets_there_are_logits_and_no_loss():
     model, idx, targets = tiny_gpt(), tokens(2, 5), tokens(2, 5, seed=1)
     logits, none = model(idx)
     same, loss = model(idx, targets)
@@ -186,7 +186,7 @@ def test_logits_come_without_a_loss_where_there_are_no_targets():
     assert loss.shape == () and loss.item() == model.loss(idx, targets).item()
 
 
-def test_the_loss_is_the_mean_over_the_targets_that_count():
+def test_the_loss_is_the_mean_over_the_counted_targets():
     model, idx, targets = tiny_gpt(dtype="float64"), tokens(2, 5), tokens(2, 5, seed=1)
     targets[0, 1:4] = -100
     z = model(idx)[0].numpy()
@@ -196,7 +196,7 @@ def test_the_loss_is_the_mean_over_the_targets_that_count():
     assert model.loss(idx, np.full_like(targets, -100)).item() == 0.0
 
 
-def test_dropout_replays_from_its_key_and_rests_in_eval():
+def test_dropout_depends_on_its_key_and_is_off_in_eval_mode():
     model, idx, targets = tiny_gpt(dropout=0.3), tokens(2, 5), tokens(2, 5, seed=1)
     losses = [model.loss(idx, targets, mg.random.key(0, step)).item() for step in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
@@ -206,7 +206,7 @@ def test_dropout_replays_from_its_key_and_rests_in_eval():
     assert model.loss(idx, targets).item() == tiny_gpt(dropout=0.0).loss(idx, targets).item()
 
 
-def test_every_dropout_has_a_stream_of_its_own():
+def test_every_dropout_has_its_own_random_stream():
     loss = tiny_gpt(dropout=0.5).loss(tokens(2, 6), tokens(2, 6, seed=1), mg.random.key(0))
     kept = [step.saved["keep"] for step in loss.backward_steps() if step.saved.get("keep") is not None]
     assert len(kept) == 1 + 3 * TINY["n_layer"]     # embedding; each block's attention, its output and the MLP's
@@ -223,14 +223,14 @@ def test_every_dropout_has_a_stream_of_its_own():
     (np.array([[1, 2]]), np.array([[1, 11]]), IndexError, "target 11 is out of range"),
     (np.array([[1, 2]]), np.array([[1]]), ValueError, r"targets \(1, 1\)"),
 ])
-def test_bad_tokens_are_named(idx, targets, error, message):
+def test_bad_tokens_are_rejected_and_named(idx, targets, error, message):
     with pytest.raises(error, match=message):
         tiny_gpt()(idx, targets)
 
 
 # ---- sampling ----
 
-def test_greedy_continuation_is_the_likeliest_token_each_time_and_the_context_is_cropped():
+def test_greedy_continuation_takes_the_most_likely_token_given_the_last_block_size_tokens():
     model, idx = tiny_gpt(), tokens(2, 4)
     expected = idx
     for _ in range(7):                                      # beyond block_size 6
@@ -241,7 +241,7 @@ def test_greedy_continuation_is_the_likeliest_token_each_time_and_the_context_is
     assert np.array_equal(model.generate(idx, 7, top_p=1e-9), expected)
 
 
-def test_a_continuation_follows_from_its_seed():
+def test_a_continuation_depends_on_its_seed_alone():
     model, idx = tiny_gpt(dropout=0.5), tokens(3, 4)
     one, same, other = (model.generate(idx, 20, seed=seed) for seed in (0, 0, 1))
     assert one.shape == (3, 24) and np.array_equal(one[:, :4], idx)
@@ -250,13 +250,13 @@ def test_a_continuation_follows_from_its_seed():
     assert model.training and all(p.grad is None for p in model.parameters())
 
 
-def test_a_stream_gives_the_same_tokens_one_by_one_and_can_be_left():
+def test_stream_yields_the_tokens_of_generate_and_may_be_abandoned():
     model, idx = tiny_gpt(dropout=0.5), tokens(3, 4)
     expected = model.generate(idx, 5, seed=2)[:, 4:]
     assert np.array_equal(np.stack(list(model.stream(idx, 5, seed=2)), axis=1), expected)
     stream = model.stream(idx, 5, seed=2)
     assert np.array_equal(next(stream), expected[:, 0])
-    assert model.training and model.loss(idx, idx, mg.random.key(0)).requires_grad  # between two tokens as before
+    assert model.training and model.loss(idx, idx, mg.random.key(0)).requires_grad  # training mode between two tokens
 
 
 @pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"beam": 2}])
@@ -264,12 +264,12 @@ def test_a_stream_gives_the_same_tokens_one_by_one_and_can_be_left():
     ([1, 2, 3], ValueError, r"shape \(B, T\)"), ([[]], ValueError, r"got \(1, 0\)"),
     ([[1, 11]], IndexError, "token 11 is out of range"), ([[1.0]], TypeError, "integer"),
 ])
-def test_a_prompt_that_is_none_is_refused(idx, error, message, options):
+def test_a_prompt_of_wrong_shape_or_tokens_is_rejected(idx, error, message, options):
     with pytest.raises(error, match=message):
         tiny_gpt().generate(idx, 2, **options)
 
 
-def test_nothing_to_add_adds_nothing():
+def test_no_new_tokens_leave_the_prompt_unchanged():
     model, idx = tiny_gpt(), tokens(3, 4)
     assert np.array_equal(model.generate(idx, 0), idx) and np.array_equal(model.generate(idx, 0, beam=2), idx)
 
@@ -279,38 +279,38 @@ def test_nothing_to_add_adds_nothing():
 @given(T=st.integers(1, 9), n=st.integers(1, 9), rows=st.integers(1, 3), tied=st.booleans(), bias=st.booleans(),
        options=st.sampled_from([dict(temperature=0.0), dict(), dict(top_k=3, repetition_penalty=1.5), dict(beam=3)]))
 @settings(max_examples=40, deadline=None)
-def test_with_the_cache_it_says_the_same_token_for_token(T, n, rows, tied, bias, options):
-    """Below block_size 6 and beyond, where all is computed again."""
+def test_generate_with_and_without_the_cache_gives_the_same_tokens(T, n, rows, tied, bias, options):
+    """Up to block_size 6, and beyond, where all tokens are processed again."""
     model, idx = tiny_gpt(tied=tied, bias=bias), tokens(rows, T, seed=T)
     assert np.array_equal(model.generate(idx, n, **options), model.generate(idx, n, use_cache=False, **options))
 
 
-def test_the_cache_changes_logits_by_rounding_only():
+def test_logits_with_and_without_the_cache_are_equal_up_to_rounding():
     model, idx, cache = tiny_gpt(dtype="float64"), tokens(2, 8), KVCache()
     for T in (2, 3, 5, 6, 7, 8):
         assert np.allclose(model.next_logits(idx[:, :T], cache), model.next_logits(idx[:, :T]), rtol=0.0, atol=1e-12)
 
 
-def test_with_the_cache_each_token_is_read_once(monkeypatch):
-    model, idx, read = tiny_gpt(), tokens(2, 3), []
+def test_with_the_cache_each_token_is_processed_once(monkeypatch):
+    model, idx, processed = tiny_gpt(), tokens(2, 3), []
     embed = model.wte.forward
-    monkeypatch.setattr(model.wte, "forward", lambda idx: read.append(idx.shape) or embed(idx))
+    monkeypatch.setattr(model.wte, "forward", lambda idx: processed.append(idx.shape) or embed(idx))
     model.generate(idx, 4)
-    assert read == [(2, 3), (2, 1), (2, 1), (2, 1)]
-    read.clear()
+    assert processed == [(2, 3), (2, 1), (2, 1), (2, 1)]
+    processed.clear()
     model.generate(idx, 6)
-    assert read[4:] == [(2, 6), (2, 6)]                     # 7 and 8 tokens do not fit: the last 6, read again
+    assert processed[4:] == [(2, 6), (2, 6)]                     # 7 and 8 tokens do not fit: the last 6 again
 
 
 @pytest.mark.parametrize("options", [dict(), dict(repetition_penalty=1.3, top_k=3), dict(beam=3)])
-def test_on_a_device_it_says_the_same(options):
+def test_generate_on_another_device_gives_the_same_tokens(options):
     model, idx = tiny_gpt(), tokens(2, 3)
     on_device = GPT(model.config, device="fake")
     on_device.load_state_dict(model.state_dict())
     assert np.array_equal(on_device.generate(idx, 6, **options), model.generate(idx, 6, **options))
 
 
-def test_a_full_cache_takes_no_more():
+def test_a_full_cache_rejects_more_tokens():
     cache = KVCache()
     model = tiny_gpt()
     with mg.no_grad():
@@ -319,12 +319,12 @@ def test_a_full_cache_takes_no_more():
             model.hidden(tokens(1, 2), cache=cache)
 
 
-def test_a_cache_refuses_to_lose_gradients():
+def test_a_cache_outside_no_grad_is_rejected():
     with pytest.raises(ValueError, match="no gradients: use it inside `with mg.no_grad"):
         tiny_gpt().hidden(tokens(1, 5), cache=KVCache())
 
 
-# ---- the draw ----
+# ---- probabilities of the next token ----
 
 def brute_force(z, temperature, top_k, top_p):
     """The definition, token by token, in plain Python."""
@@ -343,27 +343,27 @@ def brute_force(z, temperature, top_k, top_p):
 @given(st.lists(st.integers(-6, 6), min_size=1, max_size=9), st.sampled_from([0.5, 1.0, 2.0]),
        st.none() | st.integers(1, 12), st.none() | st.sampled_from([0.1, 0.33, 0.77, 0.95, 1.0]))
 @settings(max_examples=200, deadline=None)
-def test_top_k_and_top_p_against_brute_force(z, temperature, top_k, top_p):
+def test_top_k_and_top_p_equal_brute_force(z, temperature, top_k, top_p):
     p = probabilities(np.array([z], dtype=np.float32), temperature, top_k, top_p)
     assert np.allclose(p[0], brute_force(z, temperature, top_k, top_p), rtol=1e-12, atol=1e-12)
     assert p.sum() == pytest.approx(1.0)
 
 
-def test_top_p_keeps_the_fewest_that_reach_it():
+def test_top_p_keeps_the_smallest_set_of_tokens_that_sums_to_it():
     z = np.log([[0.4, 0.3, 0.2, 0.1]])
     assert np.allclose(probabilities(z, top_p=0.75), [[4 / 9, 3 / 9, 2 / 9, 0.0]])
     assert np.allclose(probabilities(z, top_k=2), [[4 / 7, 3 / 7, 0.0, 0.0]])
-    assert np.array_equal(probabilities(np.zeros((1, 4)), top_p=0.5), [[0.5, 0.5, 0.0, 0.0]])   # to reach is enough
+    assert np.array_equal(probabilities(np.zeros((1, 4)), top_p=0.5), [[0.5, 0.5, 0.0, 0.0]])   # 0.5 is enough
 
 
-def test_temperature_near_0_is_greedy_without_overflow():
+def test_a_temperature_near_0_is_greedy_without_overflow():
     z = np.array([[1e4, 1e4 - 1, -1e4]], dtype=np.float32)
     for temperature in (0.0, 1e-3, 1e-308):
         assert np.array_equal(probabilities(z, temperature), [[1.0, 0.0, 0.0]])
 
 
-def test_draws_come_as_often_as_their_probability_says():
-    """4 standard errors of 20,000 draws; a token of probability 0 never."""
+def test_frequencies_of_samples_agree_with_their_probabilities():
+    """Within 4 standard errors of 20,000 samples; a token of probability 0 never."""
     z = np.tile(np.log([0.5, 0.1, 0.3, 0.1]), (20_000, 1))
     drawn = np.bincount(next_tokens(z, mg.random.key(0), top_k=3), minlength=4) / 20_000
     expected = np.array([5 / 9, 1 / 9, 3 / 9, 0.0])
@@ -376,12 +376,12 @@ def test_draws_come_as_often_as_their_probability_says():
     (dict(temperature=math.nan), "temperature"), (dict(repetition_penalty=math.nan), "repetition_penalty"),
     (dict(beam=0), "beam must be at least 1"),
 ])
-def test_filters_out_of_range_are_refused(wrong, message):
+def test_arguments_of_generate_out_of_range_are_rejected(wrong, message):
     with pytest.raises(ValueError, match=message):
         tiny_gpt().generate(tokens(1, 2), 1, **wrong)
 
 
-def test_a_diverged_model_does_not_speak():
+def test_generate_with_logits_that_are_not_finite_is_rejected():
     model = tiny_gpt()
     model.ln_f.weight.data = np.full(8, np.nan)
     with pytest.raises(ValueError, match="not finite"):
@@ -391,32 +391,32 @@ def test_a_diverged_model_does_not_speak():
 @given(st.lists(st.integers(-6, 6), min_size=1, max_size=9), st.lists(st.integers(0, 8), max_size=6),
        st.sampled_from([0.5, 1.0, 1.2, 3.0]))
 @settings(max_examples=100, deadline=None)
-def test_repetition_penalty_against_brute_force(z, seen, penalty):
-    """A token seen once or often: its logit is divided where positive, multiplied where negative."""
+def test_the_repetition_penalty_equals_brute_force(z, seen, penalty):
+    """For tokens seen once or more: positive logits are divided, negative ones multiplied."""
     seen = [token for token in seen if token < len(z)]
     expected = [(x / penalty if x > 0 else x * penalty) if i in seen else x for i, x in enumerate(z)]
     before = np.array([z], dtype=np.float64)
     after = penalized(before, np.array([seen], dtype=int), penalty)
     assert np.array_equal(after, [expected]) and np.array_equal(before, [z])
     if penalty > 1.0:
-        assert all(after[0, i] <= z[i] for i in range(len(z)))          # never likelier for having been said
+        assert all(after[0, i] <= z[i] for i in range(len(z)))          # no token becomes more likely
 
 
-def test_repetition_penalty_sees_the_prompt_and_all_that_was_said():
+def test_the_repetition_penalty_covers_the_prompt_and_all_generated_tokens():
     model, idx = tiny_gpt(), tokens(2, 3)
     expected = idx
     for _ in range(9):
         z = penalized(model.next_logits(expected), expected, 1e6)
         expected = np.column_stack([expected, z.argmax(axis=-1)])
-    said = model.generate(idx, 9, temperature=0.0, repetition_penalty=1e6)
-    assert np.array_equal(said, expected)
-    assert len(set(said[0])) > len(set(model.generate(idx, 9, temperature=0.0)[0]))
+    generated = model.generate(idx, 9, temperature=0.0, repetition_penalty=1e6)
+    assert np.array_equal(generated, expected)
+    assert len(set(generated[0])) > len(set(model.generate(idx, 9, temperature=0.0)[0]))
 
 
 # ---- beam search ----
 
 def log_probability(model, text, T, penalty=1.0):
-    """Of the tokens of a text from place T on, each given those before it."""
+    """The sum over the tokens of a text from position T on, each given those before it."""
     total = 0.0
     for t in range(T, len(text)):
         z = penalized(model.next_logits(text[None, :t]), text[None, :t], penalty)[0].astype(np.float64)
@@ -426,7 +426,7 @@ def log_probability(model, text, T, penalty=1.0):
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("T, n", [(2, 3), (4, 4)])                      # the second goes beyond block_size 6
-def test_a_beam_wide_enough_finds_the_most_probable_of_all(T, n, penalty):
+def test_a_sufficiently_wide_beam_finds_the_most_probable_continuation(T, n, penalty):
     V = 3
     model, start = tiny_gpt(dtype="float64", vocab_size=V, tied=False), tokens(T, vocab_size=V)
     every = [np.append(start, new) for new in itertools.product(range(V), repeat=n)]
@@ -437,8 +437,8 @@ def test_a_beam_wide_enough_finds_the_most_probable_of_all(T, n, penalty):
 
 @given(seed=st.integers(0, 1000), V=st.integers(1, 4), n=st.integers(1, 4), width=st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
-def test_beam_search_against_its_definition(seed, V, n, width):
-    """On a random tree of probabilities: keep the best `width` texts, make them one token longer, and so on."""
+def test_beam_search_equals_its_definition(seed, V, n, width):
+    """On a random tree of probabilities: repeatedly extend all texts by one token and keep the best `width`."""
 
     def log_p(text):
         z = np.random.default_rng([seed, *map(int, text)]).normal(size=V)
@@ -453,20 +453,20 @@ def test_beam_search_against_its_definition(seed, V, n, width):
     def next_logits(texts, parents):
         assert np.array_equal(texts[:, :-1], previous[0][parents][:, :texts.shape[1] - 1])
         previous[0] = texts
-        return np.stack([log_p(text) for text in texts]) + 7.0          # logits may be shifted
+        return np.stack([log_p(text) for text in texts]) + 7.0          # logits are invariant to a shift
 
     assert tuple(beam_search(next_logits, np.zeros(0, dtype=int), n, width)) == beams[0][0]
 
 
-def test_a_beam_of_one_is_greedy_and_rows_search_for_themselves():
+def test_beam_width_1_is_greedy_and_rows_are_searched_independently():
     model, idx = tiny_gpt(), tokens(3, 4)
     assert np.array_equal(model.generate(idx, 6, beam=1), model.generate(idx, 6, temperature=0.0))
     together = model.generate(idx, 4, beam=4)
     assert np.array_equal(together, np.concatenate([model.generate(row[None], 4, beam=4, seed=9) for row in idx]))
 
 
-def test_a_beam_finds_what_greed_misses():
-    """After 0, the likelier beginning, both tokens are as likely; after 1 it is all but certain what comes."""
+def test_a_beam_finds_a_more_probable_continuation_than_greedy_search():
+    """0 is the more probable first token, but after it both tokens are equally probable; after 1 they are not."""
     p = {(): [0.6, 0.4], (0,): [0.5, 0.5], (1,): [0.1, 0.9]}
     next_logits = lambda texts, parents: np.log([p[tuple(text.tolist())] for text in texts])
     nothing = np.zeros(0, dtype=int)
@@ -482,7 +482,7 @@ IDX = np.array([[3, 1, 4, 1, 5], [6, 0, 2, 2, 6]])
 
 
 def gpt2_weights():
-    """For a model of that CONFIG, from a formula; everything is away from 0, LayerNorms from 1."""
+    """Weights for CONFIG from a formula; none is near 0, and LayerNorm's are not near 1."""
     C, per_block = 6, {"ln_1": (), "attn.c_attn": (18,), "attn.c_proj": (6,), "ln_2": (), "mlp.c_fc": (24,),
                        "mlp.c_proj": (6,)}
     shapes = {"wte.weight": (7, C), "wpe.weight": (5, C)}
@@ -494,7 +494,7 @@ def gpt2_weights():
             for k, (name, shape) in enumerate(shapes.items())}
 
 
-# The logits of the last tokens of IDX, tied and untied: made once by transformers' GPT2LMHeadModel, in float64.
+# The logits of the last tokens of IDX, tied and untied: computed by transformers' GPT2LMHeadModel in float64.
 LAST_LOGITS = {
     True: [[1.5071922, 1.2910925, 1.5798875, 2.4570612, 0.4776891, 0.0985255, -0.8782138],
            [1.6086335, 0.8522731, 1.2031285, 2.5281938, 0.3254089, 0.0528467, -0.8030721]],
@@ -504,7 +504,7 @@ LAST_LOGITS = {
 
 
 def write_gpt2(folder, tied=True, prefix="transformer.", shards=1, masks=False, head=False, change=None, **config):
-    """As Hugging Face's transformers lays it out. change: what becomes of the tensors."""
+    """Write a folder as Hugging Face's transformers does. change: a function on the tensors."""
     tensors = {name if name.startswith("lm_head") else prefix + name: x for name, x in gpt2_weights().items()
                if name != "lm_head.weight" or not tied or head}
     if masks:                                               # buffers that old versions saved
@@ -530,7 +530,7 @@ def write_gpt2(folder, tied=True, prefix="transformer.", shards=1, masks=False, 
 @pytest.mark.parametrize("layout", [{}, {"shards": 3}, {"prefix": ""}, {"masks": True}, {"prefix": "", "masks": True},
                                     {"head": True}])
 def test_from_pretrained_reads_what_hugging_face_writes(tmp_path, tied, layout):
-    """Logits as stored, and in full as NumPy alone computes them from the same weights."""
+    """The last logits equal the stored ones, and all logits those of GPT-2 in NumPy."""
     model = GPT.from_pretrained(write_gpt2(tmp_path, tied, **layout), dtype="float64")
     logits = model(IDX)[0].numpy()
     weights = {name: x for name, x in gpt2_weights().items() if name != "lm_head.weight" or not tied}
@@ -541,7 +541,7 @@ def test_from_pretrained_reads_what_hugging_face_writes(tmp_path, tied, layout):
     assert single.wte.weight.dtype == np.float32 and np.allclose(single(IDX)[0].numpy(), logits, rtol=0.0, atol=1e-5)
 
 
-def test_from_pretrained_takes_the_old_name_and_what_goes_without_saying(tmp_path):
+def test_from_pretrained_reads_the_old_name_of_a_setting_and_defaults_of_missing_ones(tmp_path):
     write_gpt2(tmp_path)
     config = {name: CONFIG[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"n_ctx": 5}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -557,20 +557,20 @@ def without(name):
     (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06, but this GPT has 1e-05 only"),
     (dict(n_inner=7), "n_inner is 7"), (dict(model_type="llama"), "model_type is 'llama'"),
     (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
-    (dict(n_layer=None), "config.json has no n_layer: is it a GPT-2's?"), (dict(n_head=4), "divisible by n_head 4"),
+    (dict(n_layer=None), "config.json has no n_layer: is it of a GPT-2?"), (dict(n_head=4), "divisible by n_head 4"),
     (dict(change=without("h.1.ln_2.bias")), "missing: h.1.ln_2.bias"),
     (dict(tied=False, change=without("lm_head.weight")), "missing: lm_head.weight"),
     (dict(change=lambda t: {**t, "transformer.h.0.attn.q": np.zeros(2)}), "unexpected: h.0.attn.q"),
     (dict(n_layer=1), "unexpected: h.1.attn.c_attn.bias, .*h.1.mlp.c_proj.weight"),
     (dict(vocab_size=8), r"wte.weight has shape \(7, 6\), expected \(8, 6\)"),
 ])
-def test_what_is_not_this_gpt2_is_refused(tmp_path, wrong, message):
+def test_files_of_another_model_are_rejected(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message) as error:
         GPT.from_pretrained(write_gpt2(tmp_path, **wrong))
     assert str(tmp_path) in str(error.value) or "n_head" in wrong
 
 
-def test_all_that_does_not_fit_is_listed(tmp_path):
+def test_all_tensors_that_do_not_fit_are_listed(tmp_path):
     write_gpt2(tmp_path, change=lambda t: without("ln_f.bias")({**t, "other": np.zeros(1)}), vocab_size=8)
     with pytest.raises(ValueError, match="missing: ln_f.bias; unexpected: other; wte.weight has shape"):
         GPT.from_pretrained(tmp_path)
@@ -588,13 +588,13 @@ def test_a_missing_or_damaged_file_is_named(tmp_path, file):
         GPT.from_pretrained(str(tmp_path))
 
 
-def test_a_config_that_is_a_list_is_damaged(tmp_path):
+def test_a_config_that_is_a_list_is_rejected(tmp_path):
     (write_gpt2(tmp_path) / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match="config.json is damaged: expected {name: value, ...}, got a list"):
         GPT.from_pretrained(tmp_path)
 
 
-def test_what_is_saved_counts_more_than_shards_that_were_there(tmp_path):
+def test_model_safetensors_is_read_even_if_there_are_shards(tmp_path):
     model = GPT.from_pretrained(write_gpt2(tmp_path, shards=3))
     model.ln_f.bias.data = np.arange(6.0)
     model.save_pretrained(tmp_path)
@@ -623,8 +623,8 @@ def test_half_precision_is_read_and_8_bit_floats_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("config", [{}, {"tied": False}, {"bias": False}, {"dropout": 0.1}])
-def test_what_is_saved_computes_the_same_when_it_is_read(tmp_path, config):
-    """A model without biases comes back with biases of 0."""
+def test_a_saved_and_loaded_model_gives_the_same_logits(tmp_path, config):
+    """A model without biases is loaded with biases of 0."""
     model, idx = tiny_gpt(**config).eval(), tokens(2, 6)
     model.save_pretrained(tmp_path / "new" / "folder")
     again = GPT.from_pretrained(tmp_path / "new" / "folder")
@@ -637,7 +637,7 @@ def test_what_is_saved_computes_the_same_when_it_is_read(tmp_path, config):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_transformers_reads_and_computes_the_same(tmp_path, tied, bias):
+def test_transformers_reads_a_saved_model_and_gives_the_same_logits(tmp_path, tied, bias):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model, idx = tiny_gpt(tied=tied, bias=bias), tokens(3, 6)
@@ -651,7 +651,7 @@ def test_transformers_reads_and_computes_the_same(tmp_path, tied, bias):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("largest_shard", ["1GB", "2KB"])
-def test_what_transformers_writes_is_read(tmp_path, tied, largest_shard):
+def test_a_model_written_by_transformers_is_read(tmp_path, tied, largest_shard):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

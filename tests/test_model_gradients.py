@@ -1,4 +1,4 @@
-"""A whole tiny GPT: its gradient against finite differences, and the gradient of its gradient."""
+"""Gradients of a tiny GPT and their gradients, compared with finite differences."""
 import numpy as np
 import pytest
 
@@ -7,11 +7,11 @@ from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, gradcheck
 
 IDX = np.array([[1, 4, 1, 0, 2], [3, 3, 0, 6, 5]])          # repeated tokens
-TARGETS = np.array([[4, 1, 0, 2, 2], [3, 0, -100, 5, 1]])   # one does not count
+TARGETS = np.array([[4, 1, 0, 2, 2], [3, 0, -100, 5, 1]])   # one is not counted
 
 
 def tiny_gpt(**config):
-    """Weights large enough that every path carries something, LayerNorms away from 1 and 0."""
+    """Weights large enough for gradients through every path, and LayerNorm's away from 1 and 0."""
     shape = dict(block_size=6, vocab_size=7, n_layer=2, n_head=2, n_embd=6)
     model = GPT(GPTConfig(**shape, **config), seed=0, dtype="float64")
     rng = np.random.default_rng(1)
@@ -22,7 +22,7 @@ def tiny_gpt(**config):
 
 @pytest.mark.parametrize("config", [{}, {"bias": False}, {"dropout": 0.3}])
 @pytest.mark.parametrize("fused", [True, False])
-def test_every_parameter_against_finite_differences(config, fused):
+def test_gradients_of_all_parameters_equal_finite_differences(config, fused):
     model, key = tiny_gpt(**config), mg.random.key(0, step=3)
 
     def loss():
@@ -36,8 +36,8 @@ def test_every_parameter_against_finite_differences(config, fused):
     assert {row.what for row in report.rows} == set(model.state_dict())
 
 
-def test_hessian_vector_product_of_a_gpt():
-    """H v equals the difference of gradients along v to 1e-6."""
+def test_the_hessian_vector_product_equals_a_difference_of_gradients():
+    """To a relative error of 1e-6."""
     model, rng = tiny_gpt(), np.random.default_rng(2)
     params = model.parameters()
     vs = [rng.normal(size=p.shape) for p in params]
@@ -62,7 +62,7 @@ def test_unfused_gives_the_same_loss_and_gradients():
         assert gradcheck.relative_error(a.data, b.data) < 1e-11
 
 
-def test_a_step_names_the_module():
+def test_steps_name_the_module_of_their_op():
     model = tiny_gpt()
     names = [(step.op, step.name) for step in model.loss(IDX, TARGETS).backward_steps()]
     assert (

@@ -1,4 +1,4 @@
-"""gpt.sample: text that streams, what was it drawn from, where it stops; and what a command line may not say."""
+"""gpt.sample: streamed text, the table of candidates, stop strings, and errors of the command line."""
 import io
 import json
 import re
@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from gpt import checkpoint, sample
+from gpt import sample
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, GPTConfig
-from gpt.tokenizer import ByteTokenizer, CharTokenizer
+from gpt.run import checkpoint
+from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 CHARS = CharTokenizer("\n abcdefgh")
 
 
 def tiny_gpt(vocab_size, seed=0):
-    """Weights large enough for logits that differ."""
+    """Weights large enough for logits that differ clearly."""
     model = GPT(GPTConfig(block_size=12, vocab_size=vocab_size, n_layer=1, n_head=2, n_embd=8, tied=False))
     rng = np.random.default_rng(seed)
     for p in model.parameters():
@@ -26,25 +27,25 @@ def tiny_gpt(vocab_size, seed=0):
 
 
 @pytest.fixture
-def speak(monkeypatch, capsys):
-    """What gpt.sample prints, for options in words; the run that it loads holds a tiny model."""
+def generate(monkeypatch, capsys):
+    """A function: options -> the output of gpt.sample for a run with a tiny model, which is its attribute `model`."""
     model = tiny_gpt(len(CHARS))
-    monkeypatch.setattr(checkpoint, "load_model", lambda folder, device: (model, CHARS))
+    monkeypatch.setattr(checkpoint, "load_model", lambda out_dir, device: (model, CHARS))
 
-    def speak(*options):
+    def generate(*options):
         sample.main(["--out_dir=run", "--device=cpu", *options])
         return capsys.readouterr().out
 
-    speak.model = model
-    return speak
+    generate.model = model
+    return generate
 
 
 # ---- from tokens to text ----
 
 @given(st.text(st.sampled_from("aé€🦊\ufffd"), max_size=8), st.lists(st.integers(0, 255), max_size=3))
 @settings(max_examples=100, deadline=None)
-def test_pieces_of_bytes_make_the_text_and_no_half_character(text, broken):
-    """Each byte a token, characters of 1 to 4 bytes; bytes that are no UTF-8 at the end."""
+def test_pieces_of_byte_tokens_are_complete_characters(text, broken):
+    """One token per byte, characters of 1 to 4 bytes, and at the end bytes that are not UTF-8."""
     tokens = [*text.encode(), *broken]
     pieces = list(sample.text_of(tokens, ByteTokenizer()))
     assert "".join(pieces) == ByteTokenizer().decode(tokens)
@@ -52,37 +53,37 @@ def test_pieces_of_bytes_make_the_text_and_no_half_character(text, broken):
         assert set("".join(pieces)) <= set(text)
 
 
-def test_every_character_comes_at_once():
+def test_each_character_token_gives_its_piece_immediately():
     pieces = sample.text_of(iter(CHARS.encode("abc")), CHARS)
     assert [next(pieces) for _ in range(3)] == ["a", "b", "c"]
 
 
 @given(text=st.text("ab", max_size=12), stop=st.text("ab", max_size=4))
 @settings(max_examples=300, deadline=None)
-def test_it_stops_before_the_stop_and_never_shows_its_beginning(text, stop):
+def test_text_ends_before_the_stop_string_without_a_prefix_of_it(text, stop):
     read = []
     tokens = (read.append(token) or token for token in CHARS.encode(text))
     pieces = list(sample.text_of(tokens, CHARS, stop))
     end = text.index(stop) if stop and stop in text else len(text)
     assert "".join(pieces) == text[:end]
-    assert len(read) == (end + len(stop) if end < len(text) else len(text))     # and asks for no more tokens
+    assert len(read) == (end + len(stop) if end < len(text) else len(text))     # and reads no more tokens
 
 
-def test_what_cannot_be_the_stop_is_shown_at_once():
+def test_text_that_cannot_be_part_of_the_stop_string_is_not_held_back():
     pieces = sample.text_of(iter(CHARS.encode("aabcab")), CHARS, stop="abc")
-    assert next(pieces) == "" and next(pieces) == "a"           # "aa": the first can no longer begin it
+    assert next(pieces) == "" and next(pieces) == "a"           # "aa": the first a is not part of "abc"
     assert list(pieces) == ["", ""]                             # "aab", "aabc"
 
 
-def test_the_prompt_of_an_empty_start():
+def test_an_empty_start_is_a_newline_or_token_0():
     assert sample.prompt(CHARS, "").tolist() == [[0]]
     assert sample.prompt(CharTokenizer("xyz"), "").tolist() == [[0]]
     assert sample.prompt(ByteTokenizer(), "").tolist() == [[10]]
-    with pytest.raises(ValueError, match="never seen 'X' 'Ω'"):
+    with pytest.raises(ValueError, match="no token for 'X' 'Ω'"):
         sample.prompt(CHARS, "aXbΩ")
 
 
-# ---- what was it drawn from ----
+# ---- the table of candidates ----
 
 OPTIONS = [dict(), dict(temperature=0.0), dict(temperature=2.0, top_k=3), dict(top_p=0.7),
            dict(top_k=4, top_p=0.5, repetition_penalty=1.5)]
@@ -90,9 +91,9 @@ OPTIONS = [dict(), dict(temperature=0.0), dict(temperature=2.0, top_k=3), dict(t
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("seed", range(3))
-def test_candidates_say_what_each_filter_removed(options, seed):
-    """Likeliest first; the chance of each as it was drawn, or the filter that removed it; sums agree with brute
-    force."""
+def test_candidates_list_probabilities_and_what_each_filter_removed(options, seed):
+    """Most likely first; for each the probability it is sampled with, or the filter that removed it. Counts equal those
+    by brute force."""
     rng = np.random.default_rng(seed)
     logits, seen = rng.normal(0.0, 2.0, size=10).astype("float32"), np.array([1, 2, 2])
     o = sample.Options(**options)
@@ -118,15 +119,15 @@ def test_candidates_say_what_each_filter_removed(options, seed):
         assert counts == {name: str(n) for name, n in (("top_k", k), ("top_p", p)) if n}
 
 
-def test_an_unlikely_token_that_was_drawn_is_shown_too():
+def test_candidates_include_the_drawn_token_even_if_unlikely():
     logits = -np.arange(10.0)
     rows = sample.candidates(logits, np.array([0]), 9, CHARS, sample.Options()).splitlines()
     assert len(rows) == sample.CANDIDATES + 1 and rows[-1].startswith("> 'h'")
 
 
-def test_show_probs_prints_a_table_for_each_token_and_then_the_same_text(speak):
-    plain = speak("--start=abc", "--max_new_tokens=15", "--top_k=4")
-    shown = speak("--start=abc", "--max_new_tokens=15", "--top_k=4", "--show_probs=true")
+def test_show_probs_prints_a_table_per_token_and_then_the_same_text(generate):
+    plain = generate("--start=abc", "--max_new_tokens=15", "--top_k=4")
+    shown = generate("--start=abc", "--max_new_tokens=15", "--top_k=4", "--show_probs=true")
     assert shown.endswith("\n\n" + plain) and max(map(len, shown.splitlines())) <= 80
     drawn = re.findall(r"^> ('.*?') ", shown, re.MULTILINE)
     assert "".join(json.loads(token.replace("'", '"')) for token in drawn) == plain[3:-1]
@@ -134,50 +135,50 @@ def test_show_probs_prints_a_table_for_each_token_and_then_the_same_text(speak):
 
 # ---- the command ----
 
-def test_it_prints_the_start_and_what_the_model_makes_of_it(speak):
-    said = speak("--start=abc", "--max_new_tokens=20", "--seed=3", "--temperature=1.5", "--top_k=5", "--top_p=0.9",
-                 "--repetition_penalty=1.1")
-    tokens = speak.model.generate(CHARS.encode("abc")[None], 20, 1.5, 5, 0.9, seed=3, repetition_penalty=1.1)
-    assert said == CHARS.decode(tokens[0]) + "\n"
+def test_it_prints_the_start_and_its_continuation(generate):
+    output = generate("--start=abc", "--max_new_tokens=20", "--seed=3", "--temperature=1.5", "--top_k=5", "--top_p=0.9",
+                      "--repetition_penalty=1.1")
+    tokens = generate.model.generate(CHARS.encode("abc")[None], 20, 1.5, 5, 0.9, seed=3, repetition_penalty=1.1)
+    assert output == CHARS.decode(tokens[0]) + "\n"
 
 
-def test_it_prints_each_token_when_it_comes(speak, monkeypatch):
-    """When the model is asked for a token, those before it have left the buffer for the terminal."""
-    screen, lengths, next_logits = io.BytesIO(), [], speak.model.next_logits
-    monkeypatch.setattr(speak.model, "next_logits",
+def test_each_token_is_printed_before_the_next_one_is_computed(generate, monkeypatch):
+    """Flushed: when the model computes the logits of a token, stdout has the text of the tokens before."""
+    screen, lengths, next_logits = io.BytesIO(), [], generate.model.next_logits
+    monkeypatch.setattr(generate.model, "next_logits",
                         lambda *args: lengths.append(len(screen.getvalue())) or next_logits(*args))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen))
-    speak("--start=ab", "--max_new_tokens=5")
+    generate("--start=ab", "--max_new_tokens=5")
     assert lengths == [2, 3, 4, 5, 6]
 
 
-def test_samples_differ_and_each_can_be_had_again(speak):
+def test_sample_i_has_seed_plus_i(generate):
     separator = "-" * 40 + "\n"
-    three = speak("--num_samples=3", "--max_new_tokens=20", "--seed=5").split(separator)
+    three = generate("--num_samples=3", "--max_new_tokens=20", "--seed=5").split(separator)
     assert len(set(three)) == 3
-    assert three == [speak("--max_new_tokens=20", f"--seed={seed}") for seed in (5, 6, 7)]
+    assert three == [generate("--max_new_tokens=20", f"--seed={seed}") for seed in (5, 6, 7)]
 
 
-def test_beam_search_is_deterministic(speak):
-    said = [speak("--start=abc", "--beam=3", "--max_new_tokens=8", f"--seed={seed}") for seed in (0, 1)]
-    expected = CHARS.decode(speak.model.generate(CHARS.encode("abc")[None], 8, beam=3)[0]) + "\n"
-    assert said == [expected, expected]
+def test_beam_search_does_not_depend_on_the_seed(generate):
+    output = [generate("--start=abc", "--beam=3", "--max_new_tokens=8", f"--seed={seed}") for seed in (0, 1)]
+    expected = CHARS.decode(generate.model.generate(CHARS.encode("abc")[None], 8, beam=3)[0]) + "\n"
+    assert output == [expected, expected]
 
 
-def test_stop_ends_the_text(speak):
-    whole = speak("--start=abc", "--max_new_tokens=30")[:-1]
+def test_the_stop_option_ends_the_text(generate):
+    whole = generate("--start=abc", "--max_new_tokens=30")[:-1]
     stop = whole[10:12]
-    assert speak("--start=abc", "--max_new_tokens=30", f"--stop={stop}") == whole[:whole.index(stop, 3)] + "\n"
+    assert generate("--start=abc", "--max_new_tokens=30", f"--stop={stop}") == whole[:whole.index(stop, 3)] + "\n"
 
 
-def test_the_start_may_come_from_a_file(speak, tmp_path):
+def test_the_start_may_be_read_from_a_file(generate, tmp_path):
     (tmp_path / "start.txt").write_bytes("\ufeffabc\r\nab".encode())
-    assert speak(f"--start=FILE:{tmp_path / 'start.txt'}", "--max_new_tokens=0") == "abc\nab\n"
+    assert generate(f"--start=FILE:{tmp_path / 'start.txt'}", "--max_new_tokens=0") == "abc\nab\n"
 
 
 @pytest.mark.parametrize("options, message", [
     (["--out_dir="], "which run? Give --out_dir=FOLDER"),
-    (["--start=aXbΩ"], "never seen 'X' 'Ω'"),
+    (["--start=aXbΩ"], "no token for 'X' 'Ω'"),
     (["--start=FILE:nowhere.txt"], "nowhere.txt: No such file"),
     (["--temperature=-1"], "temperature must be 0 (greedy) or more, got -1.0"),
     (["--temperature=hot"], "--temperature expects a number, got 'hot'"),
@@ -186,15 +187,15 @@ def test_the_start_may_come_from_a_file(speak, tmp_path):
     (["--num_samples=0"], "--num_samples must be at least 1, got 0"),
     (["--max_new_tokens=-5"], "--max_new_tokens must be at least 0, got -5"),
     (["--seed=-1"], "--seed must be at least 0"), (["--beam=-1"], "--beam must be at least 0"),
-    (["--beam=2", "--num_samples=2"], "--beam draws nothing: leave out --num_samples"),
+    (["--beam=2", "--num_samples=2"], "--beam does not sample: leave out --num_samples"),
     (["--tempreature=1"], "did you mean --temperature?"), (["--device=gpu"], "unknown device 'gpu'"),
 ])
-def test_bad_input_ends_with_status_2_and_one_line(speak, capsys, options, message):
+def test_bad_input_exits_with_status_2_and_one_line(generate, capsys, options, message):
     with pytest.raises(SystemExit) as exit:
-        speak(*options)
-    said = capsys.readouterr()
-    assert exit.value.code == 2 and said.out == ""
-    assert said.err.startswith("gpt.sample: ") and said.err.count("\n") == 1 and message in said.err
+        generate(*options)
+    output = capsys.readouterr()
+    assert exit.value.code == 2 and output.out == ""
+    assert output.err.startswith("gpt.sample: ") and output.err.count("\n") == 1 and message in output.err
 
 
 def test_help_fits_an_80_column_terminal(capsys):

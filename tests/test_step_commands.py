@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import train
-from gpt import checkpoint, data, fables, step
+from gpt import step
 from gpt.model import GPTConfig
-from gpt.schedule import learning_rate
-from gpt.tokenizer import CharTokenizer
+from gpt.run import checkpoint, plot
+from gpt.run.lr_schedule import learning_rate
+from gpt.run.options import configure
+from gpt.text import batches, fables
+from gpt.text.tokenizer import CharTokenizer
 from minigrad.step import __main__ as command
 from minigrad.step import examples
 
@@ -31,7 +34,7 @@ def run(tmp_path_factory):
     (folder / "stars.txt").write_text(TEXT, "utf-8")
     patch = pytest.MonkeyPatch()
     for name in ("loss_curve", "lr_curve", "stats_maps"):
-        patch.setattr(train, name, lambda *_: None)
+        patch.setattr(plot, name, lambda *_: None)
     for name, options in (("run", []), ("stepped", ["--step_at=3"])):
         train.main([f"--dataset={folder / 'stars.txt'}", f"--out_dir={folder / name}", *SHORT, *options])
     patch.undo()
@@ -131,9 +134,9 @@ def test_it_walks_the_step_after_the_newest_checkpoint_before_the_end(run, comma
 def test_the_record_is_of_the_runs_own_weights_moments_rate_and_batch(run):
     model, optimizer, its_data, options, at = step.load(run, 2)
     record = step.training_step(model, optimizer, its_data, options, at)
-    weights = checkpoint.weights(checkpoint._first_good([run / "checkpoints" / "step_000002.json"])[1])
+    weights = checkpoint.weights(checkpoint._first_intact([run / "checkpoints" / "step_000002.json"])[1])
     assert all(np.array_equal(leaf.numpy(), weights[name]) for name, leaf in record.leaves.items())
-    x, y = data.batch(its_data.train, 8, 8, 1337, 2)
+    x, y = batches.batch(its_data.train, 8, 8, 1337, 2)
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
     assert np.array_equal(idx, x[:1, :7])
     assert "".join(record.tokens) == its_data.tokenizer.decode(x[0, :7]).replace(" ", "␣").replace("\n", "\\n")
@@ -162,7 +165,7 @@ def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
     (["--out_dir=nowhere"], "nowhere holds no run"),
     (["--out_dir=RUN", "--at=3"], "has no checkpoint of step 3; it has 0, 2, 4, 6"),
     (["--out_dir=RUN", "--prompt=t"], "give at least two"),
-    (["--out_dir=RUN", "--prompt=the cat"], "has never seen 'c'"),
+    (["--out_dir=RUN", "--prompt=the cat"], "has no token for 'c'"),
     (["--out_dir=RUN", "--out=nowhere/step.html"], "nowhere/step.html"),
     (["--out_dir=RUN", "--promt=the fox"], "did you mean --prompt?"),
 ])
@@ -210,7 +213,7 @@ def test_a_run_from_before_this_option_goes_on(run, tmp_path):
     config = json.loads((tmp_path / "old" / "config.json").read_text("utf-8"))
     del config["options"]["step_at"]
     (tmp_path / "old" / "config.json").write_text(json.dumps(config), "utf-8")
-    options, sources, changes = train.configure(["--init_from=resume", f"--out_dir={tmp_path / 'old'}"])
+    options, sources, changes = configure(["--init_from=resume", f"--out_dir={tmp_path / 'old'}"])
     assert options.step_at == -1 and sources["step_at"] == "default" and not changes
     assert sources["n_layer"] == "command line"
 

@@ -1,4 +1,4 @@
-"""train.py and what it is made of: a step, schedules, checkpoints, options, pictures, and whole short runs."""
+"""train.py and gpt/run: a training step, learning-rate schedules, plots, options, and short runs."""
 import dataclasses
 import json
 import math
@@ -16,13 +16,22 @@ from hypothesis import given, settings, strategies as st
 import fake_device
 import minigrad as mg
 import train
-from gpt import checkpoint, corpus, data, monitor, sample
-from gpt.config import help_text, parse
+from gpt import sample
 from gpt.model import GPT, GPTConfig
-from gpt.plot import loss_curve, lr_curve, spread, stats_maps
-from gpt.schedule import SCHEDULES, decay_start, learning_rate
+from gpt.run import checkpoint, folder, plot
+from gpt.run.command_line import help_text, parse
+from gpt.run.estimates import activation_bytes
+from gpt.run.evaluate import evaluate
+from gpt.run.failures import exit_diverged
+from gpt.run.lr_schedule import SCHEDULES, decay_start, learning_rate
+from gpt.run.options import Options, configure
+from gpt.run.plot import loss_curve, lr_curve, spread, stats_maps
+from gpt.run.tensor_stats import tensor_stats
+from gpt.text import batches, corpus
+from gpt.text.baselines import reference_lines
+from gpt.text.dataset import open_data
 from minigrad import Tensor, functional as F, optim
-from minigrad.kernels import memory
+from minigrad.kernels.vector.settings import settings as kernel_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,14 +48,14 @@ def text_file(tmp_path):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Most runs are not looked at: this makes them quick."""
+def no_plots(monkeypatch):
+    """Draw no plots: it takes most of the time of a short run."""
     for name in ("loss_curve", "lr_curve", "stats_maps"):
-        monkeypatch.setattr(train, name, lambda *_: None)
+        monkeypatch.setattr(plot, name, lambda *_: None)
 
 
 def run(text_file, out_dir, *options):
-    """A short run in this process  ->  what it saved last."""
+    """A short run in this process  ->  the tensors of its newest checkpoint."""
     train.main([f"--dataset={text_file}", f"--out_dir={out_dir}", *SHORT, *options])
     return saved(out_dir)
 
@@ -60,10 +69,10 @@ def same_bits(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name].view("u1"), b[name].view("u1")) for name in a)
 
 
-# ---- a step ----
+# ---- a training step ----
 
-def test_accumulated_gradients_equal_those_of_the_large_batch():
-    """In float64 to 1e-12, with masked targets, one micro-batch masked altogether."""
+def test_accumulated_gradients_equal_the_gradient_of_the_whole_batch():
+    """In float64 to 1e-12, with masked targets, and one micro-batch without any counted target."""
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8), dtype="float64")
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 11, (2, 6, 8))
@@ -78,7 +87,7 @@ def test_accumulated_gradients_equal_those_of_the_large_batch():
             assert np.abs(p.grad - g.data).max() < 1e-12
 
 
-def test_each_micro_batch_drops_out_by_a_key_of_its_own():
+def test_each_micro_batch_has_its_own_dropout_key():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8))
     keys, loss = [], model.loss
     model.loss = lambda x, y, key: keys.append(key) or loss(x, y, key)
@@ -86,16 +95,16 @@ def test_each_micro_batch_drops_out_by_a_key_of_its_own():
     assert keys == [mg.random.key(5, 7, micro) for micro in range(3)]
 
 
-def test_validation_is_the_mean_over_windows_with_its_standard_error():
+def test_the_validation_loss_is_the_mean_over_windows_with_its_standard_error():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.5), dtype="float64")
     windows = np.random.default_rng(0).integers(0, 11, (7, 9))
-    loss, error = train.evaluate(model, windows, batch_size=3)
-    assert model.training                                   # and without dropout: no key was needed
+    loss, error = evaluate(model, windows, batch_size=3)
+    assert model.training                                   # evaluated in eval mode: dropout got no key
     model.eval()
     each = [model.loss(w[None, :-1], w[None, 1:]).item() for w in windows]
     assert loss == pytest.approx(np.mean(each), abs=1e-12)
     assert error == pytest.approx(np.std(each, ddof=1) / math.sqrt(7), abs=1e-12)
-    assert train.evaluate(model, windows[:1], batch_size=3)[1] is None
+    assert evaluate(model, windows[:1], batch_size=3)[1] is None
 
 
 # ---- schedules ----
@@ -106,7 +115,7 @@ SCHEDULE = st.tuples(st.sampled_from(SCHEDULES), st.integers(0, 40), st.integers
 
 @given(SCHEDULE)
 @settings(max_examples=200, deadline=None)
-def test_a_schedule_rises_to_its_highest_then_falls_to_its_lowest(case):
+def test_a_schedule_rises_to_max_lr_then_falls_to_min_lr(case):
     schedule, warmup, after, max_lr, share = case
     max_iters, min_lr = warmup + after, max_lr * share
     rates = [learning_rate(schedule, step, warmup, max_iters, max_lr, min_lr) for step in range(max_iters + 3)]
@@ -118,7 +127,7 @@ def test_a_schedule_rises_to_its_highest_then_falls_to_its_lowest(case):
     assert rates[max_iters:] == pytest.approx([max_lr if schedule == "constant" else min_lr] * 3)
 
 
-def test_schedules_by_hand():
+def test_schedules_equal_rates_computed_by_hand():
     def rates(schedule):
         return [round(learning_rate(schedule, step, 0, 10, 1.0, 0.5), 3) for step in (0, 5, 8, 9, 10)]
     assert rates("cosine") == [1.0, 0.75, 0.548, 0.512, 0.5]
@@ -127,10 +136,10 @@ def test_schedules_by_hand():
     assert rates("wsd") == [1.0, 1.0, 1.0, 0.75, 0.5]
 
 
-# ---- pictures ----
+# ---- plots ----
 
 @pytest.mark.parametrize("points", [1, 2, 100])
-def test_pictures_are_drawn_from_one_point_on(tmp_path, points):
+def test_plots_are_drawn_for_one_or_more_points(tmp_path, points):
     metrics = [{"step": step, "train_loss": 2.0, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_s": 1}
                for step in range(points)]
     metrics += [{"step": step, "val_loss": 2.0, "val_se": None} for step in (0, points)]
@@ -143,45 +152,45 @@ def test_pictures_are_drawn_from_one_point_on(tmp_path, points):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_labels_keep_their_distance_and_their_order():
+def test_labels_keep_a_minimum_distance_and_their_order():
     placed = spread({"a": 0.5, "b": 0.1, "c": 0.51, "d": 0.52}, 0.05)
     assert placed == pytest.approx({"b": 0.1, "a": 0.5, "c": 0.55, "d": 0.6})
 
 
-def test_the_statistics_of_a_tensor_are_its_norms():
+def test_tensor_stats_are_norms_of_weight_gradient_and_update():
     p = mg.nn.Parameter(np.array([3.0, 4.0]))
     p.grad, before = np.array([0.6, 0.8]), np.array([0.0, 4.0])
-    (row,) = monitor.tensor_stats(7, [p], [before])
+    (row,) = tensor_stats(7, [p], [before])
     assert (row["step"], row["weight_norm"], row["update_norm"], row["update_ratio"]) == (7, 4.0, 3.0, 0.75)
     assert row["grad_norm"] == pytest.approx(1.0)
 
 
-def test_the_memory_estimate_is_about_what_a_step_takes(monkeypatch):
+def test_the_memory_estimate_is_within_a_factor_of_2_of_the_measured_peak(monkeypatch):
     import tracemalloc
-    monkeypatch.setattr(memory, "LARGE", math.inf)          # nothing is used again
+    monkeypatch.setattr(kernel_settings, "reused_bytes", math.inf)          # no memory is reused
     shape = GPTConfig(block_size=64, vocab_size=31, n_layer=2, n_head=4, n_embd=96)
     model, x = GPT(shape), np.zeros((16, 64), int)
-    model.loss(x, x).backward()                             # makes the gradients' own memory
+    model.loss(x, x).backward()                             # allocates the gradients
     tracemalloc.start()
     model.loss(x, x).backward()
     measured = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.5 < monitor.activation_bytes(shape, 16, itemsize=4) / measured < 2.0
+    assert 0.5 < activation_bytes(shape, 16, itemsize=4) / measured < 2.0
 
 
 # ---- options ----
 
 @pytest.mark.parametrize("spelling", [["--n_layer=3"], ["--n-layer=3"], ["--n_layer", "3"]])
 def test_options_are_spelled_as_in_nanogpt(spelling):
-    assert parse(train.Options, spelling).n_layer == 3
+    assert parse(Options, spelling).n_layer == 3
 
 
-def test_values_take_the_type_of_their_default():
-    o = parse(train.Options, ["--bias=False", "--learning_rate=1e-3", "--seed=7", "--dataset=a=b.txt"])
+def test_values_are_converted_to_the_type_of_the_option():
+    o = parse(Options, ["--bias=False", "--learning_rate=1e-3", "--seed=7", "--dataset=a=b.txt"])
     assert (o.bias, o.learning_rate, o.seed, o.dataset) == (False, 1e-3, 7, "a=b.txt")
 
 
-@pytest.mark.parametrize("options", [train.Options, sample.Options])
+@pytest.mark.parametrize("options", [Options, sample.Options])
 def test_help_lists_every_option_on_one_screen(options, capsys):
     with pytest.raises(SystemExit) as exit:
         parse(options, ["--help"])
@@ -218,7 +227,7 @@ def test_help_lists_every_option_on_one_screen(options, capsys):
     (["--dataset=missing.txt"], "missing.txt: No such file"),
     (["--block_size=900"], "use --block_size="),
 ])
-def test_bad_input_ends_with_status_2_and_one_line(text_file, tmp_path, monkeypatch, capsys, options, message):
+def test_bad_input_exits_with_status_2_and_one_line(text_file, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:
         train.main([f"--dataset={text_file}", *options])
@@ -231,7 +240,7 @@ def test_bad_input_ends_with_status_2_and_one_line(text_file, tmp_path, monkeypa
     (b"", "the text is too short"), (b"a few words", "is too short"),
     (b"\xff\xfe\0", "byte 0xff at offset 0"),
 ])
-def test_a_useless_text_is_refused(text_file, capsys, content, message):
+def test_a_text_that_is_empty_too_short_or_binary_is_rejected(text_file, capsys, content, message):
     text_file.write_bytes(content)
     with pytest.raises(SystemExit) as exit:
         train.main([f"--dataset={text_file}"])
@@ -239,7 +248,7 @@ def test_a_useless_text_is_refused(text_file, capsys, content, message):
     assert exit.value.code == 2 and error.count("\n") == 1 and message in error
 
 
-def test_a_run_is_never_written_over(text_file, tmp_path, capsys, no_pictures):
+def test_a_new_run_in_the_folder_of_another_run_is_rejected(text_file, tmp_path, capsys, no_plots):
     before = run(text_file, tmp_path / "run", "--max_iters=3")
     with pytest.raises(SystemExit) as exit:
         run(text_file, tmp_path / "run", "--max_iters=4")
@@ -247,17 +256,17 @@ def test_a_run_is_never_written_over(text_file, tmp_path, capsys, no_pictures):
     assert same_bits(saved(tmp_path / "run"), before)
 
 
-def test_runs_are_numbered(text_file, tmp_path, monkeypatch, no_pictures):
+def test_default_folders_are_numbered(text_file, tmp_path, monkeypatch, no_plots):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         train.main([f"--dataset={text_file}", *SHORT, "--max_iters=3"])
     assert sorted(path.name for path in Path("runs").iterdir()) == ["stars-001", "stars-002"]
 
 
-def test_the_command_line_goes_before_the_file_before_the_preset_before_the_default(tmp_path):
+def test_options_come_from_command_line_then_file_then_preset_then_default(tmp_path):
     toml = tmp_path / "mine.toml"
     toml.write_text('preset = "shakespeare-cpu"\nn_layer = 5\nbias = true\nlearning_rate = 1\nn_head = 2\n')
-    o, sources, _ = train.configure([f"--config={toml}", "--n_head=8"])
+    o, sources, _ = configure([f"--config={toml}", "--n_head=8"])
     assert (o.n_head, o.n_layer, o.bias, o.learning_rate, o.n_embd, o.seed) == (8, 5, True, 1.0, 128, 1337)
     assert {sources[name] for name in ("n_layer", "bias", "learning_rate")} == {str(toml)}
     assert (sources["n_head"], sources["n_embd"], sources["seed"]) == ("command line", "preset shakespeare-cpu",
@@ -269,19 +278,19 @@ def test_the_command_line_goes_before_the_file_before_the_preset_before_the_defa
     ("n_layer = 2.5", "expects a whole number, got '2.5'"), ("n_layers = 2", "did you mean n_layer?"),
     ("n_layer: 2", "is not TOML"), ("[model]\nn_layer = 2", "unknown option model"),
 ])
-def test_a_bad_toml_file_is_refused(tmp_path, text, message):
+def test_a_bad_toml_file_is_rejected(tmp_path, text, message):
     toml = tmp_path / "mine.toml"
     toml.write_text(text)
     with pytest.raises(ValueError, match=message):
-        train.configure([f"--config={toml}"])
+        configure([f"--config={toml}"])
 
 
-def test_presets_are_nanogpts():
+def test_presets_have_nanogpts_values():
     def shape_of(o):
         return o.n_layer, o.n_head, o.n_embd, o.block_size, o.batch_size, o.max_iters
-    cpu, _, _ = train.configure(["--preset=shakespeare-cpu"])
+    cpu, _, _ = configure(["--preset=shakespeare-cpu"])
     assert shape_of(cpu) == (4, 4, 128, 64, 12, 2000)
-    gpu, _, _ = train.configure(["--preset=shakespeare-gpu"])
+    gpu, _, _ = configure(["--preset=shakespeare-gpu"])
     assert shape_of(gpu) == (6, 6, 384, 256, 64, 5000)
     assert (cpu.dropout, gpu.dropout) == (0.0, 0.2)
     for o in (cpu, gpu):
@@ -290,48 +299,49 @@ def test_presets_are_nanogpts():
         assert o.dataset == "shakespeare"
 
 
-# ---- whole runs ----
+# ---- short runs from start to end ----
 
-def test_the_fables_are_measured_against_the_best_possible_loss(tmp_path, monkeypatch, capsys, no_pictures):
-    """The default dataset, shortened: exact lines before, the distance to the best on the same windows after."""
+def test_a_run_on_fables_reports_its_distance_to_the_best_possible_loss(tmp_path, monkeypatch, capsys, no_plots):
+    """The default dataset, shortened: prints the exact losses of the reference predictors before training, and the
+    distance to the best possible loss on the same windows after it."""
     monkeypatch.setattr(corpus, "FABLES_CHARACTERS", 20_000)
     train.main([f"--out_dir={tmp_path / 'run'}", *SHORT, "--block_size=32", "--sample_interval=0"])
     out = capsys.readouterr().out
-    text = data.open_data(tmp_path / "run")
-    all_windows = data.windows(text.val, 32)
-    lines, best = (corpus.reference_lines(text, w) for w in (data.windows(text.val, 32, 8), all_windows))
+    text = open_data(tmp_path / "run")
+    all_windows = batches.windows(text.val, 32)
+    lines, best = (reference_lines(text, w) for w in (batches.windows(text.val, 32, 8), all_windows))
     for label, loss in lines.items():
         assert f"{label} {loss:.3f}" in " ".join(out.split())
-    (full,) = (row for row in monitor.read_rows(tmp_path / "run" / "metrics.jsonl") if "full_val_loss" in row)
+    (full,) = (row for row in folder.read_rows(tmp_path / "run" / "metrics.jsonl") if "full_val_loss" in row)
     above = 100 * (full["full_val_loss"] / best["best possible"] - 1)
     assert f"best    {best['best possible']:.4f} is the best possible loss on them: val lies {above:.1f} % above" in out
     assert re.search(r"grammar 0 of \d+ fables in the samples are grammatical", out)
     model, _ = checkpoint.load_model(tmp_path / "run")
-    again = train.evaluate(model, all_windows, 4)
+    again = evaluate(model, all_windows, 4)
     assert again == pytest.approx((full["full_val_loss"], full["full_val_se"]), rel=1e-5)
     assert full["full_val_loss"] > best["best possible"]
 
 
-def test_the_seed_decides_every_bit_and_looking_more_often_none(text_file, tmp_path, no_pictures):
+def test_weights_depend_on_the_seed_but_not_on_evaluating_logging_and_saving(text_file, tmp_path, no_plots):
     options = ["--dropout=0.1", "--gradient_accumulation_steps=2"]
     once = run(text_file, tmp_path / "once", *options)
     again = run(text_file, tmp_path / "again", *options)
-    looking = run(text_file, tmp_path / "looking", *options, "--eval_interval=1", "--eval_iters=1", "--log_interval=1",
+    watched = run(text_file, tmp_path / "watched", *options, "--eval_interval=1", "--eval_iters=1", "--log_interval=1",
                   "--checkpoint_interval=1", "--sample_interval=2", "--stats_interval=1", "--keep=1")
     other = run(text_file, tmp_path / "other", *options, "--seed=1")
-    assert same_bits(once, again) and same_bits(once, looking) and not same_bits(once, other)
+    assert same_bits(once, again) and same_bits(once, watched) and not same_bits(once, other)
 
 
-def test_a_run_is_its_steps_one_after_the_other(text_file, tmp_path, no_pictures):
-    """Batch, gradient, clipping, rate and AdamW with decay on matrices only, written out once more."""
+def test_a_run_equals_its_steps_written_out(text_file, tmp_path, no_plots):
+    """Batch, gradient, clipping, learning rate, and AdamW with weight decay on matrices alone."""
     after = run(text_file, tmp_path / "run", "--dtype=float64", "--grad_clip=0.5", "--gradient_accumulation_steps=2",
                 "--learning_rate=5e-3", "--min_lr=4e-4", "--tied=false")
-    text = data.open_data(tmp_path / "run")
+    text = open_data(tmp_path / "run")
     config = GPTConfig(block_size=8, vocab_size=len(text.tokenizer), n_layer=1, n_head=2, n_embd=16, tied=False)
     model = GPT(config, seed=1337, dtype="float64")
     state = [(p, Tensor(np.zeros(p.shape)), Tensor(np.zeros(p.shape))) for p in model.parameters()]
     for step in range(6):
-        x, y = data.batch(text.train, 8, 8, 1337, step)
+        x, y = batches.batch(text.train, 8, 8, 1337, step)
         grads = mg.grad(model.loss(x, y), model.parameters())
         scale = min(1.0, 0.5 / math.sqrt(sum((g.data ** 2).sum() for g in grads)))
         lr = optim.warmup_cosine(step, 2, 6, 5e-3, 4e-4)
@@ -345,46 +355,47 @@ def test_a_run_is_its_steps_one_after_the_other(text_file, tmp_path, no_pictures
         assert np.abs(after["optimizer.m." + p.name] - m.data).max() < 1e-5
 
 
-def test_a_run_on_a_device_is_the_same(text_file, tmp_path, no_pictures):
+def test_a_run_on_another_device_gives_the_same_bits(text_file, tmp_path, no_plots):
     options = ["--dropout=0.1", "--gradient_accumulation_steps=2", "--stats_interval=2"]
     with mg.plain():                            # the fake device has no kernels
         on_host = run(text_file, tmp_path / "host", *options)
         assert same_bits(on_host, run(text_file, tmp_path / "device", *options, "--device=fake"))
 
 
-def test_a_step_never_waits_for_the_device():
+def test_a_training_step_never_synchronizes_with_the_device():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.1), device="fake")
     optimizer = optim.AdamW(model.parameters())
-    x, y = data.batch(np.arange(11).repeat(6), 8, 6, seed=0, step=0)
-    with fake_device.synchronizations() as waits:
+    x, y = batches.batch(np.arange(11).repeat(6), 8, 6, seed=0, step=0)
+    with fake_device.synchronizations() as found:
         train.accumulate_gradient(model, x, y, 2, seed=0, step=0)
         optim.clip_grad_norm(optimizer.params, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    assert waits == []
+    assert found == []
 
 
-def test_a_diverging_run_stops_and_names_the_op_and_the_last_good_checkpoint(text_file, tmp_path):
+def test_a_diverging_run_exits_and_names_the_last_intact_checkpoint(text_file, tmp_path):
     with pytest.raises(SystemExit) as exit:
         run(text_file, tmp_path / "run", "--learning_rate=1e30", "--max_iters=20", "--checkpoint_interval=1",
             "--grad_clip=0")
     message = exit.value.code
-    assert re.search(r"training diverged: the loss is \S+ at step \d+; .*The checkpoint of step \d+ is whole; "
+    assert re.search(r"training diverged: the loss is \S+ at step \d+; .*The checkpoint of step \d+ is intact; "
                      r"try --learning_rate=3e\+29 or --grad_clip=1", message)
     model, _ = checkpoint.load_model(tmp_path / "run")
     assert all(np.isfinite(x).all() for x in model.state_dict().values())
 
 
-def test_the_first_value_that_is_not_finite_is_named(tmp_path):
+def test_a_diverging_run_names_the_op_of_the_first_value_that_is_not_finite(tmp_path):
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8))
     model.h[1].mlp.c_fc.weight.data = np.full((8, 32), np.inf, "float32")
     x = np.zeros((2, 8), int)
     with pytest.raises(SystemExit, match="forward of linear in h.1.mlp.c_fc .*Nothing was saved"), \
             np.errstate(all="ignore"):
-        train.stop_diverged(model, x, x, train.Options(), 7, math.nan, tmp_path)
+        exit_diverged(model, Options(), tmp_path, 7, math.nan,
+                      lambda: train.accumulate_gradient(model, x, x, 1, seed=0, step=7))
 
 
-def test_without_memory_the_way_to_less_is_named(text_file, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_names_the_options_that_use_less(text_file, tmp_path, monkeypatch, capsys):
     def too_much(*_):
         raise MemoryError
     monkeypatch.setattr(train, "accumulate_gradient", too_much)
@@ -394,13 +405,13 @@ def test_without_memory_the_way_to_less_is_named(text_file, tmp_path, monkeypatc
     assert exit.value.code == 2 and "--batch_size=4" in error and "--gradient_accumulation_steps=1" in error
 
 
-def test_from_the_command_line_to_a_sample(text_file, tmp_path):
-    """As a user runs it, with stdout in a log file: it learns, writes every file, speaks, and can be asked again."""
+def test_train_py_and_gpt_sample_as_commands(text_file, tmp_path):
+    """As processes, with stdout in a log file: the loss falls, every file is written, and the model can be sampled."""
     script = [sys.executable, "-W", "error", str(ROOT / "train.py"), "--dataset=stars.txt", "--out_dir=run", *SHORT,
               "--max-iters", "60", "--learning_rate=1e-2", "--eval-interval=30", "--checkpoint_interval=10",
               "--sample_interval=20", "--keep=2"]
-    where = dict(cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    done = subprocess.run(script, **where)
+    process = dict(cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(script, **process)
     assert done.returncode == 0 and done.stderr == "" and "\r" not in done.stdout
     lines = done.stdout.splitlines()
     labels = [line.split()[0] for line in lines if line[:1].strip()]
@@ -409,23 +420,25 @@ def test_from_the_command_line_to_a_sample(text_file, tmp_path):
     assert max(map(len, report.splitlines())) <= 80
     losses = [float(line.split("val ")[1].split()[0]) for line in lines if line.startswith("step")]
     assert len(losses) == 3 and losses[2] < losses[1] < losses[0]
-    folder = tmp_path / "run"
-    assert {path.name for path in folder.iterdir()} == {
+    out_dir = tmp_path / "run"
+    assert {path.name for path in out_dir.iterdir()} == {
         "config.json", "env.json", "tokenizer.json", "tokens", "checkpoints", "metrics.jsonl", "stats.jsonl",
         "samples.md", "loss.png", "lr.png", "stats.png"}
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+    assert sorted(path.name for path in (out_dir / "checkpoints").iterdir()) == [
         f"step_{step:06}.{kind}" for step in (50, 60) for kind in ("json", "safetensors")]
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = json.loads((out_dir / "config.json").read_text("utf-8"))
     assert config["options"]["max_iters"] == {"value": 60, "from": "command line"}
     assert config["options"]["seed"] == {"value": 1337, "from": "default"}
-    rows = monitor.read_rows(folder / "metrics.jsonl")
+    rows = folder.read_rows(out_dir / "metrics.jsonl")
     assert [row["step"] for row in rows if "train_loss" in row] == list(range(0, 60, 2))
     assert [row["val_loss"] for row in rows if "val_loss" in row] == pytest.approx(losses, abs=1e-3)
-    titles = re.findall("## (.*)", (folder / "samples.md").read_text("utf-8"))
+    titles = re.findall("## (.*)", (out_dir / "samples.md").read_text("utf-8"))
     assert titles == ["step 0", "step 20", "step 40", "step 60, the end"]
-    said = done.stdout.split("Samples, at temperature 0.8:\n")[1].split("\nval ")[0]
-    assert len(said) > 300 and set(said) <= set(TEXT)
+    sampled = done.stdout.split("Samples, at temperature 0.8:\n")[1].split("\nval ")[0]
+    assert len(sampled) > 300 and set(sampled) <= set(TEXT)
 
-    ask = [sys.executable, "-W", "error", "-m", "gpt.sample", "--out_dir=run", "--start=the fox", "--max_new_tokens=20"]
-    said = [subprocess.run([*ask, f"--seed={seed}"], check=True, **where).stdout for seed in (0, 0, 1)]
-    assert said[0] == said[1] != said[2] and said[0].startswith("the fox") and len(said[0]) == len("the fox") + 20 + 1
+    command = [sys.executable, "-W", "error", "-m", "gpt.sample", "--out_dir=run", "--start=the fox",
+               "--max_new_tokens=20"]
+    one, same, other = (subprocess.run([*command, f"--seed={seed}"], check=True, **process).stdout
+                        for seed in (0, 0, 1))
+    assert one == same != other and one.startswith("the fox") and len(one) == len("the fox") + 20 + 1

@@ -20,7 +20,7 @@ from gpt.bench.options import Options
 from gpt.bench.presets import PRESETS
 from gpt.bench.report import compare
 from gpt.bench.scaling import measure_scaling, plot_scaling
-from gpt.config import bad_input_exits, parse
+from gpt.run.command_line import bad_input_exits, parse
 
 
 def main(arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ import importlib.util
 from gpt.bench.machine import CORES
 from gpt.bench.presets import PRESETS
 from gpt.bench.timing import MIN_STEPS
-from gpt.config import one_of, option
+from gpt.run.command_line import one_of, option
 
 
 @dataclasses.dataclass

@@ -15,7 +15,8 @@ from gpt.bench.options import Options
 from gpt.bench.presets import Preset
 from gpt.bench.sides import make_side, relative_differences
 from gpt.bench.timing import time_in_turn
-from gpt.monitor import matmul_peak, say
+from gpt.run.machine import matmul_peak
+from gpt.run.report import print_report
 
 TOLERANCE = 1e-4                                # of relative differences between two sides in float32
 UNSTEADY = 1.5                                  # 90th percentile / 10th percentile: above it, other programs disturb
@@ -25,10 +26,11 @@ Row = dict[str, Any]
 def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
     """Check that all sides compute the same, time them, and print a report; its figures, as --json writes them."""
     m, c = machine.describe(o.threads, device, o.vs == "torch"), p.shape
-    say("what", f"{o.preset}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, block {c.block_size}, vocabulary "
-        f"{c.vocab_size}, batch {p.batch_size}; a step {'samples' if p.generates else 'trains on'} {p.tokens} tokens")
-    say("machine", f"{m['cpu']}, {o.threads} of {m['cores']} cores, {device}, Python {m['python']}, NumPy "
-        f"{m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if o.vs == 'torch' else ''}")
+    print_report("what", f"{o.preset}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, block {c.block_size}, "
+                 f"vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
+                 f"{'samples' if p.generates else 'trains on'} {p.tokens} tokens")
+    print_report("machine", f"{m['cpu']}, {o.threads} of {m['cores']} cores, {device}, Python {m['python']}, NumPy "
+                 f"{m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if o.vs == 'torch' else ''}")
     memory = {}
     for name in o.sides[:2]:                    # not torch.compile: its compiler needs more memory than the step
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as new_process:
@@ -41,7 +43,8 @@ def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
     if best:
         peaks.append(floor_flops(p) / float(min(times["floor"])))
     peak = max(peaks)
-    say("timed", f"{len(times['minigrad'])} steps of each, in turn; a matrix product reaches {peak / 1e9:.0f} GFLOP/s")
+    print_report("timed", f"{len(times['minigrad'])} steps of each, in turn; a matrix product reaches "
+                 f"{peak / 1e9:.0f} GFLOP/s")
     rows = {name: side_row(name, p, times, peak, memory.get(name)) for name in times}
     print_sides(rows)
     ratios = {name: ratio(times["minigrad"], times[name]) for name in differences}
@@ -69,14 +72,14 @@ def checked_sides(o: Options, p: Preset, device: str) -> tuple[dict[str, Any], d
         except RuntimeError as error:           # no compiler, or one that does not support this machine
             if name != "torch.compile":
                 raise
-            say("note", f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
+            print_report("note", f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
             del sides[name]
             continue
         text = ", ".join(f"{what} {value:.0e}" for what, value in found.items())
         if not max(found.values()) < TOLERANCE:
             sys.exit(f"gpt.bench: minigrad and {name} do not compute the same: relative differences {text}; rounding "
                      f"explains at most {TOLERANCE:.0e}. Nothing was timed")
-        say("same", f"as {name} from the same weights and batches; relative differences: {text}")
+        print_report("same", f"as {name} from the same weights and batches; relative differences: {text}")
         differences[name] = found
     return sides, differences
 

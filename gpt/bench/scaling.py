@@ -11,7 +11,7 @@ from gpt.bench.options import Options
 from gpt.bench.presets import Preset
 from gpt.bench.sides import make_side
 from gpt.bench.timing import time_in_turn
-from gpt.plot import BLUE, GREY, ORANGE
+from gpt.run.plot import BLUE, GREY, ORANGE
 
 SIZES = {"n_embd": (64, 128, 256, 512), "n_layer": (1, 2, 4, 8), "block_size": (32, 64, 128, 256)}
 BATCH_SIZES = (3, 6, 12, 24)

@@ -4,18 +4,18 @@
     'are the plums sweet, ada the hare?'
     ada the hare shares the plums by the drums.
 
-A name, an animal, a number and a thing come back, and a rhyme with them; each choice is free only where it is made. The
-source is unifilar: its state and the next character fix the next state. So the probability of any text is a product
-along one path once the state is known, and from a window that starts anywhere it is a sum over all states that fit.
-Nothing here is estimated: the entropy rate, the loss of the best n-gram predictor, and the loss of the best predictor
-that there can be on given windows are all computed.
+The name, the animal, the number and the thing of the first line are repeated in the next two, and the last word rhymes
+with the thing. The source is unifilar: its state and the next character determine the next state. The probability of a
+text from a known state is therefore the product along one path; that of a window which starts anywhere is a sum over
+the states consistent with it. So the entropy rate, the losses of the best n-gram predictors and the best possible loss
+on given windows are computed exactly; none is estimated.
 """
 import functools
 from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
 
-from gpt.entropy import Source
+from gpt.text.entropy import Source
 from minigrad.random import bits, key
 
 NAMES = "ada bela cleo dora elsa fina greta hugo ivo juno kato lola milo nora otto pia".split()
@@ -28,7 +28,7 @@ EATS = "eats sells drops shares".split()
 
 
 class Memory(NamedTuple):
-    """What a fable has fixed so far."""
+    """The choices made so far in a fable that later lines depend on."""
     name: str = ""
     animal: str = ""
     plural: bool = False
@@ -44,8 +44,8 @@ class Memory(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One way on from a place in a fable: words, how likely they are, and what comes after. The words of a place end
-    alike, so that none begins another."""
+    """One alternative at a place in a fable: the words, their probability, and the next place and memory. All words of
+    a place end with the same characters, so that none is a prefix of another."""
     words: str
     weight: float
     place: str
@@ -112,7 +112,7 @@ PLACES: dict[str, Callable[[Memory], Iterator[Choice]]] = {
 
 @functools.cache
 def choices(state: State) -> tuple[tuple[Choice, ...], np.ndarray]:
-    """The ways on from a state, and their cumulated probabilities."""
+    """The choices in a state, and their cumulative probabilities."""
     place, memory = state
     found = tuple(PLACES[place](memory))
     cumulated = np.cumsum([c.weight for c in found])
@@ -121,15 +121,15 @@ def choices(state: State) -> tuple[tuple[Choice, ...], np.ndarray]:
 
 @functools.cache
 def source() -> Source:
-    """The same language as a table of states, which knows its exact losses. Takes seconds the first time."""
-    def ways(state: Any) -> list[tuple[str, float, Any]]:
+    """The language as a table of states, to compute its exact losses from. Takes seconds the first time."""
+    def transitions(state: Any) -> list[tuple[str, float, Any]]:
         found, cumulated = choices(state)
         return [(c.words, p, (c.place, c.memory)) for c, p in zip(found, np.diff(cumulated, prepend=0.0).tolist())]
-    return Source(START, ways)
+    return Source(START, transitions)
 
 
 def text(n: int, seed: int) -> str:
-    """The first n characters of an endless book of fables, a function of the seed."""
+    """The first n characters of an endless sequence of fables; which one depends on the seed alone."""
     state, length, drawn = START, 0, 0
     parts: list[str] = []
     draws: list[float] = []
@@ -147,7 +147,7 @@ def text(n: int, seed: int) -> str:
 
 
 def is_grammatical(fable: str) -> bool:
-    """Whether a text is a whole fable, its empty last line included: one that this source can write."""
+    """Whether a text is one complete fable, with the empty line at its end, that this source can produce."""
     state, rest = START, fable
     while rest:
         c = next((c for c in choices(state)[0] if rest.startswith(c.words)), None)
@@ -160,6 +160,7 @@ def is_grammatical(fable: str) -> bool:
 
 
 def share_grammatical(sample: str) -> tuple[int, int]:
-    """(grammatical fables, fables) among the whole fables of a sample: what stands between empty lines."""
-    whole = sample.split("\n\n")[1:-1]
-    return sum(is_grammatical(fable + "\n\n") for fable in whole), len(whole)
+    """(number of grammatical fables, number of fables) in a sample, of those between two empty lines: the first and the
+    last may be incomplete."""
+    complete = sample.split("\n\n")[1:-1]
+    return sum(is_grammatical(fable + "\n\n") for fable in complete), len(complete)

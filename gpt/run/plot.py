@@ -1,20 +1,33 @@
-"""A run in pictures: its loss, its learning rate, and its tensors over time. All are PNG."""
+"""Plots of a run as PNG: its loss, its learning rate, and the norms of its tensors."""
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from gpt.run.lr_schedule import decay_start
+from gpt.run.options import Options
+
 GREY, BLUE, ORANGE = "#707070", "#4c78a8", "#d95f02"
-Row = Mapping[str, Any]                         # a line of metrics.jsonl or stats.jsonl
+Row = Mapping[str, Any]                         # of metrics.jsonl or stats.jsonl
+
+
+def draw(out_dir: Path, o: Options, title: str, metrics: Sequence[Row], stats: Sequence[Row],
+         lines: Mapping[str, float], unit: str) -> None:
+    """Draw loss.png, lr.png and, if there are statistics of tensors, stats.png. unit: singular noun for a token."""
+    loss_curve(out_dir / "loss.png", title, metrics, lines, unit)
+    lr_curve(out_dir / "lr.png", metrics, o.warmup_iters, decay_start(o.lr_schedule, o.warmup_iters, o.max_iters),
+             o.max_iters)
+    if stats:
+        stats_maps(out_dir / "stats.png", stats)
 
 
 def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[str, float], unit: str = "token") -> None:
-    """Draw the rows of metrics.jsonl: every training batch that was noted, validation ± its standard error, and,
-    dashed, what predictors that learn nothing reach: label -> loss. All in nats per token."""
+    """Draw the rows of metrics.jsonl: the losses of training batches, the validation loss ± its standard error, and
+    dashed the losses of reference predictors: label -> loss. All in nats per token."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     figure = _figure(8, 5)
     axes = figure.add_subplot()
-    axes.set_yscale("log")                      # spreads the lines near the floor, where it is decided
+    axes.set_yscale("log")                      # resolves the lines near the best possible loss
     steps, losses = _columns(metrics, "step", "train_loss")
     axes.plot(steps, losses, ".", markersize=3, color=BLUE, alpha=0.35, label="training batches")
     width = min(9, len(losses))
@@ -43,7 +56,7 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
 
 
 def spread(heights: Mapping[str, float], apart: float) -> dict[str, float]:
-    """The same heights, in order, moved as little as a single pass up needs so that none are closer than `apart`."""
+    """The heights in ascending order, moved up in one pass where two are closer than `apart`."""
     placed: dict[str, float] = {}
     lowest = -np.inf
     for label in sorted(heights, key=lambda label: heights[label]):
@@ -52,7 +65,7 @@ def spread(heights: Mapping[str, float], apart: float) -> dict[str, float]:
 
 
 def lr_curve(path: Path, metrics: Sequence[Row], warmup_iters: int, decay_start: int, max_iters: int) -> None:
-    """Draw the learning rate as it was run, with bands where it warms up and where it decays."""
+    """Draw the learning rates in the rows of metrics.jsonl, with bands for the warmup and the decay."""
     figure = _figure(8, 3)
     axes = figure.add_subplot()
     steps, rates = _columns(metrics, "step", "lr")
@@ -71,8 +84,8 @@ def lr_curve(path: Path, metrics: Sequence[Row], warmup_iters: int, decay_start:
 
 
 def stats_maps(path: Path, stats: Sequence[Row]) -> None:
-    """Draw the rows of stats.jsonl as heat maps, a tensor in each line and a step in each column, by powers of ten.
-    Updates of about a thousandth of the weights are healthy; a dark row does not learn, a bright one may diverge."""
+    """Draw the rows of stats.jsonl as heat maps of log10: one row per tensor, one column per step. A ratio of update to
+    weight of about 1e-3 is healthy; a dark row does not learn, a bright one may diverge."""
     tensors = list(dict.fromkeys(row["tensor"] for row in stats))
     steps = sorted({row["step"] for row in stats})
     at = {step: i for i, step in enumerate(steps)}
@@ -82,7 +95,7 @@ def stats_maps(path: Path, stats: Sequence[Row]) -> None:
                                              ("weight_norm", "weight"))):
         grid = np.full((len(tensors), len(steps)), np.nan)
         for row in stats:
-            if row[field] > 0.0:                # biases start at 0
+            if row[field] > 0.0:                # a norm of 0 has no logarithm: biases start at 0
                 grid[tensors.index(row["tensor"]), at[row["step"]]] = np.log10(row[field])
         image = axes.imshow(grid, aspect="auto", interpolation="nearest", cmap="viridis")
         shown = np.linspace(0, len(steps) - 1, min(5, len(steps))).astype(int)
@@ -94,12 +107,12 @@ def stats_maps(path: Path, stats: Sequence[Row]) -> None:
 
 
 def _figure(width: float, height: float) -> Any:
-    """An empty figure, in inches. Matplotlib takes half a second to import: not before there is something to draw."""
+    """An empty figure, its size in inches. Matplotlib is imported late: it takes half a second."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _columns(rows: Sequence[Row], *names: str) -> tuple[np.ndarray, ...]:
-    """These fields, of the rows that have them all, as arrays; None is not a number."""
+    """One array for each field, from the rows that have all of these fields; None becomes NaN."""
     found = [[row[name] for name in names] for row in rows if all(name in row for name in names)]
     return tuple(np.array(found, dtype=float).reshape(-1, len(names)).T)

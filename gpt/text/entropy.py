@@ -1,8 +1,9 @@
-"""What the best predictors of a finite-state source lose, exactly: its entropy rate, its n-gram ladder, and the loss of
-the best predictor there can be on given windows.
+"""Exact losses of the best predictors of a finite-state source: its entropy rate, the best n-gram predictors, and the
+Bayes-optimal predictor on given windows.
 
-The source is unifilar: a state and a character fix the next state (Shannon 1948, section 7). Beliefs about the state
-are kept as lists of (context, state, weight), as few of a great many states ever fit a context.
+The source is unifilar: a state and a character determine the next state (Shannon 1948, section 7). A belief, the
+distribution over states given a context, is stored sparsely as (context, state, weight): of the many states few are
+consistent with a context.
 """
 import functools
 from collections import defaultdict
@@ -10,28 +11,31 @@ from typing import Callable, Hashable
 
 import numpy as np
 
-Ways = Callable[[Hashable], list[tuple[str, float, Hashable]]]
+ORDER = 6                               # of the n-grams, and of the contexts in the table
+
+Transitions = Callable[[Hashable], list[tuple[str, float, Hashable]]]
 
 
 class Source:
-    """A finite-state source of characters as a table.
+    """A finite-state source of characters as a table of edges.
 
-    ways(place) gives (words, probability, next place) for each way on; no words begin another's, and all ways lead back
-    to start. Its states are the places and the points inside words. Edge e goes from state source[e] to target[e] with
-    the character char[e], an index into vocabulary, and probability p[e]; edges are sorted by state and character.
+    transitions(place) lists (words, probability, next place). The words of a place must be prefix-free, and start must
+    be reachable from every place. The states are the places and the positions inside words. Edge e goes from state
+    source[e] to state target[e] with the character char[e], an index into vocabulary, and probability p[e]; edges are
+    sorted by state and character.
     """
 
-    def __init__(self, start: Hashable, ways: Ways) -> None:
+    def __init__(self, start: Hashable, transitions: Transitions) -> None:
         number, places, self.n_states = {start: 0}, [start], 1
         edges: list[tuple[int, str, int]] = []
         p: list[float] = []
-        for place in places:                    # grows as places are found
-            reached: dict[str, float] = defaultdict(float)
-            for words, probability, _ in ways(place):
+        for place in places:                    # grows as new places are found
+            reached: dict[str, float] = defaultdict(float)      # prefix -> its probability in this place
+            for words, probability, _ in transitions(place):
                 for i in range(len(words) + 1):
                     reached[words[:i]] += probability
             states = {"": number[place]}
-            for words, _, after in ways(place):
+            for words, _, after in transitions(place):
                 if after not in number:
                     number[after] = self.n_states
                     places.append(after)
@@ -49,27 +53,28 @@ class Source:
         self.source, self.char, self.target = table[order].T
         self.p = np.array(p)[order]
         self.first = np.searchsorted(self.source, np.arange(self.n_states + 1))     # of s: first[s] .. first[s + 1]
-        self._edge = self.source * len(self.vocabulary) + self.char                 # sorted, to look edges up
+        self._edge = self.source * len(self.vocabulary) + self.char                 # sorted, for searchsorted
 
     @functools.cached_property
     def stationary(self) -> np.ndarray:
-        """How often each state is visited in the long run: visits on the way from start to start, over its length."""
+        """The stationary distribution over states (n_states,): the expected visits between two visits of start, divided
+        by their sum."""
         mass = np.eye(1, self.n_states)[0]
         visits = np.zeros(self.n_states)
         while mass.sum() > 1e-20:
             visits += mass
             mass = np.bincount(self.target, mass[self.source] * self.p, minlength=self.n_states)
-            mass[0] = 0.0                       # back at the start
+            mass[0] = 0.0                       # has returned to start
         return visits / visits.sum()
 
     def entropy_rate(self) -> float:
-        """Nats per character that no predictor can save, however long its memory."""
+        """The entropy rate in nats per character: the loss of the optimal predictor with unlimited context."""
         return float(-(self.stationary[self.source] * self.p * np.log(self.p)).sum())
 
     @functools.cached_property
     def _contexts(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For n = 0 .. 6: the states that fit each text of n characters, as (code, state, weight), sorted by code,
-        which has the text's characters as digits; the weights of a text sum to its probability."""
+        """For n = 0 .. 6: the states consistent with each text of n characters, as arrays (code, state, weight) sorted
+        by code, the number with the text's characters as digits; the weights of a text sum to its probability."""
         V = len(self.vocabulary)
         found = [(np.zeros(self.n_states, np.int64), np.arange(self.n_states), self.stationary)]
         for _ in range(ORDER):
@@ -82,8 +87,8 @@ class Source:
         return found
 
     def ngram_losses(self) -> list[float]:
-        """For n = 1 .. 6: the loss of the best predictor that sees the n - 1 characters before, in nats per
-        character."""
+        """For n = 1 .. 6: the expected loss of the best predictor that is given the n - 1 characters before, in nats
+        per character. Differences of block entropies."""
         entropy = []
         for code, _, weight in self._contexts:
             p = np.add.reduceat(weight, np.flatnonzero(np.diff(code, prepend=-1)))
@@ -91,12 +96,12 @@ class Source:
         return list(np.diff(entropy))
 
     def bayes_losses(self, windows: np.ndarray) -> np.ndarray:
-        """The loss in nats of the best predictor there can be, for each character of windows (n, T + 1) but the first,
-        given those before it in its window  ->  (n, T). It knows the source and weighs all states that fit; a window
-        may start anywhere. Infinite where the source cannot write the text."""
+        """The loss in nats of the Bayes-optimal predictor for each character of windows (n, T + 1) but the first, given
+        the characters before it in its window  ->  (n, T). The predictor knows the source and filters its belief about
+        the state; a window may start anywhere. Infinite where the source cannot produce the text."""
         n, length = windows.shape
         V, known = len(self.vocabulary), min(ORDER, length)
-        p = np.zeros((n, length))               # of each window up to and with each character
+        p = np.zeros((n, length))               # probability of each window's first i + 1 characters
         code = np.zeros(n, np.int64)
         for i in range(known):
             code = code * V + windows[:, i]
@@ -117,11 +122,8 @@ class Source:
             return np.where(p[:, 1:] > 0.0, -np.diff(np.log(p), axis=1), np.inf)
 
 
-ORDER = 6
-
-
 def _ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All numbers of the ranges starts[i] .. ends[i], one after the other, and for each the i of its range."""
+    """The ranges starts[i] .. ends[i] concatenated, as (i of each number's range, the numbers)."""
     counts = ends - starts
     which = np.repeat(np.arange(len(starts)), counts)
     return which, np.arange(len(which)) + np.repeat(starts - np.cumsum(counts) + counts, counts)

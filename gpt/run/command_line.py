@@ -1,5 +1,5 @@
-"""Command-line options in nanoGPT's spelling: --n_layer=4, --n-layer=4 and --n_layer 4 are the same. A value comes from
-the command line; else from a TOML file, --config=my.toml; else from a preset, --preset=NAME; else it is the default."""
+"""Command-line options in nanoGPT's spelling: --n_layer=4, --n-layer=4 and --n_layer 4 are the same. The options of a
+program are the fields of a dataclass, each made by `option`."""
 import contextlib
 import dataclasses
 import difflib
@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
 
 Options = TypeVar("Options")
-Layer = tuple[str, Mapping[str, Any]]           # where values come from, and the values
+Layer = tuple[str, Mapping[str, Any]]           # a name of a source of values, and its values
 
 
-def option(default: Any, why: str, group: str = "") -> Any:
-    """A field of an options dataclass: its default, the line of --help that says what it is for, and the heading above
-    it where a new group begins."""
-    return dataclasses.field(default=default, metadata={"why": why, "group": group})
+def option(default: Any, help: str, group: str = "") -> Any:
+    """A field of an options dataclass. help: its text in --help; group: the heading above it in --help, for the first
+    option of a group."""
+    return dataclasses.field(default=default, metadata={"help": help, "group": group})
 
 
 def parse(options: type[Options], arguments: list[str]) -> Options:
-    """An instance of a dataclass of `option`s, from a command line. ValueError says what is wrong with it; --help
-    prints all options and exits."""
+    """An instance of an options dataclass from a command line. ValueError names a wrong argument; --help prints all
+    options and exits."""
     return options(**command_line(options, arguments))
 
 
 def combine(options: type[Options], layers: list[Layer]) -> tuple[Options, dict[str, str]]:
-    """An instance of a dataclass of `option`s, each value from the last layer that has it, else the default; and where
-    each came from."""
+    """An instance of an options dataclass, each value from the last layer that has it, or its default; and the source
+    of each value: option -> name of the layer, or "default"."""
     values: dict[str, Any] = {}
     sources = {name: "default" for name in get_type_hints(options)}
     for source, given in layers:
@@ -37,7 +37,7 @@ def combine(options: type[Options], layers: list[Layer]) -> tuple[Options, dict[
 
 
 def command_line(options: type, arguments: list[str]) -> dict[str, Any]:
-    """The values that a command line gives, by name. ValueError names what is wrong; --help prints and exits."""
+    """The values on a command line by option. ValueError names a wrong argument; --help prints them and exits."""
     if "--help" in arguments or "-h" in arguments:
         print(help_text(options))
         raise SystemExit
@@ -57,7 +57,7 @@ def command_line(options: type, arguments: list[str]) -> dict[str, Any]:
 
 
 def toml_file(options: type, path: Path) -> dict[str, Any]:
-    """The values that a TOML file gives: `n_layer = 4`, a line for each. ValueError names what is wrong."""
+    """The values in a TOML file by option, one `n_layer = 4` per line. ValueError names a wrong entry."""
     try:
         given = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -97,19 +97,19 @@ def _value(kind: type, name: str, text: str) -> Any:
 
 
 def help_text(options: Any) -> str:
-    """One line for each option: name, default, why; under the headings of their groups."""
+    """The text of --help: one line per option with its default, under the headings of the groups."""
     lines = [(options.__doc__ or "").strip()]
     for f in dataclasses.fields(options):
         if f.metadata["group"]:
             lines.append(f.metadata["group"])
         default = str(f.default).lower() if isinstance(f.default, bool) else f.default
-        lines.append(f"  {f'--{f.name}={default}':<33} {f.metadata['why']}")
+        lines.append(f"  {f'--{f.name}={default}':<33} {f.metadata['help']}")
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
 def bad_input_exits(program: str) -> Iterator[None]:
-    """Bad input ends the program with status 2 and one line on stderr, no traceback."""
+    """Turn ValueError and OSError into one line on stderr and exit status 2, without a traceback."""
     try:
         yield
     except (ValueError, OSError) as error:

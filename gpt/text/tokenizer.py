@@ -1,31 +1,31 @@
-"""Text to tokens and back: one token for each character, for each byte, or for each frequent run of bytes (BPE)."""
+"""Text to tokens and back: one token per character, per byte, or per frequent sequence of bytes (BPE)."""
 import json
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-_CODE_POINTS = 0x110000                 # how many there are in Unicode
+_CODE_POINTS = 0x110000                 # number of code points in Unicode
 
 
 class Tokenizer(Protocol):
-    """What all tokenizers do; len() is the size of the vocabulary."""
-    unit: str                           # what the tokens are, in the plural
+    """The interface of all tokenizers; len() is the size of the vocabulary."""
+    unit: str                           # plural noun for the tokens: "characters"
 
     def __len__(self) -> int: ...
 
     def encode(self, text: str) -> np.ndarray:
-        """Tokens (n,), integers."""
+        """The tokens (n,) of a text, integers."""
 
     def decode(self, tokens: Any) -> str:
         """The text of tokens (n,)."""
 
     def to_json(self) -> dict[str, Any]:
-        """All that from_json needs."""
+        """The tokenizer as JSON, for from_json."""
 
 
 class CharTokenizer:
-    """Token i stands for character i of the vocabulary, a string without repeats."""
+    """Token i is character i of the vocabulary, a string of distinct characters."""
     unit = "characters"
 
     def __init__(self, vocabulary: str) -> None:
@@ -35,18 +35,18 @@ class CharTokenizer:
 
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
-        """For all characters of a text, in the order of Unicode."""
+        """A tokenizer for the characters of a text, in the order of their code points."""
         return cls("".join(sorted(set(text))))
 
     def __len__(self) -> int:
         return len(self.vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
-        """Tokens (len(text),). ValueError lists the characters that the vocabulary does not have."""
+        """Tokens (len(text),). ValueError lists the characters that are not in the vocabulary."""
         tokens = self._token_of[_code_points(text)]
         if (tokens < 0).any():
             unknown = " ".join(map(repr, sorted(set(text) - set(self.vocabulary))))
-            raise ValueError(f"this tokenizer has never seen {unknown}; it knows {self.vocabulary!r}")
+            raise ValueError(f"the tokenizer has no token for {unknown}; its characters are {self.vocabulary!r}")
         return tokens
 
     def decode(self, tokens: Any) -> str:
@@ -57,7 +57,7 @@ class CharTokenizer:
 
 
 class ByteTokenizer:
-    """Token i stands for byte i of the text in UTF-8, so there are 256 and no text is unknown."""
+    """The tokens are the bytes of the text in UTF-8: 256 of them, and every text can be encoded."""
     unit = "bytes"
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class ByteTokenizer:
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32)
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (n,); what is not UTF-8, such as half a character, shows as U+FFFD."""
+        """The text of tokens (n,); bytes that are not UTF-8, such as half a character, become U+FFFD."""
         return bytes(list(tokens)).decode("utf-8", errors="replace")
 
     def to_json(self) -> dict[str, Any]:
@@ -75,9 +75,9 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """Byte-pair encoding: beginning with the 256 bytes, the most frequent pair of neighbours within words becomes a
-    token of its own, again and again (Sennrich et al. 2016; over bytes as in GPT-2, Radford et al. 2019). No text is
-    unknown. The work is done by the tokenizers library; ValueError says how to install it where it is missing."""
+    """Byte-pair encoding: starting from the 256 bytes, the most frequent pair of adjacent tokens within words becomes a
+    new token, repeatedly (Sennrich et al. 2016; on bytes as in GPT-2, Radford et al. 2019). Every text can be encoded.
+    Needs the tokenizers library: ValueError says how to install it."""
     unit = "BPE tokens"
 
     def __init__(self, model: Any) -> None:
@@ -85,9 +85,9 @@ class BPETokenizer:
 
     @classmethod
     def of(cls, text: str, vocab_size: int) -> "BPETokenizer":
-        """The vocab_size tokens that pay most on a text; fewer where it has no more pairs to merge."""
+        """A tokenizer of vocab_size tokens learned from a text; fewer where the text has no more pairs to merge."""
         if vocab_size < 256:
-            raise ValueError(f"--vocab_size={vocab_size} is too small: BPE begins with the 256 bytes; try 1024")
+            raise ValueError(f"--vocab_size={vocab_size} is too small: BPE starts from the 256 bytes; try 1024")
         library = _tokenizers()
         byte_level = library.pre_tokenizers.ByteLevel
         model = library.Tokenizer(library.models.BPE())
@@ -104,16 +104,16 @@ class BPETokenizer:
         return np.array(self._model.encode(text).ids, dtype=np.int32)
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (n,); what is not UTF-8, such as half a character, shows as U+FFFD."""
+        """The text of tokens (n,); bytes that are not UTF-8, such as half a character, become U+FFFD."""
         return self._model.decode([int(token) for token in tokens])
 
     def to_json(self) -> dict[str, Any]:
-        """The type, and the library's own tokenizer.json."""
+        """The type, and the library's own JSON."""
         return {"type": "bpe", "tokenizer": json.loads(self._model.to_str())}
 
 
 def make(kind: str, text: str, vocab_size: int) -> Tokenizer:
-    """A tokenizer for a text. `vocab_size` is for BPE: others have no choice. ValueError for an unknown kind."""
+    """A tokenizer for a text: char, byte, or bpe with vocab_size tokens. ValueError for an unknown kind."""
     if kind == "char":
         return CharTokenizer.of(text)
     if kind == "byte":
@@ -124,18 +124,18 @@ def make(kind: str, text: str, vocab_size: int) -> Tokenizer:
 
 
 def from_json(saved: dict[str, Any]) -> Tokenizer:
-    """The tokenizer whose to_json() this is. KeyError where it is none."""
+    """The tokenizer from its to_json(). KeyError for an unknown type."""
     if saved["type"] == "char":
         return CharTokenizer(saved["vocabulary"])
     if saved["type"] == "byte":
         return ByteTokenizer()
     if saved["type"] == "bpe":
         return BPETokenizer(_tokenizers().Tokenizer.from_str(json.dumps(saved["tokenizer"])))
-    raise KeyError(f"no tokenizer is of type {saved['type']!r}")
+    raise KeyError(f"unknown type of tokenizer {saved['type']!r}")
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer of a run, from its tokenizer.json. ValueError if the file is missing or damaged."""
+    """The tokenizer of a run from its tokenizer.json. ValueError if the file is missing or damaged."""
     try:
         return from_json(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:

@@ -1,0 +1,1 @@
+"""A training run: its options, its folder, and what happens around the training steps."""

@@ -1,0 +1,14 @@
+"""How much memory and arithmetic a training step takes."""
+from gpt.model import GPTConfig
+
+
+def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int) -> int:
+    """Approximate peak memory of the activations of a micro-batch. Fitted to measurements: 27 arrays (B, T, C) in each
+    block, and two and a half of attention's (B, nh, T, T)."""
+    per_token = shape.n_layer * (27 * shape.n_embd + 2.5 * shape.n_head * shape.block_size) + 7 * shape.n_embd
+    return round(batch_size * shape.block_size * per_token * itemsize)
+
+
+def flops_per_token(shape: GPTConfig, n_parameters: int) -> int:
+    """Floating-point operations of forward and backward per token (Chowdhery et al. 2022, PaLM, appendix B)."""
+    return 6 * n_parameters + 12 * shape.n_layer * shape.n_embd * shape.block_size

@@ -1,0 +1,35 @@
+"""The machine that a run computes on."""
+import os
+import platform
+import time
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad import device
+
+from gpt import blas
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(device_name: str) -> dict[str, Any]:
+    """What the bits of a run depend on besides its options: the content of env.json."""
+    return {"python": platform.python_version(), "platform": platform.platform(), "numpy": np.__version__,
+            "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads()}
+
+
+def matmul_peak(device_name: str, dtype: str) -> float:
+    """Floating-point operations per second of a matrix product (768, 768) @ (768, 768) on a device: the best of 4."""
+    n = 768
+    a = device.put(np.ones((n, n), dtype), device_name)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        device.host((a @ a)[0])                 # synchronizes with the device
+        seconds.append(time.perf_counter() - start)
+    return 2 * n ** 3 / min(seconds)
