@@ -34,6 +34,12 @@ def gpt_page():
     return page.html(gpt())
 
 
+def line_of(name, op):
+    """The first step of an op, and the number (from 1) of the line of its backward that makes an array of this name."""
+    v = next(v for v in gpt().views if v.op == op)
+    return v, next(n for n, line in enumerate(v.backward.lines, 1) if name in line.values)
+
+
 def small(x=((1.0, -2.0, 3.0),), **kwargs):
     return record((F.softmax(Tensor(np.array(x), requires_grad=True)) ** 2).sum(), **kwargs)
 
@@ -226,7 +232,8 @@ def browse(tmp_path, text, script, size=(1400, 900)):
 
 
 def test_keys_walk_ops_and_lines_and_the_address_follows(tmp_path):
-    seen = browse(tmp_path, gpt_page(), """
+    attention, line = line_of("dS", "attention")
+    seen = browse(tmp_path, gpt_page(), f"const link = '#b{attention.index}.{line}';" + """
       const at = () => location.hash + " " + text("#live");
       seen.walk = [];
       const before = history.length;
@@ -235,15 +242,18 @@ def test_keys_walk_ops_and_lines_and_the_address_follows(tmp_path):
         seen.walk.push(at());
       }
       seen.places = history.length - before;
-      location.hash = "#b11.5"; await wait();
+      location.hash = link; await wait();
       seen.linked = at();
       seen.lit = text("pre > .now");
       seen.framed = all("figure.new b").map(e => e.textContent);
     """)
+    last, second = gpt().views[-1].index, gpt().views[1]
     assert [x.split()[0] for x in seen.walk] == [
-        "#b1", "#b1.1", "#b1.2", "#b1.1", "#b0", "#b42", "#b0", "#f0", "#b0", "#u0", "#n0"]
-    assert seen.walk[0].endswith("step 1 of 42: layer_norm → ln_f")
-    assert seen.linked.startswith("#b11.5 step 11 of 42: attention → h.1.attn, line 5 of 8, made dS")
+        "#b1", "#b1.1", "#b1.2", "#b1.1", "#b0", f"#b{last}", "#b0", "#f0", "#b0", "#u0", "#n0"]
+    assert seen.walk[0].endswith(f"step 1 of {last}: {second.op} → {second.name}")
+    assert seen.linked.startswith(
+        f"#b{attention.index}.{line} step {attention.index} of {last}: attention → {attention.name}, "
+        f"line {line} of {len(attention.backward.lines)}, made dS")
     assert seen.lit.strip().startswith("dS = P *")
     assert seen.framed == ["dS"]
     assert seen.places == len(seen.walk)
@@ -261,7 +271,7 @@ def test_every_line_of_every_op_can_be_shown_both_ways(tmp_path):
       seen.shown = [...shown].sort();
     """)
     ops = {v.op for v in gpt().views}
-    assert seen.stations == 2 * 43 + 1 + 28
+    assert seen.stations == 2 * len(gpt().views) + 1 + len(gpt().walk.updates)
     assert {x for x in seen.shown if x[0] in "bf"} == {kind + op for kind in "bf" for op in ops}
 
 
@@ -278,8 +288,9 @@ def test_it_names_the_same_ops_and_verdicts_as_the_record(tmp_path):
 
 
 def test_a_heat_map_reads_its_numbers_and_tokens_to_keyboard_and_mouse(tmp_path):
-    seen = browse(tmp_path, gpt_page(), """
-      location.hash = "#b11.5"; await wait();
+    attention, line = line_of("dS", "attention")
+    seen = browse(tmp_path, gpt_page(), f"location.hash = '#b{attention.index}.{line}';" + """
+      await wait();
       const map = document.querySelector("figure.new .panels");
       seen.label = map.getAttribute("aria-label");
       map.focus();
@@ -290,10 +301,10 @@ def test_a_heat_map_reads_its_numbers_and_tokens_to_keyboard_and_mouse(tmp_path)
       canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: right - 2, clientY: bottom - 2}));
       seen.hovered = text("figure.new .reading");
     """)
-    dS = gpt().views[11].backward.lines[4].values["dS"]
-    assert seen.label.startswith("dS: heat map of 1 × 4 × 16 × 16, largest magnitude")
+    dS = attention.backward.lines[line - 1].values["dS"]
+    assert seen.label.startswith(f"dS: heat map of {' × '.join(map(str, dS.shape))}, largest magnitude")
     where, value = seen.read.split(" = ")
-    assert where == "[0, 1, 2, 0]" and seen.hash == "#b11.5"
+    assert where == "[0, 1, 2, 0]" and seen.hash == f"#b{attention.index}.{line}"
     number, *tokens = value.replace("−", "-").split()
     assert float(number) == pytest.approx(dS[0, 1, 2, 0], rel=1e-2)
     assert tokens == ["“t2”", "“t0”"]
@@ -327,10 +338,11 @@ def test_why_goes_on_to_the_step_that_made_a_gradient_up_to_the_loss(tmp_path):
 
 
 def test_breakpoints_mean_what_they_mean_in_the_engine(tmp_path):
-    seen = browse(tmp_path, gpt_page(), """
+    attention = next(v.index for v in gpt().views if v.op == "attention")
+    seen = browse(tmp_path, gpt_page(), f"const attention = {attention};" + """
       const run = (from, words) => { goTo("b", from); document.querySelector("#breakpoint").value = words;
         document.querySelector("#until").requestSubmit(); return [here().k, text("#message")]; };
-      seen.runs = [run(0, "attention"), run(11, "attention"), run(0, "h.0"), run(0, "wpe.weight"), run(0, "norm > 0.5"),
+      seen.runs = [run(0, "attention"), run(attention, "attention"), run(0, "h.0"), run(0, "wpe.weight"), run(0, "norm > 0.5"),
                    run(0, "bad"), run(0, "nan"), run(0, "atention")];
     """)
 
@@ -341,7 +353,7 @@ def test_breakpoints_mean_what_they_mean_in_the_engine(tmp_path):
         return max(np.linalg.norm(x.gradient) for x in v.inputs if x.gradient is not None)
 
     assert [k for k, _ in seen.runs[:5]] == [
-        first(0, lambda v: v.op == "attention"), first(11, lambda v: v.op == "attention"),
+        attention, first(attention, lambda v: v.op == "attention"),
         first(0, lambda v: v.name.startswith("h.0")), first(0, lambda v: v.name == "wpe"),
         first(0, lambda v: longest(v) > 0.5)]
     assert [words for _, words in seen.runs[5:7]] == ["no later step stops at “bad”", "no later step stops at “nan”"]
@@ -400,19 +412,22 @@ def test_nan_is_named_where_it_was_made(tmp_path):
 
 
 def test_modules_fold_in_a_long_graph_and_open_where_the_walk_stands(tmp_path):
-    seen = browse(tmp_path, page.html(gpt(n_layer=4)), """
+    deep = gpt(n_layer=5)
+    modules = [f"h.{i}" for i in range(5)]
+    inside = next(v.index for v in deep.views if v.name.startswith("h.4."))
+    seen = browse(tmp_path, page.html(deep), f"const inside = {inside};" + """
       seen.steps = steps.length;
       seen.folded = all("#graph .folded text:nth-of-type(1)").map(e => e.textContent);
-      goTo("b", 10);
+      goTo("b", inside);
       seen.inside = all("#graph .folded text:nth-of-type(1)").map(e => e.textContent);
       const fold = document.querySelector("#graph .folded");
       fold.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
       seen.opened = all("#graph .folded text:nth-of-type(1)").map(e => e.textContent);
     """)
-    assert seen.steps > 60
-    assert seen.folded == ["h.0", "h.1", "h.2", "h.3"]
-    assert seen.inside == ["h.0", "h.1", "h.2"]
-    assert seen.opened == ["h.1", "h.2"]
+    assert seen.steps == len(deep.views) > 60
+    assert seen.folded == modules
+    assert seen.inside == modules[:-1]
+    assert seen.opened == modules[1:-1]
 
 
 @pytest.mark.parametrize("size", [(1400, 900), (500, 844)])
