@@ -356,7 +356,7 @@ const say = text => { $("message").textContent = text; };
 
 // ---- the graph -----------------------------------------------------------------------------------------------------
 
-const FOLD_FROM = 60, WIDE = 78, GAP = 16, HIGH = 36;
+const FOLD_FROM = 60, WIDE = 86, GAP = 16, HIGH = 36;
 
 function moduleOf(step) {                                   // what a node folds into: "h.0"
   return step.name === step.op ? "" : /^(.*?\.?\d+)(?:\.|$)/.exec(step.name)?.[1] ?? "";
