@@ -20,7 +20,7 @@ from minigrad.step.listing import Listing
 from minigrad.step.record import Nudge, Record, Update, View, Walk, view
 from minigrad.tape import Step
 
-HERE = Path(__file__).parent
+WEB = Path(__file__).parent / "web"
 PANELS = 12                 # of an array of more than two axes: so many of its matrices are shown side by side
 
 
@@ -83,9 +83,9 @@ def _contents(record: Record) -> Contents:
 
 def _fitted(contents: Contents, budget: float) -> tuple[str, list[str]]:
     """The fullest page within the budget, and what it lacks."""
-    template = (HERE / "page.html").read_text(encoding="utf-8")
+    template = (WEB / "page.html").read_text(encoding="utf-8")
     for part in "css", "js":
-        template = template.replace(f"/*{part}*/", (HERE / f"page.{part}").read_text(encoding="utf-8"))
+        template = template.replace(f"/*{part}*/", (WEB / f"page.{part}").read_text(encoding="utf-8"))
     for forward, saved, bounds in (True, True, CELLS), (False, True, CELLS[-1:]), (False, False, CELLS[-1:]):
         pool = Pool()
         data = _data(contents, pool, forward, saved)
