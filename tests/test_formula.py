@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad.gradcheck import Case
 from minigrad.ops.op import Op, Primitive, input_names
-from minigrad.step.formula import _table, _text, clause, parse
+from minigrad.step import typeset
+from minigrad.step.formula import parse
 from minigrad.step.invariant import holds
+from minigrad.step.notation import parse_clause
 
 NAMES = sorted(mg.OPS)
 
@@ -186,15 +188,15 @@ def letters(text):
 @given(st.text(st.sampled_from("xdyt2 =+-*/@^()[]|,.'_é<&\\{")))
 def test_nothing_is_lost_on_the_way_through_the_tree(source):
     """Whatever the clause, its letters and digits come out again, in order, in well-formed MathML too."""
-    trees = clause(source, frozenset({"x", "dx"}))
-    assert letters(_text(trees)) == letters(source)
-    markup = _table([source], frozenset({"x", "dx"})) if trees else "<math/>"
+    names = frozenset({"x", "dx"})
+    assert letters(typeset.text(source, names)) == letters(source)
+    markup = typeset.mathml([source], names) if parse_clause(source, names) else "<math/>"
     assert letters("".join(ElementTree.fromstring(markup).itertext())) == letters(source)
 
 
 def test_words_are_told_from_variables_by_where_they_stand():
     names = frozenset({"dx", "dy", "shape", "mask", "a"})
-    read = lambda source: [type(item).__name__ for item in clause(source, names)]
+    read = lambda source: [type(item).__name__ for item in parse_clause(source, names)]
     assert read("dx = dy in the shape of x") == ["Relation", "Words", "Name"]
     assert read("dy where mask, else a") == ["Name", "Words", "Name", "Words", "Name"]
     assert read("a row of a") == ["Words", "Name"]
