@@ -9,7 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
-from minigrad.step.record import Record, record
+from minigrad.step import Record, record
 from minigrad.step.terminal import show
 
 from gpt import checkpoint, fables

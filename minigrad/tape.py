@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from minigrad.gradcheck import Report
     from minigrad.step.explain import Why
     from minigrad.step.formula import Formula
-    from minigrad.step.listing import Line
+    from minigrad.step.line_trace import Line
     from minigrad.tensor import Tensor
 
 Hook = Callable[[Any], Any]
@@ -417,9 +417,9 @@ class Step:
     def lines(self) -> "list[Line]":
         """The statements of the textbook's backward in the order in which they ran, each with the values it made: it
         is run again. Empty while a debugger holds Python's tracer."""
-        from minigrad.step.explain import Again
-        again = Again(self)
-        return again.backward_listed(again.forward()[0])[1].lines
+        from minigrad.step.rerun import Rerun
+        rerun = Rerun(self)
+        return rerun.trace_backward(rerun.forward()[0])[1].lines
 
     def check(self, full: bool = False) -> "Report":
         """Hold the gradients of this op alone against finite differences: see minigrad.step.explain.check."""

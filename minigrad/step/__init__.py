@@ -1,5 +1,7 @@
-"""The stepper: stand on a line of a backward pass and see what it just made."""
-from minigrad.step.listing import Line, Listing
-from minigrad.step.record import Record, View, forward_steps, record
+"""The stepper: walk a backward pass op by op and line by line, with the values that each line computed."""
+from minigrad.step.backward_record import Record, record
+from minigrad.step.forward import ForwardStep, forward_steps
+from minigrad.step.line_trace import Line, Listing
+from minigrad.step.view import View
 
-__all__ = ["Line", "Listing", "Record", "View", "forward_steps", "record"]
+__all__ = ["ForwardStep", "Line", "Listing", "Record", "View", "forward_steps", "record"]

@@ -1,7 +1,7 @@
-"""A network that uses every op in which a mistake is planted, and who is blamed for it: the parameters whose gradients
-come out wrong, or the op whose own check fails.
+"""A network that uses every op of tests/mutants.py, with one mistake at a time in a backward: which parameters then
+have a wrong gradient, and which steps fail their own check.
 
-    python tests/planted.py         prints the table of docs/stepper.md
+    python tests/locate_mistakes.py         prints the table of docs/stepper.md
 """
 import contextlib
 import sys
@@ -27,7 +27,7 @@ def parameters() -> dict[str, Tensor]:
 
 
 def loss(p: dict[str, Tensor]) -> Tensor:
-    """Embedding, layer norm, attention, then a few ops that a GPT does not need, up to a cross-entropy."""
+    """Embedding, layer norm, attention, then ops that a GPT does not need, then cross-entropy."""
     x = F.embedding(p["wte"], TOKENS) + p["wpe"]                                # (3, T, C)
     x = F.layer_norm(x, p["ln.w"], p["ln.b"])
     q, k, v = F.split(F.linear(x, p["qkv.w"], p["qkv.b"]), 3, axis=-1)          # (3, T, 4)
@@ -44,8 +44,8 @@ def loss(p: dict[str, Tensor]) -> Tensor:
 
 
 @contextlib.contextmanager
-def planted(mutant: Any) -> Iterator[None]:
-    """The op that a mutant derives from, replaced by it wherever the engine looks the op up."""
+def with_mistake(mutant: Any) -> Iterator[None]:
+    """Inside, a mutant replaces the op that it derives from, for every graph that is recorded."""
     right = mutant.__base__
     module = sys.modules[right.__module__]
     setattr(module, right.__name__, mutant)
@@ -61,30 +61,30 @@ def gradients() -> dict[str, Any]:
     return {name: t.grad for name, t in p.items()}
 
 
-def blamed(mutant: Any) -> tuple[list[str], list[str], list[str]]:
-    """Parameters whose gradient is wrong; ops of the steps that fail their own check; ops of all steps. An engine that
-    stops at a gradient of the wrong shape blames nobody else."""
+def locate(mutant: Any) -> tuple[list[str], list[str], list[str]]:
+    """With this mistake: the parameters whose gradient is wrong; the ops of the steps that fail their own check; the
+    ops of all steps. If the engine refuses a gradient for its wrong shape: no parameters, and the op that it names."""
     right = gradients()
-    with planted(mutant):
+    with with_mistake(mutant):
         try:
             wrong = gradients()
-            parameters_blamed = [name for name, g in right.items() if relative_error(wrong[name], g) > 1e-6]
+            parameters_wrong = [name for name, g in right.items() if relative_error(wrong[name], g) > 1e-6]
             steps = loss(parameters()).backward_steps(until="bad")
-            ops_blamed = [step.op for step in steps]
+            failing = [step.op for step in steps]
         except (ValueError, TypeError) as error:
             stopped = next(note for note in error.__notes__ if note.startswith("in backward of "))
-            parameters_blamed, ops_blamed = [], [stopped.split()[3]]
-    return parameters_blamed, ops_blamed, [step.op for step in loss(parameters()).backward_steps()]
+            parameters_wrong, failing = [], [stopped.split()[3]]
+    return parameters_wrong, failing, [step.op for step in loss(parameters()).backward_steps()]
 
 
 def table() -> str:
     rows = ["| op | the mistake | parameters with a wrong gradient | steps that fail their own check |",
             "| --- | --- | --- | --- |"]
     for mutant in OP_MISTAKES:
-        wrong, bad, steps = blamed(mutant)
-        parameters_said = f"{len(wrong)} of {len(parameters())}" if wrong else "the walk stops here: wrong shape"
+        wrong, failing, steps = locate(mutant)
+        count = f"{len(wrong)} of {len(parameters())}" if wrong else "none: the engine raises an error, wrong shape"
         mistake = " ".join((mutant.__doc__ or "").split())
-        rows.append(f"| {mutant.name} | {mistake} | {parameters_said} | {len(bad)} of {len(steps)}: all {bad[0]} |")
+        rows.append(f"| {mutant.name} | {mistake} | {count} | {len(failing)} of {len(steps)}: all {failing[0]} |")
     return "\n".join(rows)
 
 
