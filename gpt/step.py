@@ -91,7 +91,7 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
 
 
 def example() -> Record:
-    """One training step of a small GPT on fables, after a few others."""
+    """The record of a training step of a small GPT on fables: the example `gpt` of python -m minigrad.step."""
     text = fables.text(4000, seed=0)
     tokenizer = CharTokenizer.of(text)
     tokens = tokenizer.encode(text)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad.gradcheck import Case
 from minigrad.ops.op import Op, Primitive, input_names
-from minigrad.step import typeset
 from minigrad.step.formula import parse
 from minigrad.step.identity import check_identity
 from minigrad.step.notation import parse_clause
+from minigrad.step.typeset import to_mathml, to_text
 
 NAMES = sorted(mg.OPS)
 
@@ -188,8 +188,8 @@ def letters(text):
 @given(st.text(st.sampled_from("xdyt2 =+-*/@^()[]|,.'_é<&\\{")))
 def test_text_and_mathml_keep_all_letters_and_digits_in_order(source):
     names = frozenset({"x", "dx"})
-    assert letters(typeset.text(source, names)) == letters(source)
-    markup = typeset.mathml([source], names) if parse_clause(source, names) else "<math/>"
+    assert letters(to_text(source, names)) == letters(source)
+    markup = to_mathml([source], names) if parse_clause(source, names) else "<math/>"
     assert letters("".join(ElementTree.fromstring(markup).itertext())) == letters(source)
 
 

@@ -13,9 +13,8 @@ import numpy as np
 from minigrad import tape
 from minigrad.ops.op import input_names
 from minigrad.optim import Optimizer
-from minigrad.step import explain
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
-from minigrad.step.explain import Why, largest_entries
+from minigrad.step.explain import Term, Uses, Why, checked_index, largest_entries, why
 from minigrad.step.formula import parse
 from minigrad.step.line_trace import trace_lines
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate, Replay
@@ -96,17 +95,17 @@ class Record:
 
     # ---- why ----
 
-    def uses(self, step: Any, out: int) -> explain.Uses:
+    def uses(self, step: Any, out: int) -> Uses:
         """(step, input) of each use of an output: its gradient is the sum of the gradients made there."""
         return tuple(self._uses.get((step.node.seq, out), ()))
 
     def why(self, index: int, name: str | int, at: Any, most: int = 6) -> Why:
-        """One element of a gradient of step `index` explained by the chain rule; see explain.why. Its terms can be
-        followed."""
+        """Explain one element of a gradient of step `index` by the chain rule: see minigrad.step.explain.why. `follow`
+        explains its terms."""
         step = self.views[index].step
-        return explain.why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
+        return why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
 
-    def follow(self, term: explain.Term) -> list[Why]:
+    def follow(self, term: Term) -> list[Why]:
         """Explain the upstream gradient in a term: one answer for each use of that output; none at the loss."""
         return [self.why(index, name, term.at) for index, name in term.uses]
 
@@ -119,11 +118,11 @@ class Record:
                 for n, at in enumerate(largest_entries(x.gradient, largest) if x.gradient is not None else []):
                     if (v.index, i, at) not in found:
                         found[v.index, i, at] = self.why(v.index, i, at)
-                    why = found[v.index, i, at]
-                    while n == 0 and why.terms and why.terms[0].uses:
-                        at = why.terms[0].at
-                        key = max(why.terms[0].uses, key=lambda use: abs(self._gradient(*use)[at]))
-                        why = found[*key, at] = found.get((*key, at)) or self.why(*key, at)
+                    answer = found[v.index, i, at]
+                    while n == 0 and answer.terms and answer.terms[0].uses:
+                        at = answer.terms[0].at
+                        key = max(answer.terms[0].uses, key=lambda use: abs(self._gradient(*use)[at]))
+                        answer = found[*key, at] = found.get((*key, at)) or self.why(*key, at)
         return found
 
     def _gradient(self, index: int, i: int) -> Any:
@@ -146,7 +145,7 @@ class Record:
         if leaf not in self.gradients:
             raise ValueError(f"no leaf is called {leaf!r}; those with a gradient: {', '.join(self.gradients)}")
         x = on_host(self.leaves[leaf]).astype(np.float64)
-        at = explain.checked_index(leaf, x.shape, at)
+        at = checked_index(leaf, x.shape, at)
         delta = 1e-3 * (float(np.sqrt(np.mean(x * x))) or 1.0) if delta is None else delta
         gradient = float(self.gradients[leaf][at])
         x[at] += delta

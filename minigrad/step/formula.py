@@ -1,7 +1,8 @@
-"""An op's docstring as data: its equations as text, LaTeX and MathML.
+"""An op's docstring as data: its sections, and its equations as text, LaTeX and MathML.
 
-The docstring's first line gives shapes; sections follow under the words forward, backward, why, identity, source.
-Equations on one line stand two spaces or more apart. Their notation: see minigrad.step.notation.
+The first line of the docstring gives shapes. The sections forward, backward, why, identity, source follow, each from a
+line that begins with its name. Two or more spaces separate equations on one line; minigrad.step.notation describes
+their notation.
 """
 import inspect
 import re
@@ -10,30 +11,31 @@ from functools import cached_property
 from typing import Iterator
 
 from minigrad.ops.op import Op
-from minigrad.step import typeset
+from minigrad.step.typeset import to_latex, to_mathml, to_text
 
 SECTIONS = "forward", "backward", "why", "identity", "source"
 
 
 @dataclass(frozen=True)
 class Formula:
-    """What an op's docstring says, in its own notation: one equation or clause for each entry of forward, backward."""
+    """The sections of an op's docstring, in its own notation. An entry of forward or backward is one equation or clause
+    (an equation with words around it)."""
     shapes: str
     forward: list[str]
     backward: list[str]
     why: str
     identity: str
     source: str
-    doc: str                                    # all of it, without the indentation of the class
-    names: frozenset[str]                       # of variables, in code and equations
+    doc: str                                    # the whole docstring, without the indentation of the class
+    names: frozenset[str]                       # of variables in the code and the equations
 
     @cached_property
     def text(self) -> str:
-        """The docstring in its own layout, with the equations as in a book: `da = dy bᵀ`."""
+        """The docstring in its own layout, with the equations in Unicode: `da = dy bᵀ`."""
         lines = []
         for section, head, body in _sections(self.doc):
             if section in ("forward", "backward"):
-                body = "    ".join(typeset.text(c, self.names) for c in re.split(r"\s{2,}", body))
+                body = "    ".join(to_text(c, self.names) for c in re.split(r"\s{2,}", body))
             elif section == "shapes":
                 body = body.replace("->", "→").replace("...", "…")
             lines.append((head + body).rstrip())
@@ -41,27 +43,27 @@ class Formula:
 
     @cached_property
     def latex(self) -> str:
-        """The backward's equations, one below the other, as an `aligned` environment for any maths mode."""
-        return typeset.latex(self.backward, self.names)
+        """The backward's equations, one below the other, as an `aligned` environment for math mode."""
+        return to_latex(self.backward, self.names)
 
     @cached_property
     def forward_latex(self) -> str:
-        """The forward's."""
-        return typeset.latex(self.forward, self.names)
+        """The forward's equations, likewise."""
+        return to_latex(self.forward, self.names)
 
     @cached_property
     def mathml(self) -> str:
         """The backward's equations as one <math> element for an HTML page."""
-        return typeset.mathml(self.backward, self.names)
+        return to_mathml(self.backward, self.names)
 
     @cached_property
     def forward_mathml(self) -> str:
-        """The forward's."""
-        return typeset.mathml(self.forward, self.names)
+        """The forward's equations, likewise."""
+        return to_mathml(self.forward, self.names)
 
 
 def parse(op_class: type[Op]) -> Formula:
-    """The formula of any op; of one without a docstring, or with prose for one, whatever there is."""
+    """The formula of any op. Sections that its docstring does not have are empty."""
     doc = inspect.cleandoc(op_class.__doc__ or "")
     found: dict[str, list[str]] = {"shapes": [], **{section: [] for section in SECTIONS}}
     for section, _, body in _sections(doc):
@@ -75,8 +77,8 @@ def parse(op_class: type[Op]) -> Formula:
 
 
 def _sections(doc: str) -> Iterator[tuple[str, str, str]]:
-    """For each line: its section ("shapes" for the first line, "" for prose), its margin with the section's word, the
-    rest."""
+    """For each line: its section ("shapes" for the first line, "" for prose); its margin, with the section's name if it
+    begins there; the rest of the line."""
     section = "shapes"
     for line in map(str.rstrip, doc.splitlines()):
         word, _, body = line.partition(" ")

@@ -1,7 +1,7 @@
-"""From the notation of an op's equations to a tree.
+"""Parse the equations of an op's docstring into trees.
 
 The notation is that of the code, with `x^2` and `b^T` for powers and transposes, factors side by side (`2 y`) for
-products, and words wherever they say it better.
+products, and words between or around the mathematics.
 """
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", eps="ε", epsilon="�
              pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", psi="ψ", omega="ω")
 RELATIONS = "=", "+=", "<", ">", "<=", ">="
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2}
-FUNCTIONS = "exp", "log", "tanh", "sin", "cos", "max", "min"      # that LaTeX has by name
+FUNCTIONS = "exp", "log", "tanh", "sin", "cos", "max", "min"      # functions that LaTeX has commands for
 BEFORE_MATHS = "where", "else", "if", "otherwise", "at", "for", "times", "over", "and", "or"
 TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d]\w*'?|\*\*|\+=|<=|>=|\S")
 NAME = re.compile(r"(.+?)(?:_(new|\w)|(\d+))?('*)")         # base, a subscript or digits, primes
@@ -63,7 +63,7 @@ class Minus:
 
 @dataclass(frozen=True)
 class Binary:
-    """Two operands of + - * / @ ^, or of "", which stands between the factors of `2 y`."""
+    """An operation + - * / @ ^, or "" between the factors of `2 y`."""
     operator: str
     a: "Tree"
     b: "Tree"
@@ -71,7 +71,7 @@ class Binary:
 
 @dataclass(frozen=True)
 class Relation:
-    """a = b, or a longer chain: sides one more than signs, or as many where words follow."""
+    """a = b, or a longer chain. There is one more side than signs, or as many if words follow the last sign."""
     sides: "list[Tree]"
     signs: list[str]
 
@@ -80,10 +80,11 @@ Tree = Number | Words | Name | Call | Index | Brackets | Minus | Binary | Relati
 
 
 def parse_clause(source: str, names: frozenset[str]) -> list[Tree]:
-    """An equation, or words with the maths that they contain. What cannot be read as maths is words: never an error."""
+    """The trees of an equation, or of words with mathematics among them. names: of variables. What cannot be parsed
+    becomes Words, so there is no error."""
     parser = _Parser(source, names)
     items: list[Tree] = []
-    end = 0                                     # of what the items hold
+    end = 0                                     # of the part of the source that is in items
     while parser.i < len(parser.tokens):
         start = parser.tokens[parser.i].start()
         tree = parser.attempt(0, parser.relation)
@@ -93,16 +94,17 @@ def parse_clause(source: str, names: frozenset[str]) -> list[Tree]:
         items += [Words(source[end:start])] if start > end else []
         items.append(tree)
         last = parser.tokens[parser.i - 1]
-        end = last.end() + (last[0] in RELATIONS and source[last.end():][:1] == " ")    # a sign brings its own space
+        end = last.end() + (last[0] in RELATIONS and source[last.end():][:1] == " ")    # with the sign's space
     return items + ([Words(source[end:])] if end < len(source) else [])
 
 
 class _Unreadable(Exception):
-    """No maths starts here."""
+    """No mathematics starts here."""
 
 
 class _Parser:
-    """Precedence climbing over the tokens of one clause. Each method reads what it is named after, from token i on."""
+    """Precedence climbing over the tokens of one clause. Each method parses the expression that it is named after, from
+    token i on, and raises _Unreadable if there is none."""
 
     def __init__(self, source: str, names: frozenset[str]) -> None:
         self.source, self.names = source, names
@@ -115,11 +117,11 @@ class _Parser:
         return self.tokens[self.i][0] if self.i < len(self.tokens) else ""
 
     def adjacent(self, bracket: str) -> bool:
-        """Whether this bracket follows, without a space."""
+        """Whether this bracket is the next token, without a space before it."""
         return self.next == bracket and self.tokens[self.i].start() == self.tokens[self.i - 1].end()
 
     def attempt(self, skip: int, read: Any, *args: Any) -> Any:
-        """What `read` reads that many tokens further on, or None, with nothing moved."""
+        """The result of a method `read` after skipping some tokens; None if it fails, with i as it was."""
         i, depth = self.i, self.depth
         try:
             self.i += skip
@@ -140,7 +142,7 @@ class _Parser:
         return Relation(sides, signs) if signs else sides[0]
 
     def sum(self, floor: int = 1) -> Tree:
-        """Terms or factors joined by operators that bind at least as tightly as floor."""
+        """Operands joined by operators of precedence `floor` or higher."""
         if self.next == "-":
             self.i += 1
             left: Tree = Minus(self.sum(2))
@@ -175,7 +177,7 @@ class _Parser:
         return array if indices is None else Index(array, indices)
 
     def inside(self, closing: str) -> list[Tree]:
-        """What stands between the bracket here and the closing one, at its commas."""
+        """The expressions between the bracket at i and the closing one, separated by commas."""
         inside: list[Tree] = []
         self.depth += 1
         while self.next != closing or not inside:
@@ -207,7 +209,7 @@ class _Parser:
         raise _Unreadable
 
     def is_variable(self, word: str) -> bool:
-        """Whether a word names a variable: the same word may be plain English, as shape is after "in the"."""
+        """Whether a word is a variable here, or plain English, as `shape` is after "in the"."""
         before = self.tokens[self.i - 2][0] if self.i > 1 else ""
         if word == "a":
             return "a" in self.names and (not self.next.isalpha() or self.next in BEFORE_MATHS)

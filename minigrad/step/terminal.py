@@ -13,12 +13,12 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
-from minigrad.step import page
 from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, nearest
 from minigrad.step.explain import DIFFERENCES, Term, Why, checked_index, largest_entries
 from minigrad.step.heatmap import LEGENDS, heatmap, number, side_by_side, summary
 from minigrad.step.line_trace import Listing
+from minigrad.step.page import write
 from minigrad.step.view import Input, View
 
 COMMANDS = ("next", "previous", "line", "break", "continue", "jump", "where", "forward", "why", "nudge", "check",
@@ -389,7 +389,7 @@ def target(text: str) -> tuple[str, tuple[int, ...] | None, float | None]:
         at = None if found[2] is None else tuple(int(k) for k in found[2].split(",") if k.strip())
         return found[1], at, float(found[3]) if found[3] else None
     except (AssertionError, ValueError):
-        raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; for nudge, a number too") from None
+        raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; nudge: also a number") from None
 
 
 def wanted(view: View) -> list[Input]:
@@ -433,7 +433,7 @@ def formula_lines(text: str, section: str) -> list[str]:
 
 def write_page(record: Record, path: str) -> str:
     """Write the page of a record; a sentence that says so, with its size and what was left out."""
-    omitted = page.write(record, path)
+    omitted = write(record, path)
     return "; ".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB", *omitted])
 
 

@@ -1,4 +1,4 @@
-"""From the tree of an equation to text, LaTeX and MathML."""
+"""Typeset the equations of an op's docstring as text, LaTeX and MathML."""
 import html
 import re
 
@@ -11,16 +11,16 @@ SUPERSCRIPTS = dict(zip("0123456789+−()Tabcdefghijklmnoprstuvwxyz", "⁰¹²³
 SUBSCRIPTS = dict(zip("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 THIN = '<mspace width="0.17em"/>'
 SUM = '<mo largeop="false" lspace="0" rspace="0">∑</mo>'
-ALIGN = "text-align: {0}; text-align: -webkit-{0}; padding-{0}: 0"       # Chromium moves maths only by the second
+ALIGN = "text-align: {0}; text-align: -webkit-{0}; padding-{0}: 0"       # Chromium aligns by the second only
 COMMA = '<mo separator="true">,</mo>'
 
 
-def text(source: str, names: frozenset[str]) -> str:
-    """A clause in Unicode: `da = dy bᵀ`. names: of variables, for all three functions."""
+def to_text(source: str, names: frozenset[str]) -> str:
+    """A clause in Unicode: `da = dy bᵀ`. names: of variables, as in all three functions."""
     return _text(parse_clause(source, names))
 
 
-def latex(clauses: list[str], names: frozenset[str]) -> str:
+def to_latex(clauses: list[str], names: frozenset[str]) -> str:
     """Clauses in LaTeX, one below the other, as an `aligned` environment; "" for none."""
     rows = []
     for first, *rest in (parse_clause(c, names) for c in clauses):
@@ -31,7 +31,7 @@ def latex(clauses: list[str], names: frozenset[str]) -> str:
     return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}" if rows else ""
 
 
-def mathml(clauses: list[str], names: frozenset[str]) -> str:
+def to_mathml(clauses: list[str], names: frozenset[str]) -> str:
     """Clauses in MathML, one below the other, as one <math> element; "" for none."""
     rows = []
     for first, *rest in (parse_clause(c, names) for c in clauses):
@@ -44,7 +44,7 @@ def mathml(clauses: list[str], names: frozenset[str]) -> str:
 
 
 def _bare(tree: Tree) -> Tree:
-    """Without the brackets that a fraction's bar, a root or an exponent makes superfluous."""
+    """Without its round brackets: the bar of a fraction, a root or an exponent replaces them."""
     return tree.inside[0] if isinstance(tree, Brackets) and tree.left == "(" and len(tree.inside) == 1 else tree
 
 
@@ -87,14 +87,14 @@ def _text_of(tree: Tree) -> str:
 
 
 def _translated(text: str, table: dict[str, str]) -> str:
-    """The text in another alphabet, "" if that lacks a letter."""
+    """The text with each character replaced by the table; "" if the table lacks one."""
     return "".join(table[c] for c in text) if all(c in table for c in text) else ""
 
 
 # ---- LaTeX ----
 
 def _escaped(words: str) -> str:
-    """Words for LaTeX's text mode."""
+    """Words with the special characters of LaTeX's text mode escaped."""
     return re.sub(r"[\\{}$&#%_^~]", lambda m: {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}.get(
         m[0], "\\" + m[0]), words)
 
@@ -144,7 +144,7 @@ def _latex_of(tree: Tree) -> str:
 
 
 def _latex_chain(sides: list[Tree], signs: list[str], mark: str) -> str:
-    """A relation, its first sign marked for alignment."""
+    """A relation with a mark before its first sign."""
     out = _latex_of(sides[0])
     for i, sign in enumerate(signs):
         out += f" {'' if i else mark}{LATEX.get(sign, sign)} {_latex(sides[i + 1:i + 2])}"
@@ -172,7 +172,7 @@ def _mathml_of(tree: Tree) -> str:
         case Words(words) if words in FUNCTIONS:
             return f"<mi>{words}</mi>"
         case Words(words):
-            outer = re.sub(r"^ +| +$", lambda m: "\u00a0" * len(m[0]), words)      # MathML drops plain spaces there
+            outer = re.sub(r"^ +| +$", lambda m: "\u00a0" * len(m[0]), words)      # MathML drops ordinary spaces there
             return f"<mtext>{html.escape(outer, quote=False)}</mtext>"
         case Name(d, base, subscript, primes):
             hat = re.fullmatch(r"(\w)hat", base)
@@ -194,7 +194,7 @@ def _mathml_of(tree: Tree) -> str:
             return _row(_mathml_of(array), _mathml_of(Brackets("[", indices, "]")))
         case Brackets(left, inside, right):
             body = _mathml(inside, COMMA)
-            size = "" if "<mfrac" in body else ' stretchy="false"'          # a stretched bracket stands off a little
+            size = "" if "<mfrac" in body else ' stretchy="false"'          # a stretchy bracket gets extra space
             return _row(_mo(left, ' form="prefix"' + size), body, _mo(right, ' form="postfix"' + size))
         case Minus(x):
             return _row(_mo("-", ' form="prefix"'), _mathml_of(x))
@@ -212,5 +212,5 @@ def _mathml_of(tree: Tree) -> str:
 
 
 def _mathml_signs(sides: list[Tree], signs: list[str]) -> str:
-    """A relation from its first sign on."""
+    """A relation without its first side."""
     return "".join(_mo(sign, ' form="infix"') + _mathml(sides[i + 1:i + 2]) for i, sign in enumerate(signs))
