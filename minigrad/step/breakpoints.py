@@ -12,7 +12,7 @@ from minigrad.tensor import Tensor
 SYNTAX = 'an op ("attention"), a module ("h.0.attn"), a parameter ("wte.weight"), "bad", "nan", "norm > 3"'
 
 
-def stops(until: Any, y: Tensor) -> Callable[[Any], bool]:
+def stops(until: str | Callable[[Any], bool], y: Tensor) -> Callable[[Any], bool]:
     """A function of a Step of the backward of y: whether to stop at it.
 
     until: an op's name; a module's path, for it and everything inside it; a parameter's name; "bad", where check()

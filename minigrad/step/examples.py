@@ -5,7 +5,7 @@ Other packages register theirs as entry points of the group `minigrad.examples`:
 import functools
 import importlib.metadata
 import operator
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -73,4 +73,5 @@ def example(name: str) -> Record:
         known = ", ".join(sorted({"tiny", *registered.names}))
         hint = "" if registered else "; others are registered where the project is installed: pip install -e ."
         raise ValueError(f"there is no example {name!r}; there are: {known}{hint}")
-    return registered[name].load()()
+    make: Callable[[], Record] = registered[name].load()
+    return make()

@@ -84,7 +84,7 @@ def number(x: Any) -> str:
 
 def _spread(n: int, most: int) -> list[int]:
     """At most `most` of n indices, evenly spaced from the first to the last."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist()
+    return [int(k) for k in np.linspace(0, n - 1, min(n, most)).round()]
 
 
 def summary(array: Any) -> str:

@@ -75,9 +75,8 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
         leaf = label(x) if isinstance(x, Tensor) and x.node is None and x.requires_grad else ""
         name = leaf or (f"{x.node.module or x.node.op_class.name} (step {source})" if source is not None else
                         "a constant")
-        copy = lambda a: None if a is None else np.array(on_host(a))
-        inputs.append(Input(rerun.names[i], name, np.shape(rerun.inputs[i]), rerun.inputs[i], source, leaf, copy(dx),
-                            copy(earlier)))
+        inputs.append(Input(rerun.names[i], name, np.shape(rerun.inputs[i]), rerun.inputs[i], source, leaf, _copy(dx),
+                            _copy(earlier)))
     kernel = "" if type(step.ran) is step.op_class else type(step.ran).__module__ + "." + type(step.ran).__name__
     saved = {name: np.array(a) if isinstance(a, np.ndarray) else a for name, a in op.saved.items()
              if isinstance(a, (np.ndarray, int, float, np.generic))}
@@ -86,6 +85,10 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
                 dict(zip(output_names(step.op_class, len(ys)), ys)),
                 dict(zip(rerun.upstream_names(), map(np.array, rerun.dys))), saved, forward, backward, report, identity,
                 kernel, difference, origin)
+
+
+def _copy(a: Any) -> Any:
+    return None if a is None else np.array(on_host(a))
 
 
 def _identity(step: Any, rerun: Rerun, op: Op, ys: list[Any], dxs: list[Any], listing: Listing) -> Identity | None:
