@@ -9,7 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
-from minigrad.step.record import Record, record
+from minigrad.step import Record, record
 from minigrad.step.terminal import show
 
 from gpt.model import GPT, GPTConfig
@@ -94,7 +94,7 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
 
 
 def example() -> Record:
-    """Record one training step of a small GPT on fables, after eight others."""
+    """The record of a training step of a small GPT on fables: the example `gpt` of python -m minigrad.step."""
     text = fables.text(4000, seed=0)
     tokenizer = CharTokenizer.of(text)
     tokens = tokenizer.encode(text)

@@ -1,10 +1,12 @@
 """minigrad: an autograd engine on NumPy and CuPy in which every backward pass is written out, checked and steppable."""
-from minigrad import functional, gradcheck, kernels, nn, optim, random, step
+import importlib
+from typing import Any
+
+from minigrad import functional, kernels, nn, optim, random, step
 from minigrad.autograd import grad, hvp
 from minigrad.device import check_indices
 from minigrad.modes import detect_nan, no_grad, plain, unfused
 from minigrad.ops.op import OPS
-from minigrad.step import forward_steps
 from minigrad.tensor import Tensor, from_dlpack
 from minigrad.threads import get_num_threads, set_num_threads
 
@@ -30,3 +32,11 @@ __all__ = [
     "step",
     "unfused",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "gradcheck":                     # imported when it is first asked for
+        return importlib.import_module("minigrad.gradcheck")
+    if name == "forward_steps":
+        return step.forward_steps
+    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

@@ -34,9 +34,7 @@ def chain(op: Callable[[Any], Any], x: Any) -> Any:
 def bare(forward: Callable[[np.ndarray], tuple[Any, ...]], backward: Callable[..., np.ndarray], x: np.ndarray) -> Run:
     """The NumPy calls of a chain, forward and backward. `forward` returns (y, *saved); `backward` takes dy, *saved."""
     def run() -> np.ndarray:
-        y: np.ndarray = x
-        dy: np.ndarray
-        stack = []
+        y, stack = x, []
         for _ in range(CHAIN):
             y, *saved = forward(y)
             stack.append(saved)
@@ -63,7 +61,7 @@ def layer_norm_bare(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> Run:
         xhat *= rstd
         return xhat * w + b, xhat, rstd
 
-    def backward(dy: np.ndarray, xhat: np.ndarray, rstd: np.ndarray) -> np.ndarray:
+    def backward(dy: Any, xhat: Any, rstd: Any) -> Any:
         (dy * xhat).sum(axis=0), dy.sum(axis=0)
         dxhat = dy * w
         shift = dxhat.sum(axis=-1, keepdims=True) / C

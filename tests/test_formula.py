@@ -1,5 +1,5 @@
-"""A docstring is data: its equations come out as text, LaTeX and MathML, and its invariant holds, and would not for a
-wrong gradient."""
+"""A docstring is data: its equations become text, LaTeX and MathML; its identity is satisfied by the right gradient and
+violated by a wrong one."""
 import re
 import sys
 import unicodedata
@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad.gradcheck import Case
 from minigrad.ops.op import Op, Primitive, input_names
-from minigrad.step.formula import _table, _text, clause, parse
-from minigrad.step.invariant import holds
+from minigrad.step.formula import parse
+from minigrad.step.identity import check_identity
+from minigrad.step.notation import parse_clause
+from minigrad.step.typeset import to_mathml, to_text
 
 NAMES = sorted(mg.OPS)
 
@@ -35,7 +37,7 @@ def test_the_sections_of_a_docstring():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_op_has_equations_both_ways_and_an_invariant(name):
+def test_every_op_has_forward_and_backward_equations_and_an_identity(name):
     f = parse(mg.OPS[name])
     assert "->" in f.shapes and f.forward and f.backward and ": " in f.identity and " = " in f.identity
 
@@ -51,10 +53,10 @@ def test_an_op_without_a_docstring_has_an_empty_formula():
     f = parse(Silent)
     assert (f.shapes, f.forward, f.backward, f.why, f.identity, f.source, f.text) == ("", [], [], "", "", "", "")
     assert f.latex == f.forward_latex == f.mathml == f.forward_mathml == ""
-    assert holds(Silent, {"x": np.ones(2)}) is None
+    assert check_identity(Silent, {"x": np.ones(2)}) is None
 
 
-def test_prose_stays_prose():
+def test_a_docstring_of_prose_is_unchanged_and_has_no_equations():
     class Prose(Primitive, register=False):
         """Doubles its input.
 
@@ -84,7 +86,7 @@ def test_prose_stays_prose():
     ("dx = dy in the shape of x", "dx = dy in the shape of x"),
     ("y = the xs along a new axis", "y = the xs along a new axis"),
 ])
-def test_an_equation_as_text(source, text):
+def test_text_of_an_equation(source, text):
     class Of(Primitive, register=False):
         __doc__ = f"x  ->  y\n\nforward   y = {source}\nbackward  {source}\n"
 
@@ -94,7 +96,7 @@ def test_an_equation_as_text(source, text):
     assert parse(Of).text.splitlines()[-1] == f"backward  {text}"
 
 
-def test_text_keeps_the_layout():
+def test_text_has_the_lines_of_the_docstring():
     assert parse(mg.OPS["linear"]).text.splitlines()[:4] == [
         "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "forward   y = x w + b",
         "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ(dy) over all rows"]
@@ -152,16 +154,16 @@ def test_mathml_of_an_equation():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mathml_is_well_formed_and_says_every_variable(name):
+def test_mathml_is_well_formed_and_contains_every_number(name):
     f = parse(mg.OPS[name])
     for markup, clauses in ((f.forward_mathml, f.forward), (f.mathml, f.backward)):
         root = ElementTree.fromstring(markup)
         assert root.tag == "math" and len(list(root.iter("mtr"))) == len(clauses)
         assert {e.tag for e in root.iter()} <= TAGS
         assert all(len(e) == 2 for tag in ("mfrac", "msup", "msub", "mover") for e in root.iter(tag))
-        said = "".join("".join(root.itertext()).split())
+        text = "".join("".join(root.itertext()).split())
         for number in re.findall(r"\d+", " ".join(clauses)):
-            assert number in said
+            assert number in text
 
 
 def op_with(doc):
@@ -171,7 +173,7 @@ def op_with(doc):
 
 @pytest.mark.parametrize("source", ["x & y < <b>", "((((", "))", "a b c ] [", "|", "x^", "-", "=", "= =", "1 +", "f(",
                                     "'", "doesn't x' ** ** y", "#%$_\\{}~", "α β"])
-def test_what_cannot_be_read_is_text_and_never_an_error(source):
+def test_a_clause_that_cannot_be_parsed_becomes_text_without_an_error(source):
     f = parse(op_with(f"x -> y\n\nforward   {source}\nbackward  dx = {source}\n"))
     assert f.latex and f.forward_latex
     ElementTree.fromstring(f.mathml)
@@ -184,23 +186,22 @@ def letters(text):
 
 
 @given(st.text(st.sampled_from("xdyt2 =+-*/@^()[]|,.'_é<&\\{")))
-def test_nothing_is_lost_on_the_way_through_the_tree(source):
-    """Whatever the clause, its letters and digits come out again, in order, in well-formed MathML too."""
-    trees = clause(source, frozenset({"x", "dx"}))
-    assert letters(_text(trees)) == letters(source)
-    markup = _table([source], frozenset({"x", "dx"})) if trees else "<math/>"
+def test_text_and_mathml_keep_all_letters_and_digits_in_order(source):
+    names = frozenset({"x", "dx"})
+    assert letters(to_text(source, names)) == letters(source)
+    markup = to_mathml([source], names) if parse_clause(source, names) else "<math/>"
     assert letters("".join(ElementTree.fromstring(markup).itertext())) == letters(source)
 
 
-def test_words_are_told_from_variables_by_where_they_stand():
+def test_a_name_is_a_variable_or_a_word_by_its_neighbours():
     names = frozenset({"dx", "dy", "shape", "mask", "a"})
-    read = lambda source: [type(item).__name__ for item in clause(source, names)]
+    read = lambda source: [type(item).__name__ for item in parse_clause(source, names)]
     assert read("dx = dy in the shape of x") == ["Relation", "Words", "Name"]
     assert read("dy where mask, else a") == ["Name", "Words", "Name", "Words", "Name"]
     assert read("a row of a") == ["Words", "Name"]
 
 
-# ---- the invariant --------------------------------------------------------------------------------------------------
+# ---- the identity ---------------------------------------------------------------------------------------------------
 
 def final_locals(op, dys):
     """What op.backward returns, and its local variables when it does."""
@@ -221,7 +222,7 @@ def final_locals(op, dys):
 
 
 def values_of(case):
-    """Everything that `identity` may name, on one sample."""
+    """All values that an identity may contain, on one sample."""
     op, ys = case.forward()
     raw, local = final_locals(op, case.dys)
     dxs = [mg.tape.unbroadcast(np.asarray(dx), x.shape) if isinstance(x, np.ndarray) else None
@@ -240,72 +241,72 @@ def cases(name, seeds):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_invariant_holds_on_every_sample(name):
-    held = [(case.what, holds(case.op_class, values_of(case))) for case in cases(name, range(5))]
-    assert all(h is None or h.ok for _, h in held), [(what, h) for what, h in held if h and not h.ok]
-    assert max(h.residual for _, h in held if h) < 1e-12
-    assert sum(h is not None for _, h in held) >= 0.7 * len(held)
+def test_the_identity_is_satisfied_on_every_sample(name):
+    found = [(case.what, check_identity(case.op_class, values_of(case))) for case in cases(name, range(5))]
+    assert all(f is None or f.ok for _, f in found), [(what, f) for what, f in found if f and not f.ok]
+    assert max(f.residual for _, f in found if f) < 1e-12
+    assert sum(f is not None for _, f in found) >= 0.7 * len(found)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_statement_fails_for_wrong_gradients(name):
-    """With noise on the gradients, and on the locals of the backward that are gradients."""
+def test_each_part_of_an_identity_fails_for_wrong_gradients(name):
+    """Wrong: with noise added, also to the local variables of the backward that are gradients."""
     rng, given_ones = np.random.default_rng(0), {"dy", "dp_new", "dm_new", "dv_new"}
     noisy = lambda a: a + rng.normal(size=a.shape) if getattr(a, "dtype", None) == float else a
-    for statement in parse(mg.OPS[name]).identity.split(";"):
-        one = type("One", (mg.OPS[name],), {"__doc__": f"x  ->  y\n\nidentity  {statement}\n"}, register=False)
+    for part in parse(mg.OPS[name]).identity.split(";"):
+        one = type("One", (mg.OPS[name],), {"__doc__": f"x  ->  y\n\nidentity  {part}\n"}, register=False)
         found = []
         for case in cases(name, range(3)):
             right = values_of(case)
             wrong = {n: noisy(a) if n[0] == "d" and n not in given_ones else a for n, a in right.items()}
-            found.append(holds(one, wrong | {"dxs": [noisy(dx) for dx in right["dxs"]]}))
-        assert any(found) and not any(held.ok for held in found if held)
+            found.append(check_identity(one, wrong | {"dxs": [noisy(dx) for dx in right["dxs"]]}))
+        assert any(found) and not any(f.ok for f in found if f)
 
 
-def test_a_gradient_that_was_not_wanted_leaves_nothing_to_check():
+def test_an_identity_of_a_gradient_that_was_not_wanted_is_not_checked():
     known = values_of(Case(mg.OPS["relu"], mg.OPS["relu"].samples[0], 0))
-    assert holds(mg.OPS["relu"], known).ok
-    assert holds(mg.OPS["relu"], known | {"dx": None}) is None
-    assert holds(mg.OPS["relu"], {n: v for n, v in known.items() if n != "dx"}) is None
+    assert check_identity(mg.OPS["relu"], known).ok
+    assert check_identity(mg.OPS["relu"], known | {"dx": None}) is None
+    assert check_identity(mg.OPS["relu"], {n: v for n, v in known.items() if n != "dx"}) is None
     known = values_of(Case(mg.OPS["mul"], mg.OPS["mul"].samples[0], 0))
-    assert holds(mg.OPS["mul"], known | {"da": None}).expression == "sum(db * b) = sum(dy * y)"
+    assert check_identity(mg.OPS["mul"], known | {"da": None}).expression == "sum(db * b) = sum(dy * y)"
 
 
-def test_infinities_that_were_given_leave_nothing_to_check():
+def test_an_identity_of_infinite_inputs_is_not_checked():
     """A masked score of -inf: no gradient reaches it, and 0 times infinity says nothing."""
     known = values_of(Case(mg.OPS["max"], mg.OPS["max"].samples[0], 0))
     masked = known["x"].copy()
     masked[0, 0, 0] = -np.inf
-    assert holds(mg.OPS["max"], known).ok
-    assert holds(mg.OPS["max"], known | {"x": masked}) is None
-    assert holds(mg.OPS["max"], known | {"dys": [np.array(np.nan)]}) is None
-    assert not holds(mg.OPS["max"], known | {"dx": masked}).ok          # a bad gradient from good inputs is a finding
+    assert check_identity(mg.OPS["max"], known).ok
+    assert check_identity(mg.OPS["max"], known | {"x": masked}) is None
+    assert check_identity(mg.OPS["max"], known | {"dys": [np.array(np.nan)]}) is None
+    assert not check_identity(mg.OPS["max"], known | {"dx": masked}).ok     # a bad gradient of finite inputs
 
 
-def test_a_mistake_that_the_words_speak_of():
-    """A softmax that forgets how its outputs are coupled: its rows do not sum to 0, and the record says so."""
+def test_a_softmax_without_its_coupling_term_violates_its_identity():
+    """Without the term that couples its outputs, the rows of dx do not sum to 0."""
     case = Case(mg.OPS["softmax"], mg.OPS["softmax"].samples[0], 0)
     known = values_of(case)
-    held = holds(mg.OPS["softmax"], known | {"dx": known["dy"] * known["p"]})
-    assert not held.ok and held.words.startswith("each row of dx sums to 0")
-    assert held.expression == "sum(dx, axis=axis) = 0"
+    found = check_identity(mg.OPS["softmax"], known | {"dx": known["dy"] * known["p"]})
+    assert not found.ok and found.words.startswith("each row of dx sums to 0")
+    assert found.expression == "sum(dx, axis=axis) = 0"
 
 
-def test_cancelling_at_large_sizes_is_no_difference():
+def test_rounding_of_large_terms_that_cancel_is_no_violation():
     x, dy = np.random.default_rng(0).normal(size=(2, 4, 50_000)) * [[[30.0]], [[1.0]]]
     op = mg.OPS["softmax"]()
     op.xp, op.needs = np, [True]
     p = op.forward(x)
     known = dict(x=x, y=p, dy=dy, dys=[dy], **op.saved)
-    assert holds(mg.OPS["softmax"], known | {"dx": op.backward(dy, **op.saved)}).residual < 1e-12
-    assert not holds(mg.OPS["softmax"], known | {"dx": op.backward(dy, **op.saved) + 1e-4 * p}).ok
+    assert check_identity(mg.OPS["softmax"], known | {"dx": op.backward(dy, **op.saved)}).residual < 1e-12
+    assert not check_identity(mg.OPS["softmax"], known | {"dx": op.backward(dy, **op.saved) + 1e-4 * p}).ok
 
 
 @pytest.mark.parametrize("expression, error", [
     ("sum(dx) = nonsense", "NameError"), ("sum(dx)=0", "expected left = right"), ("sum(dx = 0", "SyntaxError")])
-def test_an_expression_that_cannot_be_evaluated_is_an_error(expression, error):
+def test_an_identity_that_cannot_be_evaluated_is_an_error(expression, error):
     class Wrong(mg.OPS["exp"], register=False):
         __doc__ = f"x  ->  y\n\nidentity  it holds: {expression}\n"
 
     with pytest.raises(ValueError, match=f"Wrong: cannot evaluate .*{error}"):
-        holds(Wrong, dict(x=np.ones(2), dx=np.ones(2), dys=[np.ones(2)]))
+        check_identity(Wrong, dict(x=np.ones(2), dx=np.ones(2), dys=[np.ones(2)]))

@@ -1,4 +1,5 @@
 """The command lines of the stepper: python -m minigrad.step, python -m gpt.step, train.py --step_at."""
+import importlib.metadata
 import io
 import json
 import shutil
@@ -29,7 +30,7 @@ SHORT = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of six steps, with checkpoints at 0, 2, 4 and 6 and a page of its step 3."""
+    """The folder of a run of six steps with checkpoints at 0, 2, 4 and 6; beside it the same run with --step_at=3."""
     folder = tmp_path_factory.mktemp("step")
     (folder / "stars.txt").write_text(TEXT, "utf-8")
     patch = pytest.MonkeyPatch()
@@ -66,26 +67,26 @@ def test_the_default_is_the_tiny_example(commands, capsys):
     assert "'banana'" in said and "── step 1/6  linear" in said and "\x1b" not in said
 
 
-def test_the_end_of_a_pipe_ends_it(commands, capsys):
+def test_the_terminal_ends_with_its_pipe(commands, capsys):
     commands("l")
     assert command.main(["--no-color"]) == 0
     assert capsys.readouterr().out.endswith("(step) \n")
 
 
-def test_an_op_begins_at_that_op(commands, capsys):
+def test_op_starts_at_that_op(commands, capsys):
     commands("q")
     command.main(["--op", "attention"])
     said = capsys.readouterr().out
     assert "  attention  minigrad/step/examples.py:" in said and "causal=True" in said
 
 
-def test_until_begins_at_a_breakpoint(commands, capsys):
+def test_until_starts_at_a_breakpoint(commands, capsys):
     commands("q")
     command.main(["--until", "fc.weight"])
     assert "── step 5/6" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("example", examples.EXAMPLES)
+@pytest.mark.parametrize("example", ["tiny", "gpt"])
 def test_out_writes_a_page_and_starts_no_terminal(example, tmp_path, capsys):
     page = tmp_path / "step.html"
     assert command.main(["--example", example, "--out", str(page)]) == 0
@@ -95,8 +96,8 @@ def test_out_writes_a_page_and_starts_no_terminal(example, tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--op", "atention"], "there is no op 'atention'; did you mean attention?"),
-    (["--example", "tyni"], "there is no example 'tyni'; did you mean tiny?"),
-    (["--op", "exp", "--example", "tiny"], "give one of them"),
+    (["--example", "tyni"], "there is no example 'tyni'; there are: gpt, tiny"),
+    (["--op", "exp", "--example", "tiny"], "give --op or --example, not both"),
     (["--until", "cross"], "nearest: cross_entropy"),
     (["--until", "norm > x"], "'x' is not a number"),
     (["--until", "bad"], "bad stops at none of the 7 steps"),
@@ -107,15 +108,30 @@ def test_bad_input_ends_with_status_2_and_one_line(arguments, message, capsys):
     assert message in exits_with(2, capsys, command.main, arguments)
 
 
-def test_the_tiny_example_teaches_on_unequal_sizes():
+def test_a_package_registers_an_example_as_an_entry_point(monkeypatch, commands, capsys):
+    entry = importlib.metadata.EntryPoint("mine", "minigrad.step.examples:tiny", examples.GROUP)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints([entry]))
+    commands("q")
+    assert command.main(["--example", "mine"]) == 0
+    assert "'banana'" in capsys.readouterr().out
+    assert "there are: mine, tiny" in exits_with(2, capsys, command.main, ["--example", "gpt"])
+
+
+def test_where_no_package_is_installed_the_error_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints())
+    errors = exits_with(2, capsys, command.main, ["--example", "gpt"])
+    assert "there are: tiny" in errors and "pip install -e ." in errors
+
+
+def test_the_axes_of_the_tiny_example_have_different_sizes():
     record = examples.tiny()
     sizes = {n for v in record.views for x in v.inputs for n in x.shape}
     assert len(record.tokens) == 5 and sizes == {3, 4, 5, 7}
-    assert any(x.earlier is not None for v in record.views for x in v.inputs)     # something fans out
+    assert any(x.earlier is not None for v in record.views for x in v.inputs)     # a Tensor is used twice
     assert all(v.created_at.startswith("minigrad/step/examples.py") for v in record.views)
 
 
-def test_from_the_command_line(tmp_path):
+def test_the_gpt_example_runs_from_the_command_line(tmp_path):
     said = subprocess.run([sys.executable, "-W", "error", "-m", "minigrad.step", "--example", "gpt"], cwd=ROOT,
                           input="j attention\nwhy dq\nq\n", capture_output=True, check=True, encoding="utf-8").stdout
     assert "attention → h.1.attn  gpt/model.py:" in said and "✓ all" in said
@@ -123,7 +139,7 @@ def test_from_the_command_line(tmp_path):
 
 # ---- python -m gpt.step ----
 
-def test_it_walks_the_step_after_the_newest_checkpoint_before_the_end(run, commands, capsys):
+def test_the_default_is_the_newest_checkpoint_before_the_end(run, commands, capsys):
     commands("o", "q")
     step.main([f"--out_dir={run}"])
     said = capsys.readouterr().out
@@ -131,7 +147,7 @@ def test_it_walks_the_step_after_the_newest_checkpoint_before_the_end(run, comma
     assert "wte.weight" in said and "all at once" in said
 
 
-def test_the_record_is_of_the_runs_own_weights_moments_rate_and_batch(run):
+def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
     model, optimizer, its_data, options, at = step.load(run, 2)
     record = step.training_step(model, optimizer, its_data, options, at)
     weights = checkpoint.weights(checkpoint._first_intact([run / "checkpoints" / "step_000002.json"])[1])
@@ -140,13 +156,13 @@ def test_the_record_is_of_the_runs_own_weights_moments_rate_and_batch(run):
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
     assert np.array_equal(idx, x[:1, :7])
     assert "".join(record.tokens) == its_data.tokenizer.decode(x[0, :7]).replace(" ", "␣").replace("\n", "\\n")
-    u = record.walk.updates[0]
+    u = record.optimizer_step.updates[0]
     assert u.given["t"] == 3 and u.given["lr"] == learning_rate("cosine", 2, 2, 6, options["learning_rate"], 0.0)
     assert np.abs(u.given["m"]).max() > 0.0
-    assert record.walk.clip and any(v.op == "dropout" for v in record.views)
+    assert record.optimizer_step.clip and any(v.op == "dropout" for v in record.views)
 
 
-def test_a_prompt_takes_the_place_of_the_batch(run, commands, capsys):
+def test_a_prompt_replaces_the_batch(run, commands, capsys):
     commands("j wte", "q")
     step.main([f"--out_dir={run}", "--at=0", "--prompt=the fox"])
     said = capsys.readouterr().out
@@ -169,12 +185,12 @@ def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
     (["--out_dir=RUN", "--out=nowhere/step.html"], "nowhere/step.html"),
     (["--out_dir=RUN", "--promt=the fox"], "did you mean --prompt?"),
 ])
-def test_a_run_that_cannot_be_walked_says_why(run, options, message, capsys):
+def test_bad_input_to_gpt_step_ends_with_status_2_and_one_line(run, options, message, capsys):
     errors = exits_with(2, capsys, step.main, [o.replace("RUN", str(run)) for o in options])
     assert errors.startswith("gpt.step: ") and message in errors
 
 
-def test_looking_changes_no_file_of_the_run(run, commands):
+def test_stepping_changes_no_file_of_the_run(run, commands):
     commands("why", "q")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     step.main([f"--out_dir={run}"])
@@ -184,16 +200,16 @@ def test_looking_changes_no_file_of_the_run(run, commands):
 @pytest.mark.parametrize("shape, available, T", [
     (GPTConfig(24, 31, 2, 4, 32), 24, 16), (GPTConfig(16, 31, 2, 4, 32), 16, 15), (GPTConfig(64, 14, 2, 2, 32), 64, 15),
     (GPTConfig(64, 65, 2, 2, 32), 5, 5), (GPTConfig(64, 65, 1, 1, 3), 4, 4), (GPTConfig(1, 65, 1, 1, 3), 1, 1)])
-def test_the_crop_has_a_length_that_no_other_axis_has(shape, available, T):
+def test_no_other_axis_is_as_long_as_the_crop(shape, available, T):
     assert step.cropped_length(shape, available) == T
 
 
-def test_what_cannot_be_seen_of_a_token_is_written():
+def test_invisible_characters_of_a_token_are_made_visible():
     tokenizer = CharTokenizer(" \n\ta'")
     assert [step.visible(i, tokenizer) for i in range(5)] == ["␣", "\\n", "\\t", "a", "'"]
 
 
-def test_the_example_has_words_for_labels_and_all_checks_pass():
+def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks():
     record = step.example()
     words = "".join(record.tokens).replace("␣", " ").replace("\\n", "\n")
     assert len(record.tokens) == 16 and words in fables.text(4000, 0)
@@ -202,13 +218,13 @@ def test_the_example_has_words_for_labels_and_all_checks_pass():
 
 # ---- train.py --step_at ----
 
-def test_a_step_that_is_looked_at_changes_no_bit_of_the_run(run):
+def test_step_at_changes_no_bit_of_the_run(run):
     for name in ("step_000004.safetensors", "step_000006.safetensors"):
         assert (run / "checkpoints" / name).read_bytes() == (run.parent / "stepped" / "checkpoints" / name).read_bytes()
     assert (run.parent / "stepped" / "step-3.html").stat().st_size > 10_000 and not list(run.glob("step*"))
 
 
-def test_a_run_from_before_this_option_goes_on(run, tmp_path):
+def test_a_run_without_this_option_in_its_config_can_be_resumed(run, tmp_path):
     shutil.copytree(run, tmp_path / "old")
     config = json.loads((tmp_path / "old" / "config.json").read_text("utf-8"))
     del config["options"]["step_at"]
@@ -219,6 +235,6 @@ def test_a_run_from_before_this_option_goes_on(run, tmp_path):
 
 
 @pytest.mark.parametrize("at", [-2, 6])
-def test_a_step_that_never_comes_is_refused(at, tmp_path, capsys):
+def test_a_step_outside_the_run_is_refused(at, tmp_path, capsys):
     errors = exits_with(2, capsys, train.main, [f"--out_dir={tmp_path}", *SHORT, f"--step_at={at}"])
     assert f"--step_at={at}" in errors and "0 to 5" in errors

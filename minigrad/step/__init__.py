@@ -1,6 +1,23 @@
-"""The stepper: stand on a line of a backward pass and see what it just made."""
-from minigrad.step.listing import Line, Listing
-from minigrad.step.record import Record, View, forward_steps, record
+"""The stepper: walk a backward pass op by op and line by line, with the values that each line computed."""
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from minigrad.step.step import Step
 
-__all__ = ["Line", "Listing", "Record", "Step", "View", "forward_steps", "record"]
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record, record
+    from minigrad.step.forward import ForwardStep, forward_steps
+    from minigrad.step.line_trace import Line, Listing
+    from minigrad.step.view import View
+
+__all__ = ["ForwardStep", "Line", "Listing", "Record", "Step", "View", "forward_steps", "record"]
+
+# imported when first asked for: training does without them
+_MODULES = {"Record": "backward_record", "record": "backward_record", "ForwardStep": "forward",
+            "forward_steps": "forward", "Line": "line_trace", "Listing": "line_trace", "View": "view"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'minigrad.step' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"minigrad.step.{_MODULES[name]}"), name)

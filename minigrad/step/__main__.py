@@ -1,36 +1,35 @@
-"""Walk through a backward: python -m minigrad.step"""
+"""Walk through a backward: python -m minigrad.step --help"""
 import argparse
 import difflib
 import signal
 import sys
 
 from minigrad.ops.op import OPS
-from minigrad.step.examples import EXAMPLES, op
+from minigrad.step.examples import example, op
 from minigrad.step.terminal import show
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Walk an example or an op in the terminal, or write its page. Bad input exits with status 2 and one line."""
+    """Walk an example or an op in the terminal, or write its page. Bad input exits with status 2 and a message of one
+    line."""
     parser = argparse.ArgumentParser(
         prog="python -m minigrad.step",
-        usage=argparse.SUPPRESS,                # an error is one line
-        description="Walk through a backward, op by op and line by line. Commands may come through a pipe.",
+        usage=argparse.SUPPRESS,                # it would make an error longer than one line
+        description="Walk through a backward, op by op and line by line. Commands are also read from a pipe.",
     )
     parser.add_argument("--op", help="walk this op, on one of its samples")
-    parser.add_argument("--example", help="tiny, a word's letters (default), or gpt, a small GPT on fables")
-    parser.add_argument("--until", help="begin at a breakpoint: an op, module, parameter, bad, nan, norm > 3")
-    parser.add_argument("--out", default="", metavar="FILE", help="write a page for a browser instead")
-    parser.add_argument("--no-color", action="store_true", help="characters in the place of colours")
+    parser.add_argument("--example", help="tiny (default), or one that a package registers: gpt, on fables")
+    parser.add_argument("--until", help="start at a breakpoint: an op, module, parameter, bad, nan, norm > 3")
+    parser.add_argument("--out", default="", metavar="FILE", help="write an HTML page instead")
+    parser.add_argument("--no-color", action="store_true", help="show heat maps as characters")
     args = parser.parse_args(argv)
     if args.op and args.example:
-        parser.error("--op and --example are two different walks: give one of them")
-    for what, name, known in (("op", args.op, OPS), ("example", args.example, EXAMPLES)):
-        if name is not None and name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.0)
-            parser.error(f"there is no {what} {name!r}; did you mean {near[0]}?")
-    record = op(args.op) if args.op else EXAMPLES[args.example or "tiny"]()
-    start = len(record.views) - 1 if args.op else 0         # the op itself comes last
+        parser.error("give --op or --example, not both")
+    if args.op is not None and args.op not in OPS:
+        parser.error(f"there is no op {args.op!r}; did you mean {difflib.get_close_matches(args.op, OPS, 1, 0.0)[0]}?")
     try:
+        record = op(args.op) if args.op else example("tiny" if args.example is None else args.example)
+        start = len(record.views) - 1 if args.op else 0         # the op is the last step of its backward
         if args.until:
             stop = record.breakpoint(args.until)
             found = [view.index for view in record.views if stop(view)]
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end it without a word
+    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end the program without a message
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     sys.exit(main())

@@ -1,27 +1,32 @@
-"""Small backwards to walk through: each function makes a Record."""
+"""Examples of a backward: each function makes a Record.
+
+Other packages register theirs as entry points of the group `minigrad.examples`: name = module:function.
+"""
 import functools
+import importlib.metadata
 import operator
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 import minigrad as mg
 from minigrad import Tensor, functional as F, nn, optim
 from minigrad.ops.op import OPS, input_names
-from minigrad.step.record import Record, record
+from minigrad.step.backward_record import Record, record
 
+GROUP = "minigrad.examples"
 WORD = "banana"
 
 
 class Speller(nn.Module):
-    """Guesses the next letter from the last one: an embedding, a hidden layer beside a straight way past it, a head."""
+    """Predicts the next letter from the last one: an embedding, a residual hidden layer, a head."""
 
     def __init__(self, letters: int, width: int, hidden: int) -> None:
-        place: dict[str, Any] = dict(rng=np.random.default_rng(0), dtype="float64")
-        self.wte = nn.Embedding(letters, width, **place)
-        self.fc = nn.Linear(width, hidden, **place)
-        self.proj = nn.Linear(hidden, width, **place)
-        self.head = nn.Linear(width, letters, **place)
+        options: dict[str, Any] = dict(rng=np.random.default_rng(0), dtype="float64")
+        self.wte = nn.Embedding(letters, width, **options)
+        self.fc = nn.Linear(width, hidden, **options)
+        self.proj = nn.Linear(hidden, width, **options)
+        self.head = nn.Linear(width, letters, **options)
 
     def forward(self, idx: Any, targets: Any) -> Tensor:
         x = self.wte(idx)                                                       # (T,) -> (T, C)
@@ -31,7 +36,7 @@ class Speller(nn.Module):
 
 
 def tiny() -> Record:
-    """The third training step of a speller: each letter of a word guesses the next one."""
+    """The third training step of a Speller, which predicts each letter of a word from the one before."""
     letters = sorted(set(WORD))
     idx = np.array([letters.index(letter) for letter in WORD])
     model = Speller(len(letters), 4, 7)
@@ -41,12 +46,12 @@ def tiny() -> Record:
         optimizer.step()
         optimizer.zero_grad()
     return record(model(idx[:-1], idx[1:]), tokens=list(WORD[:-1]), optimizer=optimizer,
-                  title=f"each letter of {WORD!r} guesses the next one, third step of training")
+                  title=f"predict the next letter of {WORD!r}, third training step")
 
 
 def op(name: str) -> Record:
-    """One op on the largest of its samples; attention causal, as in a GPT. The loss weighs its outputs with fixed
-    random numbers, so that no gradient is special. KeyError for a name that no op has."""
+    """One op on the largest of its samples; attention on a causal one, as in a GPT. The loss is the sum of its outputs
+    times fixed random numbers, as ones would make some gradients 0. KeyError for a name that no op has."""
     op_class = OPS[name]
     sample = max(op_class.samples, key=lambda s: (s.static.get("causal", False), sum(map(np.size, s.draw(0)))))
     inputs = [Tensor(x, requires_grad=True) if isinstance(x, np.ndarray) else x for x in sample.draw(0)]
@@ -56,13 +61,17 @@ def op(name: str) -> Record:
              for out in (y if type(y) is tuple else (y,))]
     named = {x: t for x, t in zip(input_names(op_class, len(inputs)), inputs) if isinstance(t, Tensor)}
     return record(functools.reduce(operator.add, parts), names=named,
-                  title=f"{name}{sample}, with random weights for a loss")
+                  title=f"{name}{sample}; the loss is a randomly weighted sum of its outputs")
 
 
-def gpt() -> Record:
-    """One training step of a small GPT on fables."""
-    from gpt.step import example                # a command line may know the model
-    return example()
-
-
-EXAMPLES = {"tiny": tiny, "gpt": gpt}
+def example(name: str) -> Record:
+    """The example of this name, this module's or another package's. ValueError, with all names, if there is none."""
+    if name == "tiny":
+        return tiny()
+    registered = importlib.metadata.entry_points(group=GROUP)
+    if name not in registered.names:
+        known = ", ".join(sorted({"tiny", *registered.names}))
+        hint = "" if registered else "; others are registered where the project is installed: pip install -e ."
+        raise ValueError(f"there is no example {name!r}; there are: {known}{hint}")
+    make: Callable[[], Record] = registered[name].load()
+    return make()

@@ -1,9 +1,10 @@
-"""A Record as one HTML file: it opens from disk, asks for nothing from the network, and needs nothing beside it.
+"""A Record as one self-contained HTML file: it opens from disk and loads nothing else.
 
-Arrays go in once each, however often they are shown, as half floats of a / max|a|. Where they do not fit into the
-budget they are sampled evenly; their shape, largest magnitude, norm and mean are those of the whole array.
+Each array is stored once, however often it is shown, as half floats of a / max|a|. Arrays that do not fit into the
+budget are sampled evenly; their shape, largest magnitude, norm and mean are those of the whole array.
 """
 import base64
+import dataclasses
 import hashlib
 import html as markup
 import json
@@ -13,50 +14,49 @@ from typing import Any, Iterable, NamedTuple
 
 import numpy as np
 
-from minigrad.step.explain import Why, top, why
+from minigrad.step.backward_record import Record
+from minigrad.step.explain import Why, largest_entries, why
 from minigrad.step.formula import Formula
-from minigrad.step.heat import MASK
-from minigrad.step.listing import Listing
-from minigrad.step.record import Nudge, Record, Update, View, Walk, view
-from minigrad.step.step import Step
+from minigrad.step.heatmap import MASK
+from minigrad.step.line_trace import Listing
+from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
+from minigrad.step.view import View, view
 
-HERE = Path(__file__).parent
-PANELS = 12                 # of an array of more than two axes: so many of its matrices are shown side by side
-
-
-CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers of one array, as many as the budget allows
+WEB = Path(__file__).parent / "web"
+PANELS = 12                                     # matrices shown of an array of more than two axes
+CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
 def write(record: Record, path: str | Path, budget: float = 8e6) -> list[str]:
     """Write the page of a record into one file of at most `budget` bytes.
 
-    Returns what was sampled or left out for that, in words; the page says the same. ValueError if even the smallest
-    page is larger.
+    Returns sentences that say what was sampled or left out to stay within the budget; the page shows them too.
+    ValueError if even the smallest page is larger.
     """
-    page, less = _fitted(_contents(record), budget)
+    page, omitted = _fit(_contents(record), budget)
     Path(path).write_text(page, encoding="utf-8")
-    return less
+    return omitted
 
 
 def html(record: Record, budget: float = 8e6) -> str:
     """The page of a record, as text."""
-    return _fitted(_contents(record), budget)[0]
+    return _fit(_contents(record), budget)[0]
 
 
-def iframe(step: Step) -> str:
-    """One Step as a page inside another: for a notebook."""
+def iframe(step: Any) -> str:
+    """The page of one Step as an <iframe>, for a notebook."""
     names: dict[int, str] = {}
 
     def label(leaf: Any) -> str:
         return names.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(names)}")
 
-    seen = view(step, label, {})
-    seen.index = 0
-    seen.inputs = [x if getattr(t, "node", None) is None else
-                   x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(seen.inputs, step.inputs)]
-    whys = [why(step, i, at)
-            for i, x in enumerate(seen.inputs) if x.gradient is not None for at in top(x.gradient, 3)]
-    page, _ = _fitted(Contents(f"step {step.index}: {step.node}", [seen], whys, embedded=True), 2e6)
+    shown = view(step, label, {})
+    shown.inputs = [x if getattr(t, "node", None) is None else
+                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
+    whys = [why(step, i, at) for i, x in enumerate(shown.inputs) if x.gradient is not None
+            for at in largest_entries(x.gradient, 3)]
+    whys = [dataclasses.replace(w, step=0) for w in whys]           # the only step of the page
+    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], whys, embedded=True), 2e6)
     return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
             'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
 
@@ -64,7 +64,7 @@ def iframe(step: Step) -> str:
 # ---- what is on it --------------------------------------------------------------------------------------------------
 
 class Contents(NamedTuple):
-    """What a page shows."""
+    """What a page shows, of a Record or of one Step."""
     title: str
     views: list[View]
     whys: Iterable[Why]
@@ -72,154 +72,156 @@ class Contents(NamedTuple):
     notes: Iterable[str] = ()
     loss: float | None = None
     nudges: Iterable[Nudge] = ()
-    walk: Walk | None = None
-    embedded: bool = False
+    optimizer_step: OptimizerStep | None = None
+    embedded: bool = False          # in an <iframe>
 
 
 def _contents(record: Record) -> Contents:
     return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.notes,
-                    record.loss, record.nudges(), record.walk)
+                    record.loss, record.nudges(), record.optimizer_step)
 
 
-def _fitted(contents: Contents, budget: float) -> tuple[str, list[str]]:
-    """The fullest page within the budget, and what it lacks."""
-    template = (HERE / "page.html").read_text(encoding="utf-8")
+def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
+    """The page with as much as fits into the budget, and what was omitted."""
+    template = (WEB / "page.html").read_text(encoding="utf-8")
     for part in "css", "js":
-        template = template.replace(f"/*{part}*/", (HERE / f"page.{part}").read_text(encoding="utf-8"))
+        template = template.replace(f"/*{part}*/", (WEB / f"page.{part}").read_text(encoding="utf-8"))
     for forward, saved, bounds in (True, True, CELLS), (False, True, CELLS[-1:]), (False, False, CELLS[-1:]):
-        pool = Pool()
-        data = _data(contents, pool, forward, saved)
+        store = ArrayStore()
+        data = _data(contents, store, forward, saved)
         for cells in bounds:
-            arrays = pool.encoded(cells)
-            less = _less(arrays, cells, forward, saved)
-            text = json.dumps(data | {"arrays": arrays, "less": less}, separators=(",", ":"), ensure_ascii=False,
+            arrays = store.encoded(cells)
+            omitted = _omitted(arrays, cells, forward, saved)
+            text = json.dumps(data | {"arrays": arrays, "omitted": omitted}, separators=(",", ":"), ensure_ascii=False,
                               allow_nan=False)
             page = template.replace("/*data*/", text.replace("<", "\\u003c"))       # no </script> inside
             size = len(page.encode())
             if size <= budget:
-                return page, less
+                return page, omitted
     raise ValueError(f"the page needs {size / 1e6:.2f} MB even with {cells} numbers of each array and no saved values: "
                      f"over the budget of {budget / 1e6:.2f} MB; record a smaller model or raise budget=")
 
 
-def _less(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[str]:
-    sampled, less = sum("stride" in a for a in arrays), []
+def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[str]:
+    found = []
+    sampled = sum("stride" in a for a in arrays)
     if sampled:
-        less.append(f"{sampled} of {len(arrays)} arrays are sampled evenly, to at most {cells} numbers each; their "
-                    "shapes, norms, means and largest magnitudes are exact")
+        found.append(f"{sampled} of {len(arrays)} arrays are sampled evenly, to at most {cells} numbers each; their "
+                     "shapes, norms, means and largest magnitudes are those of the whole arrays")
     if not forward:
-        less.append("what the lines of the forwards made is left out")
+        found.append("the values of the lines of the forwards are left out")
     if not saved:
-        less.append("the values saved for the backwards are left out")
-    return less
+        found.append("the values saved for the backwards are left out")
+    return found
 
 
-def _data(contents: Contents, pool: "Pool", forward: bool, saved: bool) -> dict[str, Any]:
+def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -> dict[str, Any]:
     formulas: dict[str, Formula] = {v.op: v.formula for v in contents.views}
-    walk = contents.walk
-    if walk is not None and walk.updates:
-        formulas[walk.op] = walk.updates[0].formula
+    optimizer = contents.optimizer_step
+    if optimizer is not None and optimizer.updates:
+        formulas[optimizer.op] = optimizer.updates[0].formula
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
         "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
         "formulas": {op: {"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
                      for op, f in formulas.items()},
-        "steps": [_step(v, pool, forward, saved) for v in contents.views],
+        "steps": [_step(v, store, forward, saved) for v in contents.views],
         "whys": {f"{w.step}:{w.input}:{','.join(map(str, w.at))}": _why(w) for w in contents.whys},
         "nudges": [{"leaf": n.leaf, "at": n.at} | {k: _number(getattr(n, k)) for k in (
             "gradient", "delta", "predicted", "actual")} for n in contents.nudges],
-        "walk": None if walk is None else {
-            "op": walk.op, "clip": walk.clip, "predicted": _number(walk.predicted), "actual": _number(walk.actual),
-            "updates": [_update(u, pool) for u in walk.updates]},
+        "optimizer": None if optimizer is None else {
+            "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
+            "actual": _number(optimizer.actual), "updates": [_update(u, store) for u in optimizer.updates]},
     }
 
 
-def _step(v: View, pool: "Pool", forward: bool, saved: bool) -> dict[str, Any]:
+def _step(v: View, store: "ArrayStore", forward: bool, saved: bool) -> dict[str, Any]:
     def put(arrays: dict[str, Any]) -> dict[str, int]:
-        return {name: pool.put(a) for name, a in arrays.items()}
+        return {name: store.put(a) for name, a in arrays.items()}
 
     inputs = []
     for x in v.inputs:
         shown = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "leaf": x.leaf,
-                 "value": pool.put(x.value)}
+                 "value": store.put(x.value)}
         if x.gradient is not None:
-            shown |= {"gradient": pool.put(x.gradient)}
+            shown |= {"gradient": store.put(x.gradient)}
             if x.earlier is not None:
-                shown |= {"earlier": pool.put(x.earlier), "sum": pool.put(x.earlier + x.gradient)}
+                shown |= {"earlier": store.put(x.earlier), "sum": store.put(x.earlier + x.gradient)}
         inputs.append(shown)
     return {
-        "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel, "difference": _number(v.difference),
-        "trouble": v.trouble, "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
+        "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel_note, "bad_origin": v.bad_origin,
+        "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
         "saved": put(v.saved) if saved else {},
-        "forward": _listing(v.forward, pool, forward), "backward": _listing(v.backward, pool),
-        "held": v.held and {"words": v.held.words, "expression": v.held.expression, "ok": v.held.ok,
-                            "residual": _number(v.held.residual)},
+        "forward": _listing(v.forward, store, forward), "backward": _listing(v.backward, store),
+        "identity": v.identity and {"words": v.identity.words, "expression": v.identity.expression,
+                                    "ok": v.identity.ok, "residual": _number(v.identity.residual)},
         "checks": [{"check": r.check, "of": r.of, "error": _number(r.error), "detail": r.detail, "ok": r.ok}
                    for r in v.report.rows],
     }
 
 
-def _listing(listing: Listing, pool: "Pool", values: bool = True) -> dict[str, Any]:
+def _listing(listing: Listing, store: "ArrayStore", values: bool = True) -> dict[str, Any]:
     return {"source": listing.source, "place": listing.place, "note": listing.note, "lines": [
-        [line.first, line.last, {name: pool.put(a) for name, a in line.values.items()} if values else {}]
+        [line.first, line.last, {name: store.put(a) for name, a in line.values.items()} if values else {}]
         for line in listing.lines]}
 
 
 def _why(w: Why) -> dict[str, Any]:
     return {"name": w.name, "value": _number(w.value), "total": _number(w.total), "magnitude": _number(w.magnitude),
-            "count": w.count, "terms": [{"out": t.out, "at": t.at, "slope": _number(t.slope), "dy": _number(t.dy),
-                                         "product": _number(t.product), "parts": t.parts} for t in w.terms]}
+            "count": w.count, "terms": [{"out": t.out, "at": t.at, "derivative": _number(t.derivative),
+                                         "dy": _number(t.dy), "product": _number(t.product), "uses": t.uses}
+                                        for t in w.terms]}
 
 
-def _update(u: Update, pool: "Pool") -> dict[str, Any]:
-    """An optimizer's arithmetic, for single weights: what it was given, and what each line made."""
+def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
+    """An optimizer's arithmetic for single weights: its inputs, and the value that each line computed."""
     def picked(values: dict[str, Any]) -> dict[str, Any]:
         return {name: [_number(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
 
     return {"leaf": u.leaf, "picks": u.picks, "source": u.listing.source, "place": u.listing.place,
             "given": picked(u.given), "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
-            "change": pool.put(u.change), "predicted": _number(u.predicted), "actual": _number(u.actual)}
+            "change": store.put(u.change), "predicted": _number(u.predicted), "actual": _number(u.actual)}
 
 
 # ---- numbers and arrays ---------------------------------------------------------------------------------------------
 
 def _number(x: Any) -> Any:
-    """A number for JSON, to 9 digits; what JSON has no number for as a word that JavaScript's Number() reads."""
+    """A number for JSON, to 9 digits; NaN and infinity, which JSON lacks, as strings for JavaScript's Number()."""
     x = float(x)
     if math.isfinite(x):
         return float(f"{x:.9g}")
     return "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
 
 
-class Pool:
-    """The arrays of a page, each once."""
+class ArrayStore:
+    """The arrays of a page, each stored once."""
 
     def __init__(self) -> None:
         self.arrays: list[Any] = []
         self._described: list[dict[str, Any]] = []
-        self._places: dict[Any, int] = {}
+        self._positions: dict[Any, int] = {}
 
     def put(self, value: Any) -> int:
-        """Where among `arrays` an array or number is."""
+        """Store an array or a number, unless it is there already; its position in `arrays`."""
         a = np.asarray(value)
         key = a.shape, a.dtype.str, hashlib.sha1(a.tobytes()).digest()
-        if key not in self._places:
-            self._places[key] = len(self.arrays)
+        if key not in self._positions:
+            self._positions[key] = len(self.arrays)
             self.arrays.append(a)
-            with np.errstate(all="ignore"):     # an array that is not yet filled may hold anything
+            with np.errstate(all="ignore"):     # an array from empty() may hold any bits
                 self._described.append(described(a))
-        return self._places[key]
+        return self._positions[key]
 
     def encoded(self, cells: int) -> list[dict[str, Any]]:
-        """All arrays for JSON: what they are, and at most `cells` numbers of each."""
+        """All arrays for JSON: a description and at most `cells` numbers of each."""
         with np.errstate(all="ignore"):
             return [known | sampled(a, cells, known) for a, known in zip(self.arrays, self._described)]
 
 
 def described(a: Any) -> dict[str, Any]:
-    """The shape of an array, and its largest magnitude, norm and mean: of the finite numbers, without masks; of a
-    number without axes its value."""
+    """The shape of an array, and the largest magnitude, norm and mean of its numbers that are finite and no masks; the
+    value of a 0-d array."""
     if a.ndim == 0:
         return {"shape": [], "value": _number(a)}
     x = a.astype(np.float64)
@@ -229,10 +231,10 @@ def described(a: Any) -> dict[str, Any]:
 
 
 def sampled(a: Any, cells: int, known: dict[str, Any]) -> dict[str, Any]:
-    """At most `cells` numbers of an array.
+    """At most `cells` numbers of an array. known: its description.
 
-    Floats are "half": base64 of float16, of a / max|a|; integers and booleans "ints". "stride" [n, r, c] of a sampled
-    one: it is a[::n, ::r, ::c], with all axes but the last two taken as one.
+    "half" of floats: a / max|a| in base64 of float16. "ints" of integers and booleans. "stride" [n, r, c] of a sampled
+    array: its numbers are a[::n, ::r, ::c], where all axes but the last two are merged into the first.
     """
     if a.ndim == 0:
         return {}
@@ -244,14 +246,14 @@ def sampled(a: Any, cells: int, known: dict[str, Any]) -> dict[str, Any]:
         return found | {"ints": shown.astype(int).reshape(-1).tolist()}
     shown = shown.astype(np.float64)
     masked = np.isfinite(shown) & (np.abs(shown) >= MASK)
-    if masked.any():                            # its infinities stand for this number
+    if masked.any():                            # stored as infinities that stand for this number
         found["mask"] = _number(shown[masked][0])
     half = (np.where(masked, np.copysign(np.inf, shown), shown) / (known["max"] or 1.0)).astype("<f2")
     return found | {"half": base64.b64encode(half.tobytes()).decode()}
 
 
 def strides(shape: tuple[int, ...], cells: int) -> list[int]:
-    """Every how many-th panel, row and column to keep: the longest of the three is thinned first."""
+    """Strides over panels, rows and columns that keep at most `cells` numbers; the longest axis is thinned first."""
     stride = [max(-(-shape[0] // PANELS), 1), 1, 1]
     while True:
         kept = [-(-n // s) for n, s in zip(shape, stride)]

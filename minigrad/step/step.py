@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from minigrad.gradcheck import Report
     from minigrad.step.explain import Why
     from minigrad.step.formula import Formula
-    from minigrad.step.listing import Line
+    from minigrad.step.line_trace import Line
 
 
 class Step(Visit):
@@ -64,9 +64,9 @@ class Step(Visit):
     def lines(self) -> "list[Line]":
         """The statements of the textbook's backward in the order in which they ran, each with the values it computed:
         it is run again. Empty while a debugger uses Python's tracer."""
-        from minigrad.step.explain import Again
-        again = Again(self)
-        return again.backward_listed(again.forward()[0])[1].lines
+        from minigrad.step.rerun import Rerun
+        rerun = Rerun(self)
+        return rerun.trace_backward(rerun.forward()[0])[1].lines
 
     def check(self, full: bool = False) -> "Report":
         """Compare the gradients of this op alone with finite differences: see minigrad.step.explain.check."""

@@ -1,6 +1,6 @@
-"""The stepper in a terminal: a Record walked with commands like a debugger's.
+"""The stepper in a terminal: walk a Record with commands like those of a debugger.
 
-It only shows what a Record holds; colours and Unicode blocks where there is a terminal for them, characters elsewhere.
+Heat maps are coloured Unicode blocks in a terminal that has colour, characters elsewhere.
 """
 import cmd
 import io
@@ -13,31 +13,33 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
+from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, nearest
-from minigrad.step.explain import RAN, Term, Why, inside, top
-from minigrad.step.heat import LEGENDS, beside, heat, number, size
-from minigrad.step.listing import Listing
-from minigrad.step.record import Input, Record, View
+from minigrad.step.explain import DIFFERENCES, Term, Why, checked_index, largest_entries
+from minigrad.step.heatmap import LEGENDS, heatmap, number, side_by_side, summary
+from minigrad.step.line_trace import Listing
+from minigrad.step.page import write
+from minigrad.step.view import Input, View
 
 COMMANDS = ("next", "previous", "line", "break", "continue", "jump", "where", "forward", "why", "nudge", "check",
             "optimizer", "page", "quit", "help")
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"
 AROUND = 8                                      # steps that `where` shows on either side
-FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of a small nudge: how far the straight line holds
+FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of the default nudge: the ratio goes to 1 as the nudge shrinks
 
 
 class Terminal(cmd.Cmd):
-    """Commands over a Record. color: by default where stdout is a terminal that has it and NO_COLOR is not set."""
+    """Commands that walk a Record. color: None for colour if stdout is a terminal that has it and NO_COLOR is unset."""
     prompt = "(step) "
 
     def __init__(self, record: Record, start: int = 0, color: bool | None = None, stdin: Any = None,
                  stdout: Any = None) -> None:
         super().__init__(stdin=stdin, stdout=stdout)
         self.record, self.i = record, start
-        self.l = -1                             # the line; -1: the op as a whole
+        self.l = -1                             # the index of the line; -1: the op as a whole
         self.forward = False                    # which direction is shown
         self.breakpoints: dict[str, Callable[[View], bool]] = {}
-        self.terms: list[Term] = []             # of the last why
+        self.terms: list[Term] = []             # of the last `why`, numbered from 1 on the screen
         self.use_rawinput = self.stdin is sys.stdin and sys.stdin.isatty()
         self.color = has_color(self.stdout) if color is None else color
 
@@ -45,16 +47,16 @@ class Terminal(cmd.Cmd):
 
     def preloop(self) -> None:
         steps = len(self.record.views)
-        self.say(f"{self.record.title or 'a backward'}: loss {self.record.loss:.6g}, {steps} steps back", BOLD)
+        self.say(f"{self.record.title or 'a backward'}: loss {self.record.loss:.6g}, {steps} steps", BOLD)
         for note in self.record.notes:
             self.say(note)
-        self.say("n: next op   l: next line   why, nudge: ask   h: all commands")
+        self.say("n: next op   l: next line   why, nudge: explain a number   h: all commands")
         self.say()
         self.show()
 
     def precmd(self, line: str) -> str:
-        """The line with its command in full: any beginning of one will do."""
-        if not self.use_rawinput:               # a transcript shows the commands too
+        """The line with the name of its command completed: any prefix of a name is a command."""
+        if not self.use_rawinput:               # show the commands in a transcript
             print("" if line == "EOF" else line.rstrip("\n"), file=self.stdout)
         word, _, rest = line.strip().partition(" ")
         full = next((command for command in COMMANDS if word and command.startswith(word)), word)
@@ -69,20 +71,20 @@ class Terminal(cmd.Cmd):
 
     def default(self, line: str) -> None:
         word = line.split()[0]
-        raise ValueError(f"no command {word!r}{nearest(word, COMMANDS)}; h lists them all")
+        raise ValueError(f"no command {word!r}{nearest(word, COMMANDS)}; h lists all commands")
 
     # ---- moving ----
 
     def do_next(self, _: str) -> None:
-        """n             the next op, in the direction that is shown"""
+        """n             the next op, in the current direction"""
         self.go(self.i + (-1 if self.forward else 1))
 
     def do_previous(self, _: str) -> None:
-        """p             the op before"""
+        """p             the previous op"""
         self.go(self.i - (-1 if self.forward else 1))
 
     def do_line(self, _: str) -> None:
-        """l             the next line, with the values that it makes; after the last one, the next op"""
+        """l             the next line and the values it computes; after the last line, the next op"""
         if self.l + 1 < len(self.listing.lines):
             self.l += 1
             self.show()
@@ -90,7 +92,7 @@ class Terminal(cmd.Cmd):
             self.do_next("")
 
     def do_break(self, text: str) -> None:
-        """b [NAME]      stop at an op, module, parameter, bad, nan, norm > 3; alone: list; b clear [NAME]"""
+        """b [NAME]      set a breakpoint: an op, module, parameter, bad, nan, norm > 3; b: list; b clear [NAME]"""
         word, _, name = text.partition(" ")
         if word == "clear":
             if name and name not in self.breakpoints:
@@ -105,16 +107,16 @@ class Terminal(cmd.Cmd):
             self.say(f"no breakpoints; one is {SYNTAX}")
 
     def do_continue(self, text: str) -> None:
-        """c [NAME]      on to the next step that a breakpoint, or this one, stops at; else to the end"""
+        """c [NAME]      continue to the next step where a breakpoint (or NAME) stops; if there is none, to the end"""
         stops_here = [self.record.breakpoint(text)] if text else list(self.breakpoints.values())
         way = range(self.i - 1, -1, -1) if self.forward else range(self.i + 1, len(self.record.views))
         found = [k for k in way if any(stop(self.record.views[k]) for stop in stops_here)]
         self.go(found[0] if found else way[-1] if way else self.i)
         if not found:
-            self.say(f"{text or 'no breakpoint'} stops at {'none' if text else 'any'} of the steps on the way", BOLD)
+            self.say(f"{text or 'no breakpoint'} stops at {'none' if text else 'any'} of the remaining steps", BOLD)
 
     def do_jump(self, text: str) -> None:
-        """j 3, j NAME   a step by its number, or the next one, round the end, of an op, module or parameter"""
+        """j 3, j NAME   jump to a step: by number, or to the next one of an op, module or parameter, cyclically"""
         n = len(self.record.views)
         if re.fullmatch(r"-?\d+", text) and not 0 <= int(text) < n:
             raise ValueError(f"there is no step {text}: they are 0 to {n - 1}")
@@ -127,22 +129,22 @@ class Terminal(cmd.Cmd):
         self.go(found[0])
 
     def do_forward(self, _: str) -> None:
-        """f             turn round: how this op's values came to be, and on towards the loss; f again: back"""
+        """f             switch direction: this op's forward, then n goes towards the loss; f again: the backward"""
         self.forward = not self.forward
         self.go(self.i)
 
     def go(self, i: int) -> None:
         if not 0 <= i < len(self.record.views):
-            raise ValueError(f"nothing is beyond {'the loss' if i < 0 else 'the first op'}: f turns round")
+            raise ValueError(f"there is no op beyond {'the loss' if i < 0 else 'the first op'}; f switches direction")
         self.i, self.l = i, -1
         self.show()
 
     def do_where(self, _: str) -> None:
-        """w             the steps around this one: done, here, to do, and where each sends gradients"""
+        """w             where: the steps around this one, done or to do, and where each sends gradients"""
         views = self.record.views
         first, last = max(self.i - AROUND, 0), min(self.i + AROUND + 1, len(views))
         if first:
-            self.say(f"  ... {first} more, from the loss on", DIM)
+            self.say(f"  ... {first} more, up to the loss", DIM)
         for v in views[first:last]:
             mark = "→" if v.index == self.i else "✗" if not v.report.ok else "✓" if v.index < self.i else " "
             to = [x.leaf.removeprefix(f"{v.name}.") or f"step {x.source}" for x in wanted(v)]
@@ -166,7 +168,7 @@ class Terminal(cmd.Cmd):
         return max(shutil.get_terminal_size((100, 30)).columns, 40)
 
     def show(self) -> None:
-        """One screen: where we are, the formula, the source, and the arrays: of the op as a whole or of one line."""
+        """One screen, of the op as a whole or of one line: position, formula, source, arrays."""
         v, listing = self.view, self.listing
         line = listing.lines[self.l] if self.l >= 0 else None
         title = f"── step {v.index}/{len(self.record.views) - 1}  {v.op}{f' → {v.name}' if v.name != v.op else ''}"
@@ -183,91 +185,94 @@ class Terminal(cmd.Cmd):
         if line is None and not self.forward:
             saved = [f"{name} {shape(a)}" for name, a in v.saved.items() if np.ndim(a)]
             self.say(f"  saved by the forward: {', '.join(saved) or 'no arrays'}", DIM)
-        if v.kernel:
-            self.say(f"! {v.kernel} ran in place of these lines; its gradients differ by {v.difference:.1e}")
-        for note in filter(None, (listing.note, v.trouble)):
+        for note in filter(None, (v.kernel_note, listing.note, v.bad_origin)):
             self.say(f"! {note}")
         self.say()
 
         room = shutil.get_terminal_size((100, 30)).lines - len(listing.source.splitlines()) - 12
-        rows = beside(self.blocks(self.record.tokens), self.width - 2)
-        if self.color and len(rows) > room:     # without labels two rows go on a line
-            rows = beside(self.blocks(None), self.width - 2)
+        rows = side_by_side(self.blocks(self.record.tokens), self.width - 2)
+        if self.color and len(rows) > room:     # without labels a line shows two rows
+            rows = side_by_side(self.blocks(None), self.width - 2)
         for row in rows:
             print(f"  {row}".rstrip(), file=self.stdout)
-        if self.ending:
+        if self.has_gradients:
             for x in wanted(v):
                 self.say(f"  {self.verdict(x)}")
-            if v.held is not None:
-                self.say(f"  {mark(v.held.ok)} {v.held.words} ({v.held.residual:.0e})")
+            if v.identity is not None:
+                verified = "identity verified" if v.identity.ok else "identity violated"
+                self.say(f"  {mark(v.identity.ok)} {verified}, residual {v.identity.residual:.0e}: {v.identity.words}")
 
     @property
-    def ending(self) -> bool:
-        """Whether the gradients are there."""
+    def has_gradients(self) -> bool:
+        """Whether the screen shows the gradients of the inputs: for the op as a whole, and after its last line."""
         return not self.forward and self.l in (-1, len(self.listing.lines) - 1)
 
     def blocks(self, tokens: list[str] | None) -> list[list[str]]:
-        """What a screen shows: all that goes in and comes out of the op, or what one line made."""
+        """The arrays of a screen, each as lines of text: inputs and results of the op, or the values of one line."""
         v, record = self.view, self.record
         shown: list[tuple[str, Any, str]] = []
         if self.l >= 0:
             shown = [(name, value, "") for name, value in self.listing.lines[self.l].values.items()]
         elif self.forward:
             shown = [(x.name, x.value, x.label) for x in v.inputs]
-            shown += [(name, y, "made here") for name, y in v.outputs.items()]
+            shown += [(name, y, "output") for name, y in v.outputs.items()]
         else:
             for out, (name, dy) in enumerate(v.dys.items()):
-                sent = ", ".join(str(step) for step in sorted({step for step, _ in record.users(v.step, out)}))
-                origin = "of an output that nothing used" if v.index else "of the loss itself"
-                shown.append((name, dy, f"from step {sent}" if sent else origin))
-        if self.ending:
+                sources = ", ".join(str(step) for step in sorted({step for step, _ in record.uses(v.step, out)}))
+                otherwise = "of an output that nothing used" if v.index else "of the loss itself"
+                shown.append((name, dy, f"from step {sources}" if sources else otherwise))
+        if self.has_gradients:
             shown += [(f"d{x.name}", x.gradient, f"to {x.label}") for x in wanted(v)]
         blocks = []
         for name, value, label in shown:
-            caption = f"{name} {shape(value)}  {size(value)}" if np.ndim(value) else f"{name} = {number(value)}"
-            arrays = heat(value, self.width - 2, self.color, tokens).splitlines() if np.ndim(value) else []
+            caption = f"{name} {shape(value)}  {summary(value)}" if np.ndim(value) else f"{name} = {number(value)}"
+            arrays = heatmap(value, self.width - 2, self.color, tokens).splitlines() if np.ndim(value) else []
             blocks.append([caption, *([self.paint(label, DIM)] if label else []), *arrays])
-        return blocks or [["(this line makes no array)"]]
+        return blocks or [["(this line computes no array)"]]
 
     def verdict(self, x: Input) -> str:
-        """On one input's gradient; and what it is added to."""
+        """One line about the gradient of an input: its checks, and the earlier gradient that it is added to."""
         rows = [row for row in self.view.report.rows if row.of in (f"d{x.name}", "")]
-        told = [row for row in rows if row.check != RAN or self.view.kernel or not row.ok]
-        text = f"{mark(all(row.ok for row in rows))} d{x.name}: " + ", ".join(
-            row.detail or f"{row.error:.0e} from {row.check}" for row in told)
-        return text if x.earlier is None else f"{text}; += onto what came before, {size(x.earlier)}"
+        parts = []
+        for row in rows:
+            if row.detail:
+                parts.append(row.detail)
+            elif row.check == DIFFERENCES:
+                parts.append(f"gradient check passed, relative error {row.error:.0e}")
+        text = f"{mark(all(row.ok for row in rows))} d{x.name}: {', '.join(parts)}"
+        return text if x.earlier is None else f"{text}; added to an earlier gradient, {summary(x.earlier)}"
 
-    # ---- asking ----
+    # ---- questions ----
 
     def do_why(self, text: str) -> None:
-        """why dw[1,2]   one number as a sum of terms, alone the largest; then why 2: whence the dy of term 2"""
+        """why [dw[1,2]] one number (by default the largest) by the chain rule; then why 2: the dy of term 2"""
         if text.isdigit():
             if not 1 <= int(text) <= len(self.terms):
                 raise ValueError(f"there is no term {text}: " + (f"they are 1 to {len(self.terms)}" if self.terms else
-                                                                 f"ask first: why d{wanted(self.view)[0].name}"))
+                                                                 f"first ask why d{wanted(self.view)[0].name}"))
             term = self.terms[int(text) - 1]
             whys = self.record.follow(term)
             if not whys:
-                return self.say(f"dy = {term.dy:.6g} is where the backward began: this is the loss itself")
+                return self.say(f"dy = {term.dy:.6g} is the gradient of the loss itself: here the backward began")
             if len(whys) > 1:
-                self.say(f"{term.dy:.6g} is the sum of what {len(whys)} uses sent back:")
+                self.say(f"{term.dy:.6g} is the sum of the gradients from {len(whys)} uses:")
         else:
             name, at, delta = target(text)
             found = {key: x for x in wanted(self.view) for key in (x.leaf, x.name, f"d{x.name}") if key}
             if name not in found or delta is not None:
                 first = wanted(self.view)[0]
-                raise ValueError(f"{text!r} is no gradient that this step makes{nearest(name, found)}; as in why "
-                                 f"d{first.name}{index((0,) * len(first.shape))}")
+                raise ValueError(f"{text!r} is no gradient that this step makes{nearest(name, found)}; for example, "
+                                 f"write why d{first.name}{index((0,) * len(first.shape))}")
             x = found[name]
             whys = [self.record.why(self.i, x.name, largest(x.gradient) if at is None else at)]
         self.terms = []
         for why in whys:
-            self.tell(why)
+            self.say_why(why)
         if self.terms and not text.isdigit():
-            self.say(f"  why 1 asks on: where the {self.terms[0].dy:.4g} of term 1 comes from", DIM)
+            self.say(f"  why 1: where the dy of term 1, {self.terms[0].dy:.4g}, comes from", DIM)
 
-    def tell(self, why: Why) -> None:
-        """One answer; its terms are numbered on from those before."""
+    def say_why(self, why: Why) -> None:
+        """Print one answer, with its terms numbered after those already on the screen."""
         v = self.record.views[why.step]
         place = f"step {why.step}, {v.op}{f' in {v.name}' if v.name != v.op else ''}"
         self.say(f"{why.name}{index(why.at)} = {why.value:.6g}  in {place}, for {v.inputs[why.input].label}", BOLD)
@@ -275,7 +280,7 @@ class Terminal(cmd.Cmd):
             self.terms.append(term)
             y = f"{list(v.outputs)[term.out]}{index(term.at)}"
             bar = "█" * round(10 * abs(term.product) / why.magnitude)
-            self.say(f"{len(self.terms):4}  {f'∂{y}/∂{why.name[1:]}':18} {term.slope:11.4g}  ×  {f'd{y}':13} "
+            self.say(f"{len(self.terms):4}  {f'∂{y}/∂{why.name[1:]}':18} {term.derivative:11.4g}  ×  {f'd{y}':13} "
                      f"{term.dy:11.4g}  = {term.product:11.4g}  {bar}")
         if why.count > len(why.terms):
             rest = why.total - sum(term.product for term in why.terms)
@@ -286,7 +291,7 @@ class Terminal(cmd.Cmd):
                  f"{why.value:.6g}")
 
     def do_nudge(self, text: str) -> None:
-        """nudge w[1,2]  the loss if this number of a leaf moves, predicted and actual; by 0.1: nudge w[1,2] 0.1"""
+        """nudge w[1,2]  move one number of a leaf: predicted and actual change of the loss; by 0.1: nudge w[1,2] 0.1"""
         name, at, delta = target(text)
         leaf = self.leaf(name, self.record.gradients)
         at = largest(self.record.gradients[leaf]) if at is None else at
@@ -299,60 +304,61 @@ class Terminal(cmd.Cmd):
             self.say(f"  {n.delta:12.4g} {n.predicted:14.6g} {n.actual:16.6g} {ratio:>10}")
 
     def do_check(self, text: str) -> None:
-        """check [full]  this op's gradients against finite differences: along a direction, or every element"""
+        """check [full]  check this op's gradients by finite differences along a direction; full: every element"""
         if text not in ("", "full"):
-            raise ValueError(f"check alone, or check full; not {text!r}")
+            raise ValueError(f"write check or check full, not {text!r}")
         for row in (self.view.step.check(full=True) if text else self.view.report).rows:
             self.say(f"{mark(row.ok)} {row.of:12} {row.check:20} {row.error:8.1e}  {row.detail}")
 
     def do_optimizer(self, text: str) -> None:
-        """o [w[1,2]]    the optimizer's step: loss change by tensor; or the whole arithmetic of one weight"""
-        walk = self.record.walk
-        if walk is None:
+        """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or the arithmetic of one weight"""
+        step = self.record.optimizer_step
+        if step is None:
             raise ValueError("no optimizer was recorded: record(loss, optimizer=...)")
         if not text:
-            if walk.clip:
-                self.say(walk.clip)
-            self.say(f"  {walk.op:30} {'|update|':>10} {'predicted':>12} {'loss changes by':>16}", BOLD)
-            for u in walk.updates:
+            if step.clip:
+                self.say(step.clip)
+            self.say(f"  {step.op:30} {'|update|':>10} {'predicted':>12} {'loss changes by':>16}", BOLD)
+            for u in step.updates:
                 self.say(f"  {u.leaf:30} {np.linalg.norm(u.change):10.3g} {u.predicted:12.4g} {u.actual:16.4g}")
-            return self.say(f"  {'all at once':41} {walk.predicted:12.4g} {walk.actual:16.4g}")
+            return self.say(f"  {'all at once':41} {step.predicted:12.4g} {step.actual:16.4g}")
         name, at, _ = target(text)
-        updates = {u.leaf: u for u in walk.updates}
+        updates = {u.leaf: u for u in step.updates}
         u = updates[self.leaf(name, updates)]
         at = (u.picks or [(0,) * u.change.ndim])[0] if at is None else at
-        at = inside(u.leaf, u.change.shape, at)
+        at = checked_index(u.leaf, u.change.shape, at)
         self.say(f"{u.leaf}{index(at)} moves by {element(u.change, at)}", BOLD)
         self.say("  " + "  ".join(f"{key} = {element(value, at)}" for key, value in u.given.items()), hang=2)
         source = u.listing.source.splitlines()
         for line in u.listing.lines:
             code = " ".join(part.strip() for part in source[line.first:line.last + 1])
-            made = ", ".join(f"{key} = {element(value, at)}" for key, value in line.values.items())
-            if made:
-                self.say(f"  {code:58}  {made}")
+            values = ", ".join(f"{key} = {element(value, at)}" for key, value in line.values.items())
+            if values:
+                self.say(f"  {code:58}  {values}")
 
     def leaf(self, name: str, leaves: Iterable[str]) -> str:
-        """The leaf of this name, also by what this step's op calls it. ValueError, with the nearest names, for none."""
+        """The leaf of this name, or the leaf that is this step's input of this name. ValueError, with the nearest
+        names, if there is none."""
         own = {x.name: x.leaf for x in wanted(self.view) if x.leaf} | {label: label for label in leaves}
         if name not in own:
             raise ValueError(f"no parameter is called {name!r}{nearest(name, own)}")
         return own[name]
 
     def do_page(self, text: str) -> None:
-        """page FILE     write the same record as a page for a browser"""
+        """page FILE     write this record as an HTML page"""
         if not text:
-            raise ValueError("page where? As in page step.html")
+            raise ValueError("page needs a file, for example page step.html")
         self.say(write_page(self.record, text))
 
     def do_help(self, _: str) -> None:
-        """h             this list; an empty line repeats the last command"""
+        """h             help: this list; an empty line repeats the last command"""
         for command in COMMANDS:
             self.say(f"  {getattr(self, f'do_{command}').__doc__}", hang=16)
         self.say()
         self.say(f"  {LEGENDS[self.color]}")
 
     def do_quit(self, _: str) -> bool:
-        """q             the end"""
+        """q             quit"""
         return True
 
     do_EOF = do_quit
@@ -360,7 +366,7 @@ class Terminal(cmd.Cmd):
     # ---- text ----
 
     def say(self, text: str = "", code: str = "", hang: int = 4) -> None:
-        """Print text, folded to the width, with lines after the first one indented."""
+        """Print text, wrapped to the width; lines after the first one are indented by hang."""
         for line in textwrap.wrap(text, self.width, subsequent_indent=" " * hang, break_on_hyphens=False) or [""]:
             for sign, own in (("✓", GREEN), ("✗", RED)):
                 line = line.replace(sign, self.paint(sign, own))
@@ -371,19 +377,19 @@ class Terminal(cmd.Cmd):
 
 
 def has_color(stream: Any) -> bool:
-    """Whether a stream is a terminal that shows colours, and nobody objects (no-color.org)."""
+    """Whether a stream is a terminal that shows colours and NO_COLOR is unset (no-color.org)."""
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def target(text: str) -> tuple[str, tuple[int, ...] | None, float | None]:
-    """"w[1, 2] 0.1"  ->  ("w", (1, 2), 0.1); None for what is missing."""
+    """"w[1, 2] 0.1"  ->  ("w", (1, 2), 0.1); None for a part that is missing."""
     found = re.fullmatch(r"([^\s\[]*)\s*(?:\[([\d\s,-]*)\])?\s*(\S*)", text)
     try:
         assert found is not None
         at = None if found[2] is None else tuple(int(k) for k in found[2].split(",") if k.strip())
         return found[1], at, float(found[3]) if found[3] else None
     except (AssertionError, ValueError):
-        raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; to nudge, a number") from None
+        raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; nudge: also a number") from None
 
 
 def wanted(view: View) -> list[Input]:
@@ -392,17 +398,17 @@ def wanted(view: View) -> list[Input]:
 
 
 def largest(array: Any) -> tuple[int, ...]:
-    """Where the entry of largest magnitude is; the first one if all are 0."""
-    return (top(array, 1) or [(0,) * array.ndim])[0]
+    """The index of the entry of largest magnitude; of the first entry if all are 0."""
+    return (largest_entries(array, 1) or [(0,) * array.ndim])[0]
 
 
 def index(at: tuple[int, ...]) -> str:
-    """As it is typed: [0,2]; nothing for that of a number."""
+    """An index as it is typed, [0,2]; "" for that of a scalar."""
     return f"[{','.join(map(str, at))}]" if at else ""
 
 
 def element(value: Any, at: tuple[int, ...]) -> str:
-    """The element of an array that has this index; a number as it is."""
+    """The element of an array that has this index, as text; a number is its own element."""
     return f"{float(value[at] if np.ndim(value) == len(at) else value):.6g}"
 
 
@@ -415,7 +421,7 @@ def mark(ok: bool) -> str:
 
 
 def formula_lines(text: str, section: str) -> list[str]:
-    """Of an op's formula: its shapes, and the equations of one direction."""
+    """The lines of an op's formula that give its shapes and the equations of one direction."""
     lines, current = [], "shapes"
     for line in text.splitlines():
         word = re.match(r"(forward|backward|why|identity|source)\b", line)
@@ -426,17 +432,16 @@ def formula_lines(text: str, section: str) -> list[str]:
 
 
 def write_page(record: Record, path: str) -> str:
-    """Write the page; what became of it, in words."""
-    from minigrad.step.page import write
-    left_out = write(record, path)
-    return "; ".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB", *left_out])
+    """Write the page of a record; a sentence that says so, with its size and what was left out."""
+    omitted = write(record, path)
+    return "; ".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB", *omitted])
 
 
 def show(record: Record, out: str = "", start: int = 0, color: bool | None = None) -> None:
-    """What the command lines do with a record: write a page, or walk it here."""
+    """Write the page of a record to the file `out`; without one, walk the record in the terminal, from step `start`."""
     if out:
         print(write_page(record, out))
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")        # a terminal without such letters shows "?"
+        sys.stdout.reconfigure(errors="replace")        # an encoding without these characters shows "?"
     Terminal(record, start, color).cmdloop()

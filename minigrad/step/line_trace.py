@@ -1,4 +1,4 @@
-"""A function run line by line: what each of its lines made."""
+"""Run a function and record the values that each of its lines computed."""
 import ast
 import functools
 import inspect
@@ -12,18 +12,19 @@ import numpy as np
 
 from minigrad import device
 
-HELD = "a debugger or a coverage tool holds Python's tracer, so the lines were not watched"
+TRACER_IN_USE = "a debugger or a coverage tool uses Python's tracer, so the values of the lines were not recorded"
 
 
 class Line(NamedTuple):
-    """One statement that ran, and what it made or changed."""
-    first: int                      # its lines in the source, counted from 0
-    last: int
-    values: dict[str, Any]          # name -> array on the host, a copy; or number
+    """One statement that ran, and the variables that it set or changed."""
+    first: int                      # its first line in the source, counted from 0
+    last: int                       # its last line
+    values: dict[str, Any]          # name -> a copy of the array on the host, or a number
 
 
 class Statement(NamedTuple):
-    """One statement of a source: its lines, counted from 0, and the names in it: only those can have changed."""
+    """One statement of a source: its first and last line, counted from 0, and the names that occur in it: it can have
+    changed no other variables."""
     first: int
     last: int
     names: frozenset[str]
@@ -34,30 +35,30 @@ class Listing(NamedTuple):
     source: str
     place: str                      # "minigrad/ops/softmax.py:27"
     lines: list[Line]
-    note: str = ""                  # why there are no lines
+    note: str = ""                  # why `lines` is empty
 
     @property
     def first_bad(self) -> int | None:
-        """Which of `lines` made the first NaN or infinity."""
+        """The index in `lines` of the first one that computed NaN or infinity."""
         bad = (i for i, line in enumerate(self.lines) if not all(map(is_finite, line.values.values())))
         return next(bad, None)
 
 
 def is_finite(value: Any) -> bool:
-    """Whether an array, or a number, holds neither NaN nor infinity."""
+    """Whether an array or a number is free of NaN and infinity."""
     return bool(np.isfinite(value).all()) if np.asarray(value).dtype.kind == "f" else True
 
 
-def listed(function: Callable[..., Any], results: Sequence[str], *args: Any, **kwargs: Any) -> tuple[Any, Listing]:
-    """Call a method, and list what its lines did. `results` names what it returns.
+def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any, **kwargs: Any) -> tuple[Any, Listing]:
+    """Call a method and record what each of its lines computed. results: names for the values that it returns.
 
-    Values come from a local trace on the function's own code, nothing that it calls is slowed down. Python has one
-    tracer: where a debugger holds it, the call is made all the same and the lines stay empty.
+    Only the function's own code is traced, so the functions that it calls run at full speed. Python has one tracer: if
+    a debugger uses it, the function runs all the same and the Listing has no lines.
     """
     code = inspect.unwrap(function).__code__
     try:
         source, statements = _statements(code)
-        note = HELD if sys.gettrace() is not None else ""
+        note = TRACER_IN_USE if sys.gettrace() is not None else ""
     except OSError:
         source, statements, note = "", {}, "the source of this op is not in a file"
     place = f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{code.co_firstlineno}"
@@ -66,22 +67,23 @@ def listed(function: Callable[..., Any], results: Sequence[str], *args: Any, **k
 
     lines: list[Line] = []
     seen: dict[str, Any] = {}
-    running: list[Statement] = []                   # the statement that is being run
+    running: list[Statement] = []                   # the statement that is running; empty before the first
 
     def changed(values: dict[str, Any]) -> dict[str, Any]:
-        made = {}
+        """Those of the values that are new or differ from the last time."""
+        found = {}
         for name, value in values.items():
             if name != "self" and _is_value(value):
-                shown = np.array(device.host(value)) if device.is_array(value) else value
-                if name not in seen or not _same(seen[name], shown):
-                    made[name] = seen[name] = shown
-        return made
+                copy = np.array(device.host(value)) if device.is_array(value) else value
+                if name not in seen or not _same(seen[name], copy):
+                    found[name] = seen[name] = copy
+        return found
 
-    def ended(local: dict[str, Any], returned: dict[str, Any]) -> None:
+    def statement_ended(local: dict[str, Any], returned: dict[str, Any]) -> None:
         if running:
             first, last, names = running.pop()
-            made = changed({name: value for name, value in local.items() if name in names}) | changed(returned)
-            lines.append(Line(first, last, made))
+            values = changed({name: value for name, value in local.items() if name in names}) | changed(returned)
+            lines.append(Line(first, last, values))
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
         if frame.f_code is not code:
@@ -91,10 +93,10 @@ def listed(function: Callable[..., Any], results: Sequence[str], *args: Any, **k
         elif event == "line":
             statement = statements.get(frame.f_lineno - code.co_firstlineno)
             if statement is not None and statement not in running:
-                ended(frame.f_locals, {})
+                statement_ended(frame.f_locals, {})
                 running.append(statement)
         elif event == "return":
-            ended(frame.f_locals, dict(zip(results, arg if type(arg) is tuple else (arg,))))
+            statement_ended(frame.f_locals, dict(zip(results, arg if type(arg) is tuple else (arg,))))
         return trace
 
     sys.settrace(trace)
@@ -117,7 +119,7 @@ def _same(a: Any, b: Any) -> bool:
 
 @functools.lru_cache(maxsize=None)
 def _statements(code: CodeType) -> tuple[str, dict[int, Statement]]:
-    """The source, and for each of its lines the statement it belongs to; of a compound statement only its head."""
+    """The source, and for each of its lines the statement it belongs to; of a compound statement only the head."""
     source = textwrap.dedent("".join(inspect.getsourcelines(code)[0])).rstrip()
     statements = {}
     for node in ast.walk(ast.parse(source)):

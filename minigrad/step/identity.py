@@ -1,4 +1,4 @@
-"""The invariant of an op, which its docstring states under `identity`, tested on numbers."""
+"""The identity that an op's gradients satisfy, stated in its docstring under `identity`, evaluated on numbers."""
 import ast
 import inspect
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Held:
-    """An invariant of a backward, held against numbers."""
+class Identity:
+    """An identity of a backward, evaluated."""
     words: str                                  # "each row of dS sums to 0, as softmax ignores a constant shift"
     expression: str                             # "sum(dS, axis=-1) = 0"
     residual: float                             # relative difference of the two sides
@@ -24,17 +24,19 @@ class Held:
         return self.residual <= TOLERANCE
 
 
-def holds(op_class: type[Op], values: Mapping[str, Any]) -> Held | None:
-    """Check the invariant in the `identity` section of an op's docstring: `words: left = right`, several separated by `;`.
+def check_identity(op_class: type[Op], values: Mapping[str, Any]) -> Identity | None:
+    """Evaluate the `identity` section of an op's docstring: `words: left = right`, several separated by `;`.
 
-    values: by name, as NumPy arrays, the inputs (a variable number of them also as a list, xs), the keyword arguments,
-    what was saved, the outputs (y, or p_new, ...; all as ys), their gradients (all as dys), the locals of backward, and
-    the gradient d<input> of each input in that input's shape (all as dxs). Where one name stands for several of these,
-    the later in: locals, saved, the rest. A gradient that was not wanted is None or missing.
+    values: NumPy arrays and numbers by name. These are the inputs (a variable number of them also as the list xs), the
+    keyword arguments, the saved values, the outputs (y, or p_new, ...; all of them as ys), the upstream gradients (all
+    of them as dys), the local variables of backward, and the gradient d<input> of each input in that input's shape (all
+    of them as dxs). Where one name stands for several of these: saved values replace local variables, and the others
+    replace both. A gradient that was not wanted is None or missing.
 
-    Returns None for an op without this section, if what it needs was not wanted, or if an input or a dy holds NaN or
-    infinity. Sides agree if they differ by at most TOLERANCE of the larger, of what any sum in them adds up, and of a
-    thousandth of the largest number in dys. Raises ValueError for an expression that cannot be evaluated.
+    The two sides are equal if they differ by at most TOLERANCE of the largest of: the sides, the sum of magnitudes
+    inside any `sum`, a thousandth of the largest number in dys. None for an op without this section, if a gradient in
+    it was not wanted, or if an input or an upstream gradient holds NaN or infinity. ValueError for an expression that
+    cannot be evaluated.
     """
     statements = [s.strip().rpartition(": ") for s in parse(op_class).identity.split(";") if s.strip()]
     parameters = inspect.signature(op_class.forward).parameters.values()
@@ -44,17 +46,17 @@ def holds(op_class: type[Op], values: Mapping[str, Any]) -> Held | None:
     if not all(_finite(value) for value in given):
         return None
     words, expressions, residuals = [], [], []
-    for said, _, expression in statements:
+    for phrase, _, expression in statements:
         try:
             residual = _residual(expression, known, _may_be_missing(op_class))
         except Exception as error:
             raise ValueError(f"{op_class.__name__}: cannot evaluate {expression!r} in the `identity` section of its "
                              f"docstring: {type(error).__name__}: {error}") from error
         if residual is not None:
-            words += [said] if said else []
+            words += [phrase] if phrase else []
             expressions.append(expression)
             residuals.append(residual)
-    return Held("; ".join(words), "; ".join(expressions), max(residuals)) if residuals else None
+    return Identity("; ".join(words), "; ".join(expressions), max(residuals)) if residuals else None
 
 
 def _float64(value: Any) -> Any:
@@ -70,14 +72,14 @@ def _finite(value: Any) -> bool:
 
 
 def _may_be_missing(op_class: type[Op]) -> set[str]:
-    """Names that a right expression may use though there is no value for them: an input not given, a gradient not
-    wanted, a local of a backward that ran untraced."""
+    """Names that an expression may use though they have no value: an input not given, a gradient not wanted, a local
+    variable of a backward that ran without the tracer."""
     forward, backward = op_class.forward.__code__.co_varnames, op_class.backward.__code__.co_varnames
     return {*forward, *backward, *(f"d{name}" for name in forward)}
 
 
 def _residual(expression: str, known: dict[str, Any], may_be_missing: set[str]) -> float | None:
-    """The largest relative difference between neighbouring sides of `left = right`, None where a value is missing."""
+    """The largest relative difference between neighbouring sides of `left = right`; None if a value is missing."""
     if " = " not in expression:
         raise ValueError("expected left = right, with spaces around the sign")
     sides = [ast.parse(side.strip(), mode="eval") for side in expression.split(" = ")]
@@ -88,7 +90,8 @@ def _residual(expression: str, known: dict[str, Any], may_be_missing: set[str]) 
     scales = [1e-3 * max(dys, default=1.0) or 1.0]
 
     def total(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        """np.sum, also of a list of arrays; what cancels in it must not count as a difference."""
+        """np.sum, also of a list of arrays. Rounding errors grow with the terms, not with their sum, so the sum of
+        magnitudes is one of the scales."""
         if isinstance(x, list):
             return sum(total(a) for a in x)
         scales.append(np.max(np.sum(np.abs(x), axis=axis), initial=0.0))
@@ -97,7 +100,7 @@ def _residual(expression: str, known: dict[str, Any], may_be_missing: set[str]) 
     functions = dict(sum=total, mean=np.mean, prod=np.prod, size=np.size, max=np.max, min=np.min, abs=np.abs,
                      sqrt=np.sqrt, exp=np.exp, log=np.log, tanh=np.tanh)
     with np.errstate(all="ignore"):
-        found = [eval(compile(side, "identity", "eval"), {"__builtins__": {}}, {**known, **functions}) for side in sides]
+        found = [eval(compile(side, "identity", "eval"), {"__builtins__": {}}, known | functions) for side in sides]
         scale = max([*scales, *(np.max(np.abs(side), initial=0.0) for side in found)])
         differences = [np.max(np.abs(np.subtract(a, b)), initial=0.0) for a, b in zip(found, found[1:])]
         residual = max(differences) / scale

@@ -1,7 +1,7 @@
-"""How a wrong backward is localized: one op of a network is replaced by a faulty one of faulty_ops.py; then which
-parameters have a wrong gradient, and which steps of the backward fail their own check?
+"""A network that uses every op of tests/faulty_ops.py, with one mistake at a time in a backward: which parameters then
+have a wrong gradient, and which steps fail their own check.
 
-    python tests/fault_localization.py          prints the table of docs/stepper.md
+    python tests/locate_mistakes.py         prints the table of docs/stepper.md
 """
 import contextlib
 import sys
@@ -27,7 +27,7 @@ def parameters() -> dict[str, Tensor]:
 
 
 def loss(p: dict[str, Tensor]) -> Tensor:
-    """A 0-d loss that uses every op of OP_MISTAKES: embedding, layer norm, attention, a few others, cross-entropy."""
+    """Embedding, layer norm, attention, then ops that a GPT does not need, then cross-entropy."""
     x = F.embedding(p["wte"], TOKENS) + p["wpe"]                                # (3, T, C)
     x = F.layer_norm(x, p["ln.w"], p["ln.b"])
     q, k, v = F.split(F.linear(x, p["qkv.w"], p["qkv.b"]), 3, axis=-1)          # (3, T, 4)
@@ -44,11 +44,11 @@ def loss(p: dict[str, Tensor]) -> Tensor:
 
 
 @contextlib.contextmanager
-def planted(faulty: Any) -> Iterator[None]:
-    """Inside the block the engine runs the faulty op in place of the op that it derives from."""
-    right = faulty.__base__
+def with_mistake(mutant: Any) -> Iterator[None]:
+    """Inside, a mutant replaces the op that it derives from, for every graph that is recorded."""
+    right = mutant.__base__
     module = sys.modules[right.__module__]
-    setattr(module, right.__name__, faulty)
+    setattr(module, right.__name__, mutant)
     try:
         yield
     finally:
@@ -56,38 +56,35 @@ def planted(faulty: Any) -> Iterator[None]:
 
 
 def gradients() -> dict[str, Any]:
-    """The gradient of the loss with respect to each parameter, by name."""
     p = parameters()
     loss(p).backward()
     return {name: t.grad for name, t in p.items()}
 
 
-def localize(faulty: Any) -> tuple[list[str], list[str], list[str]]:
-    """With the faulty op planted: parameters whose gradient is wrong; ops of the steps that fail their own check; ops
-    of all steps. If the engine raises instead (a gradient has the wrong shape): no parameters; the op of the message.
-    """
+def locate(mutant: Any) -> tuple[list[str], list[str], list[str]]:
+    """With this mistake: the parameters whose gradient is wrong; the ops of the steps that fail their own check; the
+    ops of all steps. If the engine refuses a gradient for its wrong shape: no parameters, and the op that it names."""
     right = gradients()
-    with planted(faulty):
+    with with_mistake(mutant):
         try:
             wrong = gradients()
-            wrong_parameters = [name for name, g in right.items() if relative_error(wrong[name], g) > 1e-6]
+            parameters_wrong = [name for name, g in right.items() if relative_error(wrong[name], g) > 1e-6]
             steps = loss(parameters()).backward_steps(until="bad")
-            failed_ops = [step.op for step in steps]
+            failing = [step.op for step in steps]
         except (ValueError, TypeError) as error:
             stopped = next(note for note in error.__notes__ if note.startswith("in backward of "))
-            wrong_parameters, failed_ops = [], [stopped.split()[3]]
-    return wrong_parameters, failed_ops, [step.op for step in loss(parameters()).backward_steps()]
+            parameters_wrong, failing = [], [stopped.split()[3]]
+    return parameters_wrong, failing, [step.op for step in loss(parameters()).backward_steps()]
 
 
 def table() -> str:
-    """The table in Markdown: one row per faulty op."""
     rows = ["| op | the mistake | parameters with a wrong gradient | steps that fail their own check |",
             "| --- | --- | --- | --- |"]
-    for faulty in OP_MISTAKES:
-        wrong, bad, steps = localize(faulty)
-        count = f"{len(wrong)} of {len(parameters())}" if wrong else "an error instead: wrong shape"
-        mistake = " ".join((faulty.__doc__ or "").split())
-        rows.append(f"| {faulty.name} | {mistake} | {count} | {len(bad)} of {len(steps)}: all {bad[0]} |")
+    for mutant in OP_MISTAKES:
+        wrong, failing, steps = locate(mutant)
+        count = f"{len(wrong)} of {len(parameters())}" if wrong else "none: the engine raises an error, wrong shape"
+        mistake = " ".join((mutant.__doc__ or "").split())
+        rows.append(f"| {mutant.name} | {mistake} | {count} | {len(failing)} of {len(steps)}: all {failing[0]} |")
     return "\n".join(rows)
 
 

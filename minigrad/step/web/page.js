@@ -1,21 +1,21 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const {steps, walk, nudges, tokens} = data;
+const {steps, optimizer, nudges, tokens} = data;
 const $ = id => document.getElementById(id);
 
 // ---- small helpers -------------------------------------------------------------------------------------------------
 
 function el(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made[name] = value;
-    else if (value !== false && value != null) made.setAttribute(name, value === true ? "" : value);
+    if (name.startsWith("on")) element[name] = value;
+    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(9).filter(child => child != null && child !== false));
-  return made;
+  element.append(...children.flat(9).filter(child => child != null && child !== false));
+  return element;
 }
 
-function num(x, digits = 3) {                               // as a person writes it: −0.0123, 1.2e−7, 4
+function num(x, digits = 3) {                               // short: −0.0123, 1.2e−7, 4
   x = Number(x);
   if (!isFinite(x)) return isNaN(x) ? "NaN" : x > 0 ? "∞" : "−∞";
   const size = Math.abs(x);
@@ -25,14 +25,14 @@ function num(x, digits = 3) {                               // as a person write
 }
 
 const index = at => `[${at.join(", ")}]`;
-const dims = shape => shape.length ? shape.join(" × ") : "a number";
+const dims = shape => shape.length ? shape.join(" × ") : "a scalar";
 const visible = token => token.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const sum = (xs, f) => xs.reduce((total, x) => total + f(x), 0);
 
-const store = {                                             // what a browser may refuse for a file
+const store = {                                             // a browser may refuse it to a page from disk
   get(key) { try { return localStorage.getItem(key); } catch { return null; } },
-  set(key, value) { try { localStorage.setItem(key, value); } catch { /* then it lasts as long as the page */ } },
+  set(key, value) { try { localStorage.setItem(key, value); } catch { /* then it is forgotten with the page */ } },
 };
 
 // ---- arrays --------------------------------------------------------------------------------------------------------
@@ -44,8 +44,8 @@ function half(bits) {                                       // IEEE 754 binary16
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-function array(place) {                                     // decoded when it is first shown
-  const a = data.arrays[place];
+function array(position) {                                  // of data.arrays; decoded when it is first shown
+  const a = data.arrays[position];
   if (a.panels !== undefined || !a.shape.length) return a;
   const [R, C] = [a.shape.at(-2) ?? 1, a.shape.at(-1)];
   const stride = a.stride ?? [1, 1, 1], kept = (n, s) => Math.ceil(n / s);
@@ -64,7 +64,7 @@ function array(place) {                                     // decoded when it i
 
 const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
 
-function trueIndex(a, panel, row, column) {                 // of a cell of a perhaps sampled map, in the whole array
+function trueIndex(a, panel, row, column) {                 // of a cell of a heat map, in the whole array
   let rest = panel * a.steps[0];
   const leading = [];
   for (const n of a.shape.slice(0, -2).reverse()) {
@@ -74,7 +74,7 @@ function trueIndex(a, panel, row, column) {                 // of a cell of a pe
   return [...leading, ...a.shape.length > 1 ? [row * a.steps[1]] : [], column * a.steps[2]];
 }
 
-function cellOf(a, at) {                                    // the cell that shows an index, or stands for it
+function cellOf(a, at) {                                    // the cell that shows this index, or of a sample the one nearest before it
   const flat = a.shape.slice(0, -2).reduce((k, n, axis) => k * n + at[axis], 0);
   const row = a.shape.length > 1 ? at.at(-2) : 0;
   return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
@@ -98,15 +98,15 @@ function makePalette() {
   for (const a of data.arrays) a.images = {};
 }
 
-// room for a map: in pixels, of one panel and of several side by side; and how much taller than wide a cell may be
+// space for a heat map in pixels: for one panel and for several side by side; the largest height / width of a cell
 const LARGE = {width: 440, height: 260, panel: 150, panels: 900, tall: 4};
 const SMALL = {width: 200, height: 104, panel: 50, panels: 330, tall: 2};
 const THIRD = {width: 205, height: 200, panel: 50, panels: 220, tall: 4};
 
-function heat(name, place, options = {}) {
-  // options: to (whose gradient it is; with from, where it is from), tag, isNew, size; asks: the indices that can be
-  // asked why; onAsk
-  const a = array(place), {to, from, tag, isNew, size = LARGE, asks = [], onAsk} = options;
+function heatmap(name, position, options = {}) {
+  // options: to (the input whose gradient it is; with from, the input whose value it is), tag, isNew, size; explained:
+  // the indices that this page can explain; explain: called with an index
+  const a = array(position), {to, from, tag, isNew, size = LARGE, explained = [], explain} = options;
   const caption = el("figcaption", {}, el("b", {}, name), el("span", {class: "shape"}, dims(a.shape)),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
   const figure = el("figure", {class: isNew ? "new" : ""}, caption);
@@ -117,9 +117,9 @@ function heat(name, place, options = {}) {
   const reading = el("output", {class: "reading"}, summary);
   const labelled = `${name}${to ? `, ${from ? "from" : "gradient of"} ${to}` : ""}: heat map of ${dims(a.shape)}, ` +
     `largest magnitude ${num(a.max)}, norm ${num(a.norm)}, mean ${num(a.mean)}`;
-  const panels = el("div", {class: "panels" + (asks.length ? " asks" : ""), tabindex: 0, role: "group",
-    "aria-label": labelled + ". Arrow keys read its values" + (asks.length ? ", Enter asks why" : "")});
-  const layout = arrange(a, size), marks = asks.map(at => cellOf(a, at).join());
+  const panels = el("div", {class: "panels" + (explained.length ? " explained" : ""), tabindex: 0, role: "group",
+    "aria-label": labelled + ". Arrow keys read its values" + (explained.length ? ", Enter explains one" : "")});
+  const layout = arrange(a, size), marks = explained.map(at => cellOf(a, at).join());
   for (let p = 0; p < a.panels; p++) {
     const head = a.panels > 1 || a.full[0] > 1 ? index(trueIndex(a, p, 0, 0).slice(0, -2)) : "";
     panels.append(el("div", {class: "panel"}, head, paint(a, p, layout, marks, labelled)));
@@ -130,11 +130,11 @@ function heat(name, place, options = {}) {
     reading.after(el("div", {class: "note"},
       `sampled ${axes.map(k => kept[k]).join(" × ")} of ${axes.map(k => a.full[k]).join(" × ")}`));
   }
-  hoverAndKeys(a, panels, reading, summary, layout, asks, onAsk);
+  hoverAndKeys(a, panels, reading, summary, layout, explained, explain);
   return figure;
 }
 
-function arrange(a, size) {                                 // the size of a cell, and room for the tokens
+function arrange(a, size) {                                 // the size of a cell, and space for the tokens
   const available = ($("right").clientWidth || 800) - 20, T = tokens?.length;
   const perPanel = a.panels === 1 ? Math.min(available, size.width) :
     Math.max(size.panel, Math.min(available, size.panels) / Math.min(a.panels, 4) - 12);
@@ -148,7 +148,7 @@ function arrange(a, size) {                                 // the size of a cel
   return {w, h, left: h >= 8 ? left : 0, top: byColumn && w >= 8 ? (room <= w + 6 ? 13 : room) : 0};
 }
 
-function image(a, panel) {                                  // a pixel for each number; and where NaN and infinity are
+function image(a, panel) {                                  // a pixel for each number, and the numbers that are NaN or infinity
   const {rows, columns, numbers} = a, size = rows * columns, unit = Number(a.max) || 1, bad = [];
   const canvas = document.createElement("canvas"), colors = new Uint32Array(size);
   [canvas.width, canvas.height] = [columns, rows];
@@ -209,7 +209,7 @@ function paint(a, panel, {w, h, left, top}, marks, label) {
   return canvas;
 }
 
-function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, asks, onAsk) {
+function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, explained, explain) {
   const cursor = el("i");
   let cell = null;
   const clear = () => { cell = null; cursor.remove(); reading.textContent = summary; };
@@ -222,9 +222,9 @@ function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, asks, onAs
     const at = trueIndex(a, p, row, column), x = a.numbers[(p * a.rows + row) * a.columns + column];
     const names = [...a.shape.length > 1 && a.full[1] === tokens?.length ? [tokens[at.at(-2)]] : [],
       ...a.full[2] === tokens?.length ? [tokens[at.at(-1)]] : []].map(t => `“${visible(t)}”`);
-    const asked = asks.find(ask => cellOf(a, ask).join() === cell.join());
+    const known = explained.find(other => cellOf(a, other).join() === cell.join());
     reading.textContent = `${index(at)} = ${a.mask !== undefined && !isFinite(x) ? num(a.mask) + ", masked" : num(x)}` +
-      (names.length ? `  ${names.join(" ")}` : "") + (asked ? `  · why ${index(asked)}?` : "");
+      (names.length ? `  ${names.join(" ")}` : "") + (known ? `  · why ${index(known)}?` : "");
   };
   const under = event => {
     const p = [...panels.children].findIndex(panel => panel.contains(event.target));
@@ -236,11 +236,11 @@ function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, asks, onAs
   };
   panels.onmousemove = event => { const over = under(event); if (over) show(...over); };
   panels.onmouseleave = panels.onblur = clear;
-  panels.onclick = event => { const over = under(event); if (over && onAsk) onAsk(trueIndex(a, ...over), cellOf, a); };
+  panels.onclick = event => { const over = under(event); if (over && explain) explain(trueIndex(a, ...over)); };
   panels.onkeydown = event => {
     const move = {ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0],
       PageUp: [-1, 0, 0], PageDown: [1, 0, 0]}[event.key];
-    if (event.key === "Enter" && cell && onAsk) onAsk(trueIndex(a, ...cell), cellOf, a);
+    if (event.key === "Enter" && cell && explain) explain(trueIndex(a, ...cell));
     if (event.key === "Escape") panels.blur();
     if (!move) return;
     event.preventDefault();
@@ -250,26 +250,26 @@ function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, asks, onAs
   };
 }
 
-// ---- stations: forward f0, f1, ...; backward b0, b1, ...; the nudges n; the optimizer's updates u0, u1, ... --------
+// ---- positions: forward f0, f1, ...; backward b0, b1, ...; the nudges n; the optimizer's updates u0, u1, ... -------
 
 const KINDS = {f: "Forward", b: "Backward", n: "Nudge", u: "Update"};
-const stations = [
+const positions = [
   ...steps.map((_, k) => ({kind: "f", k: steps.length - 1 - k})), ...steps.map((_, k) => ({kind: "b", k})),
-  ...nudges.length ? [{kind: "n", k: 0}] : [], ...(walk?.updates ?? []).map((_, k) => ({kind: "u", k})),
+  ...nudges.length ? [{kind: "n", k: 0}] : [], ...(optimizer?.updates ?? []).map((_, k) => ({kind: "u", k})),
 ];
-const find = (kind, k = 0) => stations.findIndex(s => s.kind === kind && s.k === k);
+const find = (kind, k = 0) => positions.findIndex(s => s.kind === kind && s.k === k);
 const state = {at: find("b"), line: 0, pick: 0, trail: [], quiz: false, unfolded: new Set()};
-const here = () => stations[state.at];
-const listingOf = ({kind, k}) => kind === "n" ? {lines: []} : kind === "u" ? walk.updates[k] :
+const here = () => positions[state.at];
+const listingOf = ({kind, k}) => kind === "n" ? {lines: []} : kind === "u" ? optimizer.updates[k] :
   steps[k][kind === "f" ? "forward" : "backward"];
-const title = ({kind, k}) => kind === "n" ? "nudges" : kind === "u" ? `${walk.op} → ${walk.updates[k].leaf}` :
+const title = ({kind, k}) => kind === "n" ? "nudges" : kind === "u" ? `${optimizer.op} → ${optimizer.updates[k].leaf}` :
   steps[k].name === steps[k].op ? steps[k].op : `${steps[k].op} → ${steps[k].name}`;
 
-function called(s) {                                        // steps are counted from 0, as in the engine
+function called(s) {                                        // steps are counted from 0, as in Python
   const n = steps.length - 1;
   if (s.kind === "n") return "nudges";
   return {f: `forward ${n - s.k} of ${n}`, b: `step ${s.k} of ${n}`,
-    u: `update ${s.k} of ${walk?.updates.length - 1}`}[s.kind] + `: ${title(s)}`;
+    u: `update ${s.k} of ${optimizer?.updates.length - 1}`}[s.kind] + `: ${title(s)}`;
 }
 
 function address() {
@@ -277,10 +277,10 @@ function address() {
   return `#${kind}${k}${state.line || state.pick ? `.${state.line}` : ""}${state.pick ? `.${state.pick}` : ""}`;
 }
 
-function go(at, line = 0, pick = 0, trail = []) {           // line 0: the op at a glance; n: after its n-th line
-  at = Math.max(0, Math.min(stations.length - 1, at));
+function go(at, line = 0, pick = 0, trail = []) {           // line 0: the op as a whole; n: after its n-th line
+  at = Math.max(0, Math.min(positions.length - 1, at));
   if (at !== state.at) state.unfolded = new Set();
-  Object.assign(state, {at, line: Math.min(line, listingOf(stations[at]).lines.length), pick, trail});
+  Object.assign(state, {at, line: Math.min(line, listingOf(positions[at]).lines.length), pick, trail});
   draw();
   if (!data.embedded && location.hash !== address()) location.hash = address();
 }
@@ -296,7 +296,7 @@ function fromHash() {
 
 function nextLine() {
   if (state.line < listingOf(here()).lines.length) go(state.at, state.line + 1, state.pick);
-  else if (state.at + 1 < stations.length) go(state.at + 1, 1);
+  else if (state.at + 1 < positions.length) go(state.at + 1, 1);
 }
 
 function previousLine() {
@@ -304,7 +304,7 @@ function previousLine() {
   else if (state.at > 0) go(state.at - 1, Infinity);
 }
 
-const sameKind = () => stations.flatMap((s, at) => s.kind === here().kind ? [at] : []);
+const sameKind = () => positions.flatMap((s, at) => s.kind === here().kind ? [at] : []);
 
 // ---- breakpoints: the same words as loss.backward_steps(until=...) -------------------------------------------------
 
@@ -317,16 +317,16 @@ function namesOf(step) {
 const allNames = [...new Set(steps.flatMap(s => [...namesOf(s)]))].sort();
 
 function stops(text) {
-  const longer = /^norm\s*>\s*(\S+)$/.exec(text);
+  const bound = /^norm\s*>\s*(\S+)$/.exec(text);
   if (text === "bad") return s => !s.checks.length || s.checks.some(row => !row.ok);
-  if (text === "nan") return s => s.trouble !== "";
-  if (longer && isFinite(longer[1])) {
-    return s => s.inputs.some(x => "gradient" in x && norm(x.gradient) > Number(longer[1]));
+  if (text === "nan") return s => s.bad_origin !== "";
+  if (bound && isFinite(bound[1])) {
+    return s => s.inputs.some(x => "gradient" in x && norm(x.gradient) > Number(bound[1]));
   }
   if (allNames.includes(text)) return s => namesOf(s).has(text);
 }
 
-const norm = place => { const a = data.arrays[place]; return Math.abs(Number(a.norm ?? a.value)); };
+const norm = position => { const a = data.arrays[position]; return Math.abs(Number(a.norm ?? a.value)); };
 
 function distance(a, b) {                                   // Levenshtein's
   let row = [...Array(b.length + 1).keys()];
@@ -347,7 +347,7 @@ function runTo(text) {
     return say(`nothing here is called “${text}”; nearest: ${nearest.join(", ")}`);
   }
   const kind = here().kind === "f" ? "f" : "b", start = here().kind === kind ? state.at + 1 : find("b");
-  const at = stations.findIndex((s, k) => k >= start && s.kind === kind && stop(steps[s.k]));
+  const at = positions.findIndex((s, k) => k >= start && s.kind === kind && stop(steps[s.k]));
   if (at < 0) return say(`no later step stops at “${text}”`);
   go(at);
 }
@@ -356,13 +356,13 @@ const say = text => { $("message").textContent = text; };
 
 // ---- the graph -----------------------------------------------------------------------------------------------------
 
-const FOLD_FROM = 60, WIDE = 78, GAP = 16, HIGH = 36;
+const FOLD_FROM = 60, WIDE = 86, GAP = 16, HIGH = 36;
 
-function moduleOf(step) {                                   // what a node folds into: "h.0"
+function moduleOf(step) {                                   // the module that a node is folded into: "h.0"
   return step.name === step.op ? "" : /^(.*?\.?\d+)(?:\.|$)/.exec(step.name)?.[1] ?? "";
 }
 
-function columnsOfGraph(current) {                          // one column a node, or a folded module; in forward order
+function columnsOfGraph(current) {                          // a column for each node or folded module, in the order of the forward
   const columns = [];
   for (const k of [...steps.keys()].reverse()) {
     const module = moduleOf(steps[k]), before = columns.at(-1);
@@ -375,27 +375,27 @@ function columnsOfGraph(current) {                          // one column a node
 }
 
 function svg(tag, attributes, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
 
 const clip = (text, n) => text.length > n ? "…" + text.slice(1 - n) : text;
 
-let graph = {};                                             // what is drawn, until a module folds or unfolds
+let graph = {};                                             // the drawing, until a module folds or unfolds
 
 function drawGraph() {
   const {kind, k} = here(), current = kind === "f" || kind === "b" ? k : null;
   const columns = columnsOfGraph(current), folds = columns.map(c => c.nodes.length).join();
   if (graph.folds !== folds) graph = {folds, ...builtGraph(columns)};
 
-  const leafNow = kind === "u" ? walk.updates[k].leaf : "";
+  const leafNow = kind === "u" ? optimizer.updates[k].leaf : "";
   const inputs = new Set(current == null ? [] : steps[current].inputs.map(i => i.source));
   const done = n => kind === "f" ? n > k : kind === "b" ? n < k : true;
   for (const {path, users} of graph.edges) {
     path.setAttribute("class", users.has(current) ? "edge lit" : "edge");
-    if (users.has(current)) graph.boxes[0].link.before(path);       // over the others
+    if (users.has(current)) graph.boxes[0].link.before(path);       // in front of the others
   }
   graph.boxes.forEach(({link, nodes, fold, title, name}) => {
     const status = [nodes.includes(current) ? "now" : nodes.every(done) ? "done" : "to do",
@@ -418,7 +418,7 @@ function builtGraph(columns) {
   const width = left(columns.length), height = top + HIGH + 10 + Math.max(0, ...leavesOf.map(l => l.length)) * 19;
   const root = svg("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "group"});
 
-  const users = new Map();                                  // "from to" -> the nodes there that use one from there
+  const users = new Map();                                  // "from to", two columns -> the nodes of the second that use one of the first
   for (const [n, step] of steps.entries()) for (const x of step.inputs) {
     if (x.source == null || where.get(x.source) === where.get(n)) continue;
     const key = `${where.get(x.source)} ${where.get(n)}`;
@@ -467,7 +467,7 @@ function builtGraph(columns) {
   return {edges, boxes, leaves};
 }
 
-// ---- the left column: formula, words, source -----------------------------------------------------------------------
+// ---- the left column: checks, formula, source ----------------------------------------------------------------------
 
 function mathml(text) { const box = el("div", {class: "formula", tabindex: 0}); box.innerHTML = text; return box; }
 
@@ -484,33 +484,32 @@ function sourceOf(listing, line, onLine, remark = () => "") {
 
 function verdicts(step) {
   const names = [...new Set(step.checks.map(row => row.of))];
-  return el("div", {class: "verdicts"}, names.map(name => {
+  return el("div", {class: "verdicts"}, names.length > 0 && el("span", {class: "note"}, "gradient check"), names.map(name => {
     const rows = step.checks.filter(row => row.of === name), ok = rows.every(row => row.ok);
     const detail = rows.map(row => `${row.check}: ${row.detail || `relative error ${num(row.error, 2)}`}`).join("\n");
     return el("span", {class: `verdict ${ok ? "good" : "bad"}`, title: detail},
-      `${ok ? "✓" : "✗"} ${name} ${ok ? `agrees to ${num(rows[0].error, 2)}` : "is wrong"}`);
+      `${ok ? "✓" : "✗"} ${name} ${ok ? `passed, relative error ${num(rows[0].error, 2)}` : "failed"}`);
   }));
 }
 
 function drawLeft(step, kind) {
   const formula = data.formulas[step.op], listing = listingOf(here()), backward = kind === "b";
   const failures = step.checks.filter(row => !row.ok).map(row => el("p", {class: "alert"}, row.detail));
-  const held = step.held && el("p", {class: "say"}, el("span", {class: step.held.ok ? "good" : "bad"},
-    step.held.ok ? "✓ holds here: " : "✗ does not hold here: "), step.held.words,
-    el("div", {class: "where"}, `${step.held.expression}  (off by ${num(step.held.residual, 2)})`));
+  const identity = step.identity && el("p", {class: "say"}, el("span", {class: step.identity.ok ? "good" : "bad"},
+    step.identity.ok ? "✓ identity verified: " : "✗ identity violated: "), step.identity.words,
+    el("div", {class: "where"}, `${step.identity.expression}  (residual ${num(step.identity.residual, 2)})`));
   $("left").replaceChildren(
     el("h2", {}, step.op, step.name !== step.op && el("span", {}, " → ", step.name)),
-    el("p", {class: "where"}, `made by ${step.at}`),
+    el("p", {class: "where"}, `called at ${step.at}`),
     ...backward ? [verdicts(step), ...failures] : [],
-    ...step.trouble ? [el("p", {class: "alert"}, `NaN or infinity: ${step.trouble}`)] : [],
+    ...step.bad_origin ? [el("p", {class: "alert"}, `NaN or infinity: ${step.bad_origin}`)] : [],
     mathml(formula[kind === "f" ? "forward" : "backward"]),
-    el("h3", {}, `source of its ${KINDS[kind].toLowerCase()}`, el("span", {class: "where"}, listing.place)),
+    el("h3", {}, `source of the ${KINDS[kind].toLowerCase()}`, el("span", {class: "where"}, listing.place)),
     sourceOf(listing, state.line, n => go(state.at, n)),
     ...listing.note ? [el("p", {class: "note"}, listing.note)] : [],
     ...formula.why ? [el("p", {class: "say"}, formula.why)] : [],
-    ...backward && held ? [held] : [],
-    ...step.kernel ? [el("p", {class: "note"}, `Ran as ${step.kernel}; shown are the textbook's lines. ` +
-      `The gradients that flow on differ from the textbook's by ${num(step.difference, 2)}.`)] : []);
+    ...backward && identity ? [identity] : [],
+    ...step.kernel ? [el("p", {class: "note"}, step.kernel)] : []);
 }
 
 // ---- the right column: arrays --------------------------------------------------------------------------------------
@@ -520,54 +519,56 @@ function section(name, figures, legend) {
     el("div", {class: "figures"}, figures)];
 }
 
-function comesIn(step) {
-  return [...Object.entries(step.dys).map(([name, a]) => heat(name, a, {size: SMALL})),
-    ...Object.entries(step.saved).map(([name, a]) => heat(name, a, {size: SMALL, tag: "saved"}))];
+const GRADIENTS = "gradients with respect to the inputs", UPSTREAM = "upstream gradient and saved arrays";
+
+function upstreamAndSaved(step) {
+  return [...Object.entries(step.dys).map(([name, a]) => heatmap(name, a, {size: SMALL})),
+    ...Object.entries(step.saved).map(([name, a]) => heatmap(name, a, {size: SMALL, tag: "saved"}))];
 }
 
-function drawRight(step, kind) {                            // the newest on top
+function drawRight(step, kind) {                            // the newest arrays on top
   const {lines} = listingOf(here()), n = lines.length, forward = kind === "f";
   const whole = state.line === 0 || state.line === n, isNew = state.line > 0;
-  const given = !forward ? comesIn(step) :
-    step.inputs.map(x => heat(x.name, x.value, {to: x.label, from: true, size: SMALL}));
-  const results = !whole ? [] : forward ? Object.entries(step.outputs).map(([name, a]) => heat(name, a, {isNew})) :
+  const given = !forward ? upstreamAndSaved(step) :
+    step.inputs.map(x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL}));
+  const results = !whole ? [] : forward ? Object.entries(step.outputs).map(([name, a]) => heatmap(name, a, {isNew})) :
     step.inputs.flatMap((x, i) => "gradient" in x ? [gradientOf(x, i)] : []);
   const finals = !whole ? [] : forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
-  const made = (k, size) => Object.entries(lines[k - 1][2]).filter(([, a]) => !finals.includes(a)).map(
-    ([name, a]) => heat(name, a, {tag: `line ${k}`, isNew: size === LARGE, size}));
-  const last = state.line || n, newest = state.line ? made(last, LARGE) : [];
-  const before = Array.from({length: state.line ? last - 1 : last}, (_, k) => made(k + 1, SMALL)).flat();
+  const computed = (k, size) => Object.entries(lines[k - 1][2]).filter(([, a]) => !finals.includes(a)).map(
+    ([name, a]) => heatmap(name, a, {tag: `line ${k}`, isNew: size === LARGE, size}));
+  const last = state.line || n, newest = state.line ? computed(last, LARGE) : [];
+  const before = Array.from({length: state.line ? last - 1 : last}, (_, k) => computed(k + 1, SMALL)).flat();
   const parts = [
-    [`line ${last} of ${n} made`, newest], [forward ? "what comes out" : "the gradients that go on", results],
-    ["made on the way", before], [forward ? "what goes in" : "what comes in", given]].filter(([, figures]) => figures.length);
-  if (!newest.length && !results.length) parts.unshift([`line ${last} of ${n} made no array`, []]);
+    [`line ${last} of ${n} computed`, newest], [forward ? "outputs" : GRADIENTS, results],
+    ["intermediate values", before], [forward ? "inputs" : UPSTREAM, given]].filter(([, figures]) => figures.length);
+  if (!newest.length && !results.length) parts.unshift([`line ${last} of ${n} computed no array`, []]);
   $("right").replaceChildren(...parts.flatMap(([name, figures], k) => section(name, figures, k === 0)));
 }
 
 const whyOf = (step, input, at) => data.whys[`${step}:${input}:${at.join()}`];
-const asked = {};                                           // "step:input" -> indices that have an answer
+const explainable = {};                                     // "step:input" -> indices that have an answer
 for (const key of Object.keys(data.whys)) {
   const [step, input, at] = key.split(":");
-  (asked[`${step}:${input}`] ??= []).push(at ? at.split(",").map(Number) : []);
+  (explainable[`${step}:${input}`] ??= []).push(at ? at.split(",").map(Number) : []);
 }
 
 function gradientOf(x, i) {
-  const k = here().k, asks = asked[`${k}:${i}`] ?? [], name = `d${x.name}`;
-  const onAsk = (at, cell, a) => {
-    const found = asks.find(ask => ask.join() === at.join()) ??
-      asks.find(ask => cell(a, ask).join() === cell(a, at).join());
+  const k = here().k, a = array(x.gradient), explained = explainable[`${k}:${i}`] ?? [], name = `d${x.name}`;
+  const explain = at => {
+    const found = explained.find(other => other.join() === at.join()) ??
+      explained.find(other => cellOf(a, other).join() === cellOf(a, at).join());
     openWhy([{step: k, input: i, at: found ?? at}]);
   };
   const size = "earlier" in x ? THIRD : LARGE;
-  const figure = heat(name, x.gradient, {to: x.label, asks, onAsk, isNew: state.line > 0, size});
-  if (asks.length) figure.append(el("div", {class: "chips"}, "why?", asks.slice(0, 4).map(at =>
+  const figure = heatmap(name, x.gradient, {to: x.label, explained, explain, isNew: state.line > 0, size});
+  if (explained.length) figure.append(el("div", {class: "chips"}, "why?", explained.slice(0, 4).map(at =>
     el("button", {onclick: () => openWhy([{step: k, input: i, at}])}, index(at)))));
   if (!("earlier" in x)) return figure;
-  return el("div", {class: "sum"}, heat("earlier", x.earlier, {to: x.label, size: THIRD}), el("span", {}, "+"), figure,
-    el("span", {}, "="), heat("sum", x.sum, {to: x.label, size: THIRD}));
+  return el("div", {class: "sum"}, heatmap("earlier", x.earlier, {to: x.label, size: THIRD}), el("span", {}, "+"), figure,
+    el("span", {}, "="), heatmap("sum", x.sum, {to: x.label, size: THIRD}));
 }
 
-// ---- why: one number as a sum of slope times gradient, asked on up to the loss -------------------------------------
+// ---- why: one number by the chain rule, followed from term to term up to the loss ----------------------------------
 
 function openWhy(trail) {
   const {step} = trail.at(-1);
@@ -585,39 +586,42 @@ function whyLink(words, trail) {                            // pale where this p
 function closeWhy() { state.trail = []; drawWhy(); }
 
 function drawWhy() {
-  const panel = $("why"), asking = state.trail.at(-1);
-  panel.hidden = !asking;
-  if (!asking) return;
-  const {step, input, at} = asking, answer = whyOf(step, input, at);
+  const panel = $("why"), element = state.trail.at(-1);
+  panel.hidden = !element;
+  if (!element) return;
+  const {step, input, at} = element, answer = whyOf(step, input, at);
   const crumbs = state.trail.flatMap((t, n) => [n ? " › " : "",
     n === state.trail.length - 1 ? el("b", {}, gradientName(t)) :
       whyLink(gradientName(t), state.trail.slice(0, n + 1)),
     el("span", {}, ` ${steps[t.step].inputs[t.input].leaf || steps[t.step].name}`)]);
-  const atLoss = answer && !answer.terms.some(t => t.parts.length);
+  const atLoss = answer && !data.embedded && !answer.terms.some(t => t.uses.length);
   panel.replaceChildren(el("button", {class: "close", onclick: closeWhy}, "close"),
     el("div", {class: "crumbs"}, crumbs, atLoss ? " › the loss" : ""));
   if (!answer) {
-    panel.append(el("p", {}, `Why ${gradientName(asking)}? A page holds the answers for the largest entries only: `,
-      (asked[`${step}:${input}`] ?? []).slice(0, 6).flatMap(other =>
+    panel.append(el("p", {}, `Why ${gradientName(element)}? This page explains only the largest entries: `,
+      (explainable[`${step}:${input}`] ?? []).slice(0, 6).flatMap(other =>
         [whyLink(index(other), [...state.trail.slice(0, -1), {step, input, at: other}]), " "]),
-      "The terminal and step.why() answer for any."));
+      "The terminal and step.why() explain any entry."));
     return;
   }
   const largest = Math.max(...answer.terms.map(t => Math.abs(t.product))), outputs = Object.keys(steps[step].outputs);
+  const name = steps[step].inputs[input].name;
   panel.append(
-    el("p", {class: "say"}, "Why is ", el("b", {}, `${gradientName(asking)} = ${num(answer.value, 4)}`),
-      "? Moving that number of ", el("code", {}, steps[step].inputs[input].name),
-      ` moves ${plural(answer.count, "number")} that the op gives; each counts slope × its own gradient:`),
+    el("p", {class: "say"}, "Why is ", el("b", {}, `${gradientName(element)} = ${num(answer.value, 4)}`),
+      "? By the chain rule it is the sum of ", el("code", {}, `∂y/∂${name}`), " × ", el("code", {}, "dy"), ` over the ` +
+      `${plural(answer.count, "element")} y of the output that depend on this element of ${name}:`),
     el("div", {class: "scroll"}, el("table", {},
-      header(["moves", "slope", "", "gradient", "", "product", "", "that gradient was made by"], [1, 3, 5]),
+      header(["y", "local derivative", "", "upstream gradient", "", "product", "", data.embedded ? "" :
+        "upstream gradient from"], [1, 3, 5]),
       answer.terms.map(t => el("tr", {}, el("td", {class: "n"}, `${outputs[t.out]}${t.at.length ? index(t.at) : ""}`),
-        el("td", {class: "n"}, num(t.slope, 4)), el("td", {}, "×"), el("td", {class: "n"}, num(t.dy, 4)), el("td", {}, "="),
-        el("td", {class: "n"}, num(t.product, 4)), el("td", {}, bars([[Math.abs(t.product) / largest, "actual"]])),
-        el("td", {}, t.parts.length ? t.parts.map(([s, i], n) => [n ? " + " : "",
+        el("td", {class: "n"}, num(t.derivative, 4)), el("td", {}, "×"), el("td", {class: "n"}, num(t.dy, 4)),
+        el("td", {}, "="), el("td", {class: "n"}, num(t.product, 4)),
+        el("td", {}, bars([[Math.abs(t.product) / largest, "actual"]])),
+        el("td", {}, t.uses.length ? t.uses.map(([s, i], n) => [n ? " + " : "",
           whyLink(`${steps[s].op} (step ${s})`, [...state.trail, {step: s, input: i, at: t.at}])]) :
-          "the loss itself: 1"))))),
-    el("p", {class: "note"}, `Shown: ${num(sum(answer.terms, t => t.product), 5)}. ` +
-      `All ${answer.count}: ${num(answer.total, 5)}. Recorded: ${num(answer.value, 5)}.`));
+          data.embedded ? "" : "the loss itself: 1"))))),
+    el("p", {class: "note"}, `Sum of the terms shown: ${num(sum(answer.terms, t => t.product), 5)}. ` +
+      `Sum of all ${plural(answer.count, "term")}: ${num(answer.total, 5)}. Recorded: ${num(answer.value, 5)}.`));
 }
 
 const header = (names, numeric) => el("tr", {}, names.map(
@@ -628,15 +632,16 @@ const bars = widths => el("div", {class: "bars"}, widths.map(([share, name]) =>
 const beside = ({predicted, actual}, largest) =>
   bars([[Math.abs(predicted) / largest, "predicted"], [Math.abs(actual) / largest, "actual"]]);
 
-// ---- nudge: the loss that a gradient predicts, beside what happens -------------------------------------------------
+// ---- nudge: the predicted change of the loss, beside the actual one ------------------------------------------------
 
 function drawNudges() {
   const largest = Math.max(...nudges.flatMap(n => [Math.abs(n.predicted), Math.abs(n.actual)])) || 1;
   $("left").replaceChildren(el("h2", {}, "Nudge"),
-    el("p", {class: "say"}, "A gradient says how much the loss changes when one number moves a little. So ",
-      "move it, run the forward again, and look. These are the largest entries of each gradient, each moved by a thousandth of its tensor's size."));
-  $("right").replaceChildren(el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted: gradient × nudge ",
-    el("span", {class: "key actual"}), "actual change of the loss"),
+    el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little. Here a ",
+      "number is changed and the forward runs again. These are the largest entries of each gradient; each number is ",
+      "changed by a thousandth of the root mean square of its tensor."));
+  $("right").replaceChildren(el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted change of the loss: gradient × nudge ",
+    el("span", {class: "key actual"}), "actual change"),
     el("div", {class: "scroll"}, el("table", {},
       header(["number", "gradient", "nudge", "predicted", "actual", "actual / predicted", ""], [1, 2, 3, 4, 5]),
       nudges.map((n, row) => el("tr", {class: nudges[row - 1]?.leaf !== n.leaf ? "group" : ""},
@@ -649,24 +654,24 @@ function drawNudges() {
 // ---- the optimizer's step ------------------------------------------------------------------------------------------
 
 function drawUpdate(k) {
-  const update = walk.updates[k], pick = Math.min(state.pick, Math.max(update.picks.length - 1, 0));
+  const update = optimizer.updates[k], pick = Math.min(state.pick, Math.max(update.picks.length - 1, 0));
   const at = update.picks[pick];
-  const formula = data.formulas[walk.op], after = state.line || update.lines.length;
-  const values = n => update.lines.slice(0, after).filter(([, last]) => last === n).flatMap(([, , made]) =>
-    Object.entries(made).map(([name, xs]) => el("span", {class: "made"}, `    ${name} = ${num(xs[pick], 5)}`)));
-  const largest = Math.max(...walk.updates.flatMap(u => [Math.abs(u.predicted), Math.abs(u.actual)])) || 1;
+  const formula = data.formulas[optimizer.op], after = state.line || update.lines.length;
+  const values = n => update.lines.slice(0, after).filter(([, last]) => last === n).flatMap(([, , computed]) =>
+    Object.entries(computed).map(([name, xs]) => el("span", {class: "value"}, `    ${name} = ${num(xs[pick], 5)}`)));
+  const largest = Math.max(...optimizer.updates.flatMap(u => [Math.abs(u.predicted), Math.abs(u.actual)])) || 1;
   const row = (name, u, status) => el("tr", {class: status}, el("td", {}, name), [u.predicted, u.actual].map(x =>
     el("td", {class: "n"}, num(x))), el("td", {}, status === "total" ? null :
     beside(u, largest)));
-  $("left").replaceChildren(el("h2", {}, walk.op, el("span", {}, " → ", update.leaf)),
-    el("p", {class: "where"}, "one step of the optimizer, in float64; nothing has been moved"),
-    ...walk.clip ? [el("p", {class: "say"}, "Clipping: ", walk.clip)] : [],
-    el("h3", {}, "what it does to the loss"),
+  $("left").replaceChildren(el("h2", {}, optimizer.op, el("span", {}, " → ", update.leaf)),
+    el("p", {class: "note"}, "one step of the optimizer, computed in float64; no parameter has changed"),
+    ...optimizer.clip ? [el("p", {class: "say"}, "Clipping: ", optimizer.clip)] : [],
+    el("h3", {}, "change of the loss"),
     el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted: sum of gradient × change ",
-      el("span", {class: "key actual"}), "actual, if only that tensor moves"),
+      el("span", {class: "key actual"}), "actual, if only that tensor is updated"),
     el("div", {class: "scroll"}, el("table", {}, header(["tensor", "predicted", "actual", ""], [1, 2]),
-      row("all of them at once", walk, "total"),
-      walk.updates.map((u, n) => row(el("a", {href: `#u${n}`}, u.leaf), u, n === k ? "now" : "")))));
+      row("all tensors at once", optimizer, "total"),
+      optimizer.updates.map((u, n) => row(el("a", {href: `#u${n}`}, u.leaf), u, n === k ? "now" : "")))));
   $("right").replaceChildren(...!at ? [el("p", {class: "note"}, "The gradient of this tensor is zero.")] : [
       el("h3", {}, "the arithmetic of one weight", el("span", {class: "where"}, update.place)),
       el("div", {class: "chips"}, update.leaf, update.picks.map((p, n) => el("button",
@@ -675,15 +680,15 @@ function drawUpdate(k) {
         ([name, xs]) => el("span", {}, `${name} = ${num(xs[pick], 5)}`))),
       sourceOf(update, state.line, n => go(state.at, n, pick), values)],
     mathml(formula.forward), ...formula.why ? [el("p", {class: "say"}, formula.why)] : [],
-    ...section("how far each weight moves", [heat("p_new − p", update.change, {to: update.leaf})], true));
+    ...section("update of each weight", [heatmap("p_new − p", update.change, {to: update.leaf})], true));
 }
 
-// ---- quiz: predict, then see ---------------------------------------------------------------------------------------
+// ---- quiz: predict a gradient before it is shown -------------------------------------------------------------------
 
 const QUIZ = `quiz: ${data.title}, ${steps.length} steps`;
-const answers = JSON.parse(store.get(QUIZ) ?? "{}");        // "step:question" -> what was said, and what is right
+const answers = JSON.parse(store.get(QUIZ) ?? "{}");        // "step:question" -> the given answer and the right one
 
-function shuffled(xs, seed) {                               // the same order every time
+function shuffled(xs, seed) {                               // in the same order for the same seed
   return xs.map((x, n) => [(n * 7 + seed * 5 + 3) % 11, x]).sort((a, b) => a[0] - b[0]).map(pair => pair[1]);
 }
 
@@ -695,17 +700,17 @@ function questionsOf(k) {                                   // about one of the 
 
   const arrays = Object.values({...step.dys, ...step.saved}).map(a => data.arrays[a].shape);
   const shapes = [[...x.shape].reverse(), ...step.inputs.map(y => y.shape), ...arrays, x.shape.slice(1), [...x.shape, 2]];
-  const found = [{key: `${k}:shape`, text: `Which shape has ${name}?`, right: dims(x.shape),
+  const found = [{key: `${k}:shape`, text: `What is the shape of ${name}?`, right: dims(x.shape),
     options: four(dims(x.shape), shapes.map(dims), k)}];
 
-  const at = asked[`${k}:${i}`]?.[0], why = at && whyOf(k, i, at);
+  const at = explainable[`${k}:${i}`]?.[0], why = at && whyOf(k, i, at);
   if (why?.terms.length) found.push({key: `${k}:sign`, right: why.value > 0 ? "+" : "−", options: ["+", "−"],
-    text: `The sign of ${name}${at.length ? index(at) : ""}? Of its ${plural(why.count, "term")} the largest is a slope ` +
-      `of ${num(why.terms[0].slope)} times a gradient of ${num(why.terms[0].dy)}.`});
+    text: `What is the sign of ${name}${at.length ? index(at) : ""}? The largest of its ${plural(why.count, "term")} is a ` +
+      `local derivative of ${num(why.terms[0].derivative)} times an upstream gradient of ${num(why.terms[0].dy)}.`});
 
   const isSame = y => "gradient" in y && (x.leaf ? y.leaf === x.leaf : x.source != null && y.source === x.source);
   const others = [...steps.keys()].filter(n => n !== k && steps[n].inputs.some(isSame));
-  const stepName = n => `${title({kind: "b", k: n})} (step ${n})`, none = "none: this is all of it";
+  const stepName = n => `${title({kind: "b", k: n})} (step ${n})`, none = "none: this is the whole gradient";
   const right = others.length ? stepName(others[0]) : none;
   const wrong = [1, 2, 5].map(d => (k + d) % steps.length).filter(n => n !== k && !others.includes(n));
   found.push({key: `${k}:other`, right, options: four(right, [none, ...wrong.map(stepName)], k + 1),
@@ -720,22 +725,22 @@ function drawQuiz() {
   const rows = questions.slice(0, open < 0 ? undefined : open + 1).map(q => {
     const given = answers[q.key];
     return el("div", {class: "question"}, el("p", {class: "say"}, q.text), given ?
-      given.said === q.right ? el("p", {class: "good"}, `✓ ${q.right}`) :
-        el("p", {class: "bad"}, `✗ not ${given.said}, but ${q.right}`) :
+      given.given === q.right ? el("p", {class: "good"}, `✓ ${q.right}`) :
+        el("p", {class: "bad"}, `✗ not ${given.given}, but ${q.right}`) :
       el("div", {class: "answers"}, q.options.map(option => el("button", {onclick: () => {
-        answers[q.key] = {said: option, right: q.right};
+        answers[q.key] = {given: option, right: q.right};
         store.set(QUIZ, JSON.stringify(answers));
         draw();
         $("right").querySelector(".answers button")?.focus();
       }}, option))));
   });
   const n = questions.length;
-  return [el("h3", {}, `before you see it: ${open < 0 ? n : open} of ${n} answered`), ...rows,
+  return [el("h3", {}, `quiz: ${open < 0 ? n : open} of ${n} answered`), ...rows,
     el("p", {class: "note"}, `${rightly().length} right of ${Object.keys(answers).length} so far. `,
       el("button", {onclick: showScore}, "Show the score as JSON"))];
 }
 
-const rightly = () => Object.values(answers).filter(a => a.said === a.right);
+const rightly = () => Object.values(answers).filter(a => a.given === a.right);
 
 function showScore() {
   const score = {page: data.title, steps: steps.length, asked: Object.keys(answers).length,
@@ -756,17 +761,17 @@ function draw() {
   else if (kind === "u") drawUpdate(k);
   else if (hiddenByQuiz()) {
     state.line = 0;
-    drawLeft({...steps[k], checks: [], held: null}, kind);
-    $("right").replaceChildren(...drawQuiz(), ...section("what comes in", comesIn(steps[k]), true));
+    drawLeft({...steps[k], checks: [], identity: null}, kind);
+    $("right").replaceChildren(...drawQuiz(), ...section(UPSTREAM, upstreamAndSaved(steps[k]), true));
   } else {
     drawLeft(steps[k], kind);
     drawRight(steps[k], kind);
     if (state.quiz && kind === "b") $("right").append(...drawQuiz());
   }
   drawWhy();
-  const made = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
+  const computed = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
   $("live").textContent = called(here()) +
-    (state.line ? `, line ${state.line} of ${n}${made ? `, made ${made}` : ""}` : "");
+    (state.line ? `, line ${state.line} of ${n}${computed ? `, computed ${computed}` : ""}` : "");
 }
 
 function overlay(...children) {
@@ -777,12 +782,12 @@ function overlay(...children) {
 function showHelp() {
   const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line"], ["Home End", "first, last"],
     ["f d n u", "forward, backward, nudge, update"], ["b", "run to a breakpoint"],
-    ["w", "why: the largest entry of a gradient"], ["q", "quiz on and off"], ["Esc", "close"], ["?", "this"]];
+    ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"], ["Esc", "close"], ["?", "this"]];
   overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
     el("td", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("td", {}, what)))),
-    el("p", {class: "note"}, "Tab reaches every heat map; arrow keys then read its values. Circles mark the entries ",
-      "that can be asked why. A breakpoint is an op, a module, a parameter, “bad” (a check failed), “nan”, or ",
-      "“norm > 3”. The address of the page holds the step and the line."));
+    el("p", {class: "note"}, "Tab goes to the next heat map; arrow keys then read its values. Circles mark the ",
+      "entries that “why” explains. A breakpoint is an op, a module, a parameter, “bad” (a check failed), “nan”, or ",
+      "“norm > 3”. The address of the page contains the step and the line."));
 }
 
 function toggleQuiz() { state.quiz = !state.quiz; state.trail = []; draw(); }
@@ -826,7 +831,7 @@ document.onkeydown = event => {
 
 function tab(kind) {                                        // forward and backward of the same op
   const {kind: old, k} = here(), same = "fb".includes(kind) && "fb".includes(old) ? find(kind, k) : -1;
-  const at = same >= 0 ? same : stations.findIndex(s => s.kind === kind);
+  const at = same >= 0 ? same : positions.findIndex(s => s.kind === kind);
   if (at >= 0) go(at);
 }
 
@@ -834,15 +839,15 @@ function start() {
   document.title = data.title || "stepper";
   $("title").append(el("b", {}, data.title || "one backward, step by step"),
     data.loss == null ? "" : `  ·  loss ${num(data.loss, 4)}`);
-  $("tabs").append(...[...new Set(stations.map(s => s.kind))].map(
+  $("tabs").append(...[...new Set(positions.map(s => s.kind))].map(
     kind => el("button", {"data-kind": kind, onclick: () => tab(kind)}, KINDS[kind])));
-  $("jump").append(...stations.map((s, at) => el("option", {value: at}, called(s))));
+  $("jump").append(...positions.map((s, at) => el("option", {value: at}, called(s))));
   $("names").append(...["bad", "nan", ...allNames].map(value => el("option", {value})));
-  $("notes").append(...[...data.notes, ...data.less].map(text => el("li", {}, text)));
+  $("notes").append(...[...data.notes, ...data.omitted].map(text => el("li", {}, text)));
   useTheme(store.get("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
   window.onhashchange = fromHash;
   window.onresize = () => draw();
-  let before;                                               // paper is white
+  let before;                                               // print on white
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; useTheme("light"); draw(); };
   window.onafterprint = () => { useTheme(before); draw(); };
   if (!data.embedded && location.hash) fromHash();

@@ -1,4 +1,4 @@
-"""One record, two faces: the page and the terminal show the same names, verdicts and numbers."""
+"""The page and the terminal show the same names, verdicts and numbers of a record."""
 import io
 import json
 import re
@@ -6,25 +6,26 @@ import re
 import numpy as np
 import pytest
 
-from fault_localization import planted
-from faulty_ops import SoftmaxDiagonal
+import gpt.step
 from minigrad import Tensor, functional as F
 from minigrad.step import examples, record
 from minigrad.step.page import html
 from minigrad.step.terminal import Terminal
+from locate_mistakes import with_mistake
+from faulty_ops import SoftmaxDiagonal
 
 
 def wrong():
-    """A network with a mistake in it."""
+    """A record in which softmax has a wrong backward."""
     rng = np.random.default_rng(0)
     x, w = (Tensor(rng.normal(size=shape), requires_grad=True) for shape in ((4, 3), (3, 5)))
-    with planted(SoftmaxDiagonal):
+    with with_mistake(SoftmaxDiagonal):
         return record(F.cross_entropy(F.softmax(x @ w), [1, 0, 4, 2]), names={"x": x, "w": w})
 
 
-@pytest.fixture(scope="module", params=[examples.tiny, examples.gpt, wrong], ids=lambda make: make.__name__)
-def faces(request):
-    """A record, the data of its page, and what the terminal answers to a command at a step."""
+@pytest.fixture(scope="module", params=[examples.tiny, gpt.step.example, wrong], ids=["tiny", "gpt", "wrong"])
+def shown(request):
+    """A record, the data of its page, and a function that gives the terminal's answer to a command at a step."""
     seen = request.param()
     page = html(seen)
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
@@ -37,8 +38,8 @@ def faces(request):
     return seen, data, ask
 
 
-def test_names_and_lines(faces):
-    seen, data, ask = faces
+def test_both_show_the_same_names_and_source_lines(shown):
+    seen, data, ask = shown
     assert len(data["steps"]) == len(seen.views)
     for i, step in enumerate(data["steps"]):
         said = ask(i, f"j {i}")
@@ -50,8 +51,8 @@ def test_names_and_lines(faces):
             assert re.sub(r"\s+", " ", line).strip() in said
 
 
-def test_verdicts(faces):
-    seen, data, ask = faces
+def test_both_show_the_same_verdicts(shown):
+    seen, data, ask = shown
     failures = 0
     for i, step in enumerate(data["steps"]):
         said = ask(i, f"j {i}")
@@ -62,13 +63,16 @@ def test_verdicts(faces):
                 failures += not ok
                 assert f"{'✓' if ok else '✗'} d{x['name']}: " in said
                 assert all(c["detail"] in said for c in checks)
-        if step["held"]:
-            assert f"{'✓' if step['held']['ok'] else '✗'} {step['held']['words']}" in said
+        if step["identity"]:
+            found = re.search(r"([✓✗]) identity (\w+), residual \S+ (.*)", said)
+            assert found[1] == ("✓" if step["identity"]["ok"] else "✗")
+            assert found[2] == ("verified" if step["identity"]["ok"] else "violated")
+            assert found[3].startswith(step["identity"]["words"])
     assert bool(failures) == (not all(v.report.ok for v in seen.views))
 
 
-def test_numbers(faces):
-    seen, data, ask = faces
+def test_both_show_the_same_gradients(shown):
+    seen, data, ask = shown
     for i, step in enumerate(data["steps"]):
         said = ask(i, f"j {i}")
         for x in step["inputs"]:
@@ -77,8 +81,8 @@ def test_numbers(faces):
                 assert f"d{x['name']} {'x'.join(map(str, array['shape']))} max {array['max']:.3g}" in said
 
 
-def test_answers(faces):
-    seen, data, ask = faces
+def test_both_explain_and_nudge_with_the_same_numbers(shown):
+    seen, data, ask = shown
     for key, why in list(data["whys"].items())[::7]:
         step, _, at = key.split(":")
         said = ask(int(step), f"why {why['name']}{f'[{at}]' if at else ''}")
@@ -89,14 +93,14 @@ def test_answers(faces):
         assert f"{nudge['predicted']:.6g}" in said and f"{nudge['actual']:.6g}" in said
 
 
-def test_the_optimizers_step(faces):
-    seen, data, ask = faces
-    if data["walk"] is None:
+def test_both_show_the_same_step_of_the_optimizer(shown):
+    seen, data, ask = shown
+    if data["optimizer"] is None:
         assert "record(loss, optimizer=...)" in ask(0, "o")
         return
     said = ask(0, "o")
-    assert f"{data['walk']['predicted']:.4g} {data['walk']['actual']:.4g}" in said
-    for update in data["walk"]["updates"]:
+    assert f"{data['optimizer']['predicted']:.4g} {data['optimizer']['actual']:.4g}" in said
+    for update in data["optimizer"]["updates"]:
         assert re.search(rf"{re.escape(update['leaf'])} \S+ {update['predicted']:.4g} {update['actual']:.4g}", said)
         arithmetic = ask(0, f"o {update['leaf']}{update['picks'][0]}")
         for _, _, made in update["lines"]:
