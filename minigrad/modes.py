@@ -1,4 +1,4 @@
-"""Modes of the engine: they hold per thread, may be nested, and are restored when their `with` block ends."""
+"""Modes of the engine: they apply to one thread, may be nested, and are restored when their `with` block ends."""
 import contextlib
 import os
 from contextvars import ContextVar

@@ -1,4 +1,4 @@
-"""Modules: parameters with names, and the layers of a GPT."""
+"""Modules: named parameters, and the layers of a GPT."""
 import math
 from typing import Any, Iterator, Mapping
 
@@ -11,7 +11,7 @@ from minigrad.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A leaf that a Module owns, with its path as a name: "h.0.attn.c_attn.weight"."""
+    """A leaf Tensor that needs a gradient. The Module that it is an attribute of names it: "h.0.attn.c_attn.weight"."""
     __slots__ = ("name",)
 
     def __init__(self, data: Any, *, dtype: Any = None, device: str | None = None) -> None:
@@ -20,12 +20,13 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Holds Parameters, Modules and lists of Modules as attributes, which makes their names; `forward` computes.
+    """A layer, or a model of layers: `forward` computes its output, and calling it calls `forward`.
 
-    A list becomes a tuple, as its names are given when it is assigned.
+    Attributes that are Parameters, Modules or lists of Modules belong to it and are named after the attribute. A list
+    is stored as a tuple: its members are named when it is assigned, and later ones would have no name.
     """
     training = True
-    path = ""                                   # from the outermost Module: "h.0.attn"
+    path = ""                                   # its name in the outermost Module: "h.0.attn"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, list) and any(isinstance(v, Module) for v in value):
@@ -55,7 +56,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} needs a forward method")
 
     def _named(self, path: str = "") -> Iterator[tuple[str, Any]]:
-        """(path, Module or Parameter): this module and all below it, in the order of their attributes."""
+        """(path, Module or Parameter): this module and everything in it, in the order of the attributes."""
         yield path, self
         for name, child in self._children():
             full = f"{path}.{name}" if path else name
@@ -65,11 +66,11 @@ class Module:
                 yield full, child
 
     def named_modules(self) -> Iterator[tuple[str, "Module"]]:
-        """(path, Module): this one, whose path is "", and all below it."""
+        """(path, Module): this one, whose path is "", and all Modules in it."""
         return ((path, found) for path, found in self._named() if isinstance(found, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, Parameter), a shared one once, under its first name."""
+        """(name, Parameter) of every Parameter in it; a shared one once, under its first name."""
         seen: set[int] = set()
         for name, found in self._named():
             if isinstance(found, Parameter) and id(found) not in seen:
@@ -77,31 +78,31 @@ class Module:
                 yield name, found
 
     def parameters(self) -> list[Parameter]:
-        """All parameters, a shared one once."""
+        """Every Parameter in it; a shared one once."""
         return [p for _, p in self.named_parameters()]
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set the `.grad` of every parameter to None."""
         for p in self.parameters():
             p.zero_grad()
 
     def train(self, mode: bool = True) -> "Module":
-        """Turn dropout on (or off)."""
+        """Turn dropout on, or off with mode=False. Returns itself."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
     def eval(self) -> "Module":
-        """Turn dropout off."""
+        """Turn dropout off. Returns itself."""
         return self.train(False)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters on the host, by name."""
+        """Copies of all parameters, by name, on the host."""
         return {name: p.numpy() for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy values into the parameters. All names and shapes must fit, else ValueError lists what does not and
-        nothing is changed."""
+        """Copy values, by name, into the parameters. ValueError lists all names and shapes that do not fit; then nothing
+        is changed."""
         own = dict(self.named_parameters())
         shapes = {name: Tensor(value).shape for name, value in state.items()}
         problems = [f"missing: {', '.join(names)}" for names in [sorted(own.keys() - state.keys())] if names]
@@ -114,22 +115,22 @@ class Module:
             p.data = state[name]
 
 
-def _drawn(rng: np.random.Generator | None, std: float, shape: tuple[int, ...], dtype: Any, device: str) -> Parameter:
-    """Normal numbers, drawn on the host in float64: the same on every device and in every dtype."""
+def _normal(rng: np.random.Generator | None, std: float, shape: tuple[int, ...], dtype: Any, device: str) -> Parameter:
+    """A Parameter of normal numbers. They are drawn on the host in float64: the same for every device and dtype."""
     rng = np.random.default_rng() if rng is None else rng
     return Parameter(rng.normal(0.0, std, size=shape), dtype=dtype, device=device)
 
 
 class Linear(Module):
-    """y = x @ weight + bias, weight (n_in, n_out).
+    """x (..., n_in)  ->  x @ weight + bias (..., n_out), with weight (n_in, n_out) and bias (n_out,).
 
-    weight is normal with standard deviation std (default 1 / sqrt(n_in)), bias 0. rng: where the weights come from;
-    without one they differ from run to run.
+    weight starts as normal numbers of standard deviation std, by default 1 / sqrt(n_in), bias as 0. rng: the generator
+    of the weights; without one they differ from run to run.
     """
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, *, std: float | None = None,
                  rng: np.random.Generator | None = None, dtype: Any = "float32", device: str = "cpu") -> None:
-        self.weight = _drawn(rng, 1.0 / math.sqrt(n_in) if std is None else std, (n_in, n_out), dtype, device)
+        self.weight = _normal(rng, 1.0 / math.sqrt(n_in) if std is None else std, (n_in, n_out), dtype, device)
         self.bias = Parameter(np.zeros(n_out), dtype=dtype, device=device) if bias else None
 
     def forward(self, x: Any) -> Tensor:
@@ -137,7 +138,7 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """Layer norm over the last axis, of size n: weight starts at 1, bias at 0."""
+    """Layer norm over the last axis, x (..., n)  ->  (..., n). weight (n,) starts as 1, bias (n,) as 0 (Ba et al. 2016)."""
 
     def __init__(
         self, n: int, bias: bool = True, *, eps: float = 1e-5, dtype: Any = "float32", device: str = "cpu"
@@ -151,19 +152,19 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """Rows of weight (n, dim), normal with standard deviation std."""
+    """Integers (...)  ->  rows of weight (n, dim): (..., dim). weight starts as normal numbers of standard deviation std."""
 
     def __init__(self, n: int, dim: int, *, std: float = 1.0, rng: np.random.Generator | None = None,
                  dtype: Any = "float32", device: str = "cpu") -> None:
-        self.weight = _drawn(rng, std, (n, dim), dtype, device)
+        self.weight = _normal(rng, std, (n, dim), dtype, device)
 
     def forward(self, idx: Any) -> Tensor:
         return F.embedding(self.weight, idx)
 
 
 class Dropout(Module):
-    """Zeroes elements with probability p while training. Its stream of random numbers follows from the key of the step
-    and its own path."""
+    """Zeroes elements with probability p in training mode and scales the others by 1 / (1 - p) (Srivastava et al. 2014).
+    The random numbers are a function of the key of the step and of its own path. ValueError unless 0 <= p < 1."""
 
     def __init__(self, p: float) -> None:
         if not 0.0 <= p < 1.0:

@@ -1,4 +1,4 @@
-"""Optimizers, which run the forward of the ops adamw and sgd; clipping; the learning-rate schedule."""
+"""Optimizers, whose steps are the forwards of the ops adamw and sgd; gradient clipping; a learning-rate schedule."""
 import math
 from itertools import accumulate, groupby
 from typing import Any, Iterable
@@ -11,9 +11,11 @@ from minigrad.tensor import Tensor
 
 
 class Optimizer:
-    """Parameters in groups, each with its own hyper-parameters, and a state for every parameter.
+    """Groups of parameters, each with its own hyper-parameters, and a state for every parameter.
 
-    params: Tensors, or dicts {"params": Tensors, hyper-parameter: value, ...}. `groups` may be changed between steps.
+    params: Tensors, or a dict {"params": Tensors, hyper-parameter: value, ...} for each group. The values in `groups`
+    may be changed between steps. TypeError for what is no leaf Tensor with requires_grad, ValueError for a parameter
+    given twice, an unknown hyper-parameter or one out of range.
     """
     op: type[Op]
     moments: tuple[str, ...]                    # names of the state arrays, in the order of the op's inputs
@@ -43,7 +45,7 @@ class Optimizer:
         self.state: dict[int, dict[str, Any]] = {}      # id of a parameter -> t and its moments
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The group, or ValueError for values out of range."""
+        """The group. ValueError for a hyper-parameter out of range."""
         for name in ("lr", "eps", "weight_decay"):
             if group.get(name, 0.0) < 0.0:
                 raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {group[name]}")
@@ -51,11 +53,11 @@ class Optimizer:
 
     @property
     def params(self) -> list[Tensor]:
-        """All parameters, in the order of the groups."""
+        """The parameters of all groups, in order."""
         return [p for group in self.groups for p in group["params"]]
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set the `.grad` of every parameter to None."""
         for p in self.params:
             p.zero_grad()
 
@@ -73,8 +75,8 @@ class Optimizer:
                     p.changed()
 
     def runs(self, group: dict[str, Any]) -> list[list[Tensor]]:
-        """The parameters of a group that have a gradient, their t counted up: cut where the moments of one do not lie
-        right after those of the one before, or t differs."""
+        """The parameters of a group that have a gradient, their t increased by 1, in runs of equal t whose moments lie one
+        after the other in memory: each run is one update."""
         runs: list[list[Tensor]] = []
         before: dict[str, Any] = {}
         for p in group["params"]:
@@ -91,16 +93,17 @@ class Optimizer:
         return runs
 
     def state_of(self, p: Tensor) -> dict[str, Any]:
-        """t, the number of steps so far, and the moments of a parameter, 0 before its first step: views of arrays,
-        `flat`, in which those of neighbours in a group lie side by side, its own at `at`."""
+        """The state of a parameter: t, the number of its steps so far, and its moments, zeros before the first. The
+        moments are views: those of all parameters of a group lie one after the other in the arrays `flat`, its own at
+        the slice `at`."""
         if id(p) not in self.state:
             group = next(group["params"] for group in self.groups if any(p is q for q in group["params"]))
             for _, alike in groupby(group, lambda q: (q.device, q.dtype)):
-                self.allot([q for q in alike if id(q) not in self.state])
+                self.allocate([q for q in alike if id(q) not in self.state])
         return self.state[id(p)]
 
-    def allot(self, members: list[Tensor]) -> None:
-        """The state of parameters of one dtype on one device, before their first step."""
+    def allocate(self, members: list[Tensor]) -> None:
+        """Make the state of parameters of one dtype on one device, before their first step."""
         ends = list(accumulate(p.size for p in members))
         flat = [members[0].xp.zeros(ends[-1], members[0].dtype) for _ in self.moments] if members else []
         for p, end in zip(members, ends):
@@ -109,16 +112,16 @@ class Optimizer:
                                  **{m: a[at].reshape(p.shape) for m, a in zip(self.moments, flat)}}
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the op is given after the parameter, its gradient and the moments: inputs and keyword arguments."""
+        """What the op takes after the parameter, its gradient and the moments: further inputs, and keyword arguments."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of t and the moments, one entry for each parameter in order, on the host."""
+        """Copies on the host: under "t" and under the name of each moment a list with an entry for each parameter."""
         states = [self.state_of(p) for p in self.params]
         return {"t": [s["t"] for s in states], **{m: [Tensor(s[m]).numpy() for s in states] for m in self.moments}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What state_dict gave, for the same parameters in the same order. ValueError if it does not fit."""
+        """Restore what state_dict returned, for the same parameters in the same order. ValueError if it does not fit."""
         shapes = [p.shape for p in self.params]
         for m in self.moments:
             if [x.shape for x in state.get(m, ())] != shapes:
@@ -179,8 +182,9 @@ class SGD(Optimizer):
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
-    """Scale all gradients by one factor, so that their joint L2 norm is at most max_norm. Returns the norm before, as a
-    0-d array: on a device nothing waits for it."""
+    """Scale all gradients in place by one factor, so that their joint L2 norm is at most max_norm (Pascanu et al. 2013).
+    Returns the norm before clipping, a 0-d array that stays on the device. ValueError for a max_norm that is not
+    positive, or if no parameter has a gradient."""
     if max_norm <= 0.0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     params = [p for p in params if p.grad is not None]
@@ -190,8 +194,9 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:
-    """The learning rate of a step, counted from 0: up in a line to max_lr at warmup_steps, never 0; down along half a
-    cosine to min_lr at max_steps; min_lr from there on."""
+    """The learning rate of a step, counted from 0. It rises linearly, from above 0, to max_lr at warmup_steps, falls along
+    half a cosine to min_lr at max_steps (Loshchilov & Hutter 2017, "SGDR"), and stays there. ValueError unless
+    0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr."""
     if not 0 <= warmup_steps < max_steps:
         raise ValueError(
             f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate would "

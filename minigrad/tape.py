@@ -325,7 +325,7 @@ def accumulate(leaf: "Tensor", g: Any) -> None:
 
 
 def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
-    """Run the whole walk. If it fails or is interrupted, every `.grad` is as it was before."""
+    """Run the whole walk. If it fails or is interrupted, the `.grad` of every leaf is as it was before."""
     before: list[tuple[Tensor, Any]] = []
 
     def deliver(leaf: Tensor, g: Any) -> None:

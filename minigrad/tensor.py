@@ -11,12 +11,12 @@ from minigrad.tape import apply
 
 
 class Tensor:
-    """An array on the tape.
+    """An array whose operations are recorded.
 
-    Args:
-        data: array, nested list or number. Arrays are shared, not copied; lists become what NumPy makes of them.
-        requires_grad: whether `.grad` is wanted; only for floating dtypes.
-        dtype, device: cast or move the data first.
+    data: an array, which is shared and not copied, or a nested list or number, of which NumPy makes an array.
+    requires_grad: whether a backward adds to its `.grad`; only for floating dtypes. dtype, device: cast or move the
+    data first. TypeError for a dtype that is not floating, integer or boolean, and for an integer one with
+    requires_grad.
     """
     __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "version", "__weakref__")
     _data: Any
@@ -60,8 +60,8 @@ class Tensor:
 
     @property
     def data(self) -> Any:
-        """The array itself. Assigning copies into the same memory, and a backward that would need the old values is
-        refused. A write into the array (`t.data[0] = 1`) cannot be noticed: do not."""
+        """The array itself. Assigning copies values into it, and a backward that needs the old ones is then refused. A
+        write into the array (`t.data[0] = 1`) is not noticed, and a backward may silently use the new values."""
         return self._data
 
     @data.setter
@@ -82,7 +82,7 @@ class Tensor:
 
     @property
     def key(self) -> Any:
-        """What its gradient is filed under during a backward pass."""
+        """What identifies it in a backward pass."""
         return id(self) if self.node is None else (self.node.seq, self.out)
 
     @property
@@ -112,30 +112,32 @@ class Tensor:
         return device.name(self._data)
 
     def numpy(self) -> np.ndarray:
-        """A copy on the host."""
+        """A copy of its array on the host."""
         return np.array(device.host(self.data))
 
     def item(self) -> Any:
-        """The one number in it, as a Python number. Waits for the device."""
+        """Its only element as a Python number; synchronizes with the device. ValueError for several elements."""
         return self.data.item()
 
     def tolist(self) -> Any:
         return self.data.tolist()
 
     def detach(self) -> "Tensor":
-        """The same array off the tape."""
+        """A leaf that shares its array and needs no gradient."""
         return Tensor(self.data)
 
     def to(self, device: str) -> "Tensor":
-        """A leaf with the same numbers on another device; itself if it is there already."""
+        """A leaf with a copy of its values on another device; itself if it is there already."""
         array = _put(self.data, device)
         return self if array is self._data else Tensor(array, self.requires_grad)
 
     # ---- gradients ----
 
     def backward(self, dy: Any = None, *, retain_graph: bool = False) -> None:
-        """Add d self/d leaf to the `.grad` of every leaf below. dy: the gradient of self, for more than one element.
-        The graph is freed on the way unless `retain_graph`."""
+        """Add d self / d leaf to the `.grad` of every leaf that self depends on. dy: the gradient of self, an array of its
+        shape; 1 by default, for a self of one element. The graph is freed on the way unless `retain_graph`. If it fails
+        or is interrupted, the `.grad` of every leaf is as before. ValueError if self needs no gradient, if dy does not fit, or if
+        the graph was freed."""
         tape.backward(self, dy, retain_graph=retain_graph)
 
     def backward_steps(self, dy: Any = None, *, until: Any = None, retain_graph: bool = False) -> Iterator[Any]:
@@ -162,12 +164,12 @@ class Tensor:
     def retain_grad(self) -> None:
         """Keep the gradient of this interior Tensor in its `.grad`; a leaf's is kept anyway."""
         if self.node is not None:
-            me = weakref.ref(self)              # the node must not hold its output
+            me = weakref.ref(self)              # a node must not refer to its output
 
             def keep(g: Any) -> None:
                 t = me()
                 if t is not None:
-                    t.grad = g.copy() if t.grad is None else t.grad + g
+                    t.grad = g.copy() if t.grad is None else t.xp.asarray(t.grad + g)
             self.register_hook(keep)
 
     def zero_grad(self) -> None:

@@ -1,7 +1,8 @@
-"""What every executor promises the tape: the textbook's numbers, the same bits watched or not, and no surprise.
+"""The contract of every executor: the textbook's numbers, the same bits stepped through or not, arrays of the user
+unchanged, and a failed backward that leaves no wrong gradient.
 
-It runs over the textbook on NumPy's arrays, the CPU's kernels, a device without kernels, and that device with an
-executor which is registered here from outside, as one for CUDA will be.
+The executors are the textbook on NumPy's arrays, the kernels for NumPy, the textbook on a fake device, and one for that
+device which is registered here from outside, as one for CUDA would be.
 """
 import os
 import subprocess
@@ -142,7 +143,7 @@ def test_updates_and_clipping_are_the_textbooks(place):
 
 @pytest.mark.parametrize("fused_head", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_bits_do_not_depend_on_who_watches(place, tied, fused_head):
+def test_gradients_have_the_same_bits_stepped_through_or_not(place, tied, fused_head):
     """backward, stepping through it, keeping its steps, keeping the graph: the same gradients, bit for bit."""
     gpt = model(place, "float32", tied=tied)
     want = gradients(gpt, fused_head=fused_head)
@@ -152,7 +153,7 @@ def test_bits_do_not_depend_on_who_watches(place, tied, fused_head):
         assert same_bits(gradients(gpt, run, fused_head), want)
 
 
-def test_bits_do_not_depend_on_plain_around_the_backward(place):
+def test_gradients_have_the_same_bits_under_plain_if_the_graph_was_recorded_outside(place):
     """The implementation is chosen at the forward, and its backward runs whatever the mode is then."""
     gpt = model(place)
     want = gradients(gpt)
@@ -278,7 +279,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 @pytest.mark.parametrize("fused_head", [True, False])
 def test_after_a_failed_backward_the_graph_is_refused_or_right(place, error, fused_head):
-    """Whatever node it fails at: `.grad` is as before, and using the graph again is refused, or gives the same bits."""
+    """Whichever node it fails at: `.grad` is as before, and a second backward raises ValueError or gives the same bits."""
     gpt = model(place, n_layer=1)
     want = gradients(gpt, fused_head=fused_head)
     loss_of(gpt, fused_head).backward()         # gradients that the failed backward would add to
@@ -308,7 +309,7 @@ def test_after_a_failed_backward_the_graph_is_refused_or_right(place, error, fus
     assert refused > 0
 
 
-def test_an_op_that_fails_after_it_has_overwritten_leaves_no_usable_graph(place, monkeypatch):
+def test_after_an_op_failed_late_in_its_backward_the_graph_is_refused(place, monkeypatch):
     gpt = model(place)
     loss = loss_of(gpt)
     node = next(node for node in numbered(loss) if node.op_class is Gelu)
@@ -327,7 +328,7 @@ def test_an_op_that_fails_after_it_has_overwritten_leaves_no_usable_graph(place,
     assert all(p.grad is None for p in gpt.parameters())
 
 
-def test_a_walk_that_is_abandoned_leaves_a_graph_that_is_refused(place):
+def test_after_an_abandoned_walk_the_graph_is_refused(place):
     gpt = model(place)
     loss = loss_of(gpt)
     steps = loss.backward_steps()
@@ -445,7 +446,7 @@ def test_set_num_threads_sets_those_of_blas_and_results_agree_up_to_rounding():
 
 # ---- an executor from outside ---------------------------------------------------------------------------------------
 
-def test_an_executor_that_registers_itself_runs_everything(monkeypatch):
+def test_an_executor_registered_from_outside_runs_every_op_update_and_clip(monkeypatch):
     counting = CountingExecutor()
     monkeypatch.setitem(EXECUTORS, FakeArray, counting)
     gpt = model("fake")
@@ -464,7 +465,7 @@ def test_an_executor_that_registers_itself_runs_everything(monkeypatch):
         assert counting.calls == calls
 
 
-def test_an_executor_of_a_few_lines_is_enough(monkeypatch):
+def test_an_executor_that_overrides_nothing_is_the_textbook(monkeypatch):
     """All methods have the textbook's behaviour: one that overrides nothing is right."""
     class Plain(Executor):
         pass
@@ -478,6 +479,6 @@ def gradients_of_textbook():
         return gradients(model("fake"))
 
 
-def test_settings_of_tests_are_small(with_kernels):
+def test_the_fixture_makes_small_arrays_take_the_paths_of_large_ones(with_kernels):
     """Else the paths for large arrays would not run here."""
     assert settings.piece < 30 and EXECUTORS[np.ndarray].min_size == 1

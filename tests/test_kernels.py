@@ -50,7 +50,7 @@ def test_a_kernel_equals_its_textbook(op, sample, threads):
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, database=None)
-def test_on_any_shape(data):
+def test_a_kernel_equals_its_textbook_on_any_shape(data):
     size = lambda low=1, high=9: data.draw(st.integers(low, high))
     B, T, C, O, V, H = size(), size(), size(), size(), size(2), size(1, 4)
     ids = lambda n, *shape: np.random.default_rng(size()).integers(0, n, shape)
@@ -71,7 +71,7 @@ def test_on_any_shape(data):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0, 1e4])
-def test_attention_with_scores_of_any_size(scale):
+def test_attention_equals_its_textbook_for_scores_of_any_size(scale):
     """Small ones need no maximum subtracted, large ones do."""
     q, k, v = (RNG.normal(size=(2, 3, 7, 4)) * s for s in (scale, scale, 1.0))
     want = mg.OPS["attention"]()
@@ -142,7 +142,7 @@ def test_training_gives_the_same_bits_every_time_and_close_to_the_textbooks():
     assert all(np.allclose(plain[name], a, rtol=1e-3, atol=1e-4) for name, a in first.items())
 
 
-def test_a_parameter_that_does_not_lie_flat_is_updated_too():
+def test_a_parameter_that_is_not_contiguous_is_clipped_and_updated_too():
     p = Tensor(np.asfortranarray(RNG.normal(size=(4, 3))), requires_grad=True)
     q = Tensor(np.ascontiguousarray(p.data), requires_grad=True)
     for t in (p, q):
@@ -153,7 +153,7 @@ def test_a_parameter_that_does_not_lie_flat_is_updated_too():
     np.testing.assert_allclose(p.data, q.data, rtol=1e-12)
 
 
-def test_an_update_is_noticed_by_a_graph_that_needs_the_old_weights():
+def test_backward_is_refused_after_an_update_of_its_weights():
     p = Tensor(RNG.normal(size=(3,)), requires_grad=True)
     loss = (p * p).sum()
     p.grad = np.ones(3)
@@ -176,27 +176,27 @@ def test_plain_uses_no_kernel(monkeypatch):
         gpt.loss(IDX[:, :-1], IDX[:, 1:])
 
 
-# ---- what a graph lets go of ----------------------------------------------------------------------------------------
+# ---- dropped activations --------------------------------------------------------------------------------------------
 
 def inputs_of_all_steps(gpt):
     loss = gpt.loss(IDX[:, :-1], IDX[:, 1:])
     return [(step.op, [getattr(x, "data", x) for x in step.inputs]) for step in loss.backward_steps()]
 
 
-def test_a_graph_lets_go_of_arrays_that_no_backward_needs():
+def test_activations_that_no_backward_needs_are_freed_with_their_tensors():
     x, w = Tensor(RNG.normal(size=(9, 4))), Tensor(RNG.normal(size=(4, 6)), requires_grad=True)
     u = F.linear(x, w)
     left, right = F.gelu(u), F.layer_norm(u, np.ones(6))
     y = left + right
     arrays = [weakref.ref(t.data) for t in (u, left, right)]
-    assert all(a() is not None for a in arrays), "the Tensors hold them"
+    assert all(a() is not None for a in arrays), "the Tensors refer to them"
     del u, left, right
     assert all(a() is None for a in arrays)
     y.sum().backward()
     assert np.isfinite(w.grad).all()
 
 
-def test_whoever_steps_through_sees_what_the_forward_saw(monkeypatch):
+def test_steps_show_the_inputs_that_the_forward_had_though_they_were_dropped(monkeypatch):
     gpt = model()
     seen = inputs_of_all_steps(gpt)
     for kernel in KERNELS:
@@ -208,7 +208,7 @@ def test_whoever_steps_through_sees_what_the_forward_saw(monkeypatch):
             np.testing.assert_array_equal(a, b, err_msg=op)
 
 
-def test_what_was_let_go_is_not_made_again_from_other_weights():
+def test_rematerializing_is_refused_after_a_change_of_the_weights():
     gpt = model()
     loss = gpt.loss(IDX[:, :-1], IDX[:, 1:])
     gpt.h[0].mlp.c_fc.weight.data = np.zeros((6, 24))
@@ -216,14 +216,14 @@ def test_what_was_let_go_is_not_made_again_from_other_weights():
         list(loss.backward_steps())
 
 
-def test_gradients_of_gradients_go_through_what_was_let_go():
+def test_second_derivatives_rematerialize_dropped_activations():
     x = Tensor(RNG.normal(size=(5,)), requires_grad=True)
     slope = mg.grad(((x * x + x * 3.0) ** 2).sum(), x, create_graph=True)
     curvature = mg.grad(slope.sum(), x)
     np.testing.assert_allclose(curvature.data, 12.0 * x.data ** 2 + 36.0 * x.data + 18.0)
 
 
-def test_a_nan_is_found_where_it_arises_though_the_graph_let_go_of_it():
+def test_detect_nan_rematerializes_dropped_activations():
     x = Tensor(RNG.normal(size=(2, 8)), requires_grad=True)
     with mg.detect_nan():
         (F.gelu(x * 2.0) + x * 3.0).sum().backward()
@@ -236,7 +236,7 @@ def address(a):
     return a.__array_interface__["data"][0]
 
 
-def test_memory_comes_back_when_nobody_holds_it():
+def test_memory_without_references_is_reused_for_the_same_size_or_a_little_less():
     kept = buffers.Buffers()
     first = kept.empty((10, 10), "float64")
     view, place = first[2:3].T, address(first)
@@ -244,7 +244,7 @@ def test_memory_comes_back_when_nobody_holds_it():
     assert address(other) != place
     del first
     third = kept.empty((10, 10), "float64")
-    assert address(third) not in (place, address(other)), "a view still holds it"
+    assert address(third) not in (place, address(other)), "a view still refers to it"
     allocated = kept.allocated
     del view, other, third
     again = [kept.empty((10, 10), "float64") for _ in range(3)]
@@ -260,7 +260,7 @@ def test_memory_comes_back_when_nobody_holds_it():
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=60))
 @settings(max_examples=50, deadline=None, database=None)
-def test_arrays_that_are_held_never_overlap(actions):
+def test_referenced_arrays_never_overlap(actions):
     kept, held = buffers.Buffers(), []
     for make, i in actions:
         if make:
@@ -272,7 +272,7 @@ def test_arrays_that_are_held_never_overlap(actions):
         assert all(np.array_equal(a, copy) for a, copy in held)
 
 
-def test_sizes_that_nobody_asks_for_are_given_back():
+def test_memory_of_sizes_that_are_no_longer_used_is_freed():
     kept = buffers.Buffers()
     for n in range(100, 200):
         kept.empty((n,), "float64")

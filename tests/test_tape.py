@@ -57,7 +57,7 @@ def test_pausing_the_loop_pauses_the_backward():
     np.testing.assert_allclose(x.grad, 3.0 * np.exp([1.0, 2.0]))
 
 
-def test_a_step_says_what_and_where():
+def test_a_step_has_the_name_of_its_op_and_the_line_that_called_it():
     class Model(mg.nn.Module):
         def __init__(self):
             self.norm = mg.nn.LayerNorm(3, dtype="float64")
@@ -83,7 +83,7 @@ def test_the_call_site_is_the_users_line():
     assert y.node.created_at.endswith(f"test_tape.py:{line}")
 
 
-def test_an_edited_step_flows_on():
+def test_a_replaced_gradient_of_a_step_is_what_is_accumulated():
     x = leaf(1.0, 2.0)
     for step in (F.exp(x) * 3.0).sum().backward_steps():
         if step.op == "mul":
@@ -118,7 +118,7 @@ def test_50_000_ops_run_and_are_freed():
 
 # ---- memory ----
 
-def test_memory_goes_without_the_garbage_collector():
+def test_a_graph_is_freed_without_the_garbage_collector():
     gc.disable()
     try:
         x = leaf(1.0, 2.0)
@@ -188,7 +188,7 @@ def test_a_gradient_is_an_ordinary_array_of_its_leaf():
     np.testing.assert_array_equal(kept, [2.0, 2.0])     # stays what it was
 
 
-def test_the_users_dy_is_not_kept():
+def test_a_gradient_does_not_alias_the_dy_given_to_backward():
     x, dy = leaf(1.0, 2.0), np.array([1.0, 1.0])
     y = x * 1.0
     (y + x + x).backward(dy)
@@ -275,7 +275,7 @@ def test_a_changed_parameter_is_detected_and_named():
     lambda layer: setattr(layer.weight, "data", np.ones((2, 3))),
     lambda layer: layer.load_state_dict(layer.state_dict()),
 ])
-def test_every_way_to_change_a_parameter_counts(change):
+def test_every_way_to_change_a_parameter_is_detected(change):
     layer = mg.nn.Linear(2, 3)
     loss = layer(np.ones((4, 2), "float32")).sum()
     change(layer)
@@ -360,7 +360,7 @@ def test_detect_nan_stops_at_the_first_bad_value_backward():
             y.backward()
 
 
-def test_detect_nan_lets_an_infinity_pass_that_was_given():
+def test_detect_nan_ignores_an_infinity_that_an_input_held():
     with mg.detect_nan():
         y = F.where(np.array([True, False]), leaf(1.0, 2.0), -np.inf)
         F.exp(y).sum().backward()
@@ -424,7 +424,7 @@ def test_backward_steps_refuses_before_the_first_step():
         (leaf(1.0, 2.0) * 2.0).backward_steps()
 
 
-def test_grad_leaves_dot_grad_alone_and_gives_zeros_off_the_path():
+def test_grad_does_not_change_dot_grad_and_gives_zeros_where_nothing_depends():
     x, y = leaf(1.0, 2.0), leaf(3.0)
     z = F.exp(x)
     dz, dx, dy = mg.grad((z * z).sum(), [z, x, y])

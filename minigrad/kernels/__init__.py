@@ -1,6 +1,6 @@
 """The engine room: executors that run faster versions of the textbook's ops. Each folder registers one for its arrays.
 
-A kernel computes what its op computes, up to rounding; tests hold the two together on every sample and on random
+A kernel computes what its op computes, up to rounding; tests compare the two on every sample and on random
 shapes. The tape knows nothing of this package: it sees the executors in minigrad.executor.EXECUTORS.
 """
 from minigrad.kernels import vector  # noqa: F401
