@@ -23,11 +23,12 @@ def choose() -> None:
     it is. OpenBLAS reads both when NumPy is imported: if NumPy is imported already, nothing is set.
 
     A thread of OpenBLAS without work spins for 2 ** OPENBLAS_THREAD_TIMEOUT clock ticks before it sleeps: by default
-    2 ** 26, tens of milliseconds, which slows down the ops between two products. They run on one thread.
+    2 ** 26, tens of milliseconds, which slows down the ops between two products, where two threads share a core. With
+    2 ** 14, some microseconds, it sleeps between ops, and is awake for the next of the small products inside one op.
     """
     if "numpy" in sys.modules:
         return
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "14")
     cpuinfo = Path("/proc/cpuinfo")
     kernels = better_kernels(cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None
     if kernels:

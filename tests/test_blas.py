@@ -32,9 +32,9 @@ CORETYPE = blas.better_kernels(Path("/proc/cpuinfo").read_text()) if os.path.exi
 
 
 @pytest.mark.parametrize("before, first, coretype, timeout", [
-    ({}, "gpt", CORETYPE, "4"),
-    ({}, "train", CORETYPE, "4"),
-    ({"OPENBLAS_CORETYPE": "Nehalem"}, "gpt", "Nehalem", "4"),
+    ({}, "gpt", CORETYPE, "14"),
+    ({}, "train", CORETYPE, "14"),
+    ({"OPENBLAS_CORETYPE": "Nehalem"}, "gpt", "Nehalem", "14"),
     ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "gpt", CORETYPE, "20"),
     ({}, "numpy", None, None)])                 # OpenBLAS has read its variables already
 def test_variables_are_set_unless_the_user_set_them_or_numpy_is_imported(before, first, coretype, timeout):
