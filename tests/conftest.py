@@ -13,8 +13,8 @@ pytest_plugins = ["skips"]
 
 @pytest.fixture
 def with_kernels(monkeypatch):
-    """Run kernels on two BLAS threads, with sizes so small that they split small arrays into pieces and blocks, as they
-    split large ones otherwise."""
+    """Kernels are on, with settings so small that they split small arrays into pieces and blocks like large ones. BLAS
+    has two threads."""
     small = dict(piece=24, queries=3, scores=40, vocabulary=6, logits=130, stretch=20, reused_bytes=64)
     for name, value in small.items():
         monkeypatch.setattr(settings, name, value)

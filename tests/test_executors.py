@@ -1,5 +1,5 @@
-"""What holds for every executor: its numbers equal the textbook's, backward_steps gives the same bits as backward, arrays
-of the user do not change, and a failed backward leaves no wrong gradient.
+"""What holds for every executor: its numbers equal the textbook's, backward_steps gives the same bits as backward,
+arrays of the user do not change, and a failed backward leaves no wrong gradient.
 
 The executors are the textbook on NumPy's arrays, the kernels for NumPy, the textbook on a fake device, and an executor
 for this device that is registered here, as one for CUDA would be.

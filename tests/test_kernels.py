@@ -68,7 +68,7 @@ def test_a_kernel_equals_its_op_on_any_shape(data):
         ("cross_entropy", Sample((B, T, V), targets=ids(V, B, T))),
         ("linear_cross_entropy", Sample((B, T, C), (V, C), targets=ids(V, B, T), ignore_index=0)),
     ]))
-    compare(mg.OPS[op], sample, single=1e-3)    # of gradients that cancel, as for a single key, only rounding errors remain
+    compare(mg.OPS[op], sample, single=1e-3)    # of gradients that cancel, as for a single key, rounding errors remain
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0, 1e4])
