@@ -1,4 +1,5 @@
-"""minigrad: an autograd engine on NumPy and CuPy in which every backward pass is written out, checked and steppable."""
+"""An autograd engine on NumPy and CuPy. The backward of every op is written by hand and checked against finite
+differences, and you can run it one step at a time."""
 import importlib
 from typing import Any
 
@@ -35,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "gradcheck":                     # imported when it is first asked for
+    if name == "gradcheck":                     # imported at its first use
         return importlib.import_module("minigrad.gradcheck")
     if name == "forward_steps":
         return step.forward_steps

@@ -1,4 +1,4 @@
-"""Gradients as values: `grad`, and products with the Hessian."""
+"""`grad` returns gradients as Tensors; `hvp` computes products with the Hessian."""
 from collections import deque
 from typing import Any, Callable
 
@@ -8,9 +8,10 @@ from minigrad.tensor import Tensor
 
 
 def grad(y: Tensor, xs: Any, *, create_graph: bool = False, retain_graph: bool = False) -> Any:
-    """Gradients of y (one element) with respect to xs, a Tensor or a sequence of them, as new Tensors. `.grad` does not
-    change. An x that y does not depend on gets zeros. With `create_graph` the gradients can be differentiated again.
-    ValueError for an x that needs no gradient."""
+    """The gradients of y (one element) with respect to xs, a Tensor or a sequence of Tensors: new Tensors of the same
+    shapes, zeros for an x that y does not depend on. No `.grad` changes. create_graph: the gradients are recorded, so
+    they can be differentiated again. The graph of y is freed unless retain_graph or create_graph. ValueError for an x
+    that needs no gradient, for a y that needs none or has several elements, and for a graph that was freed."""
     single = isinstance(xs, Tensor)
     wanted: list[Tensor] = [xs] if single else list(xs)
     for i, x in enumerate(wanted):
@@ -42,19 +43,19 @@ def grad(y: Tensor, xs: Any, *, create_graph: bool = False, retain_graph: bool =
 
 
 def hvp(f: Callable[..., Any], xs: Any, vs: Any) -> Any:
-    """Hessian-vector product: the gradient of (gradient of f at xs) . vs, with xs and vs Tensors or sequences of them
-    of the same shapes, f(*xs) a Tensor of one element. Fused ops in f need `with mg.unfused():` around the call.
-    ValueError for shapes that differ."""
+    """The product of the Hessian of f at xs with vs: the gradient of the dot product of f's gradient and vs. xs and vs
+    are Tensors, or sequences of Tensors, of the same shapes; f(*xs) is a Tensor of one element. Returns Tensors of
+    these shapes. If f has fused ops, put `with mg.unfused():` around the call. ValueError for shapes that differ."""
     single = isinstance(xs, Tensor)
     points, directions = ([xs], [vs]) if single else (list(xs), list(vs))
     if len(points) != len(directions) or any(x.shape != v.shape for x, v in zip(points, directions)):
         raise ValueError(f"hvp needs one v of the same shape for each x, got xs {errors.shapes(points)} and vs "
                          f"{errors.shapes(directions)}")
-    slope: Any = 0.0
+    derivative: Any = 0.0                       # of f along vs
     for g, v in zip(grad(f(*points), points, create_graph=True), directions):
-        slope = slope + (g * v).sum()
-    if not slope.requires_grad:                 # f is linear
+        derivative = derivative + (g * v).sum()
+    if not derivative.requires_grad:            # f is linear
         products = [Tensor(x.xp.zeros_like(x._data)) for x in points]
     else:
-        products = grad(slope, points)
+        products = grad(derivative, points)
     return products[0] if single else products

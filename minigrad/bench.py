@@ -1,11 +1,12 @@
 """The tape's overhead: one op on a small array, forward and backward, compared with the NumPy calls that it makes.
 
-`python -m minigrad.bench` prints microseconds per op, for chains of 100 ops. The engines take turns, round after round,
-and medians are reported, as other programs disturb single rounds. DeZero and autograd are measured too where they are
-installed.
+`python -m minigrad.bench` prints microseconds per op, for chains of 100 ops. Each round runs every engine once, and the
+medians over the rounds are printed, because other programs slow down single rounds. DeZero and autograd are measured
+too if they are installed.
 
-`--most=N` exits with status 1 if an op's overhead is longer than Python takes to make N small objects. The bound is a
-ratio, not microseconds, as a slower processor slows both. The fastest round of each counts: noise only adds time.
+With `--most=N`, the exit status is 1 if an op's overhead is longer than the time in which Python makes N small objects.
+The bound is this ratio, not a time, because a slower processor slows down both. It is computed from the fastest rounds,
+because other programs only add time.
 """
 import argparse
 import contextlib
@@ -52,6 +53,7 @@ def on_tape(op: Callable[[Any], Any], x: np.ndarray) -> Run:
 
 
 def layer_norm_bare(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> Run:
+    """The NumPy calls of a chain of layer norms of x (N, C), forward and backward."""
     C = x.shape[-1]
 
     def forward(x: np.ndarray) -> tuple[Any, ...]:
@@ -79,13 +81,13 @@ class SmallObject:
 
 
 def small_objects() -> None:
-    """The unit of --most: make as many small Python objects as a chain has ops."""
+    """Make as many small Python objects as a chain has ops: the unit of --most."""
     for i in range(CHAIN):
         SmallObject({"value": i})
 
 
 def other_engines(name: str, x: np.ndarray) -> dict[str, Run]:
-    """The same chain in the other engines that are installed and can be imported beside this NumPy."""
+    """The same chain in the other engines that are installed and work with this version of NumPy."""
     ops: dict[str, Callable[[Any, Any], Any]] = {
         "add": lambda xp, v: v + v, "mul": lambda xp, v: v * v, "tanh": lambda xp, v: xp.tanh(v)}
     runs: dict[str, Run] = {}
@@ -102,7 +104,7 @@ def other_engines(name: str, x: np.ndarray) -> dict[str, Run]:
 
 
 def cases() -> dict[str, dict[str, Run]]:
-    """Op -> engine -> a run of a whole chain. "object" is the unit of --most."""
+    """Op -> engine -> a function that runs a chain. The engine "object" is the unit of --most."""
     one, row = np.array([0.5]), np.random.default_rng(0).normal(size=(1, 64))
     w, b = Tensor(np.ones(64), requires_grad=True), Tensor(np.zeros(64), requires_grad=True)
     table = {
@@ -116,7 +118,7 @@ def cases() -> dict[str, dict[str, Run]]:
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Microseconds per op of each engine in each round; they take turns."""
+    """Engine -> microseconds per op in each round. A round runs every engine once."""
     times: dict[str, list[float]] = {engine: [] for engine in runs}
     for _ in range(rounds):
         for engine, run in runs.items():
@@ -127,15 +129,15 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a row per op and the overhead; the exit status."""
+    """Print a row for each op, and the overhead. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m minigrad.bench",
         usage=argparse.SUPPRESS,                # an error is one line
         description="The tape's overhead per op, compared with bare NumPy.",
     )
-    parser.add_argument("--rounds", type=int, default=100, help="how often each chain is run (default 100)")
+    parser.add_argument("--rounds", type=int, default=100, help="how often to run each chain (default 100)")
     parser.add_argument("--most", type=float, default=math.inf, metavar="N",
-                        help="exit with status 1 if an op's overhead is more than that of making N small objects")
+                        help="exit with status 1 if an op's overhead is longer than it takes to make N small objects")
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
@@ -158,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"overhead of an op: {overhead:.1f} microseconds, as long as making {ratio:.0f} small Python objects")
     if ratio > args.most:
         print(f"python -m minigrad.bench: an op's overhead is {ratio:.0f} small objects, above --most={args.most:g}: "
-              "see what was added to apply and walk in minigrad/tape.py", file=sys.stderr)
+              "look for what was added to apply and walk in minigrad/tape.py", file=sys.stderr)
         return 1
     return 0
 

@@ -1,14 +1,14 @@
-"""The line of user code that called an op, so that errors and steps can name it."""
+"""The line of user code that called an op: errors and steps name it."""
 import os
 import sys
 from types import CodeType
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # user code, though it lives in this package
+_EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # in this package, but counts as user code
 
 
 def call_site() -> tuple[CodeType, int]:
-    """Code object and instruction of the nearest caller outside this package."""
+    """Code object and instruction offset of the nearest caller outside this package."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE) and (
             frame.f_code.co_filename != _EXAMPLES):

@@ -1,4 +1,4 @@
-"""What is wrong with the inputs or the result of an op, in words: shapes, dtypes, devices, NaN and infinity."""
+"""Checks of the inputs and results of ops, and their error messages: shapes, dtypes, devices, NaN and infinity."""
 import math
 from typing import TYPE_CHECKING, Any, Iterable
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def shapes(arrays: Iterable[Any]) -> str:
-    """The shapes of arrays, and numbers as they are: "(3, 4), 2.0"."""
+    """The shapes of arrays and the values of numbers: "(3, 4), 2.0"."""
     return ", ".join(str(getattr(a, "shape", a)) for a in arrays)
 
 
-def reconcile(op_class: type[Op], arrays: list[Any]) -> list[Any]:
-    """The arrays in one floating dtype: integers are cast. TypeError for two floating dtypes, ValueError for two
-    devices."""
+def to_one_dtype(op_class: type[Op], arrays: list[Any]) -> list[Any]:
+    """The arrays, with integer ones cast to the dtype of the floating ones. TypeError for two floating dtypes,
+    ValueError for two devices."""
     tensors = [a for a in arrays if device.is_array(a)]
     devices = sorted({device.name(a) for a in tensors})
     if len(devices) > 1:
@@ -33,8 +33,8 @@ def reconcile(op_class: type[Op], arrays: list[Any]) -> list[Any]:
 
 
 def first_gradient(y: "Tensor", dy: Any) -> Any:
-    """The gradient that a backward of y begins with: dy as an array like y's; 1 by default, for a y of one element.
-    ValueError for a y without a gradient, or a dy of another shape, dtype or device."""
+    """The gradient that a backward of y starts with: dy as an array of y's shape and dtype; if dy is None and y has one
+    element, 1. ValueError if y needs no gradient, or if dy has another shape, dtype or device."""
     if not y.requires_grad:
         raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
                          "or it was made under no_grad() or by detach()")
@@ -55,9 +55,9 @@ def first_gradient(y: "Tensor", dy: Any) -> Any:
     return dy
 
 
-def explained(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
-    """The error, or a clearer one: a number in place of an array, an argument on another device, shapes that do not
-    broadcast."""
+def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
+    """A clearer error for an op that raised this one because it got a number instead of an array, an argument on
+    another device, or shapes that do not broadcast; else the error itself."""
     if isinstance(error, AttributeError) and not all(hasattr(a, "shape") for a in arrays):
         return TypeError(f"{op_class.name}: got a number where it needs an array: ({shapes(arrays)})")
     here = next(device.name(a) for a in arrays if device.is_array(a))
@@ -80,8 +80,9 @@ def explained(error: Exception, op_class: type[Op], arrays: list[Any], static: d
         )
 
 
-def stop_at_bad(where: str, results: Iterable[Any], inputs: Iterable[Any]) -> None:
-    """Raise FloatingPointError if a result holds NaN, or an infinity that no input holds. Both may be Tensors."""
+def check_finite(where: str, results: Iterable[Any], inputs: Iterable[Any]) -> None:
+    """Raise FloatingPointError if a result contains NaN, or infinity while no input does. where: the op, for the
+    message. results, inputs: arrays, Tensors and numbers; a result may be None."""
     results, inputs = ([getattr(x, "_data", x) for x in xs] for xs in (results, inputs))
 
     def infinite(x: Any) -> bool:

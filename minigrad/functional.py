@@ -1,11 +1,11 @@
-"""Functions of Tensors: NumPy's names and arguments for arrays, the usual names for layers, losses and optimizers.
+"""Functions of Tensors, with NumPy's names and arguments for arrays and PyTorch's names for layers and losses.
 
-Inputs that have a gradient are Tensors, arrays or Python numbers, results are Tensors. Every function raises TypeError
-for two floating dtypes, and ValueError for Tensors on two devices and for shapes that do not fit. The formula of each
-function, forward and backward, is in the docstring of its op in minigrad/ops.
+Inputs that can have a gradient are Tensors, arrays or numbers; results are Tensors. Every function raises TypeError for
+inputs of two floating dtypes, and ValueError for inputs on two devices and for shapes that do not fit. The formula of
+each function, forward and backward, is in the docstring of its op in minigrad/ops.
 
-Primitives and the decompositions of fused ops run in this module's namespace when gradients of gradients are wanted:
-so functions that NumPy has too take NumPy's arguments.
+Functions that NumPy has too take NumPy's arguments, because primitives compute with this module instead of numpy when
+their gradients are to be differentiated.
 """
 
 import sys
@@ -159,12 +159,12 @@ def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
 def reshape(x: Any, shape: Any) -> Tensor:
-    """x in another shape of the same size, an integer or a tuple; one entry may be -1: as large as fits."""
+    """x in another shape of the same size. shape: an integer or a tuple; one entry may be -1: it is inferred."""
     return _apply(_shape.Reshape, x, shape=shape)
 
 
 def transpose(x: Any, axes: Any = None) -> Tensor:
-    """x with its axes in the order `axes`; None: reversed."""
+    """x with its axes in the order `axes`; None: in reversed order."""
     return _apply(_shape.Transpose, x, axes=axes)
 
 
@@ -199,31 +199,31 @@ def stack(xs: Any, axis: int = 0) -> Tensor:
 
 
 def split(x: Any, sections: Any, axis: int = 0) -> tuple[Tensor, ...]:
-    """x cut along an axis: an integer: into that many equal parts; a list: before each of these indices. ValueError
-    where equal parts are not possible."""
+    """x split along an axis. sections: the number of equal parts, or a list of the indices at which to split.
+    ValueError if equal parts are not possible."""
     parts: tuple[Tensor, ...] = apply(_shape.Split, x, sections=sections, axis=axis)
     return parts
 
 
 def split_heads(x: Any, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, T, 3 C)  ->  queries, keys and values of each head, 3 x (B, nh, T, C / nh)."""
+    """x (B, T, 3 C)  ->  queries, keys and values of n_head heads, each (B, n_head, T, C / n_head)."""
     q, k, v = apply(_shape.SplitHeads, x, n_head=n_head)
     return q, k, v
 
 
 def merge_heads(x: Any) -> Tensor:
-    """x (B, nh, T, hs)  ->  (B, T, nh hs): the heads of each position side by side."""
+    """x (B, nh, T, hs)  ->  (B, T, nh * hs): the vectors of all heads at a position, concatenated."""
     return _apply(_shape.MergeHeads, x)
 
 
 def getitem(x: Any, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer arrays (the gradients of repeated indices add up), boolean masks. IndexError
-    for an integer out of range."""
+    """x[index]. index: slices, integers, integer arrays or boolean masks. The gradients of an element that is read
+    several times are summed. IndexError for an integer out of range."""
     return _apply(_shape.Getitem, x, index=plain_index(index))
 
 
 def scatter_add(x: Any, index: Any, shape: tuple[int, ...]) -> Tensor:
-    """zeros(shape) with x added at index; repeated indices add up. The adjoint of getitem."""
+    """zeros(shape) with x added at index; values at repeated indices are summed. The adjoint of getitem."""
     return _apply(_shape.ScatterAdd, x, index=plain_index(index), shape=shape)
 
 
@@ -241,7 +241,7 @@ def linear(x: Any, w: Any, b: Any = None) -> Tensor:
 
 
 def softmax(x: Any, axis: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along an axis, without overflow."""
+    """exp(x) / sum(exp(x)), summed along an axis, without overflow."""
     return _apply(_softmax.Softmax, x, axis=axis)
 
 
@@ -257,14 +257,14 @@ def layer_norm(x: Any, w: Any, b: Any = None, eps: float = 1e-5) -> Tensor:
 
 
 def embedding(w: Any, idx: Any) -> Tensor:
-    """The rows idx (...) of w (V, C)  ->  (..., C). IndexError for an index outside 0 .. V - 1, TypeError if idx is not
-    of integers."""
+    """The rows of w (V, C) with the indices idx (...)  ->  (..., C). IndexError for an index outside 0 .. V - 1,
+    TypeError if idx does not have an integer dtype."""
     return _apply(_embedding.Embedding, w, idx=plain_array(idx))
 
 
 def dropout(x: Any, p: float, key: Key | None) -> Tensor:
-    """x with each element set to 0 with probability p, the others divided by 1 - p. The same key drops the same
-    elements. ValueError unless 0 <= p < 1, and if key is None (Srivastava et al. 2014, "Dropout")."""
+    """x with each element set to 0 with probability p and the others divided by 1 - p (Srivastava et al. 2014,
+    "Dropout"). With the same key, the same elements are set to 0. ValueError unless 0 <= p < 1, and if key is None."""
     return _apply(_dropout.Dropout, x, p=p, key=key)
 
 
@@ -273,10 +273,10 @@ def cross_entropy(
 ) -> Tensor:
     """The cross-entropy, in nats, of logits (..., V) and integer targets (...).
 
-    reduction: "mean" over the targets that are not ignore_index, 0 if there are none; their "sum"; or "none" for all
-    (...), with 0 where the target is ignore_index. label_smoothing: this share of each target is spread over all V
-    classes (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7). IndexError for a target outside
-    0 .. V - 1, TypeError for targets that are not integers.
+    reduction: "mean", the mean over the targets that are not ignore_index, 0 if there are none; "sum", their sum; or
+    "none", the cross-entropy of each target (...), 0 where the target is ignore_index. label_smoothing: this share of
+    each target's probability is spread evenly over all V classes (Szegedy et al. 2016, "Rethinking the Inception
+    architecture", section 7). IndexError for a target outside 0 .. V - 1, TypeError for targets that are not integers.
     """
     return _apply(loss.CrossEntropy, logits, targets=plain_array(targets), ignore_index=ignore_index,
                   label_smoothing=label_smoothing, reduction=reduction)
@@ -284,8 +284,9 @@ def cross_entropy(
 
 def linear_cross_entropy(x: Any, w: Any, targets: Any, ignore_index: int = -100, reduction: str = "mean",
                          rows: int = 1024) -> Tensor:
-    """cross_entropy(x @ w^T, targets), in nats, for x (..., C), w (V, C) and integer targets (...), "mean" or "sum".
-    The logits are computed for `rows` rows at a time, so that all of them, (..., V), are never in memory at once."""
+    """cross_entropy(x @ w^T, targets), in nats, for x (..., C), w (V, C) and integer targets (...). reduction: "mean"
+    or "sum". The logits are computed for a chunk of rows at a time, so that all of them, (..., V), are never in memory
+    at once; rows: the textbook's size of a chunk. Errors as for cross_entropy."""
     return _apply(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
                   reduction=reduction, rows=rows)
 
@@ -297,7 +298,7 @@ def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, m
 
     causal: query i may attend to the keys 0 .. S - T + i, so the last query to all. mask: booleans (..., T, S), True
     where a query may attend to a key. The output of a query that may attend to no key is 0. dropout: the probability
-    with which an attention weight is set to 0; needs a key. TypeError for a mask that is not boolean.
+    with which an attention weight is set to 0; it needs a key. TypeError for a mask that is not boolean.
     """
     mask = None if mask is None else plain_array(mask)
     return _apply(attention.Attention, q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
@@ -306,16 +307,16 @@ def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, m
 # ---- optimizer steps, differentiable --------------------------------------------------------------------------------
 
 def _hyper(p: Any, hyper: tuple[Any, ...]) -> list[Any]:
-    """Hyper-parameters with 0-d Tensors cast to the dtype of the parameter; numbers as they are."""
+    """The hyper-parameters, with 0-d Tensors cast to the dtype of p; numbers are not changed."""
     return [h.astype(p.dtype) if isinstance(h, Tensor) and h.shape == () and h.dtype != p.dtype else h for h in hyper]
 
 
 def adamw(
     p: Any, g: Any, m: Any, v: Any, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any, t: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Step t (1, 2, ...) of AdamW for a parameter p, its gradient g and moments m, v, all of one shape  ->  the new
-    p, m, v. Hyper-parameters are numbers or 0-d Tensors; the result can be differentiated with respect to all but t.
-    ValueError if t < 1 (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2)."""
+    """Step t = 1, 2, ... of AdamW for a parameter p, its gradient g and its moments m, v, all of one shape  ->  the new
+    p, m, v (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2). The inputs from lr to
+    weight_decay are numbers or 0-d Tensors. All inputs but t can have a gradient. ValueError if t < 1."""
     if t < 1:
         raise ValueError(f"adamw: t counts steps from 1, got {t}")
     p_new, m_new, v_new = apply(_adamw.AdamW, p, g, m, v, *_hyper(p, (lr, beta1, beta2, eps, weight_decay)), t=t)
@@ -325,9 +326,9 @@ def adamw(
 def sgd(
     p: Any, g: Any, m: Any, lr: Any, momentum: Any = 0.0, weight_decay: Any = 0.0, nesterov: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A step of SGD with momentum for a parameter p, its gradient g and momentum buffer m, all of one shape  ->  the
-    new p, m. Hyper-parameters are numbers or 0-d Tensors (Sutskever et al. 2013, "On the importance of initialization
-    and momentum", in PyTorch's form)."""
+    """A step of SGD with momentum for a parameter p, its gradient g and its momentum buffer m, all of one shape  ->
+    the new p, m (Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form). lr,
+    momentum and weight_decay are numbers or 0-d Tensors. All inputs but nesterov can have a gradient."""
     p_new, m_new = apply(_adamw.SGD, p, g, m, *_hyper(p, (lr, momentum, weight_decay)), nesterov=nesterov)
     return p_new, m_new
 

@@ -1,4 +1,4 @@
-"""Modes of the engine: they apply to one thread, may be nested, and are restored when their `with` block ends."""
+"""Modes of the engine. Each is set by a `with` block, for one thread; when the block ends, the old mode is restored."""
 import contextlib
 import os
 from contextvars import ContextVar
@@ -6,21 +6,21 @@ from typing import Iterator, NamedTuple
 
 
 class Mode(NamedTuple):
-    """What is switched on. The defaults are those of a program that sets nothing."""
+    """Which modes are on. By default, ops are recorded and kernels run."""
     grad: bool = True                           # record ops
-    plain: bool = False                         # run the textbook ops alone
+    plain: bool = False                         # run the textbook's ops, not kernels
     unfused: bool = False                       # record fused ops as the primitives they are composed of
     detect_nan: bool = False                    # check the results of every op
 
 
 _MODE: ContextVar[Mode] = ContextVar("mode", default=Mode(plain=os.environ.get("MINIGRAD_PLAIN", "0") != "0"))
-mode = _MODE.get                                # the Mode of the calling thread
-module_path: ContextVar[str] = ContextVar("module_path", default="")    # of the nn.Module whose forward is running
+mode = _MODE.get                                # returns the Mode of the calling thread
+module_path: ContextVar[str] = ContextVar("module_path", default="")    # path of the nn.Module whose forward is running
 
 
 @contextlib.contextmanager
 def switch(**changes: bool) -> Iterator[None]:
-    """Change fields of the Mode inside a `with` block."""
+    """Set fields of the Mode inside a `with` block."""
     token = _MODE.set(mode()._replace(**changes))
     try:
         yield
@@ -29,22 +29,23 @@ def switch(**changes: bool) -> Iterator[None]:
 
 
 def no_grad() -> contextlib.AbstractContextManager[None]:
-    """Record nothing: `with no_grad():`, for evaluation and sampling."""
+    """Do not record ops, for evaluation and sampling: `with no_grad():`, or `@no_grad()` on a function."""
     return switch(grad=False)
 
 
 def plain() -> contextlib.AbstractContextManager[None]:
-    """Run the textbook ops in place of kernels. MINIGRAD_PLAIN=1 in the environment does so for a whole program."""
+    """Run the textbook's ops instead of kernels. The environment variable MINIGRAD_PLAIN=1 switches this on for a whole
+    program."""
     return switch(plain=True)
 
 
 def unfused() -> contextlib.AbstractContextManager[None]:
-    """Record fused ops as the primitives they are composed of: every step inside attention becomes a node of its own,
-    and gradients of gradients are defined."""
+    """Record fused ops as the primitives they are composed of: attention, for example, as seven to ten nodes. Their
+    gradients can be differentiated again."""
     return switch(unfused=True)
 
 
 def detect_nan() -> contextlib.AbstractContextManager[None]:
-    """Raise FloatingPointError at the first op, forward or backward, whose result holds NaN, or an infinity that its
-    inputs did not hold. On a device every op waits for its result."""
+    """Raise FloatingPointError at the first op, forward or backward, whose result contains NaN, or infinity while its
+    inputs do not. On a device, every op waits for its result."""
     return switch(detect_nan=True)

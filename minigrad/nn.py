@@ -1,4 +1,4 @@
-"""Modules: named parameters, and the layers of a GPT."""
+"""Modules, which name their parameters, and the layers of a GPT."""
 import math
 from typing import Any, Iterator, Mapping
 
@@ -11,7 +11,7 @@ from minigrad.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A leaf Tensor that needs a gradient. The Module that it is an attribute of names it: "h.0.attn.c_attn.weight"."""
+    """A leaf Tensor that requires a gradient. name: its path in the outermost Module, "h.0.attn.c_attn.weight"."""
     __slots__ = ("name",)
 
     def __init__(self, data: Any, *, dtype: Any = None, device: str | None = None) -> None:
@@ -20,13 +20,14 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A layer, or a model of layers: `forward` computes its output, and calling it calls `forward`.
+    """A layer, or a model of layers. A subclass defines `forward`; calling the Module calls `forward`.
 
-    Attributes that are Parameters, Modules or lists of Modules belong to it and are named after the attribute. A list
-    is stored as a tuple: its members are named when it is assigned, and later ones would have no name.
+    Attributes that are Parameters, Modules or lists of Modules belong to the Module and are named after the attribute.
+    A list is stored as a tuple, because its members are named when it is assigned: one appended later would have no
+    name.
     """
     training = True
-    path = ""                                   # its name in the outermost Module: "h.0.attn"
+    path = ""                                   # its path in the outermost Module: "h.0.attn"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, list) and any(isinstance(v, Module) for v in value):
@@ -66,11 +67,11 @@ class Module:
                 yield full, child
 
     def named_modules(self) -> Iterator[tuple[str, "Module"]]:
-        """(path, Module): this one, whose path is "", and all Modules in it."""
+        """(path, Module) for this Module, whose path is "", and for all Modules in it."""
         return ((path, found) for path, found in self._named() if isinstance(found, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, Parameter) of every Parameter in it; a shared one once, under its first name."""
+        """(name, Parameter) for every Parameter in it; a shared one once, under its first name."""
         seen: set[int] = set()
         for name, found in self._named():
             if isinstance(found, Parameter) and id(found) not in seen:
@@ -78,7 +79,7 @@ class Module:
                 yield name, found
 
     def parameters(self) -> list[Parameter]:
-        """Every Parameter in it; a shared one once."""
+        """All Parameters in it; a shared one once."""
         return [p for _, p in self.named_parameters()]
 
     def zero_grad(self) -> None:
@@ -87,22 +88,22 @@ class Module:
             p.zero_grad()
 
     def train(self, mode: bool = True) -> "Module":
-        """Turn dropout on, or off with mode=False. Returns itself."""
+        """Switch dropout on, or with mode=False off. Returns itself."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
     def eval(self) -> "Module":
-        """Turn dropout off. Returns itself."""
+        """Switch dropout off. Returns itself."""
         return self.train(False)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters, by name, on the host."""
+        """Name -> a copy on the host, for every parameter."""
         return {name: p.numpy() for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy values, by name, into the parameters. ValueError lists all names and shapes that do not fit; then nothing
-        is changed."""
+        """Copy values into the parameters, by name. If names or shapes do not fit, change nothing and raise ValueError,
+        which lists them all."""
         own = dict(self.named_parameters())
         shapes = {name: Tensor(value).shape for name, value in state.items()}
         problems = [f"missing: {', '.join(names)}" for names in [sorted(own.keys() - state.keys())] if names]
@@ -116,7 +117,8 @@ class Module:
 
 
 def _normal(rng: np.random.Generator | None, std: float, shape: tuple[int, ...], dtype: Any, device: str) -> Parameter:
-    """A Parameter of normal numbers. They are drawn on the host in float64: the same for every device and dtype."""
+    """A Parameter of this shape with values from a normal distribution of mean 0. They are drawn on the host in
+    float64, so they are the same for every device and dtype, up to the cast."""
     rng = np.random.default_rng() if rng is None else rng
     return Parameter(rng.normal(0.0, std, size=shape), dtype=dtype, device=device)
 
@@ -124,8 +126,8 @@ def _normal(rng: np.random.Generator | None, std: float, shape: tuple[int, ...],
 class Linear(Module):
     """x (..., n_in)  ->  x @ weight + bias (..., n_out), with weight (n_in, n_out) and bias (n_out,).
 
-    weight starts as normal numbers of standard deviation std, by default 1 / sqrt(n_in), bias as 0. rng: the generator
-    of the weights; without one they differ from run to run.
+    The initial weight is drawn from a normal distribution of mean 0 and standard deviation std, by default
+    1 / sqrt(n_in); the initial bias is 0. rng: the generator of the weight; without one it differs from run to run.
     """
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, *, std: float | None = None,
@@ -138,7 +140,8 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """Layer norm over the last axis, x (..., n)  ->  (..., n). weight (n,) starts as 1, bias (n,) as 0 (Ba et al. 2016)."""
+    """Layer norm over the last axis: x (..., n)  ->  (..., n). The initial weight (n,) is 1, the initial bias (n,) is 0
+    (Ba, Kiros & Hinton 2016, "Layer normalization")."""
 
     def __init__(
         self, n: int, bias: bool = True, *, eps: float = 1e-5, dtype: Any = "float32", device: str = "cpu"
@@ -152,7 +155,8 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """Integers (...)  ->  rows of weight (n, dim): (..., dim). weight starts as normal numbers of standard deviation std."""
+    """Integers (...)  ->  rows of weight (n, dim): (..., dim). The initial weight is drawn from a normal distribution
+    of mean 0 and standard deviation std. rng: its generator; without one it differs from run to run."""
 
     def __init__(self, n: int, dim: int, *, std: float = 1.0, rng: np.random.Generator | None = None,
                  dtype: Any = "float32", device: str = "cpu") -> None:
@@ -163,8 +167,9 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Zeroes elements with probability p in training mode and scales the others by 1 / (1 - p) (Srivastava et al. 2014).
-    The random numbers are a function of the key of the step and of its own path. ValueError unless 0 <= p < 1."""
+    """In training mode, sets each element to 0 with probability p and divides the others by 1 - p; in eval mode,
+    returns x (Srivastava et al. 2014, "Dropout"). The random numbers are a function of the key, see mg.random.key, and
+    of the Module's path. ValueError unless 0 <= p < 1, and in training mode with p > 0 if key is None."""
 
     def __init__(self, p: float) -> None:
         if not 0.0 <= p < 1.0:

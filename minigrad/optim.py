@@ -1,4 +1,4 @@
-"""Optimizers, whose steps are the forwards of the ops adamw and sgd; gradient clipping; a learning-rate schedule."""
+"""Optimizers, which compute their steps by the ops adamw and sgd; gradient clipping; a learning-rate schedule."""
 import math
 from itertools import accumulate, groupby
 from typing import Any, Iterable
@@ -11,14 +11,15 @@ from minigrad.tensor import Tensor
 
 
 class Optimizer:
-    """Groups of parameters, each with its own hyper-parameters, and a state for every parameter.
+    """The base class of optimizers: groups of parameters with their hyper-parameters, and a state for each parameter.
 
-    params: Tensors, or a dict {"params": Tensors, hyper-parameter: value, ...} for each group. The values in `groups`
-    may be changed between steps. TypeError for what is no leaf Tensor with requires_grad, ValueError for a parameter
-    given twice, an unknown hyper-parameter or one out of range.
+    params: Tensors, or for each group a dict {"params": Tensors, name of a hyper-parameter: its value, ...}. The values
+    in `groups` may be changed between steps. TypeError for a parameter that is not a leaf Tensor with
+    requires_grad=True; ValueError if there is none, if one is given twice, and for a hyper-parameter that is unknown
+    or out of range.
     """
     op: type[Op]
-    moments: tuple[str, ...]                    # names of the state arrays, in the order of the op's inputs
+    moments: tuple[str, ...]                    # names of the arrays of the state, in the order of the op's inputs
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         given = list(params)
@@ -42,10 +43,10 @@ class Optimizer:
             self.groups.append(self.checked({**defaults, **group, "params": members}))
         if not seen:
             raise ValueError(f"{type(self).__name__} was given no parameters")
-        self.state: dict[int, dict[str, Any]] = {}      # id of a parameter -> t and its moments
+        self.state: dict[int, dict[str, Any]] = {}      # id of a parameter -> its state: see state_of
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The group. ValueError for a hyper-parameter out of range."""
+        """Return the group. ValueError for a hyper-parameter out of range."""
         for name in ("lr", "eps", "weight_decay"):
             if group.get(name, 0.0) < 0.0:
                 raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {group[name]}")
@@ -62,23 +63,23 @@ class Optimizer:
             p.zero_grad()
 
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter whose `.grad` is not None, in place."""
         for group in self.groups:
             for members in self.runs(group):
                 states = [self.state_of(p) for p in members]
                 at = slice(states[0]["at"].start, states[-1]["at"].stop)
                 hyper, static = self.hyper(group, states[0]["t"])
-                run = executor_of(type(members[0].data), mode().plain)
-                run.update(self.op, [p.data for p in members], [p.grad for p in members],
-                           [m[at] for m in states[0]["flat"]], hyper, static)
+                executor = executor_of(type(members[0].data), mode().plain)
+                executor.update(self.op, [p.data for p in members], [p.grad for p in members],
+                                [m[at] for m in states[0]["flat"]], hyper, static)
                 for p in members:
                     p.changed()
 
     def runs(self, group: dict[str, Any]) -> list[list[Tensor]]:
-        """The parameters of a group that have a gradient, their t increased by 1, in runs of equal t whose moments lie one
-        after the other in memory: each run is one update."""
+        """Increase t of each parameter of a group that has a gradient, and return these parameters in runs. In a run,
+        all have the same t and their moments are adjacent in memory, so one call of the executor updates them all."""
         runs: list[list[Tensor]] = []
-        before: dict[str, Any] = {}
+        before: dict[str, Any] = {}             # the state of the parameter before p
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -93,9 +94,9 @@ class Optimizer:
         return runs
 
     def state_of(self, p: Tensor) -> dict[str, Any]:
-        """The state of a parameter: t, the number of its steps so far, and its moments, zeros before the first. The
-        moments are views: those of all parameters of a group lie one after the other in the arrays `flat`, its own at
-        the slice `at`."""
+        """The state of a parameter: "t", the number of its steps so far; its moments by name, 0 before the first step;
+        "flat", for each moment a 1-D array with those of successive parameters of a group, of one dtype and device; and
+        "at", the slice of this parameter in "flat". The moments are views of "flat"."""
         if id(p) not in self.state:
             group = next(group["params"] for group in self.groups if any(p is q for q in group["params"]))
             for _, alike in groupby(group, lambda q: (q.device, q.dtype)):
@@ -103,7 +104,7 @@ class Optimizer:
         return self.state[id(p)]
 
     def allocate(self, members: list[Tensor]) -> None:
-        """Make the state of parameters of one dtype on one device, before their first step."""
+        """Make the states of parameters of one dtype and device."""
         ends = list(accumulate(p.size for p in members))
         flat = [members[0].xp.zeros(ends[-1], members[0].dtype) for _ in self.moments] if members else []
         for p, end in zip(members, ends):
@@ -112,16 +113,16 @@ class Optimizer:
                                  **{m: a[at].reshape(p.shape) for m, a in zip(self.moments, flat)}}
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the op takes after the parameter, its gradient and the moments: further inputs, and keyword arguments."""
+        """The op's inputs after the parameter, its gradient and the moments, and its keyword arguments, for step t."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies on the host: under "t" and under the name of each moment a list with an entry for each parameter."""
+        """{"t": the t of each parameter, name of a moment: a copy of it on the host for each parameter, ...}."""
         states = [self.state_of(p) for p in self.params]
         return {"t": [s["t"] for s in states], **{m: [Tensor(s[m]).numpy() for s in states] for m in self.moments}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what state_dict returned, for the same parameters in the same order. ValueError if it does not fit."""
+        """Copy in what state_dict returned for the same parameters in the same order. ValueError for other shapes."""
         shapes = [p.shape for p in self.params]
         for m in self.moments:
             if [x.shape for x in state.get(m, ())] != shapes:
@@ -137,7 +138,8 @@ class Optimizer:
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019); see the op of that name for the formulas."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, "Decoupled weight decay regularization"). The
+    formulas are in the op AdamW, minigrad/ops/adamw.py."""
     op = ops.AdamW
     moments = ("m", "v")
 
@@ -161,7 +163,8 @@ class AdamW(Optimizer):
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum, Nesterov's form on request, and L2 weight decay."""
+    """Gradient descent with momentum, in Nesterov's form if nesterov, and L2 weight decay. The formulas are in the op
+    SGD, minigrad/ops/adamw.py."""
     op = ops.SGD
     moments = ("m",)
 
@@ -182,9 +185,9 @@ class SGD(Optimizer):
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
-    """Scale all gradients in place by one factor, so that their joint L2 norm is at most max_norm (Pascanu et al. 2013).
-    Returns the norm before clipping, a 0-d array that stays on the device. ValueError for a max_norm that is not
-    positive, or if no parameter has a gradient."""
+    """Multiply the gradients of all params in place by one factor, so that their joint L2 norm is at most max_norm
+    (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"). Returns the norm before clipping,
+    a 0-d array on their device. ValueError if max_norm is not positive or no parameter has a gradient."""
     if max_norm <= 0.0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
     params = [p for p in params if p.grad is not None]
@@ -194,13 +197,12 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:
-    """The learning rate of a step, counted from 0. It rises linearly, from above 0, to max_lr at warmup_steps, falls along
-    half a cosine to min_lr at max_steps (Loshchilov & Hutter 2017, "SGDR"), and stays there. ValueError unless
-    0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr."""
+    """The learning rate of a step, counted from 0. The rate rises linearly from max_lr / (warmup_steps + 1) at step 0
+    to max_lr at warmup_steps, falls along half a cosine to min_lr at max_steps (Loshchilov & Hutter 2017, "SGDR"), and
+    then stays at min_lr. ValueError unless 0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr."""
     if not 0 <= warmup_steps < max_steps:
         raise ValueError(
-            f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate would "
-            "never come down"
+            f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate never falls"
         )
     if not 0.0 <= min_lr <= max_lr:
         raise ValueError(f"min_lr {min_lr} must be between 0 and max_lr {max_lr}")

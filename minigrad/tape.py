@@ -1,7 +1,7 @@
-"""The tape: `apply` records ops going forward, `walk` undoes them going back, newest first.
+"""The tape: `apply` runs an op forward and records it as a node; `walk` runs the backwards of the nodes, newest first.
 
-A node refers to its inputs and not to its output, so a graph has no cycles and is freed by reference counting, without
-the garbage collector. How an op is run is up to an executor: see minigrad/executor.py.
+A node refers to its inputs and not to its outputs, so a graph has no cycles and is freed by reference counting, without
+the garbage collector. An executor, see minigrad/executor.py, runs the ops and stores the gradients of a backward pass.
 """
 import itertools
 from collections import deque
@@ -17,9 +17,9 @@ from minigrad.ops.op import Op
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
 
-clock = itertools.count(1).__next__             # numbers nodes, and changes of parameters, in the order of time
-tensor_functions: Any = None                    # the namespace that computes on Tensors: minigrad.functional sets it
-backward_steps: Callable[..., Iterator[Any]]    # the backward, a Step at a time: minigrad.step sets it
+clock = itertools.count(1).__next__             # numbers all nodes and all changes of a Tensor's data in order of time
+tensor_functions: Any = None                    # the module minigrad.functional, which sets it
+backward_steps: Callable[..., Iterator[Any]]    # minigrad.step.step.backward_steps: that module sets it
 
 
 class Node:
@@ -32,35 +32,36 @@ class Node:
         self.op: Any = op                       # the implementation that ran, with its saved values; None once freed
         self.inputs = inputs                    # Tensors and Python numbers
         self.static = static                    # the keyword arguments
-        self.seq = clock()
-        self.outs: list[Any] | None = None      # of an op of several outputs: shape and dtype of each
+        self.seq = clock()                      # larger than that of all nodes it depends on
+        self.outs: list[Any] | None = None      # shape and dtype of each output, for an op with several
         self.site = site                        # the user's call: code object and instruction
-        self.module = module_path.get()         # path of the nn.Module that made it: "h.0.attn"
-        self.hooks: dict[int, list[Hook]] | None = None     # output number -> functions of its gradient
-        self.used = False                       # its backward has begun and may have overwritten what was saved
+        self.module = module_path.get()         # path of the nn.Module whose forward called the op: "h.0.attn"
+        self.hooks: dict[int, list[Hook]] | None = None     # output number -> hooks on its gradient
+        self.used = False                       # its backward has begun and may have overwritten its saved values
 
     @property
     def created_at(self) -> str:
-        """The user's line that made this node: "train.py:41"."""
+        """The user's line that called the op: "train.py:41"."""
         return line_of(*self.site)
 
     def check_unchanged(self) -> None:
-        """ValueError if an input was given other values after the forward."""
+        """Raise ValueError if the data of an input has changed since the forward: see Tensor.data."""
         for x in self.inputs:
             if isinstance(x, Tensor) and x.version > self.seq:
                 raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {self} had used "
                                  "it: backward would mix old and new values; run the forward again first")
 
     def rerun(self) -> tuple[Any, ...]:
-        """The outputs, computed again by the implementation that ran."""
+        """Run the forward again, by the implementation that ran. Returns a tuple of the output arrays."""
         self.check_unchanged()
         op = type(self.op)()
         op.xp, op.needs = self.op.xp, self.op.needs
-        y = op.forward(*errors.reconcile(self.op_class, [getattr(x, "_data", x) for x in self.inputs]), **self.static)
+        arrays = errors.to_one_dtype(self.op_class, [getattr(x, "_data", x) for x in self.inputs])
+        y = op.forward(*arrays, **self.static)
         return tuple(op.xp.asarray(a) for a in (y if type(y) is tuple else (y,)))
 
     def free(self) -> None:
-        """Release what was kept for the backward."""
+        """Drop the references to everything that the backward needs."""
         self.op, self.inputs, self.static = None, (), {}
 
     def __repr__(self) -> str:
@@ -74,59 +75,59 @@ def _in_module(path: str) -> str:
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
-    """Run an op on Tensors, arrays and numbers, and record it if a gradient is wanted.
+    """Run an op on Tensors, arrays and numbers. Record it if an input requires a gradient, unless inside `no_grad`.
 
-    Numbers (Python's and NumPy's scalars) are weak: they take the dtype of the arrays. Integer arrays beside floating
-    ones are cast. Returns a Tensor, or a tuple of Tensors for an op of several outputs. Raises TypeError for two
-    floating dtypes, ValueError for two devices; what the op itself raises gets a note with op, shapes and user's line.
+    Scalars, Python's and NumPy's, take the dtype of the arrays. Integer arrays are cast to the dtype of floating ones.
+    Returns a Tensor, or a tuple of Tensors for an op with several outputs. TypeError for two floating dtypes,
+    ValueError for two devices. An error of the op gets a note with the op's name, the shapes and the user's line.
     """
-    recording, plain, unfused, checking = mode()
+    recording, plain, unfused, detect_nan = mode()
     if unfused and op_class.fused:
         return op_class.composed(tensor_functions, *operands(op_class, inputs), **static)
-    kind: Any = None
+    array_type: Any = None
     dtype: Any = None
-    arrays, needs, mixed = [], [], False
+    arrays, needs, mixed = [], [], False        # needs: which inputs require a gradient
     for x in inputs:
         if isinstance(x, Tensor):
             a = x._data
-            if kind is None:
-                kind, dtype = type(a), a.dtype
-            elif a.dtype is not dtype or type(a) is not kind:
+            if array_type is None:
+                array_type, dtype = type(a), a.dtype
+            elif a.dtype is not dtype or type(a) is not array_type:
                 mixed = True
             arrays.append(a)
             needs.append(x.requires_grad)
         elif type(x) is float or type(x) is int:
             arrays.append(x)
             needs.append(False)
-        else:
+        else:                                   # an array, a list, a NumPy scalar
             return apply(op_class, *operands(op_class, inputs), **static)
-    if kind is None:
+    if array_type is None:                      # only Python numbers
         if not inputs:
             raise ValueError(f"{op_class.name}: needs at least one array")
         return apply(op_class, Tensor(inputs[0]), *inputs[1:], **static)
 
-    run = executor_of(kind, plain)
+    executor = executor_of(array_type, plain)
     try:
         if mixed:
-            arrays = errors.reconcile(op_class, arrays)
-        op, y = run.forward(op_class, arrays, static, needs if recording else [False] * len(needs))
+            arrays = errors.to_one_dtype(op_class, arrays)
+        op, y = executor.forward(op_class, arrays, static, needs if recording else [False] * len(needs))
     except Exception as error:
-        better = errors.explained(error, op_class, arrays, static)
-        better.add_note(f"in forward of {op_class.name} on {errors.shapes(arrays)}, called at {line_of(*call_site())}")
-        if better is error:
+        clearer = errors.clearer_error(error, op_class, arrays, static)
+        clearer.add_note(f"in forward of {op_class.name} on {errors.shapes(arrays)}, called at {line_of(*call_site())}")
+        if clearer is error:
             raise
-        raise better from error
-    if checking:
+        raise clearer from error
+    if detect_nan:
         where = f"{op_class.name}{_in_module(module_path.get())} at {line_of(*call_site())}"
-        errors.stop_at_bad(f"forward of {where}", y if type(y) is tuple else (y,), arrays)
+        errors.check_finite(f"forward of {where}", y if type(y) is tuple else (y,), arrays)
     node = None
     if recording and True in needs:
-        node = Node(op_class, op, run.retain(op, inputs), static, call_site())
+        node = Node(op_class, op, executor.retain(op, inputs), static, call_site())
     if type(y) is not tuple:
-        return Tensor.output(y if type(y) is kind else op.xp.asarray(y), node, 0)
+        return Tensor.output(y if type(y) is array_type else op.xp.asarray(y), node, 0)
     if node is not None:
         node.outs = [(a.shape, a.dtype) for a in y]
-    return tuple([Tensor.output(a if type(a) is kind else op.xp.asarray(a), node, i) for i, a in enumerate(y)])
+    return tuple([Tensor.output(a if type(a) is array_type else op.xp.asarray(a), node, i) for i, a in enumerate(y)])
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------
@@ -134,8 +135,8 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
 class Visit:
     """One node's backward, just after it ran and before its results are added to the gradients of its inputs.
 
-    dy is the gradient of the output (a tuple for an op of several outputs), dxs that of each input, None where none is
-    wanted. An entry of dxs may be replaced: what is there when the iterator advances is added.
+    dy is the gradient of the output (a tuple for an op with several outputs). dxs is a list with the gradient of each
+    input, None for an input that needs none. Its entries may be replaced: they are added when the iterator advances.
     """
     __slots__ = ("index", "node", "op_class", "inputs", "static", "ran", "saved", "dy", "dxs", "_grads", "__weakref__")
 
@@ -145,37 +146,38 @@ class Visit:
         self.node = node
         self.op_class, self.inputs, self.static = node.op_class, node.inputs, node.static
         self.ran = node.op                      # the implementation that ran: the op, or a kernel
-        self.saved = saved                      # by name: what the forward kept
+        self.saved = saved                      # name -> value that the forward saved
         self.dy = dys if len(dys) > 1 else dys[0]
         self.dxs = dxs
         self._grads = grads
 
     @property
     def earlier(self) -> list[Any]:
-        """For each input the sum of what earlier steps have sent it, to which dxs is added; None if nothing. Valid only
-        until the iterator advances."""
+        """For each input, the partial gradient: the sum of what earlier steps computed, to which its entry of dxs will
+        be added; None if there is none. Valid only until the iterator advances."""
         return [self._grads.get(x.key) if need else None for x, need in zip(self.inputs, self.ran.needs)]
 
 
 def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool = False,
          watched: type[Visit] | None = None, deliver: Deliver | None = None) -> Iterator[Any]:
-    """The backward loop. From the newest node to the oldest: take the gradients of its outputs, run its backward, add
-    what comes back to the gradients of its inputs. A leaf's whole gradient goes to `deliver`, by default `accumulate`,
-    after its last consumer has run.
+    """The backward loop. For each node that y depends on, from the newest to the oldest: take the gradients of its
+    outputs, run its backward, and add the results to the gradients of its inputs. All nodes that use a node's outputs
+    are newer than it, so these gradients are complete when its backward runs.
 
-    dy: the gradient of y, an array. watched: a class of Visit, of which one is yielded for each node. create_graph: the
-    gradients are Tensors on the tape. The graph is freed on the way unless retain_graph.
+    dy: the gradient of y, an array. deliver: called with each leaf and its whole gradient, after the last node that
+    uses the leaf has run; by default `accumulate`. watched: Visit or a subclass; one is yielded for each node with a
+    gradient. create_graph: the gradients are recorded Tensors. Each node is freed after its turn unless retain_graph.
     """
-    deliver, checking = deliver or accumulate, mode().detect_nan
-    run = TEXTBOOK if create_graph else executor_of(type(y._data), mode().plain)
-    grads = run.gradients(exclusive=watched is None and not retain_graph)
+    deliver, detect_nan = deliver or accumulate, mode().detect_nan
+    executor = TEXTBOOK if create_graph else executor_of(type(y._data), mode().plain)
+    grads = executor.gradients(exclusive=watched is None and not retain_graph)
     grads.add(y.key, Tensor(dy) if create_graph else dy)
-    if y.node is None:
+    if y.node is None:                          # y is a leaf
         deliver(y, grads.pop_leaf(y.key))
         return
-    nodes, consumers = collect(y.node)
-    if watched or create_graph or checking:
-        run.rematerialize(nodes)
+    nodes, uses_left = collect(y.node)
+    if watched or create_graph or detect_nan:   # these read the inputs of the nodes
+        executor.rematerialize(nodes)
     saved: Any
     dxs: Any
     visit: Any
@@ -183,12 +185,12 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
         node = nodes.pop(seq)
         node.used = not retain_graph
         dys = _output_gradients(node, grads, create_graph)
-        if dys is None:                         # no consumer sent a gradient
+        if dys is None:                         # no gradient reached its outputs
             dxs = [None] * len(node.inputs)
         else:
-            saved, dxs = _run_backward(node, dys, run, grads, create_graph)
-            if checking:
-                errors.stop_at_bad(f"backward of {node}", dxs, dys + node.inputs)
+            saved, dxs = _run_backward(node, dys, executor, grads, create_graph)
+            if detect_nan:
+                errors.check_finite(f"backward of {node}", dxs, dys + node.inputs)
             if watched:
                 visit = watched(index, node, saved, dys, dxs, grads)
                 yield visit
@@ -199,22 +201,22 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
             key = x.key
             if dx is not None:
                 grads.add(key, dx)
-            if x.node is None:
-                consumers[key] -= 1
-                if consumers[key] == 0:
+            if x.node is None:                  # x is a leaf
+                uses_left[key] -= 1
+                if uses_left[key] == 0:         # its gradient is complete
                     g = grads.pop_leaf(key)
                     if g is not None:
                         deliver(x, g)
         if not retain_graph:
             node.free()
-        x = dx = g = dys = dxs = saved = visit = None       # refer to no array while the next backward runs
+        x = dx = g = dys = dxs = saved = visit = None       # so that these arrays are freed before the next backward
 
 
 def collect(root: Node) -> tuple[dict[int, Node], dict[Any, int]]:
-    """All nodes that root depends on, by number; and how many inputs of these each leaf is, by the leaf's key.
+    """The nodes that root depends on, and root, by seq; and how often these nodes use each leaf, by the leaf's key.
     ValueError for a graph that was freed."""
     nodes: dict[int, Node] = {root.seq: root}
-    consumers: dict[Any, int] = {}
+    uses: dict[Any, int] = {}
     stack = [root]
     while stack:
         node = stack.pop()
@@ -227,17 +229,17 @@ def collect(root: Node) -> tuple[dict[int, Node], dict[Any, int]]:
             if not need:
                 continue
             if x.node is None:
-                consumers[x.key] = consumers.get(x.key, 0) + 1
+                uses[x.key] = uses.get(x.key, 0) + 1
             elif x.node.seq not in nodes:
                 nodes[x.node.seq] = x.node
                 stack.append(x.node)
-    return nodes, consumers
+    return nodes, uses
 
 
 def _output_gradients(node: Node, grads: Gradients, create_graph: bool) -> tuple[Any, ...] | None:
-    """The whole gradient of each output, after its hooks; zeros for an output that nothing used, None if that is all
-    of them."""
-    if node.outs is None and node.hooks is None:                    # most nodes
+    """The whole gradient of each output, after its hooks. If some outputs have no gradient, theirs is zeros; if none
+    has one, the result is None."""
+    if node.outs is None and node.hooks is None:                    # the usual case: one output, no hook
         dy = grads.pop((node.seq, 0))
         return None if dy is None else (dy,)
     dys = [grads.pop((node.seq, k)) for k in range(len(node.outs or (None,)))]
@@ -252,14 +254,14 @@ def _output_gradients(node: Node, grads: Gradients, create_graph: bool) -> tuple
     return tuple(dys)
 
 
-def _run_backward(node: Node, dys: tuple[Any, ...], run: Executor, grads: Gradients, create_graph: bool
+def _run_backward(node: Node, dys: tuple[Any, ...], executor: Executor, grads: Gradients, create_graph: bool
                   ) -> tuple[dict[str, Any], list[Any]]:
-    """One op's backward: what its forward saved, and the gradient of each input in the input's shape, None if not
-    wanted."""
+    """Run one op's backward. Returns the values that its forward saved, and the gradient of each input in the input's
+    shape, None for an input that needs none."""
     node.check_unchanged()
     op = _on_tensors(node) if create_graph else node.op
     try:
-        result = run.backward(op, dys, grads)
+        result = executor.backward(op, dys, grads)
         dxs = list(result) if type(result) is tuple else [result]
         if len(dxs) != len(node.inputs):
             raise ValueError(f"{node.op_class.name} gave {len(dxs)} gradients for {len(node.inputs)} inputs")
@@ -275,12 +277,12 @@ def _run_backward(node: Node, dys: tuple[Any, ...], run: Executor, grads: Gradie
 
 
 def _on_tensors(node: Node) -> Op:
-    """The op run forward again on Tensors: what it saves is connected to its inputs, and its backward, line for line
-    the same, is recorded."""
+    """The node's op, its forward run again on Tensors: its saved values are then Tensors that depend on the inputs, and
+    its backward, the same code, is recorded."""
     if node.op_class.fused:
         raise ValueError(
             f"{node.op_class.name} is a fused op: its backward cannot be differentiated again. Record the primitives "
-            f"it is composed of with `with mg.unfused():` around the forward (made at {node.created_at})"
+            f"it is composed of: put `with mg.unfused():` around the forward, called at {node.created_at}"
         )
     op = node.op_class()
     op.xp, op.needs = tensor_functions, node.op.needs
@@ -289,7 +291,8 @@ def _on_tensors(node: Node) -> Op:
 
 
 def _fitted(node: Node, i: int, x: Any, dx: Any) -> Any:
-    """dx in the shape of x: summed over the axes along which x was broadcast. Anything else is a bug of the op."""
+    """dx in the shape of x: summed over the axes along which x was broadcast. TypeError for another dtype, ValueError
+    for another shape: they are bugs of the op."""
     if dx.dtype != x.dtype:
         raise TypeError(f"{node.op_class.name} gave input {i} a gradient of dtype {dx.dtype}, the input is {x.dtype}")
     if dx.shape == x.shape:
@@ -300,8 +303,8 @@ def _fitted(node: Node, i: int, x: Any, dx: Any) -> Any:
 
 
 def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
-    """Sum dx, an array or a Tensor, over the axes that broadcasting added to `shape` or stretched: the gradients of
-    copies add up."""
+    """Sum dx, an array or a Tensor, over the axes that broadcasting added to `shape` or repeated: the gradient of an
+    element is the sum of the gradients of its copies."""
     extra = dx.ndim - len(shape)
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, dx.shape[extra:])):
         raise ValueError(f"a gradient of shape {dx.shape} does not come from broadcasting an input of shape {shape}")
@@ -310,7 +313,7 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
 
 
 def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:
-    """The gradient g, or what hooks put in its place."""
+    """Call the hooks one after the other with the gradient g; what one returns replaces g. Returns the last g."""
     for hook in hooks:
         changed = hook(g)
         g = g if changed is None else changed
@@ -318,14 +321,14 @@ def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:
 
 
 def accumulate(leaf: "Tensor", g: Any) -> None:
-    """Add g, an array that nothing else refers to, to the leaf's `.grad`, after the leaf's hooks."""
+    """Call the leaf's hooks with g, then add it to the leaf's `.grad`. g: an array that nothing else refers to."""
     if leaf.hooks:
-        g = after_hooks(leaf.hooks, g).copy()      # a hook may have kept it
+        g = after_hooks(leaf.hooks, g).copy()   # a hook may have kept a reference
     leaf.grad = g if leaf.grad is None else leaf.xp.asarray(leaf.grad + g)
 
 
 def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
-    """Run the whole walk. If it fails or is interrupted, the `.grad` of every leaf is as it was before."""
+    """Run `walk` to its end. If it fails or is interrupted, the `.grad` of every leaf is as it was before."""
     before: list[tuple[Tensor, Any]] = []
 
     def deliver(leaf: Tensor, g: Any) -> None:
@@ -340,4 +343,4 @@ def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None
         raise
 
 
-from minigrad.tensor import Tensor, operands  # noqa: E402  (the one circle: apply makes Tensors, their operators call it)
+from minigrad.tensor import Tensor, operands  # noqa: E402  (circular: apply makes Tensors, whose operators call apply)

@@ -1,4 +1,4 @@
-"""Tensor: an array, its gradient, and the node of the tape that made it."""
+"""Tensor: an array, its gradient, and the node of the op that computed it."""
 import weakref
 from typing import Any, Iterator
 
@@ -11,16 +11,16 @@ from minigrad.tape import apply
 
 
 class Tensor:
-    """An array whose operations are recorded.
+    """An array. Operations on Tensors are recorded if a Tensor among their inputs requires a gradient.
 
-    data: an array, which is shared and not copied, or a nested list or number, of which NumPy makes an array.
-    requires_grad: whether a backward adds to its `.grad`; only for floating dtypes. dtype, device: cast or move the
-    data first. TypeError for a dtype that is not floating, integer or boolean, and for an integer one with
-    requires_grad.
+    data: an array, which is not copied: the Tensor shares its memory; or a number or nested list, which NumPy converts
+    to an array. requires_grad: whether `backward` adds to its `.grad`; only for floating dtypes. dtype, device: cast
+    the data to this dtype, move it to this device. TypeError for a dtype that is not floating, integer or boolean, and
+    for requires_grad with one that is not floating. ValueError for a device that is unknown or does not work.
     """
     __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "version", "__weakref__")
     _data: Any
-    __array_ufunc__ = None                      # ndarray * Tensor is our __rmul__, not an array of objects
+    __array_ufunc__ = None                      # so that ndarray * Tensor calls Tensor.__rmul__
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> None:
@@ -38,7 +38,7 @@ class Tensor:
             )
         self._data = array
         self.requires_grad = requires_grad
-        self.node: tape.Node | None = None      # what made it; None for a leaf
+        self.node: tape.Node | None = None      # the node that computed it; None for a leaf
         self.out = 0                            # which of the node's outputs it is
         self.grad: Any = None                   # an ordinary array, which stays valid
         self.hooks: list[tape.Hook] | None = None
@@ -46,7 +46,7 @@ class Tensor:
 
     @staticmethod
     def output(array: Any, node: "tape.Node | None", out: int) -> "Tensor":
-        """What an op returns: its output number `out`; node: None if it was not recorded."""
+        """A Tensor of an op's output array number `out`. node: the op's node, None if it was not recorded."""
         t = Tensor.__new__(Tensor)
         t._data = array
         t.node = node
@@ -60,15 +60,16 @@ class Tensor:
 
     @property
     def data(self) -> Any:
-        """The array itself. Assigning copies values into it, and a backward that needs the old ones is then refused. A
-        write into the array (`t.data[0] = 1`) is not noticed, and a backward may silently use the new values."""
+        """The array itself. `t.data = new` copies new values into it; a backward that needs the old ones then raises
+        ValueError. A write into the array, `t.data[0] = 1`, is not detected: a backward that needs the old values
+        silently uses the new ones. Assigning raises ValueError for another shape, and for a Tensor that is no leaf."""
         return self._data
 
     @data.setter
     def data(self, value: Any) -> None:
         if self.node is not None:
             raise ValueError(
-                f"this Tensor was made by {self.node}: only leaves can be given new data; use .detach() for a leaf"
+                f"this Tensor is an output of {self.node}: only leaves can be given new data; .detach() returns a leaf"
             )
         array = _put(_as_array(value.data if isinstance(value, Tensor) else value), self.device)
         if array.shape != self.shape:
@@ -77,12 +78,12 @@ class Tensor:
         self.changed()
 
     def changed(self) -> None:
-        """Note that its values have changed: a backward that needs the old ones is refused."""
+        """Record that its values have changed: a backward that needs the old ones then raises ValueError."""
         self.version = tape.clock()
 
     @property
     def key(self) -> Any:
-        """What identifies it in a backward pass."""
+        """Its key in the gradients of a backward pass: the same for all Tensors of one output of one node."""
         return id(self) if self.node is None else (self.node.seq, self.out)
 
     @property
@@ -127,32 +128,37 @@ class Tensor:
         return Tensor(self.data)
 
     def to(self, device: str) -> "Tensor":
-        """A leaf with a copy of its values on another device; itself if it is there already."""
+        """A leaf with a copy of its values on this device; itself if it is there already. ValueError for a device that
+        is unknown or does not work."""
         array = _put(self.data, device)
         return self if array is self._data else Tensor(array, self.requires_grad)
 
     # ---- gradients ----
 
     def backward(self, dy: Any = None, *, retain_graph: bool = False) -> None:
-        """Add d self / d leaf to the `.grad` of every leaf that self depends on. dy: the gradient of self, an array of its
-        shape; 1 by default, for a self of one element. The graph is freed on the way unless `retain_graph`. If it fails
-        or is interrupted, the `.grad` of every leaf is as before. ValueError if self needs no gradient, if dy does not fit, or if
-        the graph was freed."""
+        """Add the gradient of every leaf that self depends on to its `.grad`.
+
+        dy: the gradient of self, an array of its shape; by default 1, if self has one element. The graph is freed
+        unless retain_graph. If backward fails or is interrupted, the `.grad` of every leaf is as before. ValueError if
+        self needs no gradient, if dy has another shape, dtype or device, if an input's data has changed since the
+        forward, and if the graph was freed.
+        """
         tape.backward(self, dy, retain_graph=retain_graph)
 
     def backward_steps(self, dy: Any = None, *, until: Any = None, retain_graph: bool = False) -> Iterator[Any]:
         """`backward` as an iterator: a minigrad.step.Step for each node, newest first. Pausing the loop pauses the
-        backward; at its end `.grad` is what `backward` leaves.
+        backward; when the loop has ended, every `.grad` has the same bits as after `backward`.
 
-        until: yield only some, all of them run: an op ("attention"), a module ("h.0.attn"), a parameter
-        ("wte.weight"), "bad" where a check against finite differences fails, "nan", "norm > 3", or a function of the
-        Step. ValueError for a name that is not in the graph.
+        until: run all steps, but yield only those of an op ("attention"), in a module ("h.0.attn"), that use a
+        parameter ("wte.weight"), whose check against finite differences fails ("bad"), with NaN or infinity in an array
+        ("nan"), with a gradient of a large norm ("norm > 3"), or for which a function of the Step returns true.
+        ValueError for a name that is not in the graph, and as for `backward`; TypeError for another type of `until`.
         """
         return tape.backward_steps(self, dy, until=until, retain_graph=retain_graph)
 
     def register_hook(self, hook: tape.Hook) -> None:
-        """Call hook(gradient) once in each backward, with the whole gradient (an array) of this Tensor. A returned
-        array takes its place."""
+        """Call hook(gradient) once in each backward, with the whole gradient of this Tensor, an array. If the hook
+        returns an array, it replaces the gradient. ValueError if the Tensor needs no gradient."""
         if not self.requires_grad:
             raise ValueError("a hook on a Tensor that needs no gradient would never run: it needs requires_grad=True")
         if self.node is None:
@@ -162,7 +168,7 @@ class Tensor:
             self.node.hooks.setdefault(self.out, []).append(hook)
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this interior Tensor in its `.grad`; a leaf's is kept anyway."""
+        """Add the gradient of this Tensor, which is not a leaf, to its `.grad` too. A leaf's is added anyway."""
         if self.node is not None:
             me = weakref.ref(self)              # a node must not refer to its output
 
@@ -207,7 +213,7 @@ class Tensor:
     def __pos__(self) -> "Tensor": return self
     def __abs__(self) -> "Tensor": return apply(pointwise.Abs, self)
 
-    # comparisons have no gradient: they give plain boolean arrays
+    # comparisons have no gradient: they return boolean arrays
     def __eq__(self, other: Any) -> Any: return self.data == _plain(other)
     def __ne__(self, other: Any) -> Any: return self.data != _plain(other)
     def __lt__(self, other: Any) -> Any: return self.data < _plain(other)
@@ -239,7 +245,7 @@ class Tensor:
         return apply(reduce.Var, self, axis=axis, ddof=ddof, keepdims=keepdims)
 
     def argmax(self, axis: int | None = None) -> Any:
-        """Indices of the largest entries: a plain integer array."""
+        """Indices of the largest entries along an axis, or of the flattened array if None: an integer array."""
         return self.data.argmax(axis=axis)
 
     def reshape(self, *shape_: Any) -> "Tensor":
@@ -253,7 +259,7 @@ class Tensor:
 
     @property
     def T(self) -> "Tensor":
-        """All axes reversed."""
+        """The Tensor with the order of its axes reversed."""
         return apply(shape.Transpose, self, axes=None)
 
     def swapaxes(self, axis1: int, axis2: int) -> "Tensor":
@@ -262,7 +268,8 @@ class Tensor:
     def squeeze(self, axis: Any = None) -> "Tensor": return apply(shape.Squeeze, self, axis=axis)
 
     def astype(self, dtype: Any) -> "Tensor":
-        """Cast; the gradient is cast back. Integers have none: a cast to them leaves the tape."""
+        """The Tensor cast to this dtype; its gradient is cast back. A cast to an integer or boolean dtype is not
+        recorded, as integers have no gradient."""
         if np.dtype(dtype).kind in "iub":
             return Tensor(self.data.astype(dtype))
         return apply(shape.Astype, self, dtype=dtype)
@@ -295,7 +302,8 @@ class Tensor:
     # ---- exchange ----
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """np.asarray(t): its array, read-only; a copy where one is asked for. A device array must be moved by name."""
+        """np.asarray(t): its array, read-only; with `copy` or another dtype, a copy. TypeError for a Tensor on a
+        device: .numpy() copies it to the host."""
         if self.device != "cpu":
             raise TypeError(f"this Tensor lives on {self.device}: .numpy() copies it to the host")
         if copy or (dtype is not None and dtype != self.dtype):
@@ -314,7 +322,8 @@ def from_dlpack(x: Any) -> Tensor:
 
 
 def operands(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
-    """The inputs of an op as Tensors, floats and ints. TypeError or ValueError for what is no array."""
+    """The inputs of an op as Tensors, floats and ints. TypeError or ValueError for one that NumPy cannot convert to an
+    array of numbers."""
     found: list[Any] = []
     for x in inputs:
         if isinstance(x, np.generic):
@@ -333,13 +342,13 @@ def operands(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
 
 
 def plain_array(x: Any) -> Any:
-    """An index, mask or target as a plain array. A list becomes one on the host, where checking its range is free; ops
-    take host arrays to their device."""
+    """An index, mask or target, a Tensor, array or list, as an array. A list becomes an array on the host, where its
+    range can be checked without waiting for a device; ops copy host arrays to their device."""
     return x.data if isinstance(x, Tensor) else _as_array(x)
 
 
 def plain_index(index: Any) -> Any:
-    """An index with its Tensors and lists as plain arrays."""
+    """An index, or a tuple of indices, with its Tensors and lists as arrays."""
     if isinstance(index, tuple):
         return tuple(plain_index(i) for i in index)
     return plain_array(index) if isinstance(index, (Tensor, list)) else index

@@ -1,4 +1,4 @@
-"""The number of threads that matrix products run on: those of NumPy's BLAS. Everything else runs on the caller's."""
+"""The number of threads of NumPy's BLAS, which runs the matrix products. All else runs on the calling thread."""
 from functools import cache
 from typing import Any
 
@@ -12,8 +12,8 @@ def _blas_libraries() -> list[Any]:
 
 
 def set_num_threads(n: int) -> None:
-    """Let matrix products run on n threads from now on. Results depend on n in the last bits: BLAS cuts its sums
-    accordingly. ValueError unless n is a whole number of at least 1."""
+    """Set the number of threads that matrix products run on. BLAS splits its sums by the number of threads, so results
+    may differ in the last bits. ValueError unless n is a whole number of at least 1."""
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"the number of threads must be a whole number of at least 1, got {n!r}")
     for library in _blas_libraries():
@@ -21,5 +21,5 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads that matrix products run on; 1 where BLAS is unknown."""
+    """The number of threads that matrix products run on; 1 if threadpoolctl does not know NumPy's BLAS."""
     return max((library.get_num_threads() for library in _blas_libraries()), default=1)

@@ -1,4 +1,4 @@
-import gpt  # noqa: F401  (before NumPy: runs in this process and in others then compute with the same BLAS)
+import gpt  # noqa: F401  (before NumPy: it configures BLAS, here as in the processes that tests start)
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ pytest_plugins = ["skips"]
 
 @pytest.fixture
 def with_kernels(monkeypatch):
-    """Kernels as they run on large arrays, in pieces and blocks, though the arrays here are small; on two threads."""
+    """Kernels are on, with settings so small that they split small arrays into pieces and blocks like large ones. BLAS
+    has two threads."""
     small = dict(piece=24, queries=3, scores=40, vocabulary=6, logits=130, stretch=20, reused_bytes=64)
     for name, value in small.items():
         monkeypatch.setattr(settings, name, value)

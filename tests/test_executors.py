@@ -1,8 +1,8 @@
-"""The contract of every executor: the textbook's numbers, the same bits stepped through or not, arrays of the user
-unchanged, and a failed backward that leaves no wrong gradient.
+"""What holds for every executor: its numbers equal the textbook's, backward_steps gives the same bits as backward,
+arrays of the user do not change, and a failed backward leaves no wrong gradient.
 
-The executors are the textbook on NumPy's arrays, the kernels for NumPy, the textbook on a fake device, and one for that
-device which is registered here from outside, as one for CUDA would be.
+The executors are the textbook on NumPy's arrays, the kernels for NumPy, the textbook on a fake device, and an executor
+for this device that is registered here, as one for CUDA would be.
 """
 import os
 import subprocess
@@ -21,7 +21,7 @@ from minigrad.executor import EXECUTORS, Executor
 from minigrad.gradcheck import relative_error
 from minigrad.kernels.executor import Kernel, KernelExecutor
 from minigrad.kernels.vector.settings import settings
-from minigrad.modes import switch
+from minigrad.modes import mode, switch
 from minigrad.ops.pointwise import Gelu
 
 from fake_device import FakeArray, xp as fake_xp
@@ -32,7 +32,7 @@ IDX = RNG.integers(0, 13, (3, 8))
 
 
 class GeluSlope(Kernel, Gelu, register=False):
-    """A kernel for any array library: it saves the derivative and drops x."""
+    """A kernel of GELU for any array library. It saves the derivative and drops x."""
     unaliased = drops = 0,
 
     def forward(self, x):
@@ -49,7 +49,7 @@ class GeluSlope(Kernel, Gelu, register=False):
 
 
 class CountingExecutor(KernelExecutor):
-    """An executor that is added from outside: it has a kernel, and counts what it is asked for."""
+    """An executor for the fake device, with one kernel. It counts the calls of its methods."""
 
     def __init__(self):
         super().__init__(fake_xp, [GeluSlope])
@@ -73,32 +73,32 @@ class CountingExecutor(KernelExecutor):
 
 
 @pytest.fixture(params=["textbook", "vector", "fake", "counting"])
-def place(request, monkeypatch):
-    """The name of a device whose ops run on the executor of that name."""
+def device_name(request, monkeypatch):
+    """Makes ops run on the executor of the parameter. Returns the name of the device to use."""
     if request.param == "counting":
         monkeypatch.setitem(EXECUTORS, FakeArray, CountingExecutor())
     with switch(plain=request.param == "textbook"):
         yield "fake" if request.param in ("fake", "counting") else "cpu"
 
 
-def model(place, dtype="float64", **shape):
+def model(device_name, dtype="float64", **shape):
     return GPT(GPTConfig(**dict(block_size=7, vocab_size=13, n_layer=2, n_head=2, n_embd=6) | shape), dtype=dtype,
-               device=place)
+               device=device_name)
 
 
 def loss_of(gpt, fused_head=True):
     return gpt.loss(IDX[:, :-1], IDX[:, 1:]) if fused_head else gpt(IDX[:, :-1], IDX[:, 1:])[1]
 
 
-def taken(gpt):
-    """Copies of all gradients, on the host."""
+def copied_gradients(gpt):
+    """Name -> a copy on the host, for every gradient."""
     return {name: devices.host(p.grad).copy() for name, p in gpt.named_parameters()}
 
 
 def gradients(gpt, run=lambda loss: loss.backward(), fused_head=True):
     gpt.zero_grad()
     run(loss_of(gpt, fused_head) * 1.5)
-    return taken(gpt)
+    return copied_gradients(gpt)
 
 
 def same_bits(a, b):
@@ -108,8 +108,8 @@ def same_bits(a, b):
 # ---- the same numbers -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("fused_head", [True, False])
-def test_loss_and_gradients_are_the_textbooks(place, fused_head):
-    gpt = model(place)
+def test_loss_and_gradients_equal_the_textbooks(device_name, fused_head):
+    gpt = model(device_name)
     loss, found = loss_of(gpt, fused_head).item(), gradients(gpt, fused_head=fused_head)
     with mg.plain():
         other = model("cpu")
@@ -118,9 +118,9 @@ def test_loss_and_gradients_are_the_textbooks(place, fused_head):
     assert all(relative_error(found[name], g) < 1e-11 for name, g in want.items())
 
 
-def test_updates_and_clipping_are_the_textbooks(place):
-    def train(place):
-        gpt = model(place)
+def test_updates_and_clipping_equal_the_textbooks(device_name):
+    def train(device_name):
+        gpt = model(device_name)
         opt = optim.AdamW(gpt.parameters(), lr=0.01)
         norms = []
         for _ in range(4):
@@ -131,7 +131,7 @@ def test_updates_and_clipping_are_the_textbooks(place):
         state = opt.state_dict()
         return gpt.state_dict() | {f"{k}{i}": m for k in "mv" for i, m in enumerate(state[k])}, norms
 
-    found, norms = train(place)
+    found, norms = train(device_name)
     with mg.plain():
         want, wanted_norms = train("cpu")
     np.testing.assert_allclose(norms, wanted_norms, rtol=1e-10)
@@ -143,9 +143,9 @@ def test_updates_and_clipping_are_the_textbooks(place):
 
 @pytest.mark.parametrize("fused_head", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_gradients_have_the_same_bits_stepped_through_or_not(place, tied, fused_head):
-    """backward, stepping through it, keeping its steps, keeping the graph: the same gradients, bit for bit."""
-    gpt = model(place, "float32", tied=tied)
+def test_gradients_have_the_same_bits_stepped_through_or_not(device_name, tied, fused_head):
+    """backward, backward_steps, backward_steps whose steps are kept, and retain_graph give the same bits."""
+    gpt = model(device_name, "float32", tied=tied)
     want = gradients(gpt, fused_head=fused_head)
     kept = []
     for run in (lambda loss: list(loss.backward_steps()), lambda loss: kept.extend(loss.backward_steps()),
@@ -153,9 +153,9 @@ def test_gradients_have_the_same_bits_stepped_through_or_not(place, tied, fused_
         assert same_bits(gradients(gpt, run, fused_head), want)
 
 
-def test_gradients_have_the_same_bits_under_plain_if_the_graph_was_recorded_outside(place):
-    """The implementation is chosen at the forward, and its backward runs whatever the mode is then."""
-    gpt = model(place)
+def test_a_graph_recorded_outside_plain_gives_the_same_bits_inside_it(device_name):
+    """The implementation is chosen at the forward and runs the backward too, in any mode."""
+    gpt = model(device_name)
     want = gradients(gpt)
 
     def in_plain(loss):
@@ -166,7 +166,7 @@ def test_gradients_have_the_same_bits_under_plain_if_the_graph_was_recorded_outs
         with mg.plain():
             list(loss.backward_steps())
 
-    def plain_in_the_midst(loss):
+    def one_step_in_plain(loss):
         steps = loss.backward_steps()
         for _ in range(9):
             next(steps)
@@ -174,35 +174,35 @@ def test_gradients_have_the_same_bits_under_plain_if_the_graph_was_recorded_outs
             next(steps)
         list(steps)
 
-    for run in (in_plain, steps_in_plain, plain_in_the_midst):
+    for run in (in_plain, steps_in_plain, one_step_in_plain):
         assert same_bits(gradients(gpt, run), want)
 
 
-def test_a_graph_recorded_under_plain_is_the_textbooks_outside(place):
-    gpt = model(place)
+def test_a_graph_recorded_inside_plain_gives_the_textbooks_bits_outside_it(device_name):
+    gpt = model(device_name)
 
     def of_plain_graph(run):
         gpt.zero_grad()
         with mg.plain():
             loss = loss_of(gpt)
         run(loss)
-        return taken(gpt)
+        return copied_gradients(gpt)
 
     with mg.plain():
         gpt.zero_grad()
         loss_of(gpt).backward()
-        want = taken(gpt)
+        want = copied_gradients(gpt)
     assert same_bits(of_plain_graph(lambda loss: loss.backward()), want)
     assert same_bits(of_plain_graph(lambda loss: list(loss.backward_steps())), want)
 
 
-def test_a_second_backward_through_a_kept_graph_adds_the_same_again(place):
-    gpt = model(place)
+def test_with_retain_graph_a_second_backward_adds_the_same_bits_again(device_name):
+    gpt = model(device_name)
     loss = loss_of(gpt)
     loss.backward(retain_graph=True)
-    once = taken(gpt)
+    once = copied_gradients(gpt)
     loss.backward()
-    assert same_bits(taken(gpt), {name: g + g for name, g in once.items()})
+    assert same_bits(copied_gradients(gpt), {name: g + g for name, g in once.items()})
 
 
 # ---- arrays of the user ---------------------------------------------------------------------------------------------
@@ -211,9 +211,9 @@ def test_a_second_backward_through_a_kept_graph_adds_the_same_again(place):
     lambda x: F.gelu(x), lambda x: x + 1.0, lambda x: x + x, lambda x: F.linear(x, x.xp.eye(4)),
     lambda x: F.layer_norm(x, x.xp.ones(4)), lambda x: F.cross_entropy(x, [0, 1, 2], reduction="none"),
     lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: F.embedding(x, [0, 2])])
-def test_an_array_may_be_changed_after_the_op_that_read_it(place, function):
+def test_changing_an_array_after_an_op_does_not_change_the_ops_output(device_name, function):
     values = RNG.normal(size=(3, 4))
-    array = devices.put(values.copy(), place)
+    array = devices.put(values.copy(), device_name)
     with mg.no_grad():
         y = function(Tensor(array))
         before = y.numpy()
@@ -221,9 +221,9 @@ def test_an_array_may_be_changed_after_the_op_that_read_it(place, function):
     np.testing.assert_array_equal(y.numpy(), before)
 
 
-def test_gradients_stay_what_they_are_while_training_goes_on(place):
-    """Activations, gradients that hooks are given, those of steps and of parameters: kept for some training steps."""
-    gpt = model(place)
+def test_further_training_does_not_change_arrays_that_were_kept(device_name):
+    """The arrays are activations, and gradients of hooks, of steps and of parameters."""
+    gpt = model(device_name)
     opt = optim.AdamW(gpt.parameters(), lr=0.1)
     kept = []
 
@@ -251,17 +251,17 @@ def test_gradients_stay_what_they_are_while_training_goes_on(place):
         np.testing.assert_array_equal(devices.host(a), copy)
 
 
-def test_a_gradient_given_to_backward_is_not_changed(place):
-    x = Tensor(RNG.normal(size=(3, 4)), requires_grad=True, device=place)
-    dy = devices.put(np.ones((3, 4)), place)
+def test_backward_does_not_change_dy(device_name):
+    x = Tensor(RNG.normal(size=(3, 4)), requires_grad=True, device=device_name)
+    dy = devices.put(np.ones((3, 4)), device_name)
     y = F.gelu(x + x)
     (y + y + x).backward(dy)
     np.testing.assert_array_equal(devices.host(dy), 1.0)
 
 
-# ---- a backward that does not reach its end -------------------------------------------------------------------------
+# ---- a backward that fails or is interrupted ------------------------------------------------------------------------
 
-def numbered(loss):
+def nodes_of(loss):
     """All nodes that a loss depends on, newest first."""
     found, stack = {}, [loss.node]
     while stack:
@@ -278,16 +278,16 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 @pytest.mark.parametrize("fused_head", [True, False])
-def test_after_a_failed_backward_the_graph_is_refused_or_right(place, error, fused_head):
-    """Whichever node it fails at: `.grad` is as before, and a second backward raises ValueError or gives the same bits."""
-    gpt = model(place, n_layer=1)
+def test_after_a_failed_backward_a_second_one_raises_an_error_or_gives_the_same_bits(device_name, error, fused_head):
+    """At whatever node it fails, `.grad` is as before; a second backward raises ValueError or gives the same bits."""
+    gpt = model(device_name, n_layer=1)
     want = gradients(gpt, fused_head=fused_head)
     loss_of(gpt, fused_head).backward()         # gradients that the failed backward would add to
-    before = taken(gpt)
+    before = copied_gradients(gpt)
     refused = 0
-    for i in range(len(numbered(loss_of(gpt, fused_head) * 1.5))):
+    for i in range(len(nodes_of(loss_of(gpt, fused_head) * 1.5))):
         loss = loss_of(gpt, fused_head) * 1.5
-        node = numbered(loss)[i]
+        node = nodes_of(loss)[i]
 
         def fail(g):
             raise error
@@ -295,32 +295,32 @@ def test_after_a_failed_backward_the_graph_is_refused_or_right(place, error, fus
         node.hooks = {0: [fail]}
         with pytest.raises(error):
             loss.backward()
-        assert same_bits(taken(gpt), before)
+        assert same_bits(copied_gradients(gpt), before)
         node.hooks = None
         gpt.zero_grad()
         try:
             loss.backward()
-            assert same_bits(taken(gpt), want)
+            assert same_bits(copied_gradients(gpt), want)
         except ValueError as refusal:
             assert "freed by an earlier backward" in str(refusal)
             refused += 1
         for name, p in gpt.named_parameters():
-            p.grad = devices.put(before[name].copy(), place)
+            p.grad = devices.put(before[name].copy(), device_name)
     assert refused > 0
 
 
-def test_after_an_op_failed_late_in_its_backward_the_graph_is_refused(place, monkeypatch):
-    gpt = model(place)
+def test_after_an_error_at_the_end_of_an_ops_backward_a_second_backward_raises_an_error(device_name, monkeypatch):
+    gpt = model(device_name)
     loss = loss_of(gpt)
-    node = next(node for node in numbered(loss) if node.op_class is Gelu)
+    node = next(node for node in nodes_of(loss) if node.op_class is Gelu)
     backward = type(node.op).backward
 
-    def late(self, *args, **saved):
+    def fails_at_its_end(self, *args, **saved):
         backward(self, *args, **saved)
         raise MemoryError
 
     with monkeypatch.context() as m:
-        m.setattr(type(node.op), "backward", late)
+        m.setattr(type(node.op), "backward", fails_at_its_end)
         with pytest.raises(MemoryError):
             loss.backward()
     with pytest.raises(ValueError, match="freed by an earlier backward"):
@@ -328,8 +328,8 @@ def test_after_an_op_failed_late_in_its_backward_the_graph_is_refused(place, mon
     assert all(p.grad is None for p in gpt.parameters())
 
 
-def test_after_an_abandoned_walk_the_graph_is_refused(place):
-    gpt = model(place)
+def test_after_an_unfinished_backward_steps_a_backward_raises_an_error(device_name):
+    gpt = model(device_name)
     loss = loss_of(gpt)
     steps = loss.backward_steps()
     next(steps)
@@ -340,14 +340,13 @@ def test_after_an_abandoned_walk_the_graph_is_refused(place):
 
 # ---- threads and processes ------------------------------------------------------------------------------------------
 
-def test_a_graph_of_another_thread_gives_the_same_bits(place):
-    gpt = model(place)
+def test_a_graph_recorded_in_another_thread_gives_the_same_bits(device_name):
+    gpt = model(device_name)
     want = gradients(gpt)
-    plain = place == "cpu" and type(numbered(loss_of(gpt))[0].op).__module__.startswith("minigrad.ops")
-    found = []
+    plain, found = mode().plain, []
 
     def forward():
-        with switch(plain=plain):               # modes are each thread's own
+        with switch(plain=plain):               # a new thread has the default modes
             found.append(loss_of(gpt) * 1.5)
 
     gpt.zero_grad()
@@ -355,15 +354,14 @@ def test_a_graph_of_another_thread_gives_the_same_bits(place):
     thread.start()
     thread.join(60)
     found.pop().backward()
-    assert same_bits(taken(gpt), want)
+    assert same_bits(copied_gradients(gpt), want)
 
 
-def test_many_python_threads_get_the_results_of_one(place):
-    plain = place == "cpu" and type(numbered(loss_of(model(place)))[0].op).__module__.startswith("minigrad.ops")
-    want, found = gradients(model(place)), []
+def test_training_steps_in_several_threads_give_the_bits_of_one_thread(device_name):
+    plain, want, found = mode().plain, gradients(model(device_name)), []
 
     def work():
-        gpt = model(place)
+        gpt = model(device_name)
         with switch(plain=plain):
             for _ in range(3):
                 found.append(gradients(gpt))
@@ -401,7 +399,7 @@ def run_script(code, **environment):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("plain", ["0", "1"])
-def test_a_forked_child_computes_the_same(plain):
+def test_a_forked_process_computes_the_same_bits(plain):
     ran = run_script("""
 mg.set_num_threads(2)
 big = np.ones((600, 600), "float32")
@@ -416,13 +414,13 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize("plain", ["0", "1"])
-def test_the_environment_switches_kernels_off(plain):
+def test_the_environment_variable_minigrad_plain_switches_plain_on(plain):
     ran = run_script("from minigrad.modes import mode; print(mode().plain, np.isfinite(loss()[0]))",
                      MINIGRAD_PLAIN=plain)
     assert ran.stdout == f"{plain == '1'} True\n", ran.stderr
 
 
-def test_importing_and_computing_leave_the_threads_of_blas_alone():
+def test_importing_and_computing_do_not_change_the_number_of_blas_threads():
     ran = run_script("""
 from threadpoolctl import threadpool_info, threadpool_limits
 threadpool_limits(2, user_api="blas")
@@ -432,7 +430,7 @@ print([lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "bl
     assert ran.stdout == "[2]\n", ran.stderr
 
 
-def test_set_num_threads_sets_those_of_blas_and_results_agree_up_to_rounding():
+def test_set_num_threads_changes_results_by_rounding_only_and_refuses_other_values():
     found = []
     for threads in (1, 2, 3):
         mg.set_num_threads(threads)
@@ -444,15 +442,15 @@ def test_set_num_threads_sets_those_of_blas_and_results_agree_up_to_rounding():
             mg.set_num_threads(wrong)
 
 
-# ---- an executor from outside ---------------------------------------------------------------------------------------
+# ---- registered executors -------------------------------------------------------------------------------------------
 
-def test_an_executor_registered_from_outside_runs_every_op_update_and_clip(monkeypatch):
+def test_a_registered_executor_runs_every_op_update_and_clip_but_none_inside_plain(monkeypatch):
     counting = CountingExecutor()
     monkeypatch.setitem(EXECUTORS, FakeArray, counting)
     gpt = model("fake")
     opt = optim.AdamW(gpt.parameters())
     loss = loss_of(gpt)
-    nodes = numbered(loss)
+    nodes = nodes_of(loss)
     assert any(isinstance(node.op, GeluSlope) for node in nodes)
     loss.backward()
     optim.clip_grad_norm(gpt.parameters(), 1.0)
@@ -465,8 +463,7 @@ def test_an_executor_registered_from_outside_runs_every_op_update_and_clip(monke
         assert counting.calls == calls
 
 
-def test_an_executor_that_overrides_nothing_is_the_textbook(monkeypatch):
-    """All methods have the textbook's behaviour: one that overrides nothing is right."""
+def test_an_executor_that_overrides_nothing_computes_the_textbooks_bits(monkeypatch):
     class Plain(Executor):
         pass
 
@@ -479,6 +476,6 @@ def gradients_of_textbook():
         return gradients(model("fake"))
 
 
-def test_the_fixture_makes_small_arrays_take_the_paths_of_large_ones(with_kernels):
-    """Else the paths for large arrays would not run here."""
+def test_the_fixture_with_kernels_sets_sizes_so_small_that_small_arrays_are_split(with_kernels):
+    """Without it, the paths for large arrays would not run in these tests."""
     assert settings.piece < 30 and EXECUTORS[np.ndarray].min_size == 1

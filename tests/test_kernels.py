@@ -1,4 +1,4 @@
-"""Kernels compute what the textbook does, on any shape; graphs drop activations, and memory is used again."""
+"""Kernels compute what their ops do, on any shape; graphs drop activations that no backward needs; memory is reused."""
 import weakref
 
 import numpy as np
@@ -21,16 +21,17 @@ pytestmark = pytest.mark.usefixtures("with_kernels")
 
 
 def compare(op, sample, seed=0, single=1e-5):
-    """The kernel of an op against the textbook, both directions, in both precisions."""
+    """Compare the kernel of an op with the op, forward and backward, in float64 and float32. single: the bound on the
+    relative error in float32."""
     kernel, case = EXECUTORS[np.ndarray].implementation(op), Case(op, sample, seed)
     for dtype, bound in (("float64", 1e-11), ("float32", single)):
         inputs = case.replaced(x.astype(dtype) for x in case.arrays)
         dys = [dy.astype(dtype) for dy in case.dys]
-        textbook, want = case.forward(inputs)
-        fast, got = case.forward(inputs, kernel)
+        op_ran, want = case.forward(inputs)
+        kernel_ran, got = case.forward(inputs, kernel)
         for a, b in zip(got, want):
             assert a.dtype == dtype and a.shape == b.shape and relative_error(a, b) < bound
-        want, got = case.backward(textbook, dys), case.backward(fast, dys)
+        want, got = case.backward(op_ran, dys), case.backward(kernel_ran, dys)
         for a, b in zip(got, want):
             if b is not None:
                 assert a.dtype == dtype and np.shape(a) == np.shape(b) and relative_error(a, b) < bound
@@ -43,14 +44,14 @@ every_sample = pytest.mark.parametrize("op, sample", [
 
 @every_sample
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_kernel_equals_its_textbook(op, sample, threads):
+def test_a_kernel_equals_its_op_on_every_sample(op, sample, threads):
     mg.set_num_threads(threads)
     compare(op, sample)
 
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, database=None)
-def test_a_kernel_equals_its_textbook_on_any_shape(data):
+def test_a_kernel_equals_its_op_on_any_shape(data):
     size = lambda low=1, high=9: data.draw(st.integers(low, high))
     B, T, C, O, V, H = size(), size(), size(), size(), size(2), size(1, 4)
     ids = lambda n, *shape: np.random.default_rng(size()).integers(0, n, shape)
@@ -67,12 +68,12 @@ def test_a_kernel_equals_its_textbook_on_any_shape(data):
         ("cross_entropy", Sample((B, T, V), targets=ids(V, B, T))),
         ("linear_cross_entropy", Sample((B, T, C), (V, C), targets=ids(V, B, T), ignore_index=0)),
     ]))
-    compare(mg.OPS[op], sample, single=1e-3)    # where a gradient cancels out, as for a single key, rounding is left
+    compare(mg.OPS[op], sample, single=1e-3)    # of gradients that cancel, as for a single key, rounding errors remain
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0, 1e4])
-def test_attention_equals_its_textbook_for_scores_of_any_size(scale):
-    """Small ones need no maximum subtracted, large ones do."""
+def test_attention_equals_its_op_for_scores_of_any_size(scale):
+    """For large ones, the kernel has to subtract the maximum of each row before exp."""
     q, k, v = (RNG.normal(size=(2, 3, 7, 4)) * s for s in (scale, scale, 1.0))
     want = mg.OPS["attention"]()
     want.xp = np
@@ -83,8 +84,8 @@ def test_attention_equals_its_textbook_for_scores_of_any_size(scale):
         np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1.0))
 
 
-def test_attention_to_a_single_key_has_no_gradient_in_its_scores():
-    """P is 1 whatever the score: dq and dk are 0, without a rounding error."""
+def test_attention_to_a_single_key_has_dq_and_dk_of_exactly_0():
+    """P is 1 for any score, so no rounding error may be left in dq and dk."""
     q, k, v = (RNG.normal(size=shape).astype("float32") for shape in ((2, 9, 2), (2, 1, 2), (2, 1, 6)))
     op = attention.Attention()
     op.xp = np
@@ -93,14 +94,14 @@ def test_attention_to_a_single_key_has_no_gradient_in_its_scores():
     assert not dq.any() and not dk.any() and dv.any()
 
 
-def test_gradients_of_heads_that_lie_side_by_side_are_not_copied():
+def test_split_heads_returns_a_view_of_gradients_that_are_adjacent_in_one_array():
     op, whole = shape.SplitHeads(), RNG.normal(size=(2, 5, 36))
     op.xp = np
     parts = op.forward(whole, n_head=3)                             # 3 x (2, 3, 5, 4)
     joined = op.backward(*parts, shape=whole.shape)
     assert np.shares_memory(joined, whole)
     np.testing.assert_array_equal(joined, whole)
-    made = RNG.normal(size=(2, 5, 3, 3, 4)).transpose(2, 0, 3, 1, 4)        # as attention makes them
+    made = RNG.normal(size=(2, 5, 3, 3, 4)).transpose(2, 0, 3, 1, 4)        # as attention's kernel returns them
     assert np.shares_memory(op.backward(*made, shape=whole.shape), made)
     for dys in (made, parts[::-1], [parts[0], parts[1], parts[2].copy()], [parts[0], parts[0], parts[2]]):
         np.testing.assert_array_equal(op.backward(*dys, shape=whole.shape),
@@ -123,7 +124,7 @@ def gradients(gpt, run, *, fused_head=True):
     return {name: p.grad.copy() for name, p in gpt.named_parameters()}
 
 
-def test_training_gives_the_same_bits_every_time_and_close_to_the_textbooks():
+def test_training_gives_the_same_bits_every_time_and_is_close_to_training_with_the_textbook():
     def train(steps=5):
         gpt = model()
         opt = optim.AdamW(gpt.parameters(), lr=0.01)
@@ -142,7 +143,7 @@ def test_training_gives_the_same_bits_every_time_and_close_to_the_textbooks():
     assert all(np.allclose(plain[name], a, rtol=1e-3, atol=1e-4) for name, a in first.items())
 
 
-def test_a_parameter_that_is_not_contiguous_is_clipped_and_updated_too():
+def test_clipping_and_adamw_are_right_for_a_parameter_that_is_not_contiguous():
     p = Tensor(np.asfortranarray(RNG.normal(size=(4, 3))), requires_grad=True)
     q = Tensor(np.ascontiguousarray(p.data), requires_grad=True)
     for t in (p, q):
@@ -153,7 +154,7 @@ def test_a_parameter_that_is_not_contiguous_is_clipped_and_updated_too():
     np.testing.assert_allclose(p.data, q.data, rtol=1e-12)
 
 
-def test_backward_is_refused_after_an_update_of_its_weights():
+def test_backward_after_an_adamw_step_raises_an_error():
     p = Tensor(RNG.normal(size=(3,)), requires_grad=True)
     loss = (p * p).sum()
     p.grad = np.ones(3)
@@ -162,7 +163,7 @@ def test_backward_is_refused_after_an_update_of_its_weights():
         loss.backward()
 
 
-def test_plain_uses_no_kernel(monkeypatch):
+def test_plain_runs_no_kernel(monkeypatch):
     for kernel in KERNELS:
         monkeypatch.setattr(kernel, "forward", None)
     for name in ("adamw_in_place", "clip_in_place"):
@@ -189,14 +190,14 @@ def test_activations_that_no_backward_needs_are_freed_with_their_tensors():
     left, right = F.gelu(u), F.layer_norm(u, np.ones(6))
     y = left + right
     arrays = [weakref.ref(t.data) for t in (u, left, right)]
-    assert all(a() is not None for a in arrays), "the Tensors refer to them"
+    assert all(a() is not None for a in arrays), "the Tensors still refer to them"
     del u, left, right
     assert all(a() is None for a in arrays)
     y.sum().backward()
     assert np.isfinite(w.grad).all()
 
 
-def test_steps_show_the_inputs_that_the_forward_had_though_they_were_dropped(monkeypatch):
+def test_steps_have_the_inputs_of_the_forward_although_the_graph_dropped_them(monkeypatch):
     gpt = model()
     seen = inputs_of_all_steps(gpt)
     for kernel in KERNELS:
@@ -208,7 +209,7 @@ def test_steps_show_the_inputs_that_the_forward_had_though_they_were_dropped(mon
             np.testing.assert_array_equal(a, b, err_msg=op)
 
 
-def test_rematerializing_is_refused_after_a_change_of_the_weights():
+def test_rematerializing_after_a_change_of_the_weights_raises_an_error():
     gpt = model()
     loss = gpt.loss(IDX[:, :-1], IDX[:, 1:])
     gpt.h[0].mlp.c_fc.weight.data = np.zeros((6, 24))
@@ -236,7 +237,7 @@ def address(a):
     return a.__array_interface__["data"][0]
 
 
-def test_memory_without_references_is_reused_for_the_same_size_or_a_little_less():
+def test_memory_without_references_is_reused_for_arrays_of_the_same_or_a_slightly_smaller_size():
     kept = buffers.Buffers()
     first = kept.empty((10, 10), "float64")
     view, place = first[2:3].T, address(first)
@@ -248,7 +249,7 @@ def test_memory_without_references_is_reused_for_the_same_size_or_a_little_less(
     allocated = kept.allocated
     del view, other, third
     again = [kept.empty((10, 10), "float64") for _ in range(3)]
-    assert len(set(map(address, again))) == 3 and kept.allocated == allocated, "all three came back"
+    assert len(set(map(address, again))) == 3 and kept.allocated == allocated, "the memory of all three is reused"
 
     kept = buffers.Buffers()
     place = address(kept.empty((10, 10), "float64"))

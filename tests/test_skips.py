@@ -1,4 +1,4 @@
-"""CI fails where a test is skipped for a reason that is not on its list."""
+"""The option --no-skips-but: a run fails if a test is skipped for a reason that is not expected."""
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -24,7 +24,7 @@ def run(pytester, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [[], ["--no-skips-but=no_such_module|browser"]])
-def test_a_run_passes_if_each_skip_is_expected(run, options):
+def test_a_run_passes_if_the_option_is_not_given_or_expects_each_skip(run, options):
     result = run(*options)
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=1, skipped=2, xfailed=1)
@@ -34,7 +34,7 @@ def test_a_run_passes_if_each_skip_is_expected(run, options):
     ("browser", "test_all.py: *could not import 'no_such_module'*"),
     ("no_such_module", "test_one.py::test_skipped: *no browser here"),
 ])
-def test_a_run_fails_if_a_skip_is_not_expected_and_names_it(run, expected, unexpected):
+def test_a_run_fails_and_names_a_skip_that_is_not_expected(run, expected, unexpected):
     result = run(f"--no-skips-but={expected}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"FAILED: skipped for an unexpected reason: {unexpected}"])

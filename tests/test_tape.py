@@ -1,4 +1,4 @@
-"""What the tape promises: order, ownership, memory, modes, and errors that name what went wrong."""
+"""The tape: order of the backward, memory, ownership of gradients, modes, and errors that name op, shapes and line."""
 import gc
 import threading
 import tracemalloc
@@ -17,9 +17,9 @@ def leaf(*values, dtype="float64"):
     return Tensor(np.array(values, dtype=dtype), requires_grad=True)
 
 
-# ---- the walk ----
+# ---- the backward loop ----
 
-def test_backward_exhausts_backward_steps():
+def test_backward_gives_the_same_gradients_as_iterating_over_backward_steps():
     def run(how):
         x = Tensor(np.random.default_rng(0).normal(size=(3, 5)), requires_grad=True)
         y = F.softmax(x * x, axis=-1)
@@ -38,8 +38,8 @@ def test_nodes_run_newest_first():
     assert [s.op for s in e.sum().backward_steps()] == ["sum", "mul", "add", "exp", "mul"]
 
 
-def test_all_consumers_run_before_a_node():
-    """a = 1, b = a + a, c = b + b: visiting b before both of its uses are counted gives 2, not 4."""
+def test_a_node_runs_after_all_nodes_that_use_its_output():
+    """a = 1, b = a + a, c = b + b: if b ran after one of its two gradients only, a's gradient would be 2, not 4."""
     a = leaf(1.0)
     b = a + a
     c = b + b
@@ -52,7 +52,7 @@ def test_pausing_the_loop_pauses_the_backward():
     steps = (F.exp(x) * 3.0).sum().backward_steps()
     next(steps), next(steps)
     assert x.grad is None                       # exp has not run
-    assert next(steps).op == "exp" and x.grad is None       # yielded before it is added to x
+    assert next(steps).op == "exp" and x.grad is None       # its result is not added yet
     assert next(steps, None) is None
     np.testing.assert_allclose(x.grad, 3.0 * np.exp([1.0, 2.0]))
 
@@ -76,14 +76,14 @@ def test_a_step_has_the_name_of_its_op_and_the_line_that_called_it():
     )
 
 
-def test_the_call_site_is_the_users_line():
+def test_created_at_is_the_users_line():
     x = leaf(1.0)
     y = F.exp(x)                                # this line
-    line = test_the_call_site_is_the_users_line.__code__.co_firstlineno + 2
+    line = test_created_at_is_the_users_line.__code__.co_firstlineno + 2
     assert y.node.created_at.endswith(f"test_tape.py:{line}")
 
 
-def test_a_replaced_gradient_of_a_step_is_what_is_accumulated():
+def test_a_gradient_replaced_in_a_step_is_accumulated_in_place_of_the_computed_one():
     x = leaf(1.0, 2.0)
     for step in (F.exp(x) * 3.0).sum().backward_steps():
         if step.op == "mul":
@@ -91,19 +91,19 @@ def test_a_replaced_gradient_of_a_step_is_what_is_accumulated():
     np.testing.assert_array_equal(x.grad, [0.0, 0.0])
     for step in (F.exp(x) * x).sum().backward_steps():
         if step.op == "mul":
-            step.dxs[0] = None                  # nothing flows into exp
+            step.dxs[0] = None                  # exp gets no gradient
     np.testing.assert_allclose(x.grad, np.exp([1.0, 2.0]))
 
 
-def test_a_step_keeps_its_arrays():
+def test_the_arrays_of_a_step_do_not_change_in_later_steps():
     x = leaf(1.0, 2.0)
     steps = list((F.exp(x) * F.tanh(x)).sum().backward_steps())
     exp = next(s for s in steps if s.op == "exp")
     np.testing.assert_allclose(exp.saved["y"], np.exp(x.data))
-    np.testing.assert_allclose(exp.dxs[0], exp.dy * np.exp(x.data))     # not added into by later contributions
+    np.testing.assert_allclose(exp.dxs[0], exp.dy * np.exp(x.data))     # later contributions are not added to it
 
 
-def test_50_000_ops_run_and_are_freed():
+def test_a_chain_of_50_000_ops_runs_and_is_freed():
     x = leaf(1.0)
     y = x
     for _ in range(50_000):
@@ -113,7 +113,7 @@ def test_50_000_ops_run_and_are_freed():
     y = x
     for _ in range(50_000):
         y = y * 1.00001
-    del y                                       # never run backward: freed without recursion
+    del y                                       # a graph without a backward is freed without recursion
 
 
 # ---- memory ----
@@ -134,19 +134,19 @@ def test_a_graph_is_freed_without_the_garbage_collector():
         gc.enable()
 
 
-def test_backward_frees_as_it_goes():
+def test_backward_frees_the_arrays_of_the_graph():
     x = Tensor(np.ones(1000), requires_grad=True)
     y = F.exp(x)
     alive = weakref.ref(y)
     z = F.tanh(y).sum()
     del y
-    assert alive() is not None                  # exp's output, held by tanh's node
+    assert alive() is not None                  # exp's output: tanh's node refers to it
     z.backward()
     assert alive() is None
 
 
-def test_peak_memory_is_what_the_saved_arrays_need():
-    """A chain of n tanh on N bytes keeps n outputs; the backward adds a few arrays, however long the chain."""
+def test_peak_memory_is_that_of_the_saved_arrays_and_a_few_more():
+    """A chain of n tanh on N bytes keeps n outputs. The backward adds a few arrays, independent of n."""
     n, N = 40, 8 * 100_000
     x = Tensor(np.full(N // 8, 0.1), requires_grad=True)
     tracemalloc.start()
@@ -164,7 +164,7 @@ def test_peak_memory_is_what_the_saved_arrays_need():
 
 # ---- accumulation and ownership ----
 
-def test_gradients_add_up_over_backwards_until_zero_grad():
+def test_gradients_of_several_backwards_are_summed_until_zero_grad():
     x = leaf(1.0, 2.0)
     (x * x).sum().backward()
     (x * x).sum().backward()
@@ -175,17 +175,17 @@ def test_gradients_add_up_over_backwards_until_zero_grad():
     np.testing.assert_array_equal(x.grad, [2.0, 4.0])
 
 
-def test_a_gradient_is_an_ordinary_array_of_its_leaf():
+def test_grad_is_an_ordinary_array_that_only_its_leaf_changes():
     x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
-    (x + y).backward(np.array([1.0, 1.0]))      # add gives the same dy to both
+    (x + y).backward(np.array([1.0, 1.0]))      # add returns dy itself as the gradient of both
     assert not np.shares_memory(x.grad, y.grad)
     x.grad *= 2.0
     np.testing.assert_array_equal(y.grad, [1.0, 1.0])
     kept = x.grad
-    (x * 3.0).sum().backward()                  # adds
+    (x * 3.0).sum().backward()                  # adds to x.grad
     x.zero_grad()
     (x * 5.0).sum().backward()
-    np.testing.assert_array_equal(kept, [2.0, 2.0])     # stays what it was
+    np.testing.assert_array_equal(kept, [2.0, 2.0])     # unchanged
 
 
 def test_a_gradient_does_not_alias_the_dy_given_to_backward():
@@ -196,7 +196,7 @@ def test_a_gradient_does_not_alias_the_dy_given_to_backward():
     assert not np.shares_memory(x.grad, dy)
 
 
-def test_interior_gradients_are_kept_only_on_request():
+def test_only_retain_grad_keeps_the_gradient_of_a_tensor_that_is_no_leaf():
     x = leaf(1.0, 2.0)
     y = F.exp(x)
     z = y * y
@@ -206,7 +206,7 @@ def test_interior_gradients_are_kept_only_on_request():
     assert z.grad is None
 
 
-def test_a_hook_sees_the_whole_gradient_once():
+def test_a_hook_is_called_once_with_the_whole_gradient():
     x = leaf(1.0, 2.0)
     y = F.exp(x)
     seen = {"x": [], "y": []}
@@ -218,7 +218,7 @@ def test_a_hook_sees_the_whole_gradient_once():
     np.testing.assert_allclose(seen["x"], [whole * y.data + 1.0])
 
 
-def test_a_hook_may_replace_the_gradient():
+def test_what_a_hook_returns_replaces_the_gradient():
     x = leaf(1.0, 2.0)
     y = F.exp(x)
     y.register_hook(lambda g: 0.0 * g)
@@ -227,22 +227,22 @@ def test_a_hook_may_replace_the_gradient():
     np.testing.assert_array_equal(x.grad, [7.0, 7.0])
 
 
-def test_backward_of_a_leaf_is_dy():
+def test_backward_of_a_leaf_adds_dy_to_its_grad():
     x = leaf(3.0)
     x.backward()
     assert x.grad == [1.0]
 
 
-def test_unused_outputs_count_as_zeros():
+def test_the_gradient_of_an_unused_output_is_zeros():
     x = leaf(1.0, 2.0, 3.0, 4.0)
     a, b = F.split(x, 2)
     b.sum().backward()
     np.testing.assert_array_equal(x.grad, [0.0, 0.0, 1.0, 1.0])
 
 
-# ---- the graph's life ----
+# ---- freed graphs, changed data ----
 
-def test_second_backward_through_a_freed_graph_is_an_error():
+def test_a_second_backward_through_a_freed_graph_raises_an_error():
     x = leaf(1.0)
     y = F.exp(x)
     y.backward()
@@ -252,7 +252,7 @@ def test_second_backward_through_a_freed_graph_is_an_error():
         (y * 2.0).backward()
 
 
-def test_retain_graph():
+def test_with_retain_graph_a_second_backward_adds_the_same_gradients_again():
     x = leaf(1.0)
     y = F.exp(x) * x
     y.backward(retain_graph=True)
@@ -261,7 +261,7 @@ def test_retain_graph():
     np.testing.assert_array_equal(x.grad, 2.0 * once)
 
 
-def test_a_changed_parameter_is_detected_and_named():
+def test_backward_after_an_optimizer_step_raises_an_error_that_names_the_parameter():
     layer = mg.nn.Linear(2, 3, dtype="float64")
     optimizer = mg.optim.AdamW(layer.parameters())
     loss = layer(np.ones((4, 2))).sum()
@@ -275,7 +275,7 @@ def test_a_changed_parameter_is_detected_and_named():
     lambda layer: setattr(layer.weight, "data", np.ones((2, 3))),
     lambda layer: layer.load_state_dict(layer.state_dict()),
 ])
-def test_every_way_to_change_a_parameter_is_detected(change):
+def test_backward_after_new_data_of_a_parameter_raises_an_error(change):
     layer = mg.nn.Linear(2, 3)
     loss = layer(np.ones((4, 2), "float32")).sum()
     change(layer)
@@ -283,7 +283,7 @@ def test_every_way_to_change_a_parameter_is_detected(change):
         loss.backward()
 
 
-def test_data_is_assigned_into_the_same_memory():
+def test_assigning_data_copies_into_the_same_memory():
     x = leaf(1.0, 2.0)
     array = x.data
     x.data = [3.0, 4.0]
@@ -294,17 +294,17 @@ def test_data_is_assigned_into_the_same_memory():
         (x * 2.0).data = [1.0, 2.0]
 
 
-# ---- never in place ----
+# ---- in-place changes ----
 
 @pytest.mark.parametrize("change", ["t[0] = 1.0", "t += 1.0", "t -= 1.0", "t *= 2.0", "t /= 2.0", "t **= 2", "t @= t"])
-def test_in_place_changes_are_refused(change):
+def test_in_place_changes_of_a_tensor_raise_an_error(change):
     with pytest.raises(TypeError, match="never changed in place"):
         exec(change, {"t": leaf(1.0, 2.0)})
 
 
 # ---- modes ----
 
-def test_no_grad_nests_and_restores():
+def test_no_grad_may_be_nested_and_ends_with_its_block():
     x = leaf(1.0)
     with mg.no_grad():
         with mg.no_grad():
@@ -316,7 +316,7 @@ def test_no_grad_nests_and_restores():
     assert F.exp(x).requires_grad
 
 
-def test_no_grad_is_per_thread():
+def test_no_grad_applies_to_its_own_thread_only():
     x, seen = leaf(1.0), []
     with mg.no_grad():
         thread = threading.Thread(target=lambda: seen.append(F.exp(x).requires_grad))
@@ -325,7 +325,7 @@ def test_no_grad_is_per_thread():
     assert seen == [True]
 
 
-def test_no_grad_as_a_decorator():
+def test_no_grad_works_as_a_decorator():
     @mg.no_grad()
     def f(x):
         return F.exp(x)
@@ -333,7 +333,7 @@ def test_no_grad_as_a_decorator():
     assert not f(leaf(1.0)).requires_grad and not f(leaf(1.0)).requires_grad
 
 
-def test_detach_shares_the_array_and_leaves_the_tape():
+def test_detach_returns_a_leaf_that_shares_the_array():
     x = leaf(1.0)
     y = F.exp(x)
     z = y.detach()
@@ -342,7 +342,7 @@ def test_detach_shares_the_array_and_leaves_the_tape():
     np.testing.assert_allclose(x.grad, np.exp([2.0]))
 
 
-def test_detect_nan_stops_at_the_first_bad_value_forward():
+def test_detect_nan_raises_an_error_at_the_first_bad_value_of_a_forward():
     x = leaf(1.0, 0.0, 4.0)
     with mg.detect_nan(), pytest.warns(RuntimeWarning), pytest.raises(
         FloatingPointError, match="forward of log at .*test_tape.py.*infinite"
@@ -350,7 +350,7 @@ def test_detect_nan_stops_at_the_first_bad_value_forward():
         F.exp(F.log(x))
 
 
-def test_detect_nan_stops_at_the_first_bad_value_backward():
+def test_detect_nan_raises_an_error_at_the_first_bad_value_of_a_backward():
     x = leaf(0.0, 4.0)
     with mg.detect_nan():
         y = (F.sqrt(x) * 2.0).sum()
@@ -360,13 +360,13 @@ def test_detect_nan_stops_at_the_first_bad_value_backward():
             y.backward()
 
 
-def test_detect_nan_ignores_an_infinity_that_an_input_held():
+def test_detect_nan_allows_infinity_if_an_input_has_it():
     with mg.detect_nan():
         y = F.where(np.array([True, False]), leaf(1.0, 2.0), -np.inf)
         F.exp(y).sum().backward()
 
 
-def test_without_detect_nan_nothing_stops():
+def test_without_detect_nan_bad_values_raise_no_error():
     with pytest.warns(RuntimeWarning):
         assert np.isneginf(F.log(leaf(0.0)).data)
 
@@ -377,7 +377,7 @@ def notes(error):
     return " ".join(getattr(error.value, "__notes__", []))
 
 
-def test_a_failing_forward_names_op_shapes_and_line():
+def test_an_error_in_a_forward_names_op_shapes_and_line():
     with pytest.raises(ValueError, match=r"add: shapes \(3, 4\) and \(5,\) do not broadcast") as error:
         Tensor(np.ones((3, 4))) + Tensor(np.ones(5))
     assert "in forward of add on (3, 4), (5,), called at " in notes(error) and "test_tape.py:" in notes(error)
@@ -400,7 +400,7 @@ class Broken(Primitive, register=False):
     (lambda dy, x: (dy, dy), "2 gradients for 1 inputs"),
     (lambda dy, x: 1 / 0, "division by zero"),
 ])
-def test_a_failing_backward_names_op_shapes_and_line(answer, message):
+def test_an_error_in_a_backward_names_op_shapes_and_line(answer, message):
     op = type("Op", (Broken,), {"answer": staticmethod(answer), "name": "broken"}, register=False)
     with pytest.raises((ValueError, TypeError, ZeroDivisionError), match=message) as error:
         apply(op, leaf(1.0, 2.0)).sum().backward()
@@ -414,17 +414,17 @@ def test_a_failing_backward_names_op_shapes_and_line(answer, message):
     (lambda: Tensor([1.0]).register_hook(print), "requires_grad=True"),
     (lambda: mg.grad(leaf(1.0) * 2.0, Tensor([1.0])), "needs no gradient"),
 ])
-def test_misuse_of_backward(make, message):
+def test_wrong_arguments_of_backward_hooks_and_grad_raise_an_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_backward_steps_refuses_before_the_first_step():
+def test_backward_steps_checks_its_arguments_when_it_is_called():
     with pytest.raises(ValueError, match="needs dy"):
         (leaf(1.0, 2.0) * 2.0).backward_steps()
 
 
-def test_grad_does_not_change_dot_grad_and_gives_zeros_where_nothing_depends():
+def test_mg_grad_leaves_dot_grad_alone_and_is_zeros_for_an_x_that_y_does_not_depend_on():
     x, y = leaf(1.0, 2.0), leaf(3.0)
     z = F.exp(x)
     dz, dx, dy = mg.grad((z * z).sum(), [z, x, y])

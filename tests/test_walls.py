@@ -1,4 +1,4 @@
-"""Which parts of the project never import which, and how long the files that are read whole may be."""
+"""Which parts of the project must not import which, and how long files that are meant to be read whole may be."""
 import ast
 from importlib.util import resolve_name
 from pathlib import Path
@@ -7,27 +7,26 @@ from typing import Iterator
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BROKEN = pytest.mark.xfail(strict=True)
 
 
 # ---- imports --------------------------------------------------------------------------------------------------------
 
-WALLS = [       # these modules, or all modules of these packages; never import these, not through other modules either
+WALLS = [       # (modules or packages, modules or packages that these never import, directly or through others)
     ("minigrad", "gpt"),
     ("minigrad.ops", "minigrad.kernels"),
     ("minigrad.tape minigrad.tensor minigrad.nn minigrad.optim minigrad.functional",
-                 "minigrad.kernels minigrad.gradcheck minigrad.step"),
+     "minigrad.kernels minigrad.gradcheck minigrad.step"),
     ("minigrad.gradcheck", "minigrad.step"),
     ("gpt.model train", "minigrad.kernels"),
 ]
-ROOTS = ("minigrad", "gpt")     # their __init__.py are not counted: one imports all that is public, for its users
+ROOTS = ("minigrad", "gpt")     # their __init__.py do not count: minigrad's imports all that is public
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
          for path in [*ROOT.glob("minigrad/**/*.py"), *ROOT.glob("gpt/**/*.py"), ROOT / "train.py"]}
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """Names of all modules that code in a package may import, inside functions too, but not for type checking alone.
-    What `from a import b` imports may be the module a.b: both names are given."""
+    """The names of all modules that this code of a package may import, also inside functions, but not under
+    TYPE_CHECKING. In `from a import b`, b may be a module: both a.b and a are yielded."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -41,7 +40,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def imports(module: str) -> list[str]:
-    """The project's own modules that a module imports."""
+    """The modules of this project that a module imports."""
     path = FILES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = imported(ast.parse(path.read_text("utf-8")), package)
@@ -49,6 +48,7 @@ def imports(module: str) -> list[str]:
 
 
 def within(module: str, packages: str) -> bool:
+    """Whether a module is one of these modules, or is in one of these packages."""
     return any(f"{module}.".startswith(f"{package}.") for package in packages.split())
 
 
@@ -57,7 +57,7 @@ def test_no_chain_of_imports_crosses_a_wall(who, never):
     chains = [[module] for module in FILES if within(module, who) and module not in ROOTS]
     assert len(chains) >= len(who.split()), f"there is no such module: {who}"
     seen = {chain[0] for chain in chains}
-    for chain in chains:                        # grows while it is read: the shortest chains come first
+    for chain in chains:                        # the loop appends to it: breadth first, the shortest chains first
         assert not within(chain[-1], never), "\n  imports ".join(chain)
         new = [module for module in dict.fromkeys(imports(chain[-1])) if module not in seen]
         seen.update(new)

@@ -1,6 +1,6 @@
-"""The engine room: executors that run faster versions of the textbook's ops. Each folder registers one for its arrays.
+"""Executors that run faster versions of the textbook's ops. Each folder registers one for its type of arrays.
 
-A kernel computes what its op computes, up to rounding; tests compare the two on every sample and on random
-shapes. The tape knows nothing of this package: it sees the executors in minigrad.executor.EXECUTORS.
+A kernel computes what its op computes, up to rounding: tests compare the two on every sample and on random shapes. The
+tape does not import this package; it finds the executors in minigrad.executor.EXECUTORS.
 """
 from minigrad.kernels import vector  # noqa: F401

@@ -1,7 +1,7 @@
-"""An executor that runs kernels where it has one, and the textbook's ops elsewhere.
+"""An executor that runs an op's kernel if there is one, and the textbook's op if not.
 
-It also saves memory and copies, invisibly: activations that no backward needs are dropped from the graph, and in a
-pass whose arrays are not seen outside, gradients are summed in place and kernels overwrite what they saved.
+It also saves memory and copies, with the same results: it drops activations that no backward needs, and in a pass whose
+arrays only the tape reads, it adds gradients in place and kernels overwrite the values that they saved.
 """
 from typing import Any, Iterable, Sequence
 
@@ -10,27 +10,29 @@ from minigrad.ops.op import Op
 
 
 class Kernel:
-    """What a kernel, a subclass of its op, may declare besides `forward` and `backward`."""
-    dtypes = "fd"                               # NumPy's letters of the dtypes it is for
+    """The base class of kernels. A kernel is a faster version of an op: it subclasses Kernel and the op, overrides
+    `forward` and `backward`, and may declare the following."""
+    dtypes = "fd"                               # the dtypes it runs on, in NumPy's letters: float32 and float64
     unaliased: tuple[int, ...] = ()             # inputs whose returned gradient is an array that nothing else refers to
     drops: tuple[int, ...] = ()                 # inputs whose values its backward does not need
-    may_overwrite = False                       # whether this call's backward may write over what forward saved
+    may_overwrite = False                       # set before backward: it may write over the values that forward saved
 
 
 def op_of(kernel: type[Kernel]) -> type[Op]:
-    """The op that a kernel stands in for: the class that it inherits from besides Kernel."""
+    """The op that a kernel is a version of: the class that it inherits from besides Kernel."""
     return next(base for base in kernel.__bases__ if issubclass(base, Op))
 
 
 class OwnedGradients(Gradients):
-    """A store that adds in place. The first contribution is stored as it is, the second allocates unless one of the two
-    is unaliased, later ones are added in place. Unless exclusive, only the store's own sums are unaliased."""
+    """A store that adds in place. The first contribution is stored without a copy. The second allocates a new array,
+    unless one of the two is unaliased; later ones are added in place. A leaf gets an owned array without a copy if the
+    pass is exclusive; else something outside may refer to it, and it is copied."""
 
     def __init__(self, exclusive: bool) -> None:
         super().__init__()
         self.exclusive = exclusive
-        self.owned: set[Any] = set()            # keys whose sum only this store refers to
-        self.unaliased: list[Any] = []          # of what the last backward returned
+        self.owned: set[Any] = set()            # keys of gradients whose arrays only this store refers to
+        self.unaliased: list[Any] = []          # those of the gradients that the last backward returned
 
     def add(self, key: Any, dx: Any) -> None:
         total = self.sums.get(key)
@@ -47,7 +49,7 @@ class OwnedGradients(Gradients):
             total = dx
         else:
             total = total + dx
-        self.sums[key] = total                  # += makes a new object of a NumPy scalar
+        self.sums[key] = total                  # of a NumPy scalar, += makes a new object
         self.owned.add(key)
 
     def pop_leaf(self, key: Any) -> Any:
@@ -55,8 +57,8 @@ class OwnedGradients(Gradients):
 
 
 class KernelExecutor(Executor):
-    """Runs kernels on the arrays of one library, whose namespace is xp. min_size: elements of an op's first input from
-    which its kernel pays; below, the textbook is as fast."""
+    """Runs kernels on the arrays of one library, whose namespace is xp. min_size: the kernel runs if the op's first
+    input has at least this many elements; on smaller ones the textbook is as fast."""
 
     def __init__(self, xp: Any, kernels: Iterable[type[Kernel]], min_size: int = 1) -> None:
         self.xp, self.min_size = xp, min_size
@@ -82,21 +84,22 @@ class KernelExecutor(Executor):
             return op.backward(*dys, **op.saved)
         op.may_overwrite = True
         dxs = op.backward(*dys, **op.saved)
-        found = dxs if type(dxs) is tuple else (dxs,)
-        grads.unaliased = [found[i] for i in op.unaliased if i < len(found)]
+        each = dxs if type(dxs) is tuple else (dxs,)
+        grads.unaliased = [each[i] for i in op.unaliased if i < len(each)]
         return dxs
 
     def gradients(self, exclusive: bool) -> Gradients:
         return OwnedGradients(exclusive)
 
     def retain(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Without the arrays that the kernel does not need, of Tensors that another node can make again."""
+        """The inputs, with the arrays dropped that the kernel's backward does not need and that a node can compute
+        again."""
         if not isinstance(op, Kernel):
             return inputs
         kept = list(inputs)
         for i in op.drops:
             x = inputs[i]
-            node = getattr(x, "node", None)
+            node = getattr(x, "node", None)     # None for a leaf or a number
             if node is not None:
                 kept[i] = x.output(Dropped(x._data.shape, x._data.dtype), node, x.out)
         return tuple(kept)

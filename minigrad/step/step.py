@@ -1,4 +1,4 @@
-"""Step: what `backward_steps` yields for each node, and everything it can tell about that node's backward."""
+"""Step: what `backward_steps` yields for each node, with everything that explains the node's backward."""
 import inspect
 import textwrap
 from typing import TYPE_CHECKING, Any, Iterator
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Step(Visit):
     """One node's backward, just after it ran and before its results are added to the gradients of its inputs.
 
-    dy is the gradient of the output (a tuple for an op of several outputs), dxs that of each input, None where none is
-    wanted. An entry of dxs may be replaced: what is there when the iterator advances is added.
+    dy is the gradient of the output (a tuple for an op with several outputs). dxs is a list with the gradient of each
+    input, None for an input that needs none. Its entries may be replaced: they are added when the iterator advances.
 
-    What explains the step is computed when it is asked for, from the node's inputs: lines, check and why run the
-    textbook op again. Ask before the optimizer changes the weights.
+    lines, check and why run the textbook's op again when they are called, on the node's inputs: call them before an
+    optimizer changes the weights.
     """
     __slots__ = ()
 
@@ -33,17 +33,17 @@ class Step(Visit):
 
     @property
     def name(self) -> str:
-        """Where in the model: the path of the module that made the node, or the op's name."""
+        """The path of the module whose forward called the op; outside of modules, the op's name."""
         return self.node.module or self.op
 
     @property
     def created_at(self) -> str:
-        """The user's forward line: "gpt/model.py:41"."""
+        """The user's line that called the op: "gpt/model.py:41"."""
         return self.node.created_at
 
     @property
     def formula(self) -> str:
-        """The op's docstring as mathematics in Unicode: shapes, forward, backward."""
+        """The op's docstring, its equations in Unicode: shapes, forward, backward, why, identity, source."""
         return self._formula().text
 
     @property
@@ -62,14 +62,14 @@ class Step(Visit):
 
     @property
     def lines(self) -> "list[Line]":
-        """The statements of the textbook's backward in the order in which they ran, each with the values it computed:
-        it is run again. Empty while a debugger uses Python's tracer."""
+        """The statements of the textbook's backward in the order in which they ran, each with the values it computed.
+        The backward is run again for this. Empty while a debugger or a coverage tool uses Python's tracer."""
         from minigrad.step.rerun import Rerun
         rerun = Rerun(self)
         return rerun.trace_backward(rerun.forward()[0])[1].lines
 
     def check(self, full: bool = False) -> "Report":
-        """Compare the gradients of this op alone with finite differences: see minigrad.step.explain.check."""
+        """Check the gradients of this op alone by finite differences: see minigrad.step.explain.check."""
         from minigrad.step.explain import check
         return check(self, full)
 
@@ -92,12 +92,12 @@ class Step(Visit):
 
 def backward_steps(y: Tensor, dy: Any = None, *, until: Any = None, retain_graph: bool = False,
                    deliver: Deliver | None = None) -> Iterator[Step]:
-    """The backward, a Step for each node between y and the leaves, newest first.
+    """Run the backward of y and yield a Step for each node, newest first. Pausing the loop pauses the backward.
 
-    dy is the gradient of y: an array of its shape; 1 if y has one element. Pausing the loop pauses the backward. Each
-    leaf's whole gradient goes to `deliver(leaf, gradient)`, by default added to its `.grad`, after its last consumer
-    has run. The graph is freed on the way unless `retain_graph`. `until` is a breakpoint, as
-    minigrad.step.breakpoints.stops takes it: only steps at which it stops are yielded.
+    dy is the gradient of y, an array of its shape; by default 1, if y has one element. `deliver(leaf, gradient)` is
+    called with each leaf and its whole gradient, after the last node that uses the leaf has run; by default the
+    gradient is added to the leaf's `.grad`. Each node is freed after its step unless retain_graph. until: a breakpoint,
+    see minigrad.step.breakpoints.stops; only steps at which it stops are yielded.
     """
     steps = tape.walk(y, errors.first_gradient(y, dy), retain_graph=retain_graph, watched=Step, deliver=deliver)
     if until is None:

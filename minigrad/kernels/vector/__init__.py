@@ -1,7 +1,7 @@
-"""Kernels for NumPy arrays of float32 and float64: in place, in blocks, in memory that is used again.
+"""Kernels for NumPy arrays of float32 and float64. They compute in place, block by block, and reuse memory.
 
-Products run on BLAS's threads, the rest on the caller's. Names are those of the textbook, whose formulas these compute;
-the files are named as in minigrad/ops. A kernel never writes into its inputs.
+Matrix products run on BLAS's threads, all else on the calling thread. Files, classes and variables are named as in
+minigrad/ops, whose formulas the kernels compute. A kernel never writes into its inputs.
 """
 from typing import Any
 
@@ -23,7 +23,7 @@ KERNELS = Add, LayerNorm, Linear, Gelu, Attention, SplitHeads, Embedding, CrossE
 
 
 class VectorExecutor(KernelExecutor):
-    """The executor for NumPy arrays."""
+    """The executor for NumPy arrays: kernels, AdamW and clipping in place."""
 
     def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
         if op_class is AdamW and params[0].dtype.char in "fd":

@@ -4,24 +4,25 @@ from itertools import accumulate
 
 import numpy as np
 
-from minigrad.kernels.vector.arrays import cuts, scratch
+from minigrad.kernels.vector.arrays import partition, scratch
 from minigrad.kernels.vector.settings import settings
 
 
 def adamw_in_place(params, grads, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
-    """The step of the op adamw, written over params and the flat moments m and v of all of them. A few long calls cost
-    less than some for each parameter."""
-    flat = [p.reshape(-1) for p in params]                          # copies of those that are not contiguous
-    pairs = list(zip(flat, (g.reshape(-1) for g in grads)))[::-1]
-    for s in cuts(m.size, settings.stretch):
-        here, room = [], s.stop - s.start                           # the parts of p and g that belong to this stretch
-        while room:
-            p, g = pairs.pop()
-            if p.size > room:
-                pairs.append((p[room:], g[room:]))
-            here.append((p[:room], g[:room]))
-            room -= here[-1][0].size
-        _step(here, m[s], v[s], lr, beta1, beta2, eps, weight_decay, t)
+    """A step of the op adamw, written over params, a list of arrays, and over m and v, 1-D arrays of the moments of all
+    params one after the other. m and v are updated a stretch at a time, across the borders of parameters: a few long
+    NumPy calls take less time than several for each parameter."""
+    flat = [p.reshape(-1) for p in params]                          # views; copies of those that are not contiguous
+    rest = list(zip(flat, (g.reshape(-1) for g in grads)))[::-1]    # the next pair is the last
+    for s in partition(m.size, settings.stretch):
+        pairs, missing = [], s.stop - s.start                       # the parts of p and g that belong to this stretch
+        while missing:
+            p, g = rest.pop()
+            if p.size > missing:
+                rest.append((p[missing:], g[missing:]))
+            pairs.append((p[:missing], g[:missing]))
+            missing -= pairs[-1][0].size
+        _step(pairs, m[s], v[s], lr, beta1, beta2, eps, weight_decay, t)
     _write_back(params, flat)
 
 
@@ -52,9 +53,9 @@ def _step(pairs, m, v, lr, beta1, beta2, eps, weight_decay, t):
 
 
 def clip_in_place(grads, max_norm):
-    """Scale gradients so that their joint L2 norm is at most max_norm. Returns the norm before."""
+    """Scale gradients in place so that their joint L2 norm is at most max_norm. Returns the norm before, a float."""
     flat = [g.reshape(-1) for g in grads]
-    parts = [g[s] for g in flat for s in cuts(g.size, settings.stretch)]
+    parts = [g[s] for g in flat for s in partition(g.size, settings.stretch)]
     norm = math.sqrt(sum(float(part @ part) for part in parts))
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1.0:                                            # also for NaN
@@ -65,7 +66,7 @@ def clip_in_place(grads, max_norm):
 
 
 def _write_back(arrays, flat):
-    """Copy reshape(-1) of each array into it where that was not a view."""
+    """Copy each 1-D array of `flat` into the array that it was made from by reshape(-1), if it is not a view of it."""
     for a, new in zip(arrays, flat):
         if not a.flags.c_contiguous:
             a[...] = new.reshape(a.shape)

@@ -1,4 +1,4 @@
-"""Arrays that kernels work in: pieces of large ones, buffers, vectors of ones."""
+"""Arrays that kernels use: slices of large arrays, uninitialized arrays, buffers, vectors of ones."""
 import math
 import threading
 from typing import Any, Iterator
@@ -9,26 +9,26 @@ from minigrad.kernels.vector.buffers import empty
 from minigrad.kernels.vector.settings import settings
 
 
-def cuts(n: int, size: int) -> list[slice]:
-    """Slices of nearly equal length, at most `size` (at least 1), that cover range(n)."""
+def partition(n: int, size: int) -> list[slice]:
+    """Slices that cover range(n): of nearly equal length, at most `size`, or 1 if size is smaller."""
     count = -(-n // max(1, size))
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
 
 def pieces(x: Any) -> Iterator[slice]:
-    """Slices of the first axis of x, each of about settings.piece elements: a chain of elementwise work on one piece
-    stays in a core's cache."""
+    """Slices of the first axis of x, each of at most settings.piece elements, or of one row: a piece stays in a core's
+    cache while several elementwise operations run on it."""
     width = x.size // max(1, len(x))
-    return iter(cuts(len(x), settings.piece // max(1, width)))
+    return iter(partition(len(x), settings.piece // max(1, width)))
 
 
-def like(x: Any) -> Any:
-    """An array to be written to, of the shape and dtype of x."""
+def empty_like(x: Any) -> Any:
+    """An uninitialized contiguous array of the shape and dtype of x."""
     return empty(x.shape, x.dtype)
 
 
 def rows_of(x: Any) -> Any:
-    """x (..., C) as (N, C), contiguous: a view, or a copy if x is not contiguous."""
+    """x (..., C) as a contiguous (N, C): a view, or a copy if x is not contiguous."""
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
@@ -41,7 +41,8 @@ _buffers = _Buffers()
 
 
 def scratch(name: str, like: Any, *shape: int) -> Any:
-    """A buffer of this thread in the dtype of `like`. The next call under the same name overwrites it."""
+    """A buffer of this thread, with this shape and the dtype of `like`. The next call with the same name and dtype
+    returns the same memory."""
     key, size = (name, like.dtype.char), math.prod(shape)
     a = _buffers.arrays.get(key)
     if a is None or a.size < size:
@@ -50,7 +51,7 @@ def scratch(name: str, like: Any, *shape: int) -> Any:
 
 
 def ones(n: int, like: Any) -> Any:
-    """A vector of ones: a product with it is the fastest sum along an axis."""
+    """A vector of n ones in the dtype of `like`: a product with it is the fastest sum along an axis."""
     key = "ones", like.dtype.char
     a = _buffers.arrays.get(key)
     if a is None or a.size < n:

@@ -1,7 +1,7 @@
-"""A caching allocator: arrays whose memory is used again once nothing refers to them.
+"""A caching allocator: it reuses the memory of arrays that have no references left.
 
-A training step makes hundreds of megabytes of arrays and frees them again. Memory that goes back to the system comes
-back in fresh pages, which cost as much as the work that is done on them.
+A training step allocates hundreds of megabytes and frees them again. Memory that is returned to the operating system
+comes back as new pages, and the first write to these takes as long as computing on them.
 """
 import math
 import sys
@@ -13,33 +13,33 @@ import numpy as np
 
 from minigrad.kernels.vector.settings import settings
 
-SLACK = 1.5                                     # an array may be this many times larger than asked for
+SLACK = 1.5                                     # reused memory is at most this many times as large as requested
 
 
 def references(arrays: list[Any]) -> list[int]:
-    """The number of references to each array of a list, the list's own included."""
+    """The number of references to each array of a list, including the list's own."""
     return list(map(sys.getrefcount, arrays))
 
 
-UNUSED, = references([np.empty(1)])
+UNUSED, = references([np.empty(1)])             # the number for an array that only the list refers to
 COUNTED = getattr(sys, "_is_gil_enabled", lambda: True)()       # without Python's lock, counts are not exact
 
 
 class Buffers:
-    """`empty` gives arrays like np.empty. The memory of one is used again once no array refers to it, for an array of
-    the same size or a little smaller; a reference to it, or to a view of it, keeps it. Memory of sizes that are not in
-    use is freed when more is allocated."""
+    """`empty` returns arrays as np.empty does. When neither an array nor a view of it has a reference left, its memory
+    is reused for an array of the same size or a little smaller. Memory of sizes that are no longer requested is freed
+    when more memory is allocated."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.lent: dict[int, list[Any]] = {}    # bytes -> arrays that were handed out, the last one last
-        self.free: dict[int, list[Any]] = {}    # bytes -> those that were found to be unused
-        self.sizes: list[int] = []              # the keys of both in order
-        self.used: set[int] = set()             # sizes handed out since memory was last freed
-        self.allocated = 0                      # bytes allocated since then
+        self.lent: dict[int, list[Any]] = {}    # size in bytes -> the memory of arrays that `empty` returned
+        self.free: dict[int, list[Any]] = {}    # size in bytes -> memory that is known to be unused
+        self.sizes: list[int] = []              # the keys of both, sorted
+        self.used: set[int] = set()             # sizes that `empty` took since memory was last freed
+        self.allocated = 0                      # bytes allocated since memory was last freed
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array to be written to."""
+        """An uninitialized array."""
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         if nbytes < settings.reused_bytes or not COUNTED:
             return np.empty(shape, dtype)
@@ -51,7 +51,7 @@ class Buffers:
             return np.ndarray(shape, dtype, array)
 
     def size_for(self, nbytes: int) -> int:
-        """The smallest size that fits and has an unused array; if there is none, an array is allocated."""
+        """The smallest size that fits and has unused memory; if there is none, memory of nbytes is allocated."""
         for size in self.sizes[bisect_left(self.sizes, nbytes):]:
             if size > SLACK * nbytes:
                 break
@@ -67,7 +67,7 @@ class Buffers:
         return nbytes
 
     def reclaim(self, size: int) -> bool:
-        """Move the arrays of a size that nothing refers to from lent to free. Returns whether there were any."""
+        """Move the memory of a size that nothing else refers to from lent to free. Returns whether there is any."""
         arrays = self.lent[size]
         counts = references(arrays)
         if UNUSED not in counts:
@@ -77,7 +77,7 @@ class Buffers:
         return True
 
     def trim(self) -> None:
-        """Free the unused arrays of sizes that were not handed out lately."""
+        """Free the unused memory of sizes that `empty` has not taken since memory was last freed."""
         for size in self.free.keys() - self.used:
             self.reclaim(size)
             self.free[size] = []

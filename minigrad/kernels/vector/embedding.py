@@ -1,4 +1,4 @@
-"""Rows of a table."""
+"""Embedding: rows of a table."""
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
@@ -9,15 +9,15 @@ from minigrad.ops import embedding
 
 
 class Embedding(Kernel, embedding.Embedding, register=False):
-    """The gradient of a small table is a product with one-hot rows; of a large one only the rows that were used are
-    summed, each once."""
+    """The gradient of a small table is a matrix product with one-hot rows. For a large one, the rows of dy are sorted
+    by index, and the rows of each index are summed."""
     unaliased = 0,
 
     def forward(self, w, *, idx):
         self.check(w, idx)
         idx = np.asarray(idx)
         y = empty((*idx.shape, w.shape[1]), w.dtype)
-        np.take(w, idx, axis=0, out=y, mode="clip")                 # check has refused what is out of range
+        np.take(w, idx, axis=0, out=y, mode="clip")                 # the fastest mode; check raises if out of range
         self.save(idx=idx, shape=w.shape)
         return y
 
@@ -29,6 +29,6 @@ class Embedding(Kernel, embedding.Embedding, register=False):
             return np.matmul(onehot, dy2, out=empty(shape, dy.dtype))
         dw = np.zeros(shape, dy.dtype)
         order = np.argsort(idx, kind="stable")
-        first = np.flatnonzero(np.diff(idx[order], prepend=-1))     # where in order each used row begins
+        first = np.flatnonzero(np.diff(idx[order], prepend=-1))     # where each group of equal indices begins
         dw[idx[order[first]]] = np.add.reduceat(dy2[order], first, axis=0)
         return dw

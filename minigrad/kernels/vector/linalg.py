@@ -8,7 +8,7 @@ from minigrad.ops import linalg
 
 
 class Linear(Kernel, linalg.Linear, register=False):
-    """The textbook's products, into memory that is used again."""
+    """The textbook's matrix products, written to reused memory."""
     unaliased = 0, 1, 2
 
     def forward(self, x, w, b=None):

@@ -1,15 +1,16 @@
-"""Cross-entropy, alone and with the head: the gradients are computed with the loss, while the exponentials exist."""
+"""Cross-entropy, alone and with the linear layer before it: the forward computes the gradients with the loss, from the
+same exponentials."""
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
-from minigrad.kernels.vector.arrays import cuts, like, ones, pieces, rows_of, scratch
+from minigrad.kernels.vector.arrays import empty_like, ones, partition, pieces, rows_of, scratch
 from minigrad.kernels.vector.buffers import empty
 from minigrad.kernels.vector.settings import settings
 from minigrad.ops import loss
 
 
 class CrossEntropy(Kernel, loss.CrossEntropy, register=False):
-    """Saves dlogits for dy = 1. With label smoothing the textbook runs."""
+    """Saves dlogits for dy = 1; the backward multiplies it by dy. With label smoothing, the textbook runs."""
     unaliased = drops = 0,
 
     def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
@@ -20,7 +21,7 @@ class CrossEntropy(Kernel, loss.CrossEntropy, register=False):
         z = rows_of(logits)                                                         # (N, V)
         n = loss.count(np, counted, reduction, z.dtype)
         share, losses = (counted / n).astype(z.dtype), np.empty(len(z), z.dtype)    # (N,)
-        dz = like(z) if self.needs[0] else None
+        dz = empty_like(z) if self.needs[0] else None
         for s in pieces(z):
             e = scratch("z", z, *z[s].shape) if dz is None else dz[s]
             losses[s] = loss_and_gradient(z[s], t[s], share[s], e)
@@ -34,15 +35,15 @@ class CrossEntropy(Kernel, loss.CrossEntropy, register=False):
 
 
 def scaled(a, by, may_overwrite):
-    """a * by, written over a where that is allowed."""
+    """a * by, written over a if may_overwrite."""
     if may_overwrite and by.size == 1 and by == 1.0:
         return a
     return np.multiply(a, by, out=a if may_overwrite else None)
 
 
 def loss_and_gradient(z, t, share, e):
-    """share * cross-entropy of each row of logits z (N, V) with targets t (N,)  ->  (N,). The gradient of their sum is
-    written to e, which may be z itself."""
+    """share (N,) * cross-entropy of each row of logits z (N, V) with targets t (N,)  ->  (N,). The gradient of the sum
+    of the result with respect to z is written to e (N, V), which may be z itself."""
     rows = np.arange(len(z))
     np.subtract(z, z.max(axis=1, keepdims=True), out=e)
     picked = e[rows, t]                                             # (N,)
@@ -57,8 +58,8 @@ def loss_and_gradient(z, t, share, e):
 
 
 class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
-    """Saves dx and dw for dy = 1, made from the logits of a chunk of rows while they exist: no product is computed
-    twice."""
+    """Saves dx and dw for dy = 1. They are computed for a chunk of rows at a time, together with its logits, which the
+    backward would have to compute again."""
     unaliased, drops = (0, 1), (0,)
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
@@ -66,21 +67,21 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
         x2, V = rows_of(x), w.shape[0]                              # (N, C)
         counted, t = loss.counted_targets(targets, ignore_index, V)
         share = (counted / loss.count(np, counted, reduction, x.dtype)).astype(x.dtype)
-        losses, chunks = np.empty(len(x2), x.dtype), cuts(len(x2), settings.logits // V)
+        losses, chunks = np.empty(len(x2), x.dtype), partition(len(x2), settings.logits // V)
         dx = dw = None
         if self.needs[0] or self.needs[1]:
-            dx, dw = like(x2), np.zeros_like(w) if len(chunks) != 1 else like(w)
-        for here in chunks:
-            z = np.matmul(x2[here], w.T, out=empty((here.stop - here.start, V), x.dtype))           # (rows, V)
+            dx, dw = empty_like(x2), np.zeros_like(w) if len(chunks) != 1 else empty_like(w)
+        for chunk in chunks:
+            z = np.matmul(x2[chunk], w.T, out=empty((chunk.stop - chunk.start, V), x.dtype))        # (rows, V)
             for s in pieces(z):
-                there = slice(here.start + s.start, here.start + s.stop)
-                losses[there] = loss_and_gradient(z[s], t[there], share[there], z[s])
+                part = slice(chunk.start + s.start, chunk.start + s.stop)
+                losses[part] = loss_and_gradient(z[s], t[part], share[part], z[s])                  # z is now dlogits
             if dx is not None:
-                np.matmul(z, w, out=dx[here])
+                np.matmul(z, w, out=dx[chunk])
                 if len(chunks) == 1:
                     np.matmul(z.T, x2, out=dw)
                 else:
-                    dw += np.matmul(z.T, x2[here])
+                    dw += np.matmul(z.T, x2[chunk])
         self.save(dx=dx, dw=dw, shape=x.shape)
         return losses.sum()
 

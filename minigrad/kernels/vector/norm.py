@@ -2,19 +2,20 @@
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
-from minigrad.kernels.vector.arrays import like, ones, pieces, rows_of, scratch
+from minigrad.kernels.vector.arrays import empty_like, ones, pieces, rows_of, scratch
 from minigrad.ops import norm
 
 
 class LayerNorm(Kernel, norm.LayerNorm, register=False):
-    """The textbook's formulas in place, piece by piece. Means and sums over an axis are products with a vector."""
+    """The textbook's formulas, computed in place, piece by piece. Sums and means over an axis are products with a
+    vector."""
     unaliased, drops = (0, 1, 2), (0,)
 
     def forward(self, x, w, b=None, *, eps=1e-5):
         self.check(x, w, b)
         C, x2 = w.shape[0], rows_of(x)                              # (N, C)
-        rstd, y = np.empty(len(x2), x2.dtype), like(x2)
-        xhat = like(x2) if True in self.needs else y
+        rstd, y = np.empty(len(x2), x2.dtype), empty_like(x2)
+        xhat = empty_like(x2) if True in self.needs else y
         mean_of = np.full(C, 1.0 / C, x2.dtype)
         for s in pieces(x2):
             c, r = xhat[s], rstd[s]
@@ -34,7 +35,7 @@ class LayerNorm(Kernel, norm.LayerNorm, register=False):
 
     def backward(self, dy, xhat, rstd, w, shape):
         C, dy2 = w.shape[0], rows_of(dy)                            # (N, C)
-        dx = xhat if self.may_overwrite else like(xhat)
+        dx = xhat if self.may_overwrite else empty_like(xhat)
         dw, db = np.zeros((2, C), xhat.dtype)
         minus_mean = w * (-1.0 / C)                                 # g @ minus_mean = -mean(g * w)
         for s in pieces(xhat):

@@ -2,13 +2,13 @@
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
-from minigrad.kernels.vector.arrays import like, pieces, scratch
+from minigrad.kernels.vector.arrays import empty_like, pieces, scratch
 from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import pointwise
 
 
 class Add(Kernel, pointwise.Add, register=False):
-    """y = a + b, in memory that is used again. No backward needs a or b, so the graph drops them."""
+    """y = a + b, written to reused memory. The backward needs neither a nor b, so the graph drops them."""
     drops = 0, 1
 
     def forward(self, a, b):
@@ -17,7 +17,7 @@ class Add(Kernel, pointwise.Add, register=False):
 
 
 class Gelu(Kernel, pointwise.Gelu, register=False):
-    """Saves the derivative in place of x: it has the same size, and the backward is one product.
+    """Saves the derivative of y, named slope, instead of x: it has the same size, and the backward is one product.
 
     forward   z = (1 + tanh(k (x + c x^3))) / 2    y = x z    slope = z + 2 x (1 - z) z du,  du = k (1 + 3 c x^2)
     backward  dx = dy * slope
@@ -26,8 +26,8 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
 
     def forward(self, x):
         shape, x1 = x.shape, np.ascontiguousarray(x).reshape(-1)
-        y = like(x1)
-        slope = like(x1) if self.needs[0] else None
+        y = empty_like(x1)
+        slope = empty_like(x1) if self.needs[0] else None
         for s in pieces(x1):
             x, z = x1[s], scratch("z", x1, s.stop - s.start)
             q = z if slope is None else slope[s]
@@ -49,6 +49,6 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
         return y.reshape(shape)
 
     def backward(self, dy, slope, shape):
-        dx = slope if self.may_overwrite else like(slope)
+        dx = slope if self.may_overwrite else empty_like(slope)
         np.multiply(dy.reshape(-1), slope, out=dx)
         return dx.reshape(shape)

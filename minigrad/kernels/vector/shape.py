@@ -6,7 +6,8 @@ from minigrad.ops import shape
 
 
 class SplitHeads(Kernel, shape.SplitHeads, register=False):
-    """Gradients that lie side by side in one array, as attention's kernel makes them, are that array: no copy."""
+    """If the three gradients are adjacent parts of one array, as attention's kernel returns them, the gradient of x is
+    a view of this array: nothing is copied."""
 
     def backward(self, *dys, shape):
         heads = self.joined(dys)
@@ -16,7 +17,8 @@ class SplitHeads(Kernel, shape.SplitHeads, register=False):
 
     @staticmethod
     def joined(dys):
-        """The array (B, 3 nh, T, hs) of which dys are the thirds; None if they do not lie side by side."""
+        """The array (B, 3 nh, T, hs) whose thirds along axis 1 are dys; None if they are not adjacent parts of one
+        array."""
         first, base = dys[0], dys[0].base
         B, nh, T, hs = first.shape
         start, step = address(first), nh * first.strides[1]
@@ -28,5 +30,5 @@ class SplitHeads(Kernel, shape.SplitHeads, register=False):
 
 
 def address(a):
-    """Where the first element of an array lies in memory, in bytes."""
+    """The memory address of the first element of an array, in bytes."""
     return a.__array_interface__["data"][0]
