@@ -413,6 +413,36 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_while_another_thread_computes_computes_too():
+    ran = run_script("""
+import signal, threading, warnings
+from minigrad.kernels.vector.settings import settings
+from minigrad.kernels.vector.buffers import empty
+settings.reused_bytes = 64
+warnings.simplefilter("ignore", DeprecationWarning)
+mg.set_num_threads(1)
+going = True
+def allocate():
+    while going:
+        empty((100,), "float64")
+thread = threading.Thread(target=allocate)
+thread.start()
+codes = []
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)                        # a child that waits forever is killed
+        empty((100,), "float64")
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+going = False
+thread.join()
+sys.exit(any(codes))
+""")
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize("plain", ["0", "1"])
 def test_the_environment_variable_minigrad_plain_switches_plain_on(plain):
     ran = run_script("from minigrad.modes import mode; print(mode().plain, np.isfinite(loss()[0]))",

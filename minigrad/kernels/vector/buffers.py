@@ -4,6 +4,7 @@ A training step allocates hundreds of megabytes and frees them again. Memory tha
 comes back as new pages, and the first write to these takes as long as computing on them.
 """
 import math
+import os
 import sys
 import threading
 from bisect import bisect_left, insort
@@ -87,4 +88,8 @@ class Buffers:
         self.used, self.allocated = set(), 0
 
 
-empty = Buffers().empty
+_buffers = Buffers()
+empty = _buffers.empty
+if hasattr(os, "register_at_fork"):             # else a child forked while another thread allocates would wait forever
+    os.register_at_fork(before=_buffers.lock.acquire, after_in_parent=_buffers.lock.release,
+                        after_in_child=_buffers.lock.release)
