@@ -324,7 +324,9 @@ def accumulate(leaf: "Tensor", g: Any) -> None:
     """Call the leaf's hooks with g, then add it to the leaf's `.grad`. g: an array that nothing else refers to."""
     if leaf.hooks:
         g = after_hooks(leaf.hooks, g).copy()   # a hook may have kept a reference
-    leaf.grad = g if leaf.grad is None else leaf.xp.asarray(leaf.grad + g)
+    if leaf.grad is not None:
+        g += leaf.grad                          # the sum is a new .grad: the one before stays as it is
+    leaf.grad = g
 
 
 def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
