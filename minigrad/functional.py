@@ -9,7 +9,7 @@ their gradients are to be differentiated.
 """
 
 import sys
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,92 +18,90 @@ from minigrad.ops import attention, linalg, loss, norm, pointwise, reduce, shape
 from minigrad.ops import adamw as _adamw, dropout as _dropout, embedding as _embedding, softmax as _softmax
 from minigrad.random import Key
 from minigrad.tape import apply
-from minigrad.tensor import Tensor, plain_array, plain_index
-
-_apply: Callable[..., Tensor] = apply           # for ops with one output
+from minigrad.tensor import Tensor, apply_one, plain_array, plain_index
 
 
 # ---- pointwise: inputs broadcast to the shape of the result ---------------------------------------------------------
 
 def add(a: Any, b: Any) -> Tensor:
     """a + b."""
-    return _apply(pointwise.Add, a, b)
+    return apply_one(pointwise.Add, a, b)
 
 
 def sub(a: Any, b: Any) -> Tensor:
     """a - b."""
-    return _apply(pointwise.Sub, a, b)
+    return apply_one(pointwise.Sub, a, b)
 
 
 def mul(a: Any, b: Any) -> Tensor:
     """a * b."""
-    return _apply(pointwise.Mul, a, b)
+    return apply_one(pointwise.Mul, a, b)
 
 
 def div(a: Any, b: Any) -> Tensor:
     """a / b."""
-    return _apply(pointwise.Div, a, b)
+    return apply_one(pointwise.Div, a, b)
 
 
 def neg(x: Any) -> Tensor:
     """-x."""
-    return _apply(pointwise.Neg, x)
+    return apply_one(pointwise.Neg, x)
 
 
 def pow(x: Any, p: Any) -> Tensor:
     """x ** p. The gradient with respect to p is 0 where x <= 0."""
-    return _apply(pointwise.Pow, x, p)
+    return apply_one(pointwise.Pow, x, p)
 
 
 def exp(x: Any) -> Tensor:
     """e ** x."""
-    return _apply(pointwise.Exp, x)
+    return apply_one(pointwise.Exp, x)
 
 
 def log(x: Any) -> Tensor:
     """The natural logarithm of x."""
-    return _apply(pointwise.Log, x)
+    return apply_one(pointwise.Log, x)
 
 
 def sqrt(x: Any) -> Tensor:
     """The square root of x."""
-    return _apply(pointwise.Sqrt, x)
+    return apply_one(pointwise.Sqrt, x)
 
 
 def tanh(x: Any) -> Tensor:
     """The hyperbolic tangent of x."""
-    return _apply(pointwise.Tanh, x)
+    return apply_one(pointwise.Tanh, x)
 
 
 def sigmoid(x: Any) -> Tensor:
     """1 / (1 + exp(-x)), without overflow."""
-    return _apply(pointwise.Sigmoid, x)
+    return apply_one(pointwise.Sigmoid, x)
 
 
 def relu(x: Any) -> Tensor:
     """max(x, 0). The derivative at 0 is 0."""
-    return _apply(pointwise.Relu, x)
+    return apply_one(pointwise.Relu, x)
 
 
 def gelu(x: Any) -> Tensor:
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: the tanh form of GELU, as in GPT-2 (Hendrycks & Gimpel 2016,
     "Gaussian error linear units")."""
-    return _apply(pointwise.Gelu, x)
+    return apply_one(pointwise.Gelu, x)
 
 
 def abs(x: Any) -> Tensor:
     """|x|. The derivative at 0 is 0."""
-    return _apply(pointwise.Abs, x)
+    return apply_one(pointwise.Abs, x)
 
 
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger of a and b. Where a = b each gets half of the gradient."""
-    return _apply(pointwise.Maximum, a, b)
+    return apply_one(pointwise.Maximum, a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of a and b. Where a = b each gets half of the gradient."""
-    return _apply(pointwise.Minimum, a, b)
+    return apply_one(pointwise.Minimum, a, b)
 
 
 def where(mask: Any, a: Any, b: Any) -> Tensor:
@@ -115,87 +113,87 @@ def where(mask: Any, a: Any, b: Any) -> Tensor:
         raise TypeError(
             f"where: mask must be boolean, got dtype {mask.dtype}: compare first, as in F.where(x > 0, a, b)"
         )
-    return _apply(pointwise.Where, a, b, mask=mask)
+    return apply_one(pointwise.Where, a, b, mask=mask)
 
 
 def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
     """x limited to [low, high]; None: no limit. The gradient is 0 where x was outside."""
-    return _apply(pointwise.Clip, x, low=low, high=high)
+    return apply_one(pointwise.Clip, x, low=low, high=high)
 
 
 # ---- reductions: over `axis`, an integer or a tuple of them, or all axes if None; keepdims keeps them with size 1 ----
 
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The sum."""
-    return _apply(reduce.Sum, x, axis=axis, keepdims=keepdims)
+    return apply_one(reduce.Sum, x, axis=axis, keepdims=keepdims)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The mean."""
-    return _apply(reduce.Mean, x, axis=axis, keepdims=keepdims)
+    return apply_one(reduce.Mean, x, axis=axis, keepdims=keepdims)
 
 
 def max(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The maximum. Equal maxima share the gradient equally."""
-    return _apply(reduce.Max, x, axis=axis, keepdims=keepdims)
+    return apply_one(reduce.Max, x, axis=axis, keepdims=keepdims)
 
 
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The minimum. Equal minima share the gradient equally."""
-    return _apply(reduce.Min, x, axis=axis, keepdims=keepdims)
+    return apply_one(reduce.Min, x, axis=axis, keepdims=keepdims)
 
 
 def var(x: Any, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
     """The variance of n numbers: the sum of the squared distances from their mean, divided by n - ddof. ValueError
     unless n > ddof."""
-    return _apply(reduce.Var, x, axis=axis, ddof=ddof, keepdims=keepdims)
+    return apply_one(reduce.Var, x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
 def logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))), without overflow."""
-    return _apply(reduce.Logsumexp, x, axis=axis, keepdims=keepdims)
+    return apply_one(reduce.Logsumexp, x, axis=axis, keepdims=keepdims)
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
 def reshape(x: Any, shape: Any) -> Tensor:
     """x in another shape of the same size. shape: an integer or a tuple; one entry may be -1: it is inferred."""
-    return _apply(_shape.Reshape, x, shape=shape)
+    return apply_one(_shape.Reshape, x, shape=shape)
 
 
 def transpose(x: Any, axes: Any = None) -> Tensor:
     """x with its axes in the order `axes`; None: in reversed order."""
-    return _apply(_shape.Transpose, x, axes=axes)
+    return apply_one(_shape.Transpose, x, axes=axes)
 
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     """x with two axes exchanged."""
-    return _apply(_shape.Swapaxes, x, axis1=axis1, axis2=axis2)
+    return apply_one(_shape.Swapaxes, x, axis1=axis1, axis2=axis2)
 
 
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor:
     """x repeated along new axes and along axes of size 1."""
-    return _apply(_shape.BroadcastTo, x, shape=shape)
+    return apply_one(_shape.BroadcastTo, x, shape=shape)
 
 
 def squeeze(x: Any, axis: Any = None) -> Tensor:
     """x without the given axes of size 1; None: without all of them. ValueError for an axis of another size."""
-    return _apply(_shape.Squeeze, x, axis=axis)
+    return apply_one(_shape.Squeeze, x, axis=axis)
 
 
 def expand_dims(x: Any, axis: Any) -> Tensor:
     """x with new axes of size 1 at the positions `axis` of the result."""
-    return _apply(_shape.ExpandDims, x, axis=axis)
+    return apply_one(_shape.ExpandDims, x, axis=axis)
 
 
 def concatenate(xs: Any, axis: int = 0) -> Tensor:
     """The xs joined along an axis. Their shapes must be equal except along it."""
-    return _apply(_shape.Concatenate, *xs, axis=axis)
+    return apply_one(_shape.Concatenate, *xs, axis=axis)
 
 
 def stack(xs: Any, axis: int = 0) -> Tensor:
     """The xs, all of one shape, joined along a new axis."""
-    return _apply(_shape.Stack, *xs, axis=axis)
+    return apply_one(_shape.Stack, *xs, axis=axis)
 
 
 def split(x: Any, sections: Any, axis: int = 0) -> tuple[Tensor, ...]:
@@ -213,18 +211,18 @@ def split_heads(x: Any, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def merge_heads(x: Any) -> Tensor:
     """x (B, nh, T, hs)  ->  (B, T, nh * hs): the vectors of all heads at a position, concatenated."""
-    return _apply(_shape.MergeHeads, x)
+    return apply_one(_shape.MergeHeads, x)
 
 
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index]. index: slices, integers, integer arrays or boolean masks. The gradients of an element that is read
     several times are summed. IndexError for an integer out of range."""
-    return _apply(_shape.Getitem, x, index=plain_index(index))
+    return apply_one(_shape.Getitem, x, index=plain_index(index))
 
 
 def scatter_add(x: Any, index: Any, shape: tuple[int, ...]) -> Tensor:
     """zeros(shape) with x added at index; values at repeated indices are summed. The adjoint of getitem."""
-    return _apply(_shape.ScatterAdd, x, index=plain_index(index), shape=shape)
+    return apply_one(_shape.ScatterAdd, x, index=plain_index(index), shape=shape)
 
 
 # ---- layers and losses ----------------------------------------------------------------------------------------------
@@ -232,40 +230,40 @@ def scatter_add(x: Any, index: Any, shape: tuple[int, ...]) -> Tensor:
 def matmul(a: Any, b: Any) -> Tensor:
     """a (..., n, k) @ b (..., k, m)  ->  (..., n, m). The leading axes broadcast; a 1-D a is a row vector, a 1-D b a
     column vector."""
-    return _apply(linalg.Matmul, a, b)
+    return apply_one(linalg.Matmul, a, b)
 
 
 def linear(x: Any, w: Any, b: Any = None) -> Tensor:
     """x (..., I) @ w (I, O) + b (O,)  ->  (..., O)."""
-    return _apply(linalg.Linear, x, w) if b is None else _apply(linalg.Linear, x, w, b)
+    return apply_one(linalg.Linear, x, w) if b is None else apply_one(linalg.Linear, x, w, b)
 
 
 def softmax(x: Any, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)), summed along an axis, without overflow."""
-    return _apply(_softmax.Softmax, x, axis=axis)
+    return apply_one(_softmax.Softmax, x, axis=axis)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Tensor:
     """log(softmax(x)), exact where softmax(x) would round to 0."""
-    return _apply(_softmax.LogSoftmax, x, axis=axis)
+    return apply_one(_softmax.LogSoftmax, x, axis=axis)
 
 
 def layer_norm(x: Any, w: Any, b: Any = None, eps: float = 1e-5) -> Tensor:
     """x (..., C) normalized to mean 0 and variance 1 along the last axis, times w (C,) plus b (C,)  ->  (..., C). eps
     is added to the variance (Ba, Kiros & Hinton 2016, "Layer normalization")."""
-    return _apply(norm.LayerNorm, x, w, eps=eps) if b is None else _apply(norm.LayerNorm, x, w, b, eps=eps)
+    return apply_one(norm.LayerNorm, x, w, eps=eps) if b is None else apply_one(norm.LayerNorm, x, w, b, eps=eps)
 
 
 def embedding(w: Any, idx: Any) -> Tensor:
     """The rows of w (V, C) with the indices idx (...)  ->  (..., C). IndexError for an index outside 0 .. V - 1,
     TypeError if idx does not have an integer dtype."""
-    return _apply(_embedding.Embedding, w, idx=plain_array(idx))
+    return apply_one(_embedding.Embedding, w, idx=plain_array(idx))
 
 
 def dropout(x: Any, p: float, key: Key | None) -> Tensor:
     """x with each element set to 0 with probability p and the others divided by 1 - p (Srivastava et al. 2014,
     "Dropout"). With the same key, the same elements are set to 0. ValueError unless 0 <= p < 1, and if key is None."""
-    return _apply(_dropout.Dropout, x, p=p, key=key)
+    return apply_one(_dropout.Dropout, x, p=p, key=key)
 
 
 def cross_entropy(
@@ -278,7 +276,7 @@ def cross_entropy(
     each target's probability is spread evenly over all V classes (Szegedy et al. 2016, "Rethinking the Inception
     architecture", section 7). IndexError for a target outside 0 .. V - 1, TypeError for targets that are not integers.
     """
-    return _apply(loss.CrossEntropy, logits, targets=plain_array(targets), ignore_index=ignore_index,
+    return apply_one(loss.CrossEntropy, logits, targets=plain_array(targets), ignore_index=ignore_index,
                   label_smoothing=label_smoothing, reduction=reduction)
 
 
@@ -287,7 +285,7 @@ def linear_cross_entropy(x: Any, w: Any, targets: Any, ignore_index: int = -100,
     """cross_entropy(x @ w^T, targets), in nats, for x (..., C), w (V, C) and integer targets (...). reduction: "mean"
     or "sum". The logits are computed for a chunk of rows at a time, so that all of them, (..., V), are never in memory
     at once; rows: the textbook's size of a chunk. Errors as for cross_entropy."""
-    return _apply(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
+    return apply_one(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
                   reduction=reduction, rows=rows)
 
 
@@ -301,7 +299,7 @@ def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, m
     with which an attention weight is set to 0; it needs a key. TypeError for a mask that is not boolean.
     """
     mask = None if mask is None else plain_array(mask)
-    return _apply(attention.Attention, q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
+    return apply_one(attention.Attention, q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
 
 
 # ---- optimizer steps, differentiable --------------------------------------------------------------------------------

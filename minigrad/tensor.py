@@ -1,6 +1,6 @@
 """Tensor: an array, its gradient, and the node of the op that computed it."""
 import weakref
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import numpy as np
 
@@ -8,6 +8,8 @@ from minigrad import device, tape
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.ops.op import Op
 from minigrad.tape import apply
+
+apply_one: Callable[..., "Tensor"] = apply       # for ops with one output
 
 
 class Tensor:
@@ -93,7 +95,8 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._data.shape
+        shape: tuple[int, ...] = self._data.shape
+        return shape
 
     @property
     def dtype(self) -> Any:
@@ -101,11 +104,12 @@ class Tensor:
 
     @property
     def ndim(self) -> int:
-        return self._data.ndim
+        return len(self.shape)
 
     @property
     def size(self) -> int:
-        return self._data.size
+        size: int = self._data.size
+        return size
 
     @property
     def device(self) -> str:
@@ -197,21 +201,21 @@ class Tensor:
 
     # ---- operators ----
 
-    def __add__(self, other: Any) -> "Tensor": return apply(pointwise.Add, self, other)
-    def __radd__(self, other: Any) -> "Tensor": return apply(pointwise.Add, other, self)
-    def __sub__(self, other: Any) -> "Tensor": return apply(pointwise.Sub, self, other)
-    def __rsub__(self, other: Any) -> "Tensor": return apply(pointwise.Sub, other, self)
-    def __mul__(self, other: Any) -> "Tensor": return apply(pointwise.Mul, self, other)
-    def __rmul__(self, other: Any) -> "Tensor": return apply(pointwise.Mul, other, self)
-    def __truediv__(self, other: Any) -> "Tensor": return apply(pointwise.Div, self, other)
-    def __rtruediv__(self, other: Any) -> "Tensor": return apply(pointwise.Div, other, self)
-    def __pow__(self, other: Any) -> "Tensor": return apply(pointwise.Pow, self, other)
-    def __rpow__(self, other: Any) -> "Tensor": return apply(pointwise.Pow, other, self)
-    def __matmul__(self, other: Any) -> "Tensor": return apply(linalg.Matmul, self, other)
-    def __rmatmul__(self, other: Any) -> "Tensor": return apply(linalg.Matmul, other, self)
-    def __neg__(self) -> "Tensor": return apply(pointwise.Neg, self)
+    def __add__(self, other: Any) -> "Tensor": return apply_one(pointwise.Add, self, other)
+    def __radd__(self, other: Any) -> "Tensor": return apply_one(pointwise.Add, other, self)
+    def __sub__(self, other: Any) -> "Tensor": return apply_one(pointwise.Sub, self, other)
+    def __rsub__(self, other: Any) -> "Tensor": return apply_one(pointwise.Sub, other, self)
+    def __mul__(self, other: Any) -> "Tensor": return apply_one(pointwise.Mul, self, other)
+    def __rmul__(self, other: Any) -> "Tensor": return apply_one(pointwise.Mul, other, self)
+    def __truediv__(self, other: Any) -> "Tensor": return apply_one(pointwise.Div, self, other)
+    def __rtruediv__(self, other: Any) -> "Tensor": return apply_one(pointwise.Div, other, self)
+    def __pow__(self, other: Any) -> "Tensor": return apply_one(pointwise.Pow, self, other)
+    def __rpow__(self, other: Any) -> "Tensor": return apply_one(pointwise.Pow, other, self)
+    def __matmul__(self, other: Any) -> "Tensor": return apply_one(linalg.Matmul, self, other)
+    def __rmatmul__(self, other: Any) -> "Tensor": return apply_one(linalg.Matmul, other, self)
+    def __neg__(self) -> "Tensor": return apply_one(pointwise.Neg, self)
     def __pos__(self) -> "Tensor": return self
-    def __abs__(self) -> "Tensor": return apply(pointwise.Abs, self)
+    def __abs__(self) -> "Tensor": return apply_one(pointwise.Abs, self)
 
     # comparisons have no gradient: they return boolean arrays
     def __eq__(self, other: Any) -> Any: return self.data == _plain(other)
@@ -223,58 +227,59 @@ class Tensor:
 
     # ---- methods as on an ndarray ----
 
-    def exp(self) -> "Tensor": return apply(pointwise.Exp, self)
-    def log(self) -> "Tensor": return apply(pointwise.Log, self)
-    def sqrt(self) -> "Tensor": return apply(pointwise.Sqrt, self)
-    def tanh(self) -> "Tensor": return apply(pointwise.Tanh, self)
-    def clip(self, min: Any = None, max: Any = None) -> "Tensor": return apply(pointwise.Clip, self, low=min, high=max)
+    def exp(self) -> "Tensor": return apply_one(pointwise.Exp, self)
+    def log(self) -> "Tensor": return apply_one(pointwise.Log, self)
+    def sqrt(self) -> "Tensor": return apply_one(pointwise.Sqrt, self)
+    def tanh(self) -> "Tensor": return apply_one(pointwise.Tanh, self)
+    def clip(self, min: Any = None, max: Any = None) -> "Tensor":
+        return apply_one(pointwise.Clip, self, low=min, high=max)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.Sum, self, axis=axis, keepdims=keepdims)
+        return apply_one(reduce.Sum, self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.Mean, self, axis=axis, keepdims=keepdims)
+        return apply_one(reduce.Mean, self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.Max, self, axis=axis, keepdims=keepdims)
+        return apply_one(reduce.Max, self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.Min, self, axis=axis, keepdims=keepdims)
+        return apply_one(reduce.Min, self, axis=axis, keepdims=keepdims)
 
     def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> "Tensor":
-        return apply(reduce.Var, self, axis=axis, ddof=ddof, keepdims=keepdims)
+        return apply_one(reduce.Var, self, axis=axis, ddof=ddof, keepdims=keepdims)
 
     def argmax(self, axis: int | None = None) -> Any:
         """Indices of the largest entries along an axis, or of the flattened array if None: an integer array."""
         return self.data.argmax(axis=axis)
 
     def reshape(self, *shape_: Any) -> "Tensor":
-        return apply(
+        return apply_one(
             shape.Reshape, self, shape=shape_[0] if len(shape_) == 1 and not isinstance(shape_[0], int) else shape_
         )
 
     def transpose(self, *axes: Any) -> "Tensor":
         axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        return apply(shape.Transpose, self, axes=axes or None)
+        return apply_one(shape.Transpose, self, axes=axes or None)
 
     @property
     def T(self) -> "Tensor":
         """The Tensor with the order of its axes reversed."""
-        return apply(shape.Transpose, self, axes=None)
+        return apply_one(shape.Transpose, self, axes=None)
 
     def swapaxes(self, axis1: int, axis2: int) -> "Tensor":
-        return apply(shape.Swapaxes, self, axis1=axis1, axis2=axis2)
+        return apply_one(shape.Swapaxes, self, axis1=axis1, axis2=axis2)
 
-    def squeeze(self, axis: Any = None) -> "Tensor": return apply(shape.Squeeze, self, axis=axis)
+    def squeeze(self, axis: Any = None) -> "Tensor": return apply_one(shape.Squeeze, self, axis=axis)
 
     def astype(self, dtype: Any) -> "Tensor":
         """The Tensor cast to this dtype; its gradient is cast back. A cast to an integer or boolean dtype is not
         recorded, as integers have no gradient."""
         if np.dtype(dtype).kind in "iub":
             return Tensor(self.data.astype(dtype))
-        return apply(shape.Astype, self, dtype=dtype)
+        return apply_one(shape.Astype, self, dtype=dtype)
 
-    def __getitem__(self, index: Any) -> "Tensor": return apply(shape.Getitem, self, index=plain_index(index))
+    def __getitem__(self, index: Any) -> "Tensor": return apply_one(shape.Getitem, self, index=plain_index(index))
 
     # ---- as a Python object ----
 
@@ -308,7 +313,7 @@ class Tensor:
             raise TypeError(f"this Tensor lives on {self.device}: .numpy() copies it to the host")
         if copy or (dtype is not None and dtype != self.dtype):
             return np.array(self.data, dtype=dtype)
-        view = self.data.view()
+        view: np.ndarray = self.data.view()
         view.flags.writeable = False
         return view
 
