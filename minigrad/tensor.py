@@ -231,6 +231,7 @@ class Tensor:
     def log(self) -> "Tensor": return apply_one(pointwise.Log, self)
     def sqrt(self) -> "Tensor": return apply_one(pointwise.Sqrt, self)
     def tanh(self) -> "Tensor": return apply_one(pointwise.Tanh, self)
+
     def clip(self, min: Any = None, max: Any = None) -> "Tensor":
         return apply_one(pointwise.Clip, self, low=min, high=max)
 
