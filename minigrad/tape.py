@@ -51,6 +51,12 @@ class Node:
                 raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {self} had used "
                                  "it: backward would mix old and new values; run the forward again first")
 
+    def check_unused(self) -> None:
+        """ValueError if a backward has used the node and may have overwritten its saved values."""
+        if self.used:
+            raise ValueError(f"this graph was freed by an earlier backward ({self.op_class.name}, {self.created_at}): "
+                             "run the forward again, or give the first backward retain_graph=True")
+
     def rerun(self) -> tuple[Any, ...]:
         """Run the forward again, by the implementation that ran. Returns a tuple of the output arrays."""
         self.check_unchanged()
@@ -65,11 +71,11 @@ class Node:
         self.op, self.inputs, self.static = None, (), {}
 
     def __repr__(self) -> str:
-        return f"{self.op_class.name}{_in_module(self.module)} at {self.created_at}"
+        return _call_name(self.op_class, self.module, self.site)
 
 
-def _in_module(path: str) -> str:
-    return f" in {path}" if path else ""
+def _call_name(op_class: type[Op], module: str, site: tuple[CodeType, int]) -> str:
+    return f"{op_class.name}{f' in {module}' if module else ''} at {line_of(*site)}"
 
 
 # ---- forward --------------------------------------------------------------------------------------------------------
@@ -118,8 +124,8 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             raise
         raise clearer from error
     if detect_nan:
-        where = f"{op_class.name}{_in_module(module_path.get())} at {line_of(*call_site())}"
-        errors.check_finite(f"forward of {where}", y if type(y) is tuple else (y,), arrays)
+        call = _call_name(op_class, module_path.get(), call_site())
+        errors.check_finite(f"forward of {call}", y if type(y) is tuple else (y,), arrays)
     node = None
     if recording and True in needs:
         node = Node(op_class, op, executor.retain(op, inputs), static, call_site())
@@ -164,9 +170,9 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
     outputs, run its backward, and add the results to the gradients of its inputs. All nodes that use a node's outputs
     are newer than it, so these gradients are complete when its backward runs.
 
-    dy: the gradient of y, an array. deliver: called with each leaf and its whole gradient, after the last node that
-    uses the leaf has run; by default `accumulate`. watched: Visit or a subclass; one is yielded for each node with a
-    gradient. create_graph: the gradients are recorded Tensors. Each node is freed after its turn unless retain_graph.
+    dy: the gradient of y, an array. deliver: called with each leaf and its whole gradient, by default `accumulate`.
+    watched: Visit or a subclass; one is yielded for each node with a gradient. create_graph: the gradients are recorded
+    Tensors. Each node is freed after its turn unless retain_graph.
     """
     deliver, detect_nan = deliver or accumulate, mode().detect_nan
     executor = TEXTBOOK if create_graph else executor_of(type(y._data), mode().plain)
@@ -183,6 +189,7 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
     visit: Any
     for index, seq in enumerate(sorted(nodes, reverse=True)):
         node = nodes.pop(seq)
+        node.check_unused()                     # another backward may have run since this one began
         node.used = not retain_graph
         dys = _output_gradients(node, grads, create_graph)
         if dys is None:                         # no gradient reached its outputs
@@ -203,10 +210,8 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
                 grads.add(key, dx)
             if x.node is None:                  # x is a leaf
                 uses_left[key] -= 1
-                if uses_left[key] == 0:         # its gradient is complete
-                    g = grads.pop_leaf(key)
-                    if g is not None:
-                        deliver(x, g)
+                if uses_left[key] == 0 and (g := grads.pop_leaf(key)) is not None:
+                    deliver(x, g)               # its gradient is complete
         if not retain_graph:
             node.free()
         x = dx = g = dys = dxs = saved = visit = None       # so that these arrays are freed before the next backward
@@ -220,11 +225,7 @@ def collect(root: Node) -> tuple[dict[int, Node], dict[Any, int]]:
     stack = [root]
     while stack:
         node = stack.pop()
-        if node.used:
-            raise ValueError(
-                f"this graph was freed by an earlier backward ({node.op_class.name}, {node.created_at}): run "
-                "the forward again, or give the first backward retain_graph=True"
-            )
+        node.check_unused()
         for x, need in zip(node.inputs, node.op.needs):
             if not need:
                 continue

@@ -338,6 +338,31 @@ def test_after_an_unfinished_backward_steps_a_backward_raises_an_error(device_na
         loss.backward()
 
 
+@pytest.mark.parametrize("retain_graph", [True, False])
+def test_a_paused_walk_raises_if_another_backward_has_freed_its_graph(device_name, retain_graph):
+    x = Tensor(RNG.normal(size=(4, 5)), requires_grad=True, device=device_name)
+    shared = F.gelu(x)
+    first, second = (shared * 2.0).sum(), (shared * shared).sum()
+    steps = first.backward_steps(retain_graph=retain_graph)
+    next(steps)
+    second.backward()
+    with pytest.raises(ValueError, match="freed by an earlier backward"):
+        list(steps)
+    with pytest.raises(ValueError, match="freed by an earlier backward"):
+        first.backward()
+
+
+def test_the_saved_values_of_a_step_do_not_change_in_a_later_backward(device_name):
+    gpt = model(device_name)
+    loss = loss_of(gpt)
+    steps = list(loss.backward_steps(retain_graph=True))
+    kept = [(a, devices.host(a).copy()) for step in steps for a in step.saved.values() if devices.is_array(a)]
+    assert len(kept) > 20
+    loss.backward()
+    for a, copy in kept:
+        np.testing.assert_array_equal(devices.host(a), copy)
+
+
 # ---- threads and processes ------------------------------------------------------------------------------------------
 
 def test_a_graph_recorded_in_another_thread_gives_the_same_bits(device_name):

@@ -51,6 +51,16 @@ def test_a_parameter_without_a_gradient_is_not_changed():
     assert b.data == [1.0] and optimizer.state_of(b)["t"] == 0
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (6,), (3, 2), (4, 3)])
+def test_a_gradient_of_another_shape_is_an_error_and_changes_nothing(shape):
+    p, q = (Tensor(np.zeros((2, 3)), requires_grad=True) for _ in "pq")
+    p.grad, q.grad = np.ones((2, 3)), np.ones(shape)
+    opt = AdamW([p, q])
+    with pytest.raises(ValueError, match=r"AdamW: a parameter \(2, 3\) has a .grad of shape"):
+        opt.step()
+    assert not p.data.any() and opt.state_dict()["t"] == [0, 0]
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_its_recursion(nesterov):
     p, gradients = parameter([1.0]), [[0.5], [-0.2], [0.1]]

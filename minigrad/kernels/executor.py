@@ -16,6 +16,7 @@ class Kernel:
     unaliased: tuple[int, ...] = ()             # inputs whose returned gradient is an array that nothing else refers to
     drops: tuple[int, ...] = ()                 # inputs whose values its backward does not need
     may_overwrite = False                       # set before backward: it may write over the values that forward saved
+    exposed = False                             # an earlier pass may have shown the saved values, in a Step
 
 
 def op_of(kernel: type[Kernel]) -> type[Op]:
@@ -80,9 +81,12 @@ class KernelExecutor(Executor):
 
     def backward(self, op: Op, dys: Sequence[Any], grads: Any) -> Any:
         grads.unaliased = []
-        if not isinstance(op, Kernel) or not grads.exclusive:
+        if not isinstance(op, Kernel):
             return op.backward(*dys, **op.saved)
-        op.may_overwrite = True
+        if not grads.exclusive:
+            op.exposed = True
+            return op.backward(*dys, **op.saved)
+        op.may_overwrite = not op.exposed
         dxs = op.backward(*dys, **op.saved)
         each = dxs if type(dxs) is tuple else (dxs,)
         grads.unaliased = [each[i] for i in op.unaliased if i < len(each)]
