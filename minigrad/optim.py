@@ -63,7 +63,7 @@ class Optimizer:
             p.zero_grad()
 
     def step(self) -> None:
-        """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape; then no
+        """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape: then no
         parameter is changed."""
         for p in self.params:
             if p.grad is not None and p.grad.shape != p.shape:
