@@ -63,8 +63,8 @@ class Optimizer:
             p.zero_grad()
 
     def step(self) -> None:
-        """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape: then no
-        parameter is changed."""
+        """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape; then
+        nothing is changed."""
         for p in self.params:
             if p.grad is not None and p.grad.shape != p.shape:
                 raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or 'a parameter'} {p.shape} has a "
