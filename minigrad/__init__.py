@@ -11,6 +11,8 @@ from minigrad.ops.op import OPS
 from minigrad.tensor import Tensor, from_dlpack
 from minigrad.threads import get_num_threads, set_num_threads
 
+__version__ = "0.2.0"
+
 __all__ = [
     "OPS",
     "Tensor",

@@ -12,11 +12,7 @@ import numpy as np
 import minigrad as mg
 
 from gpt import blas
-
-
-def allowed_cores() -> list[int]:
-    """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+from gpt.run.machine import allowed_cores
 
 
 CORES = allowed_cores()

@@ -74,7 +74,7 @@ def one_of(name: str, value: str, choices: Any) -> None:
     if value not in choices:
         nearest = difflib.get_close_matches(value, choices, n=1)
         guess = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {value!r}{guess}")
+        raise ValueError(f"--{name} must be one of {', '.join(filter(None, choices))}, got {value!r}{guess}")
 
 
 def _check_known(types: Mapping[str, type], key: str, what: str, prefix: str) -> None:

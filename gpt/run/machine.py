@@ -12,14 +12,14 @@ from minigrad import device
 from gpt import blas
 
 
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def allowed_cores() -> list[int]:
+    """The cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def environment(device_name: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its options: the content of env.json."""
-    return {"python": platform.python_version(), "platform": platform.platform(), "numpy": np.__version__,
+    return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(), "numpy": np.__version__,
             "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads()}
 
 

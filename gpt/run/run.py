@@ -19,7 +19,7 @@ from gpt.run import checkpoint, folder, plot
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import exit_diverged, failures_exit
-from gpt.run.machine import available_cores, environment, matmul_peak
+from gpt.run.machine import allowed_cores, environment, matmul_peak
 from gpt.run.options import Options
 from gpt.run.progress import Progress
 from gpt.run.report import print_model, print_report
@@ -45,7 +45,7 @@ class Run:
         self.options, resumed = o, o.init_from == "resume"
 
         self.device = device.resolve(o.device)
-        mg.set_num_threads(o.threads or available_cores())
+        mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
         print_report("device", f"{self.device}, {machine['threads']} threads, NumPy {machine['numpy']}, "
                      f"{machine['blas']}, {o.dtype}, seed {o.seed}")
