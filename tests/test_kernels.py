@@ -1,4 +1,6 @@
 """Kernels compute what their ops do, on any shape; graphs drop activations that no backward needs; memory is reused."""
+import inspect
+import sys
 import weakref
 
 import numpy as np
@@ -278,3 +280,47 @@ def test_memory_of_sizes_that_are_no_longer_used_is_freed():
     for n in range(100, 200):
         kept.empty((n,), "float64")
     assert sum(size * len(kept.lent[size] + kept.free[size]) for size in kept.sizes) < 20 * 200 * 8
+
+
+LINES = [(method.__name__, first + k) for method in (buffers.Buffers.empty, buffers.Buffers.size_for,
+                                                     buffers.Buffers.reclaim, buffers.Buffers.trim)
+         for lines, first in [inspect.getsourcelines(method)] for k in range(1, len(lines))]
+
+
+def sizes_allocated(kept):
+    """Ask for arrays of many sizes, some used again, some for the first time."""
+    for n in (20, 50, 30, 120, 70, 300, 600, 20, 50):
+        for _ in range(3):
+            kept.empty((n,), "float64")[:] = 1.0
+
+
+@pytest.mark.parametrize("method, line", LINES)
+def test_an_interrupt_at_any_line_of_the_allocator_leaves_it_usable(method, line):
+    kept, interrupted = buffers.Buffers(), []
+    arrays = [kept.empty((n,), "float64") for n in (20, 30, 40, 90)]
+    del arrays
+    kept.used.clear()
+
+    def trace(frame, event, arg):
+        if frame.f_code.co_name == method and frame.f_lineno == line and event == "line" and not interrupted:
+            interrupted.append(line)
+            raise KeyboardInterrupt
+        return trace if frame.f_code.co_filename == buffers.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        sizes_allocated(kept)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    sizes_allocated(kept)
+    assert not kept.lock.locked()
+
+
+def test_an_array_can_be_allocated_while_the_allocator_is_in_use():
+    """As in a signal handler that runs an op while its thread allocates."""
+    kept = buffers.Buffers()
+    with kept.lock:
+        assert kept.empty((100,), "float64").shape == (100,)

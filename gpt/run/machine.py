@@ -19,8 +19,8 @@ def allowed_cores() -> list[int]:
 
 def environment(device_name: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its options: the content of env.json."""
-    return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(), "numpy": np.__version__,
-            "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads()}
+    return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(),
+            "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads()}
 
 
 def matmul_peak(device_name: str, dtype: str) -> float:

@@ -42,8 +42,8 @@ class Buffers:
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """An uninitialized array."""
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        if nbytes < settings.reused_bytes or not COUNTED:
-            return np.empty(shape, dtype)
+        if nbytes < settings.reused_bytes or not COUNTED or self.lock.locked():
+            return np.empty(shape, dtype)       # a signal handler that waited for a lock of its own thread would hang
         with self.lock:
             size = nbytes if self.free.get(nbytes) else self.size_for(nbytes)
             array = self.free[size].pop()
@@ -61,9 +61,9 @@ class Buffers:
         self.allocated += nbytes
         if self.allocated > sum(size * len(self.lent[size] + self.free[size]) for size in self.sizes) // 2:
             self.trim()
-        if nbytes not in self.free:
-            insort(self.sizes, nbytes)
+        if nbytes not in self.free:             # in an order in which an interrupt does no harm, as in trim
             self.lent[nbytes], self.free[nbytes] = [], []
+            insort(self.sizes, nbytes)
         self.free[nbytes].append(np.empty(nbytes, np.uint8))
         return nbytes
 
@@ -79,17 +79,19 @@ class Buffers:
 
     def trim(self) -> None:
         """Free the unused memory of sizes that `empty` has not taken since memory was last freed."""
-        for size in self.free.keys() - self.used:
+        unused = self.free.keys() - self.used
+        for size in unused:
             self.reclaim(size)
             self.free[size] = []
-            if not self.lent[size]:
-                del self.lent[size], self.free[size]
-        self.sizes = sorted(self.free)
+        empty_sizes = [size for size in unused if not self.lent[size]]
+        self.sizes = sorted(self.free.keys() - empty_sizes)
+        for size in empty_sizes:
+            del self.free[size], self.lent[size]
         self.used, self.allocated = set(), 0
 
 
 _buffers = Buffers()
 empty = _buffers.empty
-if hasattr(os, "register_at_fork"):             # else a child forked while another thread allocates would wait forever
+if hasattr(os, "register_at_fork"):             # else a child forked while another thread allocates would not reuse any
     os.register_at_fork(before=_buffers.lock.acquire, after_in_parent=_buffers.lock.release,
                         after_in_child=_buffers.lock.release)
