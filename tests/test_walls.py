@@ -1,5 +1,6 @@
 """Which parts of the project must not import which, and how long files that are meant to be read whole may be."""
 import ast
+from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Iterator
@@ -62,6 +63,12 @@ def test_no_chain_of_imports_crosses_a_wall(who, never):
         new = [module for module in dict.fromkeys(imports(chain[-1])) if module not in seen]
         seen.update(new)
         chains += [[*chain, module] for module in new]
+
+
+def test_the_only_circle_of_imports_is_tape_and_tensor():
+    graph = {module: set(imports(module)) - {module} for module in FILES if module not in ROOTS}
+    graph["minigrad.tape"].remove("minigrad.tensor")
+    TopologicalSorter(graph).prepare()          # raises CycleError, with the modules of another circle
 
 
 def test_imports_are_found_in_any_place_and_form():
