@@ -1,6 +1,5 @@
 """Generate text with a trained model: python -m gpt.sample --out_dir=runs/fables-001 --start="the fox " """
 import io
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from minigrad import device
 
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, KVCache
-from gpt.run import checkpoint
+from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
+from gpt.run.signals import end_on_signals
 from gpt.text.corpus import read_text
 from gpt.text.tokenizer import Tokenizer
 
@@ -121,9 +121,7 @@ def candidates(logits: np.ndarray, seen: np.ndarray, drawn: int, tokenizer: Toke
 def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.sample"):
         o = parse(Options, arguments)
-        if not o.out_dir:
-            raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
-        model, tokenizer = checkpoint.load_model(Path(o.out_dir), device.resolve(o.device))
+        model, tokenizer = checkpoint.load_model(folder.existing(o.out_dir), device.resolve(o.device))
         start = read_text(Path(o.start.removeprefix("FILE:"))) if o.start.startswith("FILE:") else o.start
         idx = prompt(tokenizer, start)                                  # (1, T)
         for i in range(o.num_samples):
@@ -149,7 +147,5 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")                        # "?" for what the terminal cannot show
-    for name in ("SIGINT", "SIGPIPE"):                                  # Ctrl-C and `| head` end it without a traceback
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    end_on_signals()
     main(sys.argv[1:])

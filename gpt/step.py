@@ -1,5 +1,4 @@
 """Step through one training step of a run: python -m gpt.step --out_dir=runs/fables-001 --out=step.html"""
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
 from gpt.run.lr_schedule import learning_rate
+from gpt.run.signals import end_on_signals
 from gpt.text import fables
 from gpt.text.batches import batch
 from gpt.text.dataset import Data, open_data
@@ -82,7 +82,7 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
     options, _, shape = folder.read_config(out_dir)
     paths = {checkpoint.step_of(path): path for path in checkpoint.newest_first(out_dir)}
     if not paths:
-        raise ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
+        raise checkpoint.missing(out_dir)
     if at == -1:
         at = next((step for step in paths if step < options["max_iters"]), max(paths))
     if at not in paths:
@@ -116,13 +116,9 @@ def example() -> Record:
 def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.step"):
         o = parse(Options, arguments)
-        if not o.out_dir:
-            raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
-        show(training_step(*load(Path(o.out_dir), o.at), o.prompt), o.out)
+        show(training_step(*load(folder.existing(o.out_dir), o.at), o.prompt), o.out)
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end it without a traceback
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    end_on_signals()
     main(sys.argv[1:])

@@ -126,13 +126,18 @@ def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[s
     return record
 
 
+def missing(out_dir: Path) -> ValueError:
+    """The error for a run without a checkpoint."""
+    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
+
+
 def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Tokenizer]:
     """The model of a run at its checkpoint with the lowest validation loss, and its tokenizer. ValueError names what is
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
     found = _first_intact(sorted(newest_first(out_dir), key=_val_loss))
     if found is None:
-        raise ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
+        raise missing(out_dir)
     model = GPT(shape, device=device, dtype=options["dtype"])
     model.load_state_dict(weights(found[1]))
     return model, tokenizer.load(out_dir / "tokenizer.json")

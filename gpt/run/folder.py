@@ -30,6 +30,13 @@ def choose(out_dir: str, dataset: str, resumed: bool) -> Path:
     return chosen
 
 
+def existing(out_dir: str) -> Path:
+    """The folder that a command is given. ValueError for none."""
+    if not out_dir:
+        raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
+    return Path(out_dir)
+
+
 # ---- config.json ----
 
 def write_config(out_dir: Path, options: Mapping[str, Any], sources: Mapping[str, str], shape: GPTConfig) -> None:
