@@ -245,7 +245,7 @@ class Terminal(cmd.Cmd):
     # ---- questions ----
 
     def do_why(self, text: str) -> None:
-        """why dw[1,2]  one number by the chain rule, why dw: the largest of dw; then why 2: the dy of term 2"""
+        """why dw[1,2]   one number by the chain rule, why dw: the largest of dw; then why 2: the dy of term 2"""
         if text.isdigit():
             if not 1 <= int(text) <= len(self.terms):
                 raise ValueError(f"there is no term {text}: " + (f"they are 1 to {len(self.terms)}" if self.terms else
