@@ -14,7 +14,7 @@ from minigrad.step.terminal import show
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
-from gpt.run.lr_schedule import learning_rate
+from gpt.run.options import Options as RunOptions
 from gpt.run.signals import end_on_signals
 from gpt.text import fables
 from gpt.text.batches import batch
@@ -40,10 +40,9 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
 
     options: those of the run, as in config.json. ValueError for a prompt of fewer than two tokens.
     """
-    names = "lr_schedule", "warmup_iters", "max_iters", "learning_rate", "min_lr"
-    schedule, warmup, end, highest, lowest = (options[name] for name in names)
+    lr = RunOptions(**options).learning_rate_at(step)
     for group in optimizer.groups:
-        group["lr"] = learning_rate(schedule, step, warmup, end, highest, lowest)
+        group["lr"] = lr
     if prompt:
         tokens, uncropped = np.asarray(data.tokenizer.encode(prompt), dtype=np.int64), "the prompt"
         if len(tokens) < 2:

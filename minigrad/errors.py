@@ -8,6 +8,7 @@ from minigrad import device
 from minigrad.ops.op import Op
 
 if TYPE_CHECKING:
+    from minigrad.tape import Node
     from minigrad.tensor import Tensor
 
 
@@ -78,6 +79,11 @@ def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], stati
             f"{op_class.name}: shapes {' and '.join(map(str, given))} do not broadcast: counted from the "
             "last, axes must be equal or 1; reshape, transpose or expand_dims one of them"
         )
+
+
+def changed(x: "Tensor", node: "Node", advice: str) -> ValueError:
+    """The error for an input that was given other values after a node had used it. advice: the end of the message."""
+    return ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {node} had used it{advice}")
 
 
 def check_finite(where: str, results: Iterable[Any], inputs: Iterable[Any]) -> None:

@@ -48,8 +48,7 @@ class Node:
         """Raise ValueError if the data of an input has changed since the forward: see Tensor.data."""
         for x in self.inputs:
             if isinstance(x, Tensor) and x.version > self.seq:
-                raise ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {self} had used "
-                                 "it: backward would mix old and new values; run the forward again first")
+                raise errors.changed(x, self, ": backward would mix old and new values; run the forward again first")
 
     def check_unused(self) -> None:
         """ValueError if a backward has used the node and may have overwritten its saved values."""

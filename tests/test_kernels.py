@@ -119,13 +119,6 @@ def model(dtype="float32", **shape):
     return GPT(GPTConfig(**dict(block_size=7, vocab_size=13, n_layer=2, n_head=2, n_embd=6) | shape), dtype=dtype)
 
 
-def gradients(gpt, run, *, fused_head=True):
-    gpt.zero_grad()
-    loss = gpt.loss(IDX[:, :-1], IDX[:, 1:]) if fused_head else gpt(IDX[:, :-1], IDX[:, 1:])[1]
-    run(loss * 1.5)
-    return {name: p.grad.copy() for name, p in gpt.named_parameters()}
-
-
 def test_training_gives_the_same_bits_every_time_and_is_close_to_training_with_the_textbook():
     def train(steps=5):
         gpt = model()

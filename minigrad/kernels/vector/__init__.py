@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.executor import EXECUTORS
-from minigrad.kernels.executor import KernelExecutor
+from minigrad.kernels.executor import Kernel, KernelExecutor
 from minigrad.kernels.vector.adamw import adamw_in_place, clip_in_place
 from minigrad.kernels.vector.attention import Attention
 from minigrad.kernels.vector.embedding import Embedding
@@ -26,7 +26,7 @@ class VectorExecutor(KernelExecutor):
     """The executor for NumPy arrays: kernels, AdamW and clipping in place."""
 
     def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
-        if op_class is AdamW and params[0].dtype.char in "fd":
+        if op_class is AdamW and params[0].dtype.char in Kernel.dtypes:
             adamw_in_place(params, grads, *moments, *hyper, **static)
         else:
             super().update(op_class, params, grads, moments, hyper, static)
