@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-_WORD = 2 ** 64
-
 
 class Key(NamedTuple):
     """Identifies one stream of random numbers."""
@@ -26,10 +24,10 @@ class Key(NamedTuple):
 
 
 def key(seed: int, step: int = 0, micro: int = 0) -> Key:
-    """The key of one micro-batch of one training step. ValueError unless all three are integers of 0 or more."""
+    """The key of one micro-batch of one training step. ValueError unless all three are integers from 0 to 2^64 - 1."""
     for what, n in (("seed", seed), ("step", step), ("micro", micro)):
-        if not isinstance(n, (int, np.integer)) or n < 0:
-            raise ValueError(f"a key's {what} must be an integer of 0 or more, got {n!r}")
+        if not isinstance(n, (int, np.integer)) or not 0 <= n < 2 ** 64:
+            raise ValueError(f"a key's {what} must be an integer from 0 to 2^64 - 1, got {n!r}")
     return Key(int(seed), int(step), int(micro))
 
 
@@ -37,9 +35,8 @@ def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform random 32-bit integers: a uint32 array of this shape on the host. Element i of the flattened array
     depends only on the key and i, not on the shape."""
     n = math.prod(shape)
-    generator = np.random.Philox(
-        key=[key.seed % _WORD, key.stream], counter=[0, 0, key.micro % _WORD, key.step % _WORD]
-    )
+    words = np.array([key.seed, key.stream, 0, 0, key.micro, key.step], np.uint64)      # a list would become float64
+    generator = np.random.Philox(key=words[:2], counter=words[2:])
     return generator.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n].reshape(shape)
 
 
