@@ -20,6 +20,7 @@ class Backend(NamedTuple):
     number: Callable[[Any], int | None]         # device array -> device number; None if there is only one device
     synchronize: Callable[[], None]             # return when everything queued on the device has been computed
     wraps: bool                                 # an index out of range wraps around without an error
+    address: Callable[[Any], int]               # of the first element of an array
 
 
 BACKENDS: dict[type, Backend] = {}              # array type -> its library
@@ -31,7 +32,8 @@ def register(array_type: type, backend: Backend) -> None:
 
 
 register(np.ndarray, Backend("cpu", np, put=lambda array, number: array, host=lambda array: array,
-                             number=lambda array: None, synchronize=lambda: None, wraps=False))
+                             number=lambda array: None, synchronize=lambda: None, wraps=False,
+                             address=lambda array: array.__array_interface__["data"][0]))
 
 
 def _register_cupy() -> None:
@@ -45,7 +47,7 @@ def _register_cupy() -> None:
         cupy.cuda.get_current_stream().synchronize()    # all arrays are on the current stream
 
     register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, lambda array: array.device.id, synchronize,
-                                   wraps=True))
+                                   wraps=True, address=lambda array: array.data.ptr))
 
 
 def backend(array: Any) -> Backend:
@@ -79,6 +81,15 @@ def host(array: Any) -> np.ndarray:
     """The array on the host; a host array is returned as it is. Waits for the device. TypeError if it is not an
     array."""
     return backend(array).host(array)
+
+
+def addresses(array: Any) -> tuple[int, int]:
+    """The address of the first byte that the array uses, and that after the last. TypeError if it is not an array."""
+    start = backend(array).address(array)
+    if array.size == 0:
+        return start, start
+    steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides)]    # from the first element to the last
+    return start + sum(s for s in steps if s < 0), start + sum(s for s in steps if s > 0) + array.itemsize
 
 
 def put(array: Any, device: str) -> Any:

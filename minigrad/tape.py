@@ -3,12 +3,11 @@
 A node refers to its inputs and not to its outputs, so a graph has no cycles and is freed by reference counting, without
 the garbage collector. An executor, see minigrad/executor.py, runs the ops and stores the gradients of a backward pass.
 """
-import itertools
 from collections import deque
 from types import CodeType
 from typing import Any, Callable, Iterable, Iterator
 
-from minigrad import errors
+from minigrad import changes, device, errors
 from minigrad.call_site import call_site, line_of
 from minigrad.executor import TEXTBOOK, Executor, Gradients, executor_of
 from minigrad.modes import mode, module_path
@@ -17,7 +16,7 @@ from minigrad.ops.op import Op
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
 
-clock = itertools.count(1).__next__             # numbers all nodes and all changes of a Tensor's data in order of time
+_MIXED = ": backward would mix old and new values; run the forward again first"
 tensor_functions: Any = None                    # the module minigrad.functional, which sets it
 backward_steps: Callable[..., Iterator[Any]]    # minigrad.step.step.backward_steps: that module sets it
 
@@ -32,7 +31,7 @@ class Node:
         self.op: Any = op                       # the implementation that ran, with its saved values; None once freed
         self.inputs = inputs                    # Tensors and Python numbers
         self.static = static                    # the keyword arguments
-        self.seq = clock()                      # larger than that of all nodes it depends on
+        self.seq = changes.clock()                      # larger than that of all nodes it depends on
         self.outs: list[Any] | None = None      # shape and dtype of each output, for an op with several
         self.site = site                        # the user's call: code object and instruction
         self.module = module_path.get()         # path of the nn.Module whose forward called the op: "h.0.attn"
@@ -44,11 +43,13 @@ class Node:
         """The user's line that called the op: "train.py:41"."""
         return line_of(*self.site)
 
-    def check_unchanged(self) -> None:
-        """Raise ValueError if the data of an input has changed since the forward: see Tensor.data."""
-        for x in self.inputs:
-            if isinstance(x, Tensor) and x.version > self.seq:
-                raise errors.changed(x, self, ": backward would mix old and new values; run the forward again first")
+    def check_unchanged(self, inputs: Iterable[Any], advice: str = _MIXED) -> None:
+        """Raise ValueError if the data of one of the node's inputs has changed since the forward: see Tensor.data."""
+        if changes.latest < self.seq:
+            return
+        for x in inputs:
+            if isinstance(x, Tensor) and device.is_array(x._data) and changes.changed_since(x._data, self.seq):
+                raise errors.changed(x, self, advice)
 
     def check_unused(self) -> None:
         """ValueError if a backward has used the node and may have overwritten its saved values."""
@@ -58,7 +59,7 @@ class Node:
 
     def rerun(self) -> tuple[Any, ...]:
         """Run the forward again, by the implementation that ran. Returns a tuple of the output arrays."""
-        self.check_unchanged()
+        self.check_unchanged(self.inputs)
         op = type(self.op)()
         op.xp, op.needs = self.op.xp, self.op.needs
         arrays = errors.to_one_dtype(self.op_class, [getattr(x, "_data", x) for x in self.inputs])
@@ -258,7 +259,7 @@ def _run_backward(node: Node, dys: tuple[Any, ...], executor: Executor, grads: G
                   ) -> tuple[dict[str, Any], list[Any]]:
     """Run one op's backward. Returns the values that its forward saved, and the gradient of each input in the input's
     shape, None for an input that needs none."""
-    node.check_unchanged()
+    node.check_unchanged(node.inputs)
     op = _on_tensors(node) if create_graph else node.op
     try:
         result = executor.backward(op, dys, grads)

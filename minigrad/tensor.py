@@ -4,7 +4,7 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 
-from minigrad import device, tape
+from minigrad import changes, device, tape
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.ops.op import Op
 from minigrad.tape import apply
@@ -20,7 +20,7 @@ class Tensor:
     the data to this dtype, move it to this device. TypeError for a dtype that is not floating, integer or boolean, and
     for requires_grad with one that is not floating. ValueError for a device that is unknown or does not work.
     """
-    __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "version", "__weakref__")
+    __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "__weakref__")
     _data: Any
     __array_ufunc__ = None                      # so that ndarray * Tensor calls Tensor.__rmul__
     __hash__ = object.__hash__
@@ -44,7 +44,6 @@ class Tensor:
         self.out = 0                            # which of the node's outputs it is
         self.grad: Any = None                   # an ordinary array, which stays valid
         self.hooks: list[tape.Hook] | None = None
-        self.version = 0                        # the tape's clock when its data was last changed
 
     @staticmethod
     def output(array: Any, node: "tape.Node | None", out: int) -> "Tensor":
@@ -55,7 +54,6 @@ class Tensor:
         t.out = out
         t.requires_grad = node is not None
         t.grad = t.hooks = None
-        t.version = 0
         return t
 
     # ---- the array ----
@@ -81,7 +79,7 @@ class Tensor:
 
     def changed(self) -> None:
         """Record that its values have changed: a backward that needs the old ones then raises ValueError."""
-        self.version = tape.clock()
+        changes.record(self._data)
 
     @property
     def key(self) -> Any:

@@ -240,4 +240,5 @@ xp = Namespace()
 
 device.register(FakeArray, device.Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()),
                                           host=FakeArray.get, number=lambda array: None,
-                                          synchronize=lambda: _wait("synchronize"), wraps=True))
+                                          synchronize=lambda: _wait("synchronize"), wraps=True,
+                                          address=lambda array: array._array.__array_interface__["data"][0]))

@@ -4,7 +4,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from minigrad import device, errors
+from minigrad import device
 from minigrad.executor import executor_of
 from minigrad.ops.op import Op, input_names
 from minigrad.step.line_trace import Listing, trace_lines
@@ -20,10 +20,8 @@ class Rerun:
     """
 
     def __init__(self, step: Any, dtype: Any = None) -> None:
-        for x in step.inputs:
-            if isinstance(x, Tensor) and x.version > step.node.seq:
-                raise errors.changed(x, step.node, ", so the op cannot be run again: call check(), why() and lines "
-                                     "before the optimizer changes the weights")
+        step.node.check_unchanged(step.inputs, ", so the op cannot be run again: call check(), why() and lines before "
+                                  "the optimizer changes the weights")
         self.op_class, self.needs = step.op_class, step.ran.needs
         inputs, dys = map(on_host, step.inputs), on_host(step.dy if type(step.dy) is tuple else (step.dy,))
         self.dtype = np.dtype(dtype or dys[0].dtype)

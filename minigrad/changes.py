@@ -1,0 +1,33 @@
+"""Which memory was given new values, and when. A backward that needs the old values is refused.
+
+Several Tensors may share memory: a Tensor and its detach(), or a view made under no_grad. So changes are stored by
+addresses. An address is not mistaken for that of memory that was freed: a node refers to its inputs, so memory that was
+changed after the node was made, at an address of its inputs, is the memory of its inputs.
+"""
+import itertools
+from typing import Any
+
+from minigrad import device
+
+clock = itertools.count(1).__next__             # numbers all nodes and all changes in order of time
+latest = 0                                      # the time of the latest change
+_changes: dict[tuple[int, int], int] = {}       # addresses of memory, from first to end -> when it changed; latest last
+
+
+def record(array: Any) -> None:
+    """Record that the values of an array have just been changed."""
+    global latest
+    memory = device.addresses(array)
+    _changes.pop(memory, None)
+    _changes[memory] = latest = clock()
+
+
+def changed_since(array: Any, time: int) -> bool:
+    """Whether a change of memory that the array uses was recorded after this time."""
+    start, end = device.addresses(array)
+    for (first, last), when in reversed(list(_changes.items())):
+        if when < time:
+            return False
+        if first < end and start < last:
+            return True
+    return False
