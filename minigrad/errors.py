@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from minigrad.tape import Node
     from minigrad.tensor import Tensor
 
+MIXED = ": backward would mix old and new values; run the forward again first"
+
 
 def shapes(arrays: Iterable[Any]) -> str:
     """The shapes of arrays and the values of numbers: "(3, 4), 2.0"."""
@@ -54,6 +56,22 @@ def first_gradient(y: "Tensor", dy: Any) -> Any:
             f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree"
         )
     return dy
+
+
+def replacement(returned: Any, g: Any) -> Any:
+    """What a hook returned in place of the gradient g, or g for None. TypeError unless it is an array, or a Tensor
+    where g is one; ValueError for another shape or dtype."""
+    if returned is None:
+        return g
+    if g.ndim == 0 and isinstance(returned, np.generic):
+        returned = np.asarray(returned)         # NumPy computes scalars from 0-d arrays
+    if type(returned) is not type(g):
+        raise TypeError(f"a hook returned a {type(returned).__name__}: it must return None or a {type(g).__name__}, as "
+                        "it was given")
+    if returned.shape != g.shape or returned.dtype != g.dtype:
+        raise ValueError(f"a hook returned shape {returned.shape} and dtype {returned.dtype} for a gradient of shape "
+                         f"{g.shape} and dtype {g.dtype}: they must agree")
+    return returned
 
 
 def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:

@@ -8,6 +8,7 @@ from types import CodeType
 from typing import Any, Callable, Iterable, Iterator
 
 from minigrad import changes, device, errors
+from minigrad.arrays import constants
 from minigrad.call_site import call_site, line_of
 from minigrad.executor import TEXTBOOK, Executor, Gradients, executor_of
 from minigrad.modes import mode, module_path
@@ -16,7 +17,6 @@ from minigrad.ops.op import Op
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
 
-_MIXED = ": backward would mix old and new values; run the forward again first"
 tensor_functions: Any = None                    # the module minigrad.functional, which sets it
 backward_steps: Callable[..., Iterator[Any]]    # minigrad.step.step.backward_steps: that module sets it
 
@@ -43,7 +43,7 @@ class Node:
         """The user's line that called the op: "train.py:41"."""
         return line_of(*self.site)
 
-    def check_unchanged(self, inputs: Iterable[Any], advice: str = _MIXED) -> None:
+    def check_unchanged(self, inputs: Iterable[Any], advice: str = errors.MIXED) -> None:
         """Raise ValueError if the data of one of the node's inputs has changed since the forward: see Tensor.data."""
         if changes.latest < self.seq:
             return
@@ -101,7 +101,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             elif a.dtype is not dtype or type(a) is not array_type:
                 mixed = True
             arrays.append(a)
-            needs.append(x.requires_grad)
+            needs.append(x._requires_grad)
         elif type(x) is float or type(x) is int:
             arrays.append(x)
             needs.append(False)
@@ -116,6 +116,8 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     try:
         if mixed:
             arrays = errors.to_one_dtype(op_class, arrays)
+        if static:
+            static = constants(op_class.name, static, copy=recording and True in needs)
         op, y = executor.forward(op_class, arrays, static, needs if recording else [False] * len(needs))
     except Exception as error:
         clearer = errors.clearer_error(error, op_class, arrays, static)
@@ -316,8 +318,7 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
 def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:
     """Call the hooks one after the other with the gradient g; what one returns replaces g. Returns the last g."""
     for hook in hooks:
-        changed = hook(g)
-        g = g if changed is None else changed
+        g = errors.replacement(hook(g), g)
     return g
 
 

@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterator
 import numpy as np
 
 from minigrad import changes, device, tape
+from minigrad.arrays import as_array, numpy_function, plain
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.ops.op import Op
 from minigrad.tape import apply
@@ -16,31 +17,27 @@ class Tensor:
     """An array. Operations on Tensors are recorded if a Tensor among their inputs requires a gradient.
 
     data: an array, which is not copied: the Tensor shares its memory; or a number or nested list, which NumPy converts
-    to an array. requires_grad: whether `backward` adds to its `.grad`; only for floating dtypes. dtype, device: cast
-    the data to this dtype, move it to this device. TypeError for a dtype that is not floating, integer or boolean, and
-    for requires_grad with one that is not floating. ValueError for a device that is unknown or does not work.
+    to an array; or a Tensor, of which it takes the array, as detach() does. requires_grad: whether `backward` adds to
+    its `.grad`; only for floating dtypes. dtype, device: cast the data to this dtype, move it to this device. TypeError
+    for a dtype that is not floating, integer or boolean, for requires_grad with one that is not floating, for a masked
+    array, and for a list of Tensors that need gradients. ValueError for a device that is unknown or does not work.
     """
-    __slots__ = ("_data", "node", "out", "requires_grad", "grad", "hooks", "__weakref__")
+    __slots__ = ("_data", "node", "out", "_requires_grad", "grad", "hooks", "__weakref__")
     _data: Any
     __array_ufunc__ = None                      # so that ndarray * Tensor calls Tensor.__rmul__
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> None:
-        array = _as_array(data.data if isinstance(data, Tensor) else data)
+        array = as_array(data.data if isinstance(data, Tensor) else data)
         if dtype is not None:
             array = array.astype(dtype, copy=False)
         if device is not None:
             array = _put(array, device)
         if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
             raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {array.dtype}")
-        if requires_grad and array.dtype.kind in "iub":
-            raise TypeError(
-                f"requires_grad=True on dtype {array.dtype}: only floating numbers have gradients; "
-                'give dtype="float32"'
-            )
         self._data = array
-        self.requires_grad = requires_grad
         self.node: tape.Node | None = None      # the node that computed it; None for a leaf
+        self.requires_grad = requires_grad
         self.out = 0                            # which of the node's outputs it is
         self.grad: Any = None                   # an ordinary array, which stays valid
         self.hooks: list[tape.Hook] | None = None
@@ -52,7 +49,7 @@ class Tensor:
         t._data = array
         t.node = node
         t.out = out
-        t.requires_grad = node is not None
+        t._requires_grad = node is not None
         t.grad = t.hooks = None
         return t
 
@@ -61,8 +58,9 @@ class Tensor:
     @property
     def data(self) -> Any:
         """The array itself. `t.data = new` copies new values into it; a backward that needs the old ones then raises
-        ValueError. A write into the array, `t.data[0] = 1`, is not detected: a backward that needs the old values
-        silently uses the new ones. Assigning raises ValueError for another shape, and for a Tensor that is no leaf."""
+        ValueError, also if it saw them through another Tensor that shares the memory, such as t.detach(). A write into
+        the array, `t.data[0] = 1`, is not detected: a backward that needs the old values silently uses the new ones.
+        Assigning raises ValueError for another shape, and for a Tensor that is no leaf."""
         return self._data
 
     @data.setter
@@ -71,7 +69,7 @@ class Tensor:
             raise ValueError(
                 f"this Tensor is an output of {self.node}: only leaves can be given new data; .detach() returns a leaf"
             )
-        array = _put(_as_array(value.data if isinstance(value, Tensor) else value), self.device)
+        array = _put(as_array(value.data if isinstance(value, Tensor) else value), self.device)
         if array.shape != self.shape:
             raise ValueError(f"new data has shape {array.shape}, the Tensor {self.shape}: they must agree")
         self.data[...] = array
@@ -136,6 +134,22 @@ class Tensor:
         return self if array is self._data else Tensor(array, self.requires_grad)
 
     # ---- gradients ----
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether `backward` computes its gradient. It can be set on a leaf: TypeError for True if the dtype is not
+        floating, ValueError for a Tensor that is no leaf."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self.node is not None:
+            raise ValueError(f"this Tensor is an output of {self.node}: requires_grad can be set on leaves only; "
+                             ".detach() returns a leaf")
+        if value and self.dtype.kind in "iub":
+            raise TypeError(f"requires_grad=True on dtype {self.dtype}: only floating numbers have gradients; "
+                            'give dtype="float32"')
+        self._requires_grad = bool(value)
 
     def backward(self, dy: Any = None, *, retain_graph: bool = False) -> None:
         """Add the gradient of every leaf that self depends on to its `.grad`.
@@ -216,12 +230,12 @@ class Tensor:
     def __abs__(self) -> "Tensor": return apply_one(pointwise.Abs, self)
 
     # comparisons have no gradient: they return boolean arrays
-    def __eq__(self, other: Any) -> Any: return self.data == _plain(other)
-    def __ne__(self, other: Any) -> Any: return self.data != _plain(other)
-    def __lt__(self, other: Any) -> Any: return self.data < _plain(other)
-    def __le__(self, other: Any) -> Any: return self.data <= _plain(other)
-    def __gt__(self, other: Any) -> Any: return self.data > _plain(other)
-    def __ge__(self, other: Any) -> Any: return self.data >= _plain(other)
+    def __eq__(self, other: Any) -> Any: return self.data == plain(other)
+    def __ne__(self, other: Any) -> Any: return self.data != plain(other)
+    def __lt__(self, other: Any) -> Any: return self.data < plain(other)
+    def __le__(self, other: Any) -> Any: return self.data <= plain(other)
+    def __gt__(self, other: Any) -> Any: return self.data > plain(other)
+    def __ge__(self, other: Any) -> Any: return self.data >= plain(other)
 
     # ---- methods as on an ndarray ----
 
@@ -303,7 +317,19 @@ class Tensor:
             facts.append("requires_grad=True")
         return f"{type(self).__name__}({numbers}, {', '.join(facts)})"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """For copy and pickle. TypeError for a Tensor that is no leaf: a copy has no graph."""
+        if self.node is not None:
+            raise TypeError(f"this Tensor is an output of {self.node}: only leaves can be copied and pickled; "
+                            ".detach() returns a leaf")
+        return super().__reduce_ex__(protocol)
+
     # ---- exchange ----
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """A function of NumPy called on Tensors: np.sum(t), np.stack([t, u]). If minigrad.functional has a function of
+        this name, it runs and is recorded. Any other gets the arrays. TypeError if that would lose a gradient."""
+        return numpy_function(tape.tensor_functions, func, args, kwargs)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """np.asarray(t): its array, read-only; with `copy` or another dtype, a copy. TypeError for a Tensor on a
@@ -348,22 +374,14 @@ def operands(op_class: type[Op], inputs: tuple[Any, ...]) -> list[Any]:
 def plain_array(x: Any) -> Any:
     """An index, mask or target, a Tensor, array or list, as an array. A list becomes an array on the host, where its
     range can be checked without waiting for a device; ops copy host arrays to their device."""
-    return x.data if isinstance(x, Tensor) else _as_array(x)
+    return x.data if isinstance(x, Tensor) else as_array(x)
 
 
 def plain_index(index: Any) -> Any:
-    """An index, or a tuple of indices, with its Tensors and lists as arrays."""
+    """An index, or a tuple of indices, with its Tensors, lists and arrays of other kinds as arrays."""
     if isinstance(index, tuple):
         return tuple(plain_index(i) for i in index)
-    return plain_array(index) if isinstance(index, (Tensor, list)) else index
+    return index if index is None or index is ... or isinstance(index, (int, np.integer, slice)) else plain_array(index)
 
 
 _put = device.put                               # `device` is also the name of an argument
-
-
-def _plain(x: Any) -> Any:
-    return x.data if isinstance(x, Tensor) else x
-
-
-def _as_array(x: Any) -> Any:
-    return x if device.is_array(x) else np.asarray(x)

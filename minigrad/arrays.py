@@ -1,0 +1,88 @@
+"""Arrays from what a user passes: numbers, nested lists, arrays of any kind, Tensors. No gradient is lost silently."""
+from typing import Any
+
+import numpy as np
+
+from minigrad import device
+from minigrad.modes import mode
+
+_NUMBERS = {int, float, bool, np.float64, np.float32, np.int64}
+
+
+def as_array(x: Any) -> Any:
+    """An array, number or nested list as an array in the machine's byte order; an array that is one already is returned
+    as it is. TypeError for a masked array, and for a list of Tensors that need gradients."""
+    if not device.is_array(x):
+        _check(x)
+        x = np.asarray(x)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def _check(x: Any) -> None:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("a masked array would lose its mask: give x.filled(value), or x.compressed(), which has only the "
+                        "entries that are not masked")
+    if getattr(x, "requires_grad", False):
+        raise TypeError("a list of Tensors as an array would lose their gradients: F.stack(tensors) joins Tensors of "
+                        "one shape along a new axis; [t.item() for t in tensors] has their numbers")
+    if isinstance(x, (list, tuple)) and not set(map(type, x)) <= _NUMBERS:
+        for entry in x:
+            _check(entry)
+
+
+def plain(x: Any) -> Any:
+    """The arrays of Tensors, also inside lists, tuples and dicts; anything else unchanged."""
+    if isinstance(x, dict):
+        return {key: plain(value) for key, value in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(map(plain, x))
+    return getattr(x, "_data", x)
+
+
+# functions of NumPy whose results have no gradient
+WITHOUT_GRADIENT = frozenset(
+    "all allclose any argmax argmin argpartition argsort array2string array_equal array_equiv array_repr array_str "
+    "can_cast count_nonzero digitize empty_like flatnonzero full_like histogram isclose may_share_memory ndim nonzero "
+    "ones_like result_type save savetxt savez savez_compressed searchsorted shape shares_memory size zeros_like".split()
+)
+
+
+def numpy_function(recorded: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """A function of NumPy that was called on Tensors: see Tensor.__array_function__. recorded: the module
+    minigrad.functional."""
+    name = {"amax": "max", "amin": "min"}.get(func.__name__, func.__name__)
+    ours = getattr(recorded, name, None) if func.__module__ == "numpy" else None
+    if ours is not None:
+        try:
+            return ours(*args, **kwargs)
+        except TypeError as error:
+            error.add_note(f"np.{name} of Tensors runs minigrad.functional.{name} and takes the arguments of that")
+            raise
+    if mode().grad and name not in WITHOUT_GRADIENT and _needs_gradient([*args, *kwargs.values()]):
+        raise TypeError(f"{func.__module__.replace('numpy', 'np')}.{name} of a Tensor would lose its gradient: use what "
+                        "is recorded, such as @, F.sum, F.stack, F.concatenate, F.where (F is minigrad.functional); or "
+                        "give it t.detach() or t.numpy()")
+    return func(*plain(args), **plain(kwargs))
+
+
+def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any]:
+    """The keyword arguments of an op, with Tensors as arrays. copy: copy the arrays, so that the backward uses these
+    values even if the user changes the array before it. TypeError for a Tensor that needs a gradient."""
+    found = {}
+    for name, value in static.items():
+        if _needs_gradient(value):
+            raise TypeError(f"{op_name}: {name} has no gradient, so it cannot be a Tensor that requires one: give "
+                            f"{name}.detach()" + ("; F.maximum and F.minimum have gradients to their limits"
+                                                  if op_name == "clip" else ""))
+        found[name] = _copied(plain(value)) if copy else plain(value)
+    return found
+
+
+def _copied(x: Any) -> Any:
+    if type(x) is tuple:
+        return tuple(map(_copied, x))
+    return x.copy() if device.is_array(x) else x
+
+
+def _needs_gradient(x: Any) -> bool:
+    return any(map(_needs_gradient, x)) if isinstance(x, (list, tuple)) else getattr(x, "requires_grad", False)
