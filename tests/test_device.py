@@ -152,6 +152,7 @@ class StandInArray(np.ndarray):
     __module__ = "cupy"
     __cuda_array_interface__: dict[str, Any] = {}
     device: Any = SimpleNamespace(id=1)
+    data = property(lambda array: SimpleNamespace(ptr=array.__array_interface__["data"][0]))
 
 
 class StandIn:
