@@ -45,28 +45,31 @@ class KVCache:
 
     def __init__(self) -> None:
         self.length = 0                                 # number of positions
-        self.layers: dict[str, list[Any]] = {}          # module path -> arrays k, v, each (B, nh, capacity, hs)
+        self.layers: list[list[Any]] = []               # of each attention layer: k, v, each (B, nh, capacity, hs)
+        self.layer = 0                                  # the next one that is extended
 
-    def extend(self, path: str, k: Tensor, v: Tensor) -> list[Tensor]:
-        """Append the keys and values k, v (B, nh, T, hs) of new positions to those of a layer; returns all of them.
-        ValueError if they require gradients, which would not reach the earlier positions."""
+    def extend(self, k: Tensor, v: Tensor) -> list[Tensor]:
+        """Append the keys and values k, v (B, nh, T, hs) of new positions to those of the next layer; returns all of
+        them. ValueError if they require gradients, which would not reach the earlier positions."""
         if k.requires_grad:
             raise ValueError("a KVCache has no gradients: use it inside `with mg.no_grad():`")
         B, nh, T, hs = k.shape
         end = self.length + T
-        arrays = self.layers.get(path)
-        if arrays is None or arrays[0].shape[2] < end:
+        arrays = self.layers[self.layer] if self.layer < len(self.layers) else []
+        if not arrays or arrays[0].shape[2] < end:
             grown = [k.xp.empty((B, nh, 2 * end, hs), k.dtype) for _ in "kv"]
-            for new, old in zip(grown, arrays or []):
+            for new, old in zip(grown, arrays):
                 new[:, :, :self.length] = old[:, :, :self.length]
-            arrays = self.layers[path] = grown
+            self.layers[self.layer:self.layer + 1] = [grown]
+            arrays = grown
+        self.layer += 1
         for array, new in zip(arrays, (k, v)):
             array[:, :, self.length:end] = new.data
         return [Tensor(array[:, :, :end]) for array in arrays]      # 2 x (B, nh, length + T, hs)
 
     def select(self, rows: np.ndarray) -> None:
         """Row i of the batch becomes the former row rows[i]."""
-        self.layers = {path: [x[rows] for x in kv] for path, kv in self.layers.items()}
+        self.layers = [[x[rows] for x in kv] for kv in self.layers]
 
 
 class CausalSelfAttention(nn.Module):
@@ -81,9 +84,9 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, key: Key | None, cache: KVCache | None = None) -> Tensor:
         q, k, v = F.split_heads(self.c_attn(x), self.n_head)                            # 3 x (B, nh, T, hs)
         if cache is not None:
-            k, v = cache.extend(self.path, k, v)                                        # 2 x (B, nh, length + T, hs)
+            k, v = cache.extend(k, v)                                                   # 2 x (B, nh, length + T, hs)
         p = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, causal=True, dropout=p, key=key and key.fold(self.path))
+        y = F.scaled_dot_product_attention(q, k, v, causal=True, dropout=p, key=key and key.next())
         return self.resid_dropout(self.c_proj(F.merge_heads(y)), key)                   # (B, T, C)
 
 
@@ -177,6 +180,9 @@ class GPT(nn.Module):
                              f"{idx.shape}{f' after {past} in the cache' if past else ''}: crop a longer one, as in "
                              "idx[:, -block_size:]")
         x = self.wte(idx) + self.wpe(np.arange(past, past + idx.shape[1]))              # (B, T, C) + (T, C)
+        key = key and key.fold("gpt")       # numbers the streams from the first, so that an equal key draws the same
+        if cache is not None:
+            cache.layer = 0
         x = self.drop(x, key)
         for block in self.h:
             x = block(x, key, cache)

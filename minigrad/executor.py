@@ -4,6 +4,7 @@
 versions of them and are registered in EXECUTORS for a type of arrays: see minigrad/kernels. Their results must equal
 the textbook's up to rounding, and have the same bits whether a backward is stepped through or run in one go.
 """
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import numpy as np
@@ -103,13 +104,17 @@ class Executor:
             own = [m[start:end].reshape(p.shape) for m in moments]      # views of this parameter's moments
             op = op_class()
             op.xp = device.xp(p)
-            for old, new in zip([p, *own], op.forward(p, g, *own, *hyper, **static)):
+            p_own, g_own = (a.astype(own[0].dtype, copy=False) for a in (p, g))     # float32 if they are float16
+            for old, new in zip([p, *own], op.forward(p_own, g_own, *own, *hyper, **static)):
                 old[...] = new
 
     def clip(self, grads: Sequence[Any], max_norm: float) -> Any:
         """Scale gradients in place to a joint L2 norm of at most max_norm. Returns the norm before, a 0-d array."""
         xp = device.xp(grads[0])
-        norm = xp.sqrt(xp.stack([xp.asarray((g * g).sum()) for g in grads]).sum())
+        largest = xp.stack([xp.abs(g).max() for g in grads if g.size] or [xp.zeros((), np.float64)]).max()
+        unit = xp.where((largest > 0.0) & (largest < math.inf), largest, 1.0)   # so that no square overflows or is 0
+        squares = xp.stack([xp.asarray(xp.square(g / unit).sum(dtype=np.float64)) for g in grads])
+        norm = unit * xp.sqrt(squares.sum())
         scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
         for g in grads:
             g *= scale

@@ -1,5 +1,6 @@
 """Modules, which name their parameters, and the layers of a GPT."""
 import math
+from collections import deque
 from typing import Any, Iterator, Mapping
 
 import numpy as np
@@ -22,29 +23,36 @@ class Parameter(Tensor):
 class Module:
     """A layer, or a model of layers. A subclass defines `forward`; calling the Module calls `forward`.
 
-    Attributes that are Parameters, Modules or lists of Modules belong to the Module and are named after the attribute.
-    A list is stored as a tuple, because its members are named when it is assigned: one appended later would have no
-    name.
+    Attributes that are Parameters, Modules, or lists, tuples and dicts of these, also nested, belong to the Module and
+    are named after the attribute: "h.0.attn". A list is stored as a tuple, because its members are named when it is
+    assigned. TypeError for another collection of them, such as a set, which has no order to name them by.
     """
     training = True
     path = ""                                   # its path in the outermost Module: "h.0.attn"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, list) and any(isinstance(v, Module) for v in value):
-            value = tuple(value)
-        object.__setattr__(self, name, value)
-        if isinstance(value, (Module, Parameter, tuple)):
-            for path, module in self.named_modules():
-                object.__setattr__(module, "path", path)
-            for path, p in self.named_parameters():
-                p.name = path
+        parts = list(_parts(name, value))
+        if isinstance(value, (set, frozenset, deque)) and any(isinstance(v, (Module, Parameter)) for v in value):
+            raise TypeError(f"{name} is a {type(value).__name__} of Modules or Parameters, which would not be trained: "
+                            "assign a list or a dict of them")
+        if len(dict(parts)) < len(parts):
+            raise ValueError(f"two entries of {name} have one name among {', '.join(path for path, _ in parts)}: give "
+                             "the dict other keys")
+        object.__setattr__(self, name, tuple(value) if parts and isinstance(value, list) else value)
+        if parts:
+            self._name_parts()
+
+    def _name_parts(self) -> None:
+        """Give everything in it its path: that of this Module, and from there on the names of the attributes."""
+        named: set[int] = set()
+        for path, found in self._named(self.path):
+            if id(found) not in named:          # a shared one has the first of its names
+                named.add(id(found))
+                object.__setattr__(found, "path" if isinstance(found, Module) else "name", path)
 
     def _children(self) -> Iterator[tuple[str, Any]]:
         for name, value in vars(self).items():
-            if isinstance(value, (Module, Parameter)):
-                yield name, value
-            elif isinstance(value, tuple):
-                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, (Module, Parameter)))
+            yield from _parts(name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         token = module_path.set(self.path)
@@ -80,6 +88,7 @@ class Module:
 
     def parameters(self) -> list[Parameter]:
         """All Parameters in it; a shared one once."""
+        self._name_parts()                      # those added to a list or dict since it was assigned
         return [p for _, p in self.named_parameters()]
 
     def zero_grad(self) -> None:
@@ -114,6 +123,15 @@ class Module:
             raise ValueError(f"this state does not fit {type(self).__name__}: " + "; ".join(problems))
         for name, p in own.items():
             p.data = state[name]
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(path, Module or Parameter) for an attribute: itself, or those in a list, tuple or dict."""
+    if isinstance(value, (Module, Parameter)):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _parts(f"{name}.{key}", entry)
 
 
 def _normal(rng: np.random.Generator | None, std: float, shape: tuple[int, ...], dtype: Any, device: str) -> Parameter:
@@ -168,8 +186,8 @@ class Embedding(Module):
 
 class Dropout(Module):
     """In training mode, sets each element to 0 with probability p and divides the others by 1 - p; in eval mode,
-    returns x (Srivastava et al. 2014, "Dropout"). The random numbers are a function of the key, see mg.random.key, and
-    of the Module's path. ValueError unless 0 <= p < 1, and in training mode with p > 0 if key is None."""
+    returns x (Srivastava et al. 2014, "Dropout"). Each call draws from a stream of its own: the next one of the key,
+    see mg.random.key. ValueError unless 0 <= p < 1, and in training mode with p > 0 if key is None."""
 
     def __init__(self, p: float) -> None:
         if not 0.0 <= p < 1.0:
@@ -183,4 +201,4 @@ class Dropout(Module):
             raise ValueError(
                 f"{self.path or 'Dropout'} in training mode needs key=mg.random.key(seed, step), or .eval()"
             )
-        return F.dropout(x, self.p, key.fold(self.path))
+        return F.dropout(x, self.p, key.next())

@@ -1,7 +1,10 @@
 """Optimizers, which compute their steps by the ops adamw and sgd; gradient clipping; a learning-rate schedule."""
 import math
+from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any, Iterable
+from typing import Any, Iterable, Iterator
+
+import numpy as np
 
 from minigrad.executor import executor_of
 from minigrad.modes import mode
@@ -10,13 +13,21 @@ from minigrad.ops.op import Op
 from minigrad.tensor import Tensor
 
 
+@dataclass
+class State:
+    """What an optimizer stores for a parameter: the number of its steps so far, and its moments, 0 before the first."""
+    t: int
+    flat: list[Any]                             # for each moment, a 1-D array with those of successive parameters
+    at: slice                                   # of this parameter in each of them
+
+
 class Optimizer:
     """The base class of optimizers: groups of parameters with their hyper-parameters, and a state for each parameter.
 
     params: Tensors, or for each group a dict {"params": Tensors, name of a hyper-parameter: its value, ...}. The values
     in `groups` may be changed between steps. TypeError for a parameter that is not a leaf Tensor with
-    requires_grad=True; ValueError if there is none, if one is given twice, and for a hyper-parameter that is unknown
-    or out of range.
+    requires_grad=True; ValueError if there is none, if one is given twice or is read-only, and for a hyper-parameter
+    that is unknown or out of range.
     """
     op: type[Op]
     moments: tuple[str, ...]                    # names of the arrays of the state, in the order of the op's inputs
@@ -31,7 +42,7 @@ class Optimizer:
             if unknown:
                 raise ValueError(f"{type(self).__name__}: unknown {', '.join(sorted(unknown))} in a group: "
                                  f"it knows {', '.join(defaults)}")
-            members = list(group["params"])
+            members = tuple(group["params"])
             for p in members:
                 if not isinstance(p, Tensor) or not p.requires_grad or p.node is not None:
                     raise TypeError(
@@ -39,17 +50,20 @@ class Optimizer:
                     )
                 if id(p) in seen:
                     raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or p.shape} is given twice")
+                if not getattr(p.data.flags, "writeable", True):
+                    raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or p.shape} is a read-only array, "
+                                     "which cannot be updated: make the parameter from a copy")
                 seen.add(id(p))
             self.groups.append(self.checked({**defaults, **group, "params": members}))
         if not seen:
             raise ValueError(f"{type(self).__name__} was given no parameters")
-        self.state: dict[int, dict[str, Any]] = {}      # id of a parameter -> its state: see state_of
+        self.states = [state for group in self.groups for state in self.allocate(group["params"])]  # one per parameter
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the group. ValueError for a hyper-parameter out of range."""
         for name in ("lr", "eps", "weight_decay"):
-            if group.get(name, 0.0) < 0.0:
-                raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {group[name]}")
+            if not 0.0 <= group.get(name, 0.0) < math.inf:
+                raise ValueError(f"{type(self).__name__}: {name} must be a finite number of 0 or more, got {group[name]}")
         return group
 
     @property
@@ -63,59 +77,52 @@ class Optimizer:
             p.zero_grad()
 
     def step(self) -> None:
-        """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape; then
-        nothing is changed."""
-        for p in self.params:
-            if p.grad is not None and p.grad.shape != p.shape:
-                raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or 'a parameter'} {p.shape} has a "
-                                 f".grad of shape {p.grad.shape}: they must agree")
+        """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape, dtype
+        or device and for a hyper-parameter out of range; then nothing is changed."""
+        gradients = {id(p): gradient_of(p) for p in self.params}
         for group in self.groups:
-            for members in self.runs(group):
-                states = [self.state_of(p) for p in members]
-                at = slice(states[0]["at"].start, states[-1]["at"].stop)
-                hyper, static = self.hyper(group, states[0]["t"])
+            self.checked(group)
+        states = iter(self.states)
+        for group in self.groups:
+            for run in self.runs([(p, state) for p, state in zip(group["params"], states) if p.grad is not None]):
+                members, first, last = [p for p, _ in run], run[0][1], run[-1][1]
+                hyper, static = self.hyper(group, first.t)
                 executor = executor_of(type(members[0].data), mode().plain)
-                executor.update(self.op, [p.data for p in members], [p.grad for p in members],
-                                [m[at] for m in states[0]["flat"]], hyper, static)
+                executor.update(self.op, [p.data for p in members], [gradients[id(p)] for p in members],
+                                [m[first.at.start:last.at.stop] for m in first.flat], hyper, static)
                 for p in members:
                     p.changed()
 
-    def runs(self, group: dict[str, Any]) -> list[list[Tensor]]:
-        """Increase t of each parameter of a group that has a gradient, and return these parameters in runs. In a run,
-        all have the same t and their moments are adjacent in memory, so one call of the executor updates them all."""
-        runs: list[list[Tensor]] = []
-        before: dict[str, Any] = {}             # the state of the parameter before p
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state_of(p)
-            state["t"] += 1
-            if before and before["flat"] is state["flat"] and before["at"].stop == state["at"].start and (
-                    before["t"] == state["t"]):
-                runs[-1].append(p)
+    def runs(self, pairs: list[tuple[Tensor, State]]) -> list[list[tuple[Tensor, State]]]:
+        """Increase the t of each state, and return the parameters with their states in runs. In a run, all have the
+        same t and their moments are adjacent in memory, so one call of the executor updates them all."""
+        runs: list[list[tuple[Tensor, State]]] = []
+        for p, state in pairs:
+            state.t += 1
+            before = runs[-1][-1][1] if runs else None
+            if before and before.flat is state.flat and (before.at.stop, before.t) == (state.at.start, state.t):
+                runs[-1].append((p, state))
             else:
-                runs.append([p])
-            before = state
+                runs.append([(p, state)])
         return runs
 
-    def state_of(self, p: Tensor) -> dict[str, Any]:
-        """The state of a parameter: "t", the number of its steps so far; its moments by name, 0 before the first step;
-        "flat", for each moment a 1-D array with those of successive parameters of a group, of one dtype and device; and
-        "at", the slice of this parameter in "flat". The moments are views of "flat"."""
-        if id(p) not in self.state:
-            group = next(group["params"] for group in self.groups if any(p is q for q in group["params"]))
-            for _, alike in groupby(group, lambda q: (q.device, q.dtype)):
-                self.allocate([q for q in alike if id(q) not in self.state])
-        return self.state[id(p)]
+    def allocate(self, params: Iterable[Tensor]) -> Iterator[State]:
+        """The states of parameters before the first step. Moments of a dtype with fewer bits than float32 would lose
+        small gradients, whose squares are 0 there: they are float32."""
+        for (_, dtype), alike in groupby(params, lambda p: (p.device, p.dtype)):
+            members = list(alike)
+            sizes = [p.size for p in members]
+            kind = dtype if dtype.itemsize >= 4 else np.float32
+            flat = [members[0].xp.zeros(sum(sizes), kind) for _ in self.moments]
+            yield from (State(0, flat, slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes)))
 
-    def allocate(self, members: list[Tensor]) -> None:
-        """Make the states of parameters of one dtype and device."""
-        ends = list(accumulate(p.size for p in members))
-        flat = [members[0].xp.zeros(ends[-1], members[0].dtype) for _ in self.moments] if members else []
-        for p, end in zip(members, ends):
-            at = slice(end - p.size, end)
-            self.state[id(p)] = {"t": 0, "flat": flat, "at": at,
-                                 **{m: a[at].reshape(p.shape) for m, a in zip(self.moments, flat)}}
+    def state_of(self, p: Tensor) -> dict[str, Any]:
+        """The state of a parameter: "t", the number of its steps so far, and its moments by name, views of its shape.
+        ValueError for a Tensor that is not among the parameters."""
+        for q, state in zip(self.params, self.states):
+            if q is p:
+                return {"t": state.t} | {m: a[state.at].reshape(p.shape) for m, a in zip(self.moments, state.flat)}
+        raise ValueError(f"{getattr(p, 'name', '') or p.shape} is not a parameter of this {type(self).__name__}")
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The op's inputs after the parameter, its gradient and the moments, and its keyword arguments, for step t."""
@@ -127,19 +134,23 @@ class Optimizer:
         return {"t": [s["t"] for s in states], **{m: [Tensor(s[m]).numpy() for s in states] for m in self.moments}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy in what state_dict returned for the same parameters in the same order. ValueError for other shapes."""
+        """Copy in what state_dict returned for the same parameters in the same order. ValueError for the state of
+        another kind of optimizer or of parameters of other shapes; then nothing is changed."""
+        expected = ["t", *self.moments]
+        if sorted(state) != sorted(expected):
+            raise ValueError(f"{type(self).__name__} has a state of {', '.join(expected)}; this one has "
+                             f"{', '.join(map(str, state)) or 'nothing'}: it is of another kind of optimizer")
         shapes = [p.shape for p in self.params]
         for m in self.moments:
-            if [x.shape for x in state.get(m, ())] != shapes:
+            if [np.shape(x) for x in state[m]] != shapes or len(state["t"]) != len(shapes):
                 raise ValueError(
                     f"this state's {m} does not fit the {len(shapes)} parameters of the optimizer: "
                     "save and load with the same parameters in the same order"
                 )
-        for i, p in enumerate(self.params):
-            own = self.state_of(p)
-            own["t"] = int(state["t"][i])
-            for m in self.moments:
-                own[m][...] = Tensor(state[m][i], dtype=p.dtype, device=p.device).data
+        for i, (p, own) in enumerate(zip(self.params, self.states)):
+            own.t = int(state["t"][i])
+            for m, flat in zip(self.moments, own.flat):
+                flat[own.at] = Tensor(state[m][i], dtype=flat.dtype, device=p.device).data.reshape(-1)
 
 
 class AdamW(Optimizer):
@@ -189,16 +200,28 @@ class SGD(Optimizer):
         return (group["lr"], group["momentum"], group["weight_decay"]), {"nesterov": group["nesterov"]}
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> Any:
-    """Multiply the gradients of all params in place by one factor, so that their joint L2 norm is at most max_norm
-    (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"). Returns the norm before clipping,
-    a 0-d array on their device. ValueError if max_norm is not positive or no parameter has a gradient."""
-    if max_norm <= 0.0:
+def gradient_of(p: Tensor) -> Any:
+    """The `.grad` of a parameter, an array or None. ValueError if it was set to something that does not fit."""
+    g = p.grad
+    if g is None or type(g) is type(p.data) and g.shape == p.shape and g.dtype == p.dtype:
+        return g
+    given = f"of shape {g.shape} and dtype {g.dtype}" if type(g) is type(p.data) else f"that is a {type(g).__name__}"
+    raise ValueError(f"{getattr(p, 'name', '') or 'a parameter'} {p.shape} has a .grad {given}: it must be an array of "
+                     f"its shape, dtype {p.dtype} and device {p.device}")
+
+
+def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
+    """Multiply the gradients of all params, one Tensor or several, in place by one factor, so that their joint L2 norm
+    is at most max_norm (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"). Returns the
+    norm before clipping, a 0-d array on their device. ValueError if max_norm is not positive or no parameter has a
+    gradient."""
+    if not max_norm > 0.0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
-    params = [p for p in params if p.grad is not None]
-    if not params:
+    members = [params] if isinstance(params, Tensor) else list(params)
+    grads = [g for g in map(gradient_of, members) if g is not None]
+    if not grads:
         raise ValueError("no parameter has a gradient: clip after backward()")
-    return executor_of(type(params[0].data), mode().plain).clip([p.grad for p in params], max_norm)
+    return executor_of(type(grads[0]), mode().plain).clip(grads, max_norm)
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:

@@ -5,22 +5,30 @@ The generator is Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: a
 """
 import hashlib
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 
-class Key(NamedTuple):
-    """Identifies one stream of random numbers."""
+@dataclass
+class Key:
+    """Identifies one stream of random numbers, and hands out the keys of further streams: see `fold` and `next`."""
     seed: int                   # of the run
     step: int = 0               # training step
     micro: int = 0              # micro-batch within the step
     stream: int = 0             # 64-bit hash of the names given to `fold`
+    given: int = field(default=0, compare=False, repr=False)        # how many keys `next` has returned
 
     def fold(self, name: str) -> "Key":
-        """The key of an independent stream for this name. A module folds in its path: "h.0.drop"."""
+        """The key of an independent stream for this name: always the same for the same name."""
         digest = hashlib.blake2b(f"{self.stream}/{name}".encode(), digest_size=8).digest()
-        return self._replace(stream=int.from_bytes(digest, "little"))
+        return replace(self, stream=int.from_bytes(digest, "little"), given=0)
+
+    def next(self) -> "Key":
+        """The key of another independent stream at each call. Layers with dropout take their keys by it, so that no two
+        calls in a forward pass draw the same numbers; a forward pass with a new, equal key draws the same again."""
+        self.given += 1
+        return self.fold(f"next {self.given}")
 
 
 def key(seed: int, step: int = 0, micro: int = 0) -> Key:

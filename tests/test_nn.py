@@ -47,6 +47,59 @@ def test_a_shared_parameter_is_listed_once_under_its_first_name():
     assert model.tied.name == "wte.weight"
 
 
+def test_paths_and_names_are_right_after_a_part_is_replaced():
+    model = Model()
+    model.h[1].fc = nn.Linear(3, 5)
+    model.h[0].norm = Block(None)
+    for path, module in model.named_modules():
+        assert module.path == path
+    for name, p in model.named_parameters():
+        assert p.name == name
+
+
+@pytest.mark.parametrize("parts", [
+    lambda a, b: [a, b],
+    lambda a, b: (a, b),
+    lambda a, b: {"a": a, "b": b},
+    lambda a, b: [[a], [b]],
+    lambda a, b: {"layers": [a, {"last": b}]},
+    lambda a, b: [F.relu, a, None, b],
+])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 2), lambda: nn.Parameter(np.ones(2)), lambda: Block(None)])
+def test_parts_in_lists_tuples_and_dicts_also_nested_belong_to_the_module(parts, make):
+    class Net(nn.Module):
+        def __init__(self):
+            self.own = nn.Parameter(np.ones(1))
+            self.parts = parts(make(), make())
+
+    net = Net()
+    inside = [q for part in (make(), make()) for q in ([part] if isinstance(part, nn.Parameter) else part.parameters())]
+    assert len(net.parameters()) == 1 + len(inside) == len(net.state_dict())
+    assert all(p.name == name for name, p in net.named_parameters())
+    assert all(module.path == path for path, module in net.named_modules())
+
+
+def test_a_part_added_to_a_list_or_dict_later_is_trained_too():
+    class Net(nn.Module):
+        def __init__(self):
+            self.layers, self.heads = [], {}
+            self.layers.append(nn.Linear(2, 2))
+            self.heads["a"] = nn.Linear(2, 2)
+
+    assert [p.name for p in Net().parameters()] == [
+        "layers.0.weight", "layers.0.bias", "heads.a.weight", "heads.a.bias"]
+
+
+def test_a_collection_without_an_order_or_with_equal_names_is_an_error():
+    class Net(nn.Module):
+        pass
+
+    with pytest.raises(TypeError, match="parts is a set of Modules or Parameters"):
+        Net().parts = {nn.Linear(2, 2)}
+    with pytest.raises(ValueError, match="one name"):
+        Net().parts = {1: nn.Parameter(np.ones(1)), "1": nn.Parameter(np.ones(1))}
+
+
 def test_a_list_of_modules_is_stored_as_a_tuple():
     assert isinstance(Model().h, tuple)
 
@@ -64,14 +117,27 @@ def test_train_and_eval_reach_every_module():
     assert all(m.training for _, m in model.train().named_modules())
 
 
-def test_dropout_depends_on_the_key_and_the_path_of_the_module():
+def test_each_call_of_a_dropout_draws_its_own_mask_and_equal_keys_draw_the_same_masks():
     model, x = Model(), Tensor(np.ones((20, 3), "float32"))
-    a, b = model.h
-    dropped = lambda block, key: block.drop(x, key).data == 0.0
-    key = mg.random.key(1, step=3)
-    np.testing.assert_array_equal(dropped(a, key), dropped(a, key))
-    assert (dropped(a, key) != dropped(b, key)).any()
-    assert (dropped(a, key) != dropped(a, mg.random.key(1, step=4))).any()
+    a, b, alone = model.h[0].drop, model.h[1].drop, nn.Dropout(0.5)
+
+    def masks(step):
+        key = mg.random.key(1, step)
+        return [(drop(x, key).data == 0.0).tobytes() for drop in (a, b, a, alone, alone, nn.Dropout(0.5))]
+
+    assert len(set(masks(3) + masks(4))) == 12
+    assert masks(3) == masks(3)
+
+
+def test_two_dropouts_in_a_row_keep_the_mean():
+    drop, key = nn.Dropout(0.5), mg.random.key(0)
+    y = drop(drop(Tensor(np.ones(20_000)), key), key)
+    assert abs(y.mean().item() - 1.0) < 0.05 and abs((y.data > 0.0).mean() - 0.25) < 0.02
+
+
+def test_dropout_in_training_mode_needs_a_key():
+    model, x = Model(), Tensor(np.ones((20, 3), "float32"))
+    a = model.h[0]
     with pytest.raises(ValueError, match="h.0.drop in training mode needs key="):
         a.drop(x)
     assert model.eval().h[0].drop(x) is x

@@ -1,4 +1,9 @@
 """Optimizers: closed forms, equality with the ops, gradients through a step, clipping, the learning rate schedule."""
+import contextlib
+import copy
+import math
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -51,14 +56,31 @@ def test_a_parameter_without_a_gradient_is_not_changed():
     assert b.data == [1.0] and optimizer.state_of(b)["t"] == 0
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (6,), (3, 2), (4, 3)])
-def test_a_gradient_of_another_shape_is_an_error_and_changes_nothing(shape):
+@pytest.mark.parametrize("grad", [
+    *[np.ones(shape) for shape in [(), (1,), (6,), (3, 2), (4, 3)]], np.ones((2, 3), "float32"), np.ones((2, 3), int),
+    np.ones((2, 3), ">f8"), Tensor(np.ones((2, 3))), [[1.0] * 3] * 2, 1.0,
+], ids=lambda g: f"{type(g).__name__} {getattr(g, 'dtype', '')} {np.shape(g)}")
+def test_a_gradient_of_another_shape_dtype_or_type_is_an_error_and_changes_nothing(grad):
     p, q = (Tensor(np.zeros((2, 3)), requires_grad=True) for _ in "pq")
-    p.grad, q.grad = np.ones((2, 3)), np.ones(shape)
+    p.grad, q.grad = np.ones((2, 3)), grad
     opt = AdamW([p, q])
-    with pytest.raises(ValueError, match=r"AdamW: a parameter \(2, 3\) has a .grad of shape"):
+    with pytest.raises(ValueError, match=r"a parameter \(2, 3\) has a .grad (of shape|that is a)"):
         opt.step()
-    assert not p.data.any() and opt.state_dict()["t"] == [0, 0]
+    with pytest.raises(ValueError, match=r"a parameter \(2, 3\) has a .grad (of shape|that is a)"):
+        clip_grad_norm([p, q], 0.1)
+    assert not p.data.any() and opt.state_dict()["t"] == [0, 0] and p.grad.all() == 1.0
+
+
+def test_a_learning_rate_of_nan_set_between_steps_is_an_error_and_changes_nothing():
+    p = parameter([1.0])
+    optimizer = AdamW([p])
+    run(optimizer, p, [[0.5]])
+    before, optimizer.groups[0]["lr"] = p.numpy(), math.nan
+    p.grad = np.ones(1)
+    with pytest.raises(ValueError, match="lr must be a finite number"):
+        optimizer.step()
+    np.testing.assert_array_equal(p.data, before)
+    assert optimizer.state_of(p)["t"] == 1
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -106,11 +128,68 @@ def test_an_optimizer_resumes_from_its_state_dict_bit_for_bit(make):
 def test_a_state_dict_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="does not fit"):
         AdamW([parameter([1.0])]).load_state_dict(AdamW([parameter([1.0, 2.0])]).state_dict())
+    adamw, sgd = AdamW([parameter([1.0])]), SGD([parameter([1.0])], lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match="another kind of optimizer"):
+        sgd.load_state_dict(adamw.state_dict())
+    with pytest.raises(ValueError, match="another kind of optimizer"):
+        adamw.load_state_dict(sgd.state_dict())
+    with pytest.raises(ValueError, match="nothing"):
+        adamw.load_state_dict({})
+
+
+@pytest.mark.parametrize("make", [lambda ps: AdamW(ps, lr=0.1), lambda ps: SGD(ps, lr=0.1, momentum=0.9)])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_of_parameters_and_optimizer_goes_on_as_the_original_does(make, copied):
+    gradients = np.random.default_rng(0).normal(size=(6, 3))
+    params = [parameter([1.0, 2.0, 3.0]), parameter([4.0, 5.0, 6.0], "float32")]
+    optimizer = make([{"params": params[:1]}, {"params": params[1:]}])
+
+    def step(params, optimizer, gradients):
+        for g in gradients:
+            for p in params:
+                p.grad = g.astype(p.dtype)
+            optimizer.step()
+
+    step(params, optimizer, gradients[:3])
+    others, other = copied((params, optimizer))
+    step(params, optimizer, gradients[3:])
+    step(others, other, gradients[3:])
+    for p, q in zip(params, others):
+        np.testing.assert_array_equal(p.data, q.data)
+    assert other.params[0] is others[0] and other.state_dict()["t"] == [6, 6]
+
+
+@pytest.mark.parametrize("make", [lambda p: AdamW([p], lr=0.1, weight_decay=0.0), lambda p: SGD([p], lr=0.1)])
+def test_steps_of_a_float16_parameter_equal_those_of_float32_up_to_its_rounding(make):
+    gradients = [[1.0, 0.0, 1e-5], [0.5, 0.0, 1e-5]]
+    p, q = parameter([1.0, 1.0, 1.0], "float16"), parameter([1.0, 1.0, 1.0], "float32")
+    values, expected = run(make(p), p, gradients), run(make(q), q, np.array(gradients, "float16"))
+    assert values.dtype == "float16"
+    np.testing.assert_allclose(values, expected, rtol=2e-3)
+
+
+def test_adamw_in_float16_refuses_an_eps_that_is_0_there():
+    p = Tensor(np.ones(2, "float16"))
+    with pytest.raises(ValueError, match="eps 1e-08 is 0 in float16"):
+        F.adamw(p, p, p, p, 0.1, 0.9, 0.99, 1e-8, 0.0, 1)
+
+
+def test_a_read_only_parameter_is_an_error():
+    array = np.ones(3)
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        AdamW([Tensor(array, requires_grad=True)])
 
 
 @pytest.mark.parametrize("make, message", [
     (lambda: AdamW([]), "no parameters"),
-    (lambda: AdamW([parameter([1.0])], lr=-1.0), "lr must not be negative"),
+    (lambda: AdamW([parameter([1.0])], lr=-1.0), "lr must be a finite number of 0 or more, got -1.0"),
+    (lambda: AdamW([parameter([1.0])], lr=math.nan), "lr must be a finite number"),
+    (lambda: AdamW([parameter([1.0])], eps=math.inf), "eps must be a finite number"),
+    (lambda: AdamW([parameter([1.0])], betas=(math.nan, 0.9)), "betas must be two numbers"),
+    (lambda: AdamW([{"params": [parameter([1.0])], "weight_decay": math.nan}]), "weight_decay must be a finite number"),
+    (lambda: SGD([parameter([1.0])], lr=math.nan), "lr must be a finite number"),
+    (lambda: SGD([parameter([1.0])], lr=0.1, momentum=math.nan), "momentum must be in"),
     (lambda: AdamW([parameter([1.0])], betas=(0.9, 1.0)), r"betas must be two numbers in \[0, 1\)"),
     (lambda: AdamW([{"params": [parameter([1.0])], "lrr": 1.0}]), "unknown lrr"),
     (lambda: AdamW([parameter([1.0])] * 2), None),
@@ -201,7 +280,7 @@ def test_clip_scales_all_gradients_by_one_factor(gradients, max_norm):
         p.grad = np.array(g)
     flat = np.concatenate([p.grad for p in params])
     norm = float(clip_grad_norm(params, max_norm))
-    np.testing.assert_allclose(norm, np.sqrt((flat * flat).sum()), rtol=1e-12)
+    np.testing.assert_allclose(norm, math.hypot(*flat), rtol=1e-12)
     scale = min(1.0, max_norm / (norm + 1e-6))
     np.testing.assert_allclose(np.concatenate([p.grad for p in params]), flat * scale, rtol=1e-12)
 
@@ -214,9 +293,35 @@ def test_clip_keeps_the_dtype_and_skips_parameters_without_gradient():
     np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "params, max_norm, message", [([], 1.0, "no parameter has a gradient"), ([parameter([1.0])], 0.0, "positive")]
-)
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("dtype, exponent", [
+    *[("float16", n) for n in (-7, -3, 0, 4)],
+    *[("float32", n) for n in (-43, -23, -7, 4, 20, 30, 37)],
+    *[("float64", n) for n in (-320, -160, -7, 20, 160, 300)],
+])
+def test_the_norm_is_right_where_squares_are_not_representable(plain, dtype, exponent):
+    g = (np.array([3.0, 4.0, 0.0]) * 10.0 ** exponent).astype(dtype)
+    p, q = parameter(np.zeros(3), dtype), parameter(np.zeros(2), dtype)
+    p.grad, q.grad = g.copy(), np.zeros(2, dtype)
+    with mg.plain() if plain else contextlib.nullcontext():
+        norm = float(clip_grad_norm([p, q], 1.0))
+    np.testing.assert_allclose(norm, math.hypot(*g.astype(float)), rtol=1e-3 if dtype == "float16" else 1e-6)
+    np.testing.assert_allclose(p.grad.astype(float), g.astype(float) * min(1.0, 1.0 / (norm + 1e-6)),
+                               rtol=1e-2 if dtype == "float16" else 1e-6)
+
+
+def test_clip_takes_one_tensor():
+    p = parameter([0.0, 0.0])
+    p.grad = np.array([3.0, 4.0])
+    assert clip_grad_norm(p, 1.0) == 5.0
+    np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("params, max_norm, message", [
+    ([], 1.0, "no parameter has a gradient"),
+    ([parameter([1.0])], 0.0, "positive"),
+    ([parameter([1.0])], math.nan, "positive"),
+])
 def test_clip_with_bad_arguments_is_an_error(params, max_norm, message):
     with pytest.raises(ValueError, match=message):
         clip_grad_norm(params, max_norm)

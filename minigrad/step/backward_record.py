@@ -184,10 +184,9 @@ class Record:
         """The update of one parameter, and the parameter after it. scale: of the gradient, by clipping."""
         optimizer = self._optimizer
         assert optimizer is not None
-        state = optimizer.state.get(id(p), {"t": 0})
+        state = optimizer.state_of(p)
         old = on_host(p).astype(np.float64)
-        moments = [on_host(state[m]).astype(np.float64) if m in state else np.zeros_like(old)
-                   for m in optimizer.moments]
+        moments = [on_host(state[m]).astype(np.float64) for m in optimizer.moments]
         op = optimizer.op()
         op.xp = np
         hyper, static = optimizer.hyper(group, state["t"] + 1)

@@ -32,7 +32,9 @@ class VectorExecutor(KernelExecutor):
             super().update(op_class, params, grads, moments, hyper, static)
 
     def clip(self, grads: Any, max_norm: float) -> Any:
-        return np.asarray(clip_in_place(grads, max_norm), grads[0].dtype)
+        if all(g.dtype.char in Kernel.dtypes for g in grads):
+            return np.asarray(clip_in_place(grads, max_norm))
+        return super().clip(grads, max_norm)
 
 
 EXECUTORS[np.ndarray] = VectorExecutor(np, KERNELS, min_size=2048)

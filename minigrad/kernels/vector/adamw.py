@@ -56,13 +56,24 @@ def clip_in_place(grads, max_norm):
     """Scale gradients in place so that their joint L2 norm is at most max_norm. Returns the norm before, a float."""
     flat = [g.reshape(-1) for g in grads]
     parts = [g[s] for g in flat for s in partition(g.size, settings.stretch)]
-    norm = math.sqrt(sum(float(part @ part) for part in parts))
+    with np.errstate(over="ignore"):
+        norm = math.sqrt(sum(float(part @ part) for part in parts))
+    if not 1e-15 < norm < math.inf:                                 # squares may be too small or too large for float32
+        norm = _scaled_norm(parts)
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1.0:                                            # also for NaN
         for part in parts:
             part *= scale
         _write_back(grads, flat)
     return norm
+
+
+def _scaled_norm(parts):
+    """The joint L2 norm of numbers whose squares are not representable."""
+    largest = max((float(np.abs(part).max()) for part in parts), default=0.0)
+    if not 0.0 < largest < math.inf:
+        return largest
+    return largest * math.sqrt(sum(float(np.square(part / largest).sum(dtype=np.float64)) for part in parts))
 
 
 def _write_back(arrays, flat):
