@@ -20,8 +20,8 @@ def as_array(x: Any) -> Any:
 
 def _check(x: Any) -> None:
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError("a masked array would lose its mask: give x.filled(value), or x.compressed(), which has only the "
-                        "entries that are not masked")
+        raise TypeError("a masked array would lose its mask: give x.filled(value), or x.compressed(), which has only "
+                        "the entries that are not masked")
     if getattr(x, "requires_grad", False):
         raise TypeError("a list of Tensors as an array would lose their gradients: F.stack(tensors) joins Tensors of "
                         "one shape along a new axis; [t.item() for t in tensors] has their numbers")
@@ -59,8 +59,8 @@ def numpy_function(recorded: Any, func: Any, args: Any, kwargs: Any) -> Any:
             error.add_note(f"np.{name} of Tensors runs minigrad.functional.{name} and takes the arguments of that")
             raise
     if mode().grad and name not in WITHOUT_GRADIENT and _needs_gradient([*args, *kwargs.values()]):
-        raise TypeError(f"{func.__module__.replace('numpy', 'np')}.{name} of a Tensor would lose its gradient: use what "
-                        "is recorded, such as @, F.sum, F.stack, F.concatenate, F.where (F is minigrad.functional); or "
+        raise TypeError(f"{func.__module__.replace('numpy', 'np')}.{name} of a Tensor would lose its gradient: use "
+                        "what is recorded, such as @, F.sum, F.stack, F.concatenate, F.where (F is minigrad.functional); or "
                         "give it t.detach() or t.numpy()")
     return func(*plain(args), **plain(kwargs))
 

@@ -319,8 +319,8 @@ def adamw(
         raise ValueError(f"adamw: t counts steps from 1, got {t}")
     dtype = np.dtype(getattr(p, "dtype", np.float64))
     if isinstance(eps, float) and eps > 0.0 and dtype.type(eps) == 0.0:
-        raise ValueError(f"adamw: eps {eps} is 0 in {dtype}, so a gradient of 0 would divide by 0: give a larger eps, or "
-                         "cast p, g, m and v to float32")
+        raise ValueError(f"adamw: eps {eps} is 0 in {dtype}, so a gradient of 0 would divide by 0: give a larger eps, "
+                         "or cast p, g, m and v to float32")
     p_new, m_new, v_new = apply(_adamw.AdamW, p, g, m, v, *_hyper(p, (lr, beta1, beta2, eps, weight_decay)), t=t)
     return p_new, m_new, v_new
 

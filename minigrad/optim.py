@@ -49,9 +49,9 @@ class Optimizer:
                         f"{type(self).__name__} updates leaf Tensors with requires_grad=True, got {p!r:.80}"
                     )
                 if id(p) in seen:
-                    raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or p.shape} is given twice")
+                    raise ValueError(f"{type(self).__name__}: {name_of(p)} is given twice")
                 if not getattr(p.data.flags, "writeable", True):
-                    raise ValueError(f"{type(self).__name__}: {getattr(p, 'name', '') or p.shape} is a read-only array, "
+                    raise ValueError(f"{type(self).__name__}: {name_of(p)} is a read-only array, "
                                      "which cannot be updated: make the parameter from a copy")
                 seen.add(id(p))
             self.groups.append(self.checked({**defaults, **group, "params": members}))
@@ -63,7 +63,8 @@ class Optimizer:
         """Return the group. ValueError for a hyper-parameter out of range."""
         for name in ("lr", "eps", "weight_decay"):
             if not 0.0 <= group.get(name, 0.0) < math.inf:
-                raise ValueError(f"{type(self).__name__}: {name} must be a finite number of 0 or more, got {group[name]}")
+                raise ValueError(f"{type(self).__name__}: {name} must be a finite number of 0 or more, got "
+                                 f"{group[name]}")
         return group
 
     @property
@@ -122,7 +123,7 @@ class Optimizer:
         for q, state in zip(self.params, self.states):
             if q is p:
                 return {"t": state.t} | {m: a[state.at].reshape(p.shape) for m, a in zip(self.moments, state.flat)}
-        raise ValueError(f"{getattr(p, 'name', '') or p.shape} is not a parameter of this {type(self).__name__}")
+        raise ValueError(f"{name_of(p)} is not a parameter of this {type(self).__name__}")
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The op's inputs after the parameter, its gradient and the moments, and its keyword arguments, for step t."""
@@ -200,13 +201,18 @@ class SGD(Optimizer):
         return (group["lr"], group["momentum"], group["weight_decay"]), {"nesterov": group["nesterov"]}
 
 
+def name_of(p: Tensor) -> str:
+    """A parameter's name and shape, for messages."""
+    return f"{getattr(p, 'name', '') or 'a parameter'} {p.shape}"
+
+
 def gradient_of(p: Tensor) -> Any:
     """The `.grad` of a parameter, an array or None. ValueError if it was set to something that does not fit."""
     g = p.grad
     if g is None or type(g) is type(p.data) and g.shape == p.shape and g.dtype == p.dtype:
         return g
     given = f"of shape {g.shape} and dtype {g.dtype}" if type(g) is type(p.data) else f"that is a {type(g).__name__}"
-    raise ValueError(f"{getattr(p, 'name', '') or 'a parameter'} {p.shape} has a .grad {given}: it must be an array of "
+    raise ValueError(f"{name_of(p)} has a .grad {given}: it must be an array of "
                      f"its shape, dtype {p.dtype} and device {p.device}")
 
 

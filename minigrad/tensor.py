@@ -181,18 +181,15 @@ class Tensor:
             self.hooks = (self.hooks or []) + [hook]
         else:
             self.node.hooks = self.node.hooks or {}
-            self.node.hooks.setdefault(self.out, []).append(hook)
+            hooks = self.node.hooks.setdefault(self.out, [])
+            hooks.append(hook)
+            hooks.sort(key=lambda h: isinstance(h, _Retain))        # those of retain_grad last
 
     def retain_grad(self) -> None:
-        """Add the gradient of this Tensor, which is not a leaf, to its `.grad` too. A leaf's is added anyway."""
+        """Add the gradient of this Tensor, which is not a leaf, to its `.grad` too, after its hooks. A leaf's is added
+        anyway."""
         if self.node is not None:
-            me = weakref.ref(self)              # a node must not refer to its output
-
-            def keep(g: Any) -> None:
-                t = me()
-                if t is not None:
-                    t.grad = g.copy() if t.grad is None else t.xp.asarray(t.grad + g)
-            self.register_hook(keep)
+            self.register_hook(_Retain(self))
 
     def zero_grad(self) -> None:
         """Set `.grad` to None."""
@@ -344,6 +341,18 @@ class Tensor:
 
     def __dlpack__(self, **options: Any) -> Any: return self.data.__dlpack__(**options)
     def __dlpack_device__(self) -> Any: return self._data.__dlpack_device__()
+
+
+class _Retain:
+    """The hook of retain_grad."""
+
+    def __init__(self, t: Tensor) -> None:
+        self.t = weakref.ref(t)                 # a node must not refer to its output
+
+    def __call__(self, g: Any) -> None:
+        t = self.t()
+        if t is not None:
+            t.grad = g.copy() if t.grad is None else t.xp.asarray(t.grad + g)
 
 
 def from_dlpack(x: Any) -> Tensor:

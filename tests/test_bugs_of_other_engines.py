@@ -1,4 +1,4 @@
-"""Sixteen bugs with which other engines gave wrong gradients, or none, without an error; minigrad has none of them."""
+"""22 bugs with which other engines gave wrong gradients, or none, without an error; minigrad has none of them."""
 import gc
 import tracemalloc
 import weakref
@@ -8,6 +8,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import Tensor, functional as F, gradcheck
+from minigrad.ops.op import Primitive
 from minigrad.ops.softmax import Softmax
 
 
@@ -167,3 +168,68 @@ def test_16_a_tensor_used_twice_gets_both_gradients():
     y = x * 2.0
     (y * y + y).backward()
     assert x.grad == [2.0 * (2.0 * 6.0 + 1.0)]
+
+
+def test_17_a_recursive_function_under_no_grad_leaves_recording_on():
+    @mg.no_grad()
+    def count(n):
+        return n if n == 0 else 1 + count(n - 1)
+
+    assert count(5) == 5 and (leaf(1.0) * 2.0).requires_grad
+    with pytest.raises(RecursionError):
+        mg.no_grad()(lambda: forever())()
+    assert (leaf(1.0) * 2.0).requires_grad
+
+
+def forever():
+    return forever()
+
+
+def test_18_keyword_arguments_of_an_op_count_with_and_without_recording():
+    class Scaled(Primitive, register=False):
+        """x; by  ->  y"""
+        name = "scaled"
+
+        def forward(self, x, *, by=1.0):
+            self.save(by=by)
+            return x * by
+
+        def backward(self, dy, by):
+            return dy * by
+
+    x = leaf(1.0)
+    y = mg.tape.apply(Scaled, x, by=5.0)
+    with mg.no_grad():
+        z = mg.tape.apply(Scaled, x, by=5.0)
+    y.backward()
+    assert y.item() == z.item() == mg.tape.apply(Scaled, x.data, by=5.0).item() == 5.0 and x.grad == [5.0]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (4, 1), ()])
+def test_19_a_mask_that_broadcasts_its_inputs_gives_gradients_of_their_shapes(shape):
+    mask = np.arange(12).reshape(4, 3) % 2 == 0
+    a, b = (Tensor(np.ones(shape), requires_grad=True) for _ in "ab")
+    F.where(mask, a, b).sum().backward()
+    assert a.grad.shape == b.grad.shape == shape
+    np.testing.assert_array_equal(a.grad, mg.tape.unbroadcast(mask.astype(float), shape))
+    np.testing.assert_array_equal(b.grad, mg.tape.unbroadcast(~mask * 1.0, shape))
+
+
+def test_20_an_array_times_a_tensor_is_a_tensor():
+    x = leaf(1.0, 2.0)
+    for y in (np.array([3.0, 4.0]) * x, np.array([3, 4]) * x, np.float64(3.0) * x, [3.0, 4.0] * x, np.ones((2, 2)) @ x):
+        assert type(y) is Tensor and y.requires_grad and y.dtype == "float64"
+
+
+def test_21_a_permutation_with_negative_axes_is_inverted_right():
+    x = Tensor(np.random.default_rng(0).normal(size=(3, 3, 3)), requires_grad=True)
+    c = np.random.default_rng(1).normal(size=(3, 3, 3))
+    (x.transpose(0, -1, 1) * c).sum().backward()
+    np.testing.assert_array_equal(x.grad, c.transpose(0, 2, 1))
+
+
+def test_22_two_leaves_never_share_one_gradient_array():
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    (a + b).sum().backward()
+    mg.optim.clip_grad_norm(a, 0.1)
+    np.testing.assert_array_equal(b.grad, [1.0, 1.0])

@@ -14,7 +14,7 @@ import fake_device  # noqa: F401  (makes the device "fake" known)
 import minigrad as mg
 from gpt.decoding import beam_search, next_tokens, penalized, probabilities
 from gpt.model import GPT, GPTConfig, KVCache
-from minigrad import gradcheck, optim
+from minigrad import gradcheck, nn, optim
 
 TINY = dict(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
@@ -289,6 +289,51 @@ def test_logits_with_and_without_the_cache_are_equal_up_to_rounding():
     model, idx, cache = tiny_gpt(dtype="float64"), tokens(2, 8), KVCache()
     for T in (2, 3, 5, 6, 7, 8):
         assert np.allclose(model.next_logits(idx[:, :T], cache), model.next_logits(idx[:, :T]), rtol=0.0, atol=1e-12)
+
+
+def replaced(model):
+    """A model with the same weights, in new layers for some of its projections, as for LoRA."""
+    for block in model.h:
+        for part, name in ((block.attn, "c_attn"), (block.attn, "c_proj"), (block.mlp, "c_fc")):
+            old = getattr(part, name)
+            new = nn.Linear(*old.weight.shape, dtype="float64")
+            new.load_state_dict(old.state_dict())
+            setattr(part, name, new)
+    return model
+
+
+def with_one_block_used_twice(model):
+    model.h = [model.h[0], model.h[0]]
+    return model
+
+
+def with_blocks_of_another_model(model):
+    model.h = [*tiny_gpt(dtype="float64").h, *model.h]
+    return model
+
+
+@pytest.mark.parametrize("change", [replaced, with_one_block_used_twice, with_blocks_of_another_model])
+def test_the_cache_gives_the_same_tokens_after_parts_of_the_model_were_exchanged(change):
+    model = tiny_gpt(dtype="float64")
+    for p in model.parameters():
+        p.data = p.data * 8.0
+    model = change(model)
+    logits = [model.next_logits(tokens(2, 3)), model.next_logits(tokens(2, 3), KVCache())]
+    np.testing.assert_allclose(*logits, rtol=0.0, atol=1e-9)
+    for options in ({"temperature": 0.0}, {"seed": 3}, {"beam": 2}):
+        cached, plain = (model.generate(tokens(2, 3), 4, use_cache=c, **options) for c in (True, False))
+        np.testing.assert_array_equal(cached, plain)
+
+
+def test_the_cache_is_right_after_a_forward_that_was_interrupted():
+    model, cache, idx = tiny_gpt(dtype="float64"), KVCache(), tokens(2, 8)
+    model.next_logits(idx[:, :3], cache)
+    mlp, model.h[0].mlp = model.h[0].mlp, None
+    with pytest.raises(TypeError):
+        model.next_logits(idx[:, :6], cache)
+    model.h[0].mlp = mlp
+    cached, plain = model.next_logits(idx[:, :6], cache), model.next_logits(idx[:, :6])
+    np.testing.assert_allclose(cached, plain, rtol=0.0, atol=1e-12)
 
 
 def test_with_the_cache_each_token_is_processed_once(monkeypatch):

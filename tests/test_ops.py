@@ -110,3 +110,22 @@ def test_a_second_op_of_the_same_name_is_an_error():
     with pytest.raises(ValueError, match="exists already"):
         class Exp(Primitive):
             pass
+
+
+def test_an_op_that_is_defined_again_replaces_the_one_before():
+    """As when a notebook's cell runs a second time."""
+    def cell(slope):
+        class TwiceDefined(Primitive):
+            def forward(self, x):
+                return slope * x
+
+            def backward(self, dy):
+                return slope * dy
+        return TwiceDefined
+
+    try:
+        first, second = cell(2.0), cell(3.0)
+        assert mg.OPS["twice_defined"] is second is not first
+        assert mg.tape.apply(mg.OPS["twice_defined"], mg.Tensor(1.0)).item() == 3.0
+    finally:
+        del mg.OPS["twice_defined"]

@@ -35,8 +35,9 @@ OPS: dict[str, type["Op"]] = {}         # name -> op class; defining an op adds 
 class Op:
     """An op; an instance is one call of it, with what its forward saved. Subclass Primitive or Fused.
 
-    Defining a subclass registers it in OPS under `name`, by default the class name in snake case; ValueError if there
-    is an op of that name. With register=False it is not registered.
+    Defining a subclass registers it in OPS under `name`, by default the class name in snake case. A class of the same
+    module and name replaces the one before, as when a notebook's cell runs again; ValueError if there is another op of
+    that name. With register=False it is not registered.
     """
     name: ClassVar[str]
     samples: ClassVar[list[Sample]] = []
@@ -53,8 +54,9 @@ class Op:
         if not register:
             return
         cls.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        if cls.name in OPS:
-            raise ValueError(f"an op named {cls.name!r} exists already ({OPS[cls.name]}): choose another class name")
+        other = OPS.get(cls.name, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"an op named {cls.name!r} exists already ({other}): choose another class name")
         OPS[cls.name] = cls
 
     def save(self, **values: Any) -> None:

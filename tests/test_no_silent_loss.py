@@ -1,0 +1,335 @@
+"""What would lose a gradient, a mask or a change without a word is recorded, noticed or refused."""
+import copy
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import Tensor, functional as F, nn, optim
+
+RNG = np.random.default_rng(0)
+
+
+def leaf(*shape):
+    return Tensor(RNG.normal(size=shape), requires_grad=True)
+
+
+# ---- functions of NumPy called on Tensors ---------------------------------------------------------------------------
+
+MASK = np.array([[True, False, True], [False, True, True]])
+
+
+@pytest.mark.parametrize("call", [
+    lambda np, x: np.sum(x),
+    lambda np, x: np.sum(x, axis=1, keepdims=True),
+    lambda np, x: np.mean(x, axis=0),
+    lambda np, x: np.max(x, axis=1),
+    lambda np, x: np.min(x),
+    lambda np, x: np.var(x, axis=1, ddof=1),
+    lambda np, x: np.concatenate([x, 2.0 * x], axis=1),
+    lambda np, x: np.stack([x, x, x], axis=1),
+    lambda np, x: np.where(MASK, x, 0.0),
+    lambda np, x: np.reshape(x, (3, 2)),
+    lambda np, x: np.transpose(x),
+    lambda np, x: np.swapaxes(x, 0, 1),
+    lambda np, x: np.squeeze(np.expand_dims(x, 1), 1),
+    lambda np, x: np.broadcast_to(x, (4, 2, 3)),
+    lambda np, x: np.split(x, 3, axis=1)[1],
+    lambda np, x: np.clip(x, -0.5, 0.5),
+])
+def test_functions_of_numpy_that_minigrad_has_are_recorded(call):
+    x = leaf(2, 3)
+    y = call(np, x)
+    assert isinstance(y, Tensor) and y.requires_grad
+    np.testing.assert_allclose(y.data, call(np, x.data))
+    expected = mg.grad((call(F, x) * 1.5).sum(), x)
+    np.testing.assert_array_equal(mg.grad((y * 1.5).sum(), x).data, expected.data)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: np.dot(x, x),
+    lambda x: np.inner(x, x),
+    lambda x: np.outer(x, x),
+    lambda x: np.einsum("ij,ij", x, x),
+    lambda x: np.tensordot(x, x),
+    lambda x: np.linalg.norm(x),
+    lambda x: np.linalg.inv(x),
+    lambda x: np.fft.fft(x),
+    lambda x: np.vstack([x, x]),
+    lambda x: np.append(x, 1.0),
+    lambda x: np.pad(x, 1),
+    lambda x: np.cumsum(x),
+    lambda x: np.prod(x),
+    lambda x: np.std(x),
+    lambda x: np.sort(x),
+    lambda x: np.tile(x, 2),
+    lambda x: np.interp(0.5, x[0], x[0]),
+    lambda x: np.exp(x),
+    lambda x: np.add(np.ones((2, 2)), x),
+    lambda x: np.sum(x, dtype="float32"),
+])
+def test_other_functions_of_numpy_refuse_a_tensor_that_needs_a_gradient(call):
+    with pytest.raises(TypeError):
+        call(leaf(2, 2))
+
+
+def test_the_message_names_what_is_recorded_and_the_way_out():
+    x = leaf(3)
+    with pytest.raises(TypeError, match=r"np.linalg.norm of a Tensor would lose its gradient.*F.stack.*t.detach\(\)"):
+        np.linalg.norm(x)
+    with mg.no_grad():
+        assert np.linalg.norm(x) == np.linalg.norm(x.data)
+    assert np.linalg.norm(x.detach()) == np.linalg.norm(x.data)
+
+
+def test_functions_of_numpy_without_a_gradient_take_tensors():
+    x = leaf(2, 3)
+    assert np.shape(x) == (2, 3) and np.ndim(x) == 2 and np.size(x) == 6
+    assert np.argmax(x) == x.data.argmax() and np.allclose(x, x.data) and np.array_equal(x, x)
+    np.testing.assert_array_equal(np.zeros_like(x), np.zeros((2, 3)))
+    np.testing.assert_allclose(x, x.data)
+
+
+# ---- what becomes an array ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("make", [
+    lambda a, b: Tensor([a, b]),
+    lambda a, b: Tensor([[1.0, a], [b, 2.0]]),
+    lambda a, b: Tensor((0.0, (a, b))),
+    lambda a, b: nn.Parameter([a, b]),
+    lambda a, b: F.mean([a, b]),
+    lambda a, b: F.logsumexp([a, b]),
+    lambda a, b: F.add([a, b], 1.0),
+    lambda a, b: Tensor([1.0, 1.0]) * [a, b],
+    lambda a, b: [a, b] @ Tensor([1.0, 1.0]),
+    lambda a, b: setattr(Tensor([1.0, 1.0]), "data", [a, b]),
+    lambda a, b: F.linear(Tensor([1.0, 1.0]), [[a], [b]]),
+])
+def test_a_list_of_tensors_that_need_gradients_is_refused(make):
+    a, b = (Tensor(x, requires_grad=True) for x in (1.0, 2.0))
+    with pytest.raises(TypeError, match="F.stack"):
+        make(a * 2.0, b)
+    assert F.stack([a, b]).requires_grad
+
+
+MASKED = np.ma.array([1.0, 1000.0], mask=[False, True])
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Tensor(MASKED),
+    lambda: Tensor([MASKED, MASKED]),
+    lambda: Tensor([1.0, 2.0]) * MASKED,
+    lambda: MASKED * Tensor([1.0, 2.0]),
+    lambda: F.mean(MASKED),
+    lambda: setattr(Tensor([1.0, 2.0]), "data", MASKED),
+    lambda: Tensor([1.0, 2.0])[np.ma.array([0, 1], mask=[True, False])],
+    lambda: F.embedding(np.ones((2, 2)), np.ma.array([0, 1], mask=[True, False])),
+    lambda: F.cross_entropy(np.ones((2, 2)), np.ma.array([0, 1], mask=[True, False])),
+    lambda: F.where(np.ma.array([True, True], mask=[True, False]), 1.0, Tensor([1.0, 2.0])),
+])
+def test_a_masked_array_is_refused(make):
+    with pytest.raises(TypeError, match=r"masked array.*filled"):
+        make()
+
+
+@pytest.mark.parametrize("array", [
+    np.array([[1.0, -2.0], [0.5, 3.0]], ">f8"),
+    np.array([[1.0, -2.0], [0.5, 3.0]], "<f8"),
+    np.array([[1.0, -2.0], [0.5, 3.0]], order="F"),
+    np.array([[1.0, 0.0, -2.0], [0.5, 0.0, 3.0]])[:, ::2],
+    np.array([[0.5, 3.0], [1.0, -2.0]])[::-1],
+], ids=["big-endian", "little-endian", "columns first", "strided", "reversed"])
+def test_values_and_gradients_do_not_depend_on_the_kind_of_array(array):
+    """Large enough for the kernels."""
+    array = np.concatenate([array] * 64).astype(array.dtype)
+    plain = np.array(array, "float64", order="C")
+
+    def run(x):
+        x, w = Tensor(x, requires_grad=True), Tensor(np.linspace(-1, 1, 2 * 8).reshape(2, 8), requires_grad=True)
+        y = F.gelu(F.linear(F.layer_norm(x * x, np.ones(2)), w))
+        (y * y).sum().backward()
+        return y.data, x.grad, w.grad
+
+    for got, expected in zip(run(array), run(plain)):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("array", [
+    np.array([1, "a"], object), np.array(["a"]), np.array([1j]), np.array(["2026-01-01"], "datetime64[D]"),
+    np.zeros(2, [("x", float)]), np.array([b"a"]), {"a": 1.0}, {1.0}, (x for x in [1.0]), None, "1.0",
+], ids=lambda a: str(getattr(a, "dtype", type(a))))
+def test_what_holds_no_real_numbers_is_refused(array):
+    with pytest.raises(TypeError, match="a Tensor holds numbers"):
+        Tensor(array)
+
+
+@pytest.mark.parametrize("make", [
+    lambda x, t: x.clip(min=t),
+    lambda x, t: F.clip(x, high=t),
+    lambda x, t: F.layer_norm(x, np.ones(3), eps=t),
+    lambda x, t: F.cross_entropy(x, np.array([0, 1]), label_smoothing=t),
+    lambda x, t: F.dropout(x, t, mg.random.key(0)),
+])
+def test_a_tensor_that_needs_a_gradient_is_refused_where_there_is_none(make):
+    with pytest.raises(TypeError, match="has no gradient"):
+        make(leaf(2, 3), Tensor(0.1, requires_grad=True))
+
+
+def test_clip_takes_limits_that_need_no_gradient():
+    x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    assert x.clip(min=Tensor([2.0, 1.0, 1.0]), max=np.float64(2.5)).tolist() == [2.0, 2.0, 2.5]
+
+
+def test_only_a_floating_leaf_can_be_set_to_require_a_gradient():
+    x = Tensor([1, 2])
+    with pytest.raises(TypeError, match="only floating numbers have gradients"):
+        x.requires_grad = True
+    y = leaf(2) * 2.0
+    with pytest.raises(ValueError, match="can be set on leaves only"):
+        y.requires_grad = False
+
+
+# ---- values that change between forward and backward ----------------------------------------------------------------
+
+@pytest.mark.parametrize("call, buffer, new", [
+    (lambda w, i: F.embedding(w, i), np.array([0, 1]), 3),
+    (lambda w, i: w[i], np.array([0, 1]), 3),
+    (lambda w, i: w[i, np.array([1, 0])], np.array([0, 1]), 3),
+    (lambda w, i: w[:, i], np.array([0, 1]), 2),
+    (lambda w, i: w[Tensor(i)], np.array([0, 1]), 3),
+    (lambda w, i: F.scatter_add(w, i, (6, 3)), np.array([0, 1, 2, 2]), 5),
+    (lambda w, m: w[m], np.array([True, False, True, True]), False),
+    (lambda w, m: F.where(m[:, None], w, 0.0), np.array([True, True, False, False]), False),
+    (lambda w, m: F.scaled_dot_product_attention(w, w, w, mask=m), np.tri(4, 4, 1, bool), True),
+    (lambda w, t: F.cross_entropy(w, t), np.array([0, 1, 2, 0]), 2),
+    (lambda w, t: F.linear_cross_entropy(w, w, t), np.array([0, 1, 2, 0]), 2),
+    (lambda w, low: w.clip(min=low), np.array([-0.1, 0.0, 0.1]), -9.0),
+])
+@pytest.mark.parametrize("unfused", [False, True])
+def test_an_index_mask_or_target_array_may_be_filled_again_before_the_backward(call, buffer, new, unfused):
+    w = leaf(4, 3)
+
+    def gradient(refill):
+        array = buffer.copy()
+        with mg.modes.switch(unfused=unfused):
+            y = (call(w, array) * 1.5).sum()
+        if refill:
+            array[...] = new
+        return mg.grad(y, w).data
+
+    np.testing.assert_array_equal(gradient(True), gradient(False))
+
+
+@pytest.mark.parametrize("through", [
+    lambda p: p,
+    lambda p: p.detach(),
+    lambda p: p.detach().detach(),
+    lambda p: Tensor(p),
+    lambda p: Tensor(p.data),
+    lambda p: Tensor(p.data[1:]),
+    lambda p: Tensor(p.data[::-1, ::2]),
+    lambda p: mg.from_dlpack(p.detach()),
+    *[lambda p, view=view: _without_grad(view, p) for view in (
+        lambda p: p.T, lambda p: p[0], lambda p: p.reshape(-1), lambda p: F.split(p, 2)[1], lambda p: F.squeeze(p),
+        lambda p: F.broadcast_to(p, (2, 4, 4)), lambda p: p.swapaxes(0, 1)[2])],
+])
+@pytest.mark.parametrize("change", [
+    lambda p: setattr(p, "data", np.zeros((4, 4))),
+    lambda p: optim.SGD([p], lr=1.0).step(),
+    lambda p: optim.AdamW([p], lr=1.0).step(),
+])
+def test_new_data_is_noticed_through_every_tensor_that_shares_the_memory(through, change):
+    p, w = leaf(4, 4), leaf(1)
+    p.grad = np.ones((4, 4))
+    y = (through(p) * w).sum()
+    change(p)
+    with pytest.raises(ValueError, match="was changed after mul"):
+        y.backward()
+
+
+def _without_grad(view, p):
+    with mg.no_grad():
+        return view(p)
+
+
+def test_new_data_of_other_memory_does_not_matter():
+    flat = np.arange(12.0)
+    p, q, w = Tensor(flat[:6], requires_grad=True), Tensor(flat[6:], requires_grad=True), leaf(1)
+    y = (p.detach() * w).sum() + (p.detach().numpy() * w).sum()
+    q.data = np.zeros(6)
+    Tensor(np.ones(6), requires_grad=True).data = np.zeros(6)
+    y.backward()
+    np.testing.assert_array_equal(w.grad, [2 * 15.0])
+
+
+def test_new_data_before_the_forward_does_not_matter():
+    p = leaf(3)
+    for _ in range(3):
+        p.data = p.data + 1.0
+        (p * p).sum().backward()
+
+
+# ---- hooks ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("hook, error, message", [
+    (lambda g: g.sum(), TypeError, "returned a float64"),
+    (lambda g: g[:1], ValueError, r"returned shape \(1, 4\)"),
+    (lambda g: g.T, ValueError, r"returned shape \(4, 3\)"),
+    (lambda g: g.astype("float32"), ValueError, "dtype float32"),
+    (lambda g: Tensor(g), TypeError, "returned a Tensor"),
+    (lambda g: 0.0, TypeError, "returned a float"),
+])
+@pytest.mark.parametrize("interior", [False, True])
+def test_a_hook_returns_none_or_an_array_like_the_gradient(hook, error, message, interior):
+    x = leaf(3, 4)
+    y = x * 2.0
+    (y if interior else x).register_hook(hook)
+    with pytest.raises(error, match=message):
+        y.sum().backward()
+    assert x.grad is None
+
+
+def test_hooks_of_a_0_d_tensor_may_compute_a_scalar_of_numpy():
+    x = Tensor(2.0, requires_grad=True)
+    y = x * 3.0
+    y.register_hook(lambda g: g * 10.0)
+    x.register_hook(lambda g: g + 1.0)
+    y.backward()
+    assert x.grad == 31.0 and type(x.grad) is np.ndarray
+
+
+def test_retain_grad_keeps_what_all_hooks_made_of_the_gradient():
+    x = leaf(2)
+    y = x * 2.0
+    y.retain_grad()
+    y.register_hook(lambda g: g * 10.0)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.grad, [10.0, 10.0])
+
+
+# ---- copies ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_a_result_of_an_op_cannot_be_copied_and_its_detach_can(copied):
+    x = leaf(2)
+    y = x * 2.0
+    with pytest.raises(TypeError, match=r"output of mul at .*only leaves can be copied.*detach\(\)"):
+        copied(y)
+    assert copied(y.detach()).tolist() == y.tolist()
+    x.grad = np.ones(2)
+    z = copied(x)
+    assert z.requires_grad and z.node is None and z.grad.tolist() == [1.0, 1.0]
+
+
+def test_an_unpickled_model_can_be_trained_in_a_new_process(tmp_path):
+    layer = nn.Linear(2, 2, dtype="float64")
+    for _ in range(100):
+        layer.weight.data = layer.weight.data + 0.0
+    (tmp_path / "layer").write_bytes(pickle.dumps(layer))
+    program = (f"import pickle; layer = pickle.load(open({str(tmp_path / 'layer')!r}, 'rb'))\n"
+               "layer([[1.0, 2.0]]).sum().backward(); print(layer.weight.grad.tolist(), layer.weight.name)")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.strip() == "[[1.0, 1.0], [2.0, 2.0]] weight", run.stderr
