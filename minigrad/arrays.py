@@ -60,8 +60,8 @@ def numpy_function(recorded: Any, func: Any, args: Any, kwargs: Any) -> Any:
             raise
     if mode().grad and name not in WITHOUT_GRADIENT and _needs_gradient([*args, *kwargs.values()]):
         raise TypeError(f"{func.__module__.replace('numpy', 'np')}.{name} of a Tensor would lose its gradient: use "
-                        "what is recorded, such as @, F.sum, F.stack, F.concatenate, F.where (F is minigrad.functional); or "
-                        "give it t.detach() or t.numpy()")
+                        "what is recorded, such as @, F.sum, F.stack, F.concatenate, F.where (minigrad.functional), "
+                        "or give it t.detach() or t.numpy()")
     return func(*plain(args), **plain(kwargs))
 
 

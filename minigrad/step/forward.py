@@ -24,13 +24,15 @@ def forward_steps(fn: Any) -> Iterator[ForwardStep]:
     """The forward of y = fn(), one op at a time, oldest first: its inputs and outputs, and the values that each of its
     lines computed. An op runs again only when the loop reaches it.
 
-    ValueError if y is no Tensor, or if none of its inputs needs a gradient, as then no op was recorded.
+    ValueError if y is no Tensor, if none of its inputs needs a gradient, as then no op was recorded, and if the data of
+    an input changes before the loop reaches its op.
     """
     y = fn()
     if not isinstance(y, Tensor) or y.node is None:
         raise ValueError(f"fn gave {y!r:.80}: forward_steps needs a Tensor made from at least one that has "
                          "requires_grad=True, outside no_grad()")
     for index, node in enumerate(nodes_of(y)):
+        node.check_unchanged(node.inputs, ", so the op cannot be run again with the values that it had")
         outputs = len(node.outs or (None,))
         _, ys, listing = trace_forward(node.op_class, node.op.needs, node.inputs, node.static, outputs)
         names = input_names(node.op_class, len(node.inputs))
