@@ -6,6 +6,7 @@ import numpy as np
 
 from minigrad import changes, device, tape
 from minigrad.arrays import as_array, numpy_function, plain
+from minigrad.modes import mode
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.ops.op import Op
 from minigrad.tape import apply
@@ -330,7 +331,8 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """np.asarray(t): its array, read-only; with `copy` or another dtype, a copy. TypeError for a Tensor on a
-        device: .numpy() copies it to the host."""
+        device, and, outside no_grad, for a recorded result of an op: np.array([y, z]) would lose its gradient."""
+        self._check_export()
         if self.device != "cpu":
             raise TypeError(f"this Tensor lives on {self.device}: .numpy() copies it to the host")
         if copy or (dtype is not None and dtype != self.dtype):
@@ -339,7 +341,15 @@ class Tensor:
         view.flags.writeable = False
         return view
 
-    def __dlpack__(self, **options: Any) -> Any: return self.data.__dlpack__(**options)
+    def _check_export(self) -> None:
+        if self.node is not None and mode().grad:
+            raise TypeError(f"this Tensor is an output of {self.node}: as an array it would lose its gradient. "
+                            "F.stack joins Tensors; .numpy() returns a copy of the numbers")
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self._check_export()
+        return self._data.__dlpack__(**options)
+
     def __dlpack_device__(self) -> Any: return self._data.__dlpack_device__()
 
 

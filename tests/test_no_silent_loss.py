@@ -93,6 +93,15 @@ def test_functions_of_numpy_without_a_gradient_take_tensors():
     np.testing.assert_allclose(x, x.data)
 
 
+def test_a_recorded_result_does_not_become_an_array_unasked():
+    y, z = leaf(2) * 2.0, leaf(2) * 3.0
+    for call in (lambda: np.asarray(y), lambda: np.array([y, z]), lambda: np.mean([y, z]), lambda: np.from_dlpack(y)):
+        with pytest.raises(TypeError, match=r"F.stack joins Tensors; .numpy\(\)"):
+            call()
+    with mg.no_grad():
+        assert np.array([y, z]).shape == (2, 2)
+
+
 # ---- what becomes an array ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("make", [
