@@ -92,6 +92,15 @@ def addresses(array: Any) -> tuple[int, int]:
     return start + sum(s for s in steps if s < 0), start + sum(s for s in steps if s > 0) + array.itemsize
 
 
+def read_only(array: Any) -> Any:
+    """A read-only view of a host array; anything else unchanged, as CuPy's arrays are always writable."""
+    if type(array) is not np.ndarray:
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def put(array: Any, device: str) -> Any:
     """The array (or a list of numbers) on `device`; an array that is already there is returned as it is. ValueError
     for a device that is unknown or does not work."""

@@ -58,18 +58,17 @@ def first_gradient(y: "Tensor", dy: Any) -> Any:
     return dy
 
 
-def replacement(returned: Any, g: Any) -> Any:
-    """What a hook returned in place of the gradient g, or g for None. TypeError unless it is an array, or a Tensor
+def replacement(returned: Any, g: Any, giver: str = "a hook") -> Any:
+    """What a hook or a step gave in place of the gradient g, or g for None. TypeError unless it is an array, or a Tensor
     where g is one; ValueError for another shape or dtype."""
     if returned is None:
         return g
-    if g.ndim == 0 and isinstance(returned, np.generic):
-        returned = np.asarray(returned)         # NumPy computes scalars from 0-d arrays
+    if g.ndim == 0:                             # NumPy computes scalars from 0-d arrays
+        returned, g = (np.asarray(a) if isinstance(a, np.generic) else a for a in (returned, g))
     if type(returned) is not type(g):
-        raise TypeError(f"a hook returned a {type(returned).__name__}: it must return None or a {type(g).__name__}, as "
-                        "it was given")
+        raise TypeError(f"{giver} gave a {type(returned).__name__} for a gradient, which is a {type(g).__name__}")
     if returned.shape != g.shape or returned.dtype != g.dtype:
-        raise ValueError(f"a hook returned shape {returned.shape} and dtype {returned.dtype} for a gradient of shape "
+        raise ValueError(f"{giver} gave shape {returned.shape} and dtype {returned.dtype} for a gradient of shape "
                          f"{g.shape} and dtype {g.dtype}: they must agree")
     return returned
 

@@ -145,6 +145,7 @@ class Visit:
 
     dy is the gradient of the output (a tuple for an op with several outputs). dxs is a list with the gradient of each
     input, None for an input that needs none. Its entries may be replaced: they are added when the iterator advances.
+    The arrays are read-only, as several gradients may share one array.
     """
     __slots__ = ("index", "node", "op_class", "inputs", "static", "ran", "saved", "dy", "dxs", "_grads", "__weakref__")
 
@@ -155,8 +156,8 @@ class Visit:
         self.op_class, self.inputs, self.static = node.op_class, node.inputs, node.static
         self.ran = node.op                      # the implementation that ran: the op, or a kernel
         self.saved = saved                      # name -> value that the forward saved
-        self.dy = dys if len(dys) > 1 else dys[0]
-        self.dxs = dxs
+        self.dy = tuple(map(device.read_only, dys)) if len(dys) > 1 else device.read_only(dys[0])
+        self.dxs = list(map(device.read_only, dxs))
         self._grads = grads
 
     @property
@@ -202,8 +203,10 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
                 errors.check_finite(f"backward of {node}", dxs, dys + node.inputs)
             if watched:
                 visit = watched(index, node, saved, dys, dxs, grads)
+                shown = list(visit.dxs)
                 yield visit
-                dxs = visit.dxs
+                dxs = [dx if new is old else new if new is None else errors.replacement(new, dx, "a step")
+                       for new, old, dx in zip(visit.dxs, shown, dxs, strict=True)]
         for x, need, dx in zip(node.inputs, node.op.needs, dxs):
             if not need:
                 continue
@@ -318,7 +321,7 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
 def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:
     """Call the hooks one after the other with the gradient g; what one returns replaces g. Returns the last g."""
     for hook in hooks:
-        g = errors.replacement(hook(g), g)
+        g = errors.replacement(hook(device.read_only(g)), g)
     return g
 
 

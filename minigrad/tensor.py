@@ -174,8 +174,9 @@ class Tensor:
         return tape.backward_steps(self, dy, until=until, retain_graph=retain_graph)
 
     def register_hook(self, hook: tape.Hook) -> None:
-        """Call hook(gradient) once in each backward, with the whole gradient of this Tensor, an array. If the hook
-        returns an array, it replaces the gradient. ValueError if the Tensor needs no gradient."""
+        """Call hook(gradient) once in each backward, with the whole gradient of this Tensor, a read-only array. If the
+        hook returns an array, it replaces the gradient: backward raises TypeError or ValueError if that is of another
+        type, shape or dtype. ValueError if the Tensor needs no gradient."""
         if not self.requires_grad:
             raise ValueError("a hook on a Tensor that needs no gradient would never run: it needs requires_grad=True")
         if self.node is None:

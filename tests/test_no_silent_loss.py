@@ -284,12 +284,12 @@ def test_new_data_before_the_forward_does_not_matter():
 # ---- hooks ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("hook, error, message", [
-    (lambda g: g.sum(), TypeError, "returned a float64"),
-    (lambda g: g[:1], ValueError, r"returned shape \(1, 4\)"),
-    (lambda g: g.T, ValueError, r"returned shape \(4, 3\)"),
+    (lambda g: g.sum(), TypeError, "gave a float64"),
+    (lambda g: g[:1], ValueError, r"gave shape \(1, 4\)"),
+    (lambda g: g.T, ValueError, r"gave shape \(4, 3\)"),
     (lambda g: g.astype("float32"), ValueError, "dtype float32"),
-    (lambda g: Tensor(g), TypeError, "returned a Tensor"),
-    (lambda g: 0.0, TypeError, "returned a float"),
+    (lambda g: Tensor(g), TypeError, "gave a Tensor"),
+    (lambda g: 0.0, TypeError, "gave a float"),
 ])
 @pytest.mark.parametrize("interior", [False, True])
 def test_a_hook_returns_none_or_an_array_like_the_gradient(hook, error, message, interior):
@@ -298,6 +298,40 @@ def test_a_hook_returns_none_or_an_array_like_the_gradient(hook, error, message,
     (y if interior else x).register_hook(hook)
     with pytest.raises(error, match=message):
         y.sum().backward()
+    assert x.grad is None
+
+
+def test_a_hook_cannot_write_into_a_gradient_that_others_share():
+    """In a sum, both terms get the same array."""
+    x, w = leaf(3), leaf(3)
+    a, b = x * 2.0, w * 3.0
+    a.register_hook(lambda g: np.multiply(g, 10.0, out=g))
+    with pytest.raises(ValueError, match="read-only"):
+        ((a + b) * np.ones(3)).sum().backward()
+
+
+def test_the_arrays_of_a_step_are_read_only_and_its_gradients_can_be_replaced():
+    x, w = leaf(3), leaf(3)
+    for step in ((x * 2.0 + w * 3.0) * np.ones(3)).sum().backward_steps():
+        if step.op == "add":
+            with pytest.raises(ValueError, match="read-only"):
+                step.dxs[0] *= 10.0
+            with pytest.raises(ValueError, match="read-only"):
+                step.dy[0] = 10.0
+            step.dxs[0] = step.dxs[0] * 10.0
+    np.testing.assert_array_equal(x.grad, [20.0] * 3)
+    np.testing.assert_array_equal(w.grad, [3.0] * 3)
+
+
+@pytest.mark.parametrize("given, error", [
+    (np.ones(1), ValueError), (np.ones(3, "float32"), ValueError), (Tensor(np.ones(3)), TypeError), (1.0, TypeError)])
+def test_a_replaced_gradient_of_a_step_must_be_an_array_like_it(given, error):
+    x = leaf(3)
+    steps = (x * 2.0).sum().backward_steps()
+    next(steps)
+    next(steps).dxs[0] = given
+    with pytest.raises(error, match="a step gave"):
+        next(steps)
     assert x.grad is None
 
 

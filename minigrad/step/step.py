@@ -20,6 +20,7 @@ class Step(Visit):
 
     dy is the gradient of the output (a tuple for an op with several outputs). dxs is a list with the gradient of each
     input, None for an input that needs none. Its entries may be replaced: they are added when the iterator advances.
+    The arrays are read-only, as several gradients may share one array.
 
     lines, check and why run the textbook's op again when they are called, on the node's inputs: call them before an
     optimizer changes the weights.
