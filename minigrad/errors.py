@@ -59,7 +59,7 @@ def first_gradient(y: "Tensor", dy: Any) -> Any:
 
 
 def replacement(returned: Any, g: Any, giver: str = "a hook") -> Any:
-    """What a hook or a step gave in place of the gradient g, or g for None. TypeError unless it is an array, or a Tensor
+    """What a hook or a step gave in place of the gradient g; g for None. TypeError unless it is an array, or a Tensor
     where g is one; ValueError for another shape or dtype."""
     if returned is None:
         return g

@@ -16,6 +16,7 @@ from minigrad.tensor import Tensor
 @dataclass
 class State:
     """What an optimizer stores for a parameter: the number of its steps so far, and its moments, 0 before the first."""
+    p: Tensor
     t: int
     flat: list[Any]                             # for each moment, a 1-D array with those of successive parameters
     at: slice                                   # of this parameter in each of them
@@ -80,31 +81,34 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape, dtype
         or device and for a hyper-parameter out of range; then nothing is changed."""
-        gradients = {id(p): gradient_of(p) for p in self.params}
+        for p in self.params:
+            gradient_of(p)
         for group in self.groups:
             self.checked(group)
-        states = iter(self.states)
+        if list(map(id, self.params)) != [id(state.p) for state in self.states]:
+            raise ValueError(f"parameters of this {type(self).__name__} were exchanged: make a new optimizer for them")
+        rest = iter(self.states)
         for group in self.groups:
-            for run in self.runs([(p, state) for p, state in zip(group["params"], states) if p.grad is not None]):
-                members, first, last = [p for p, _ in run], run[0][1], run[-1][1]
+            for run in self.runs([state for _, state in zip(group["params"], rest) if state.p.grad is not None]):
+                first, last, members = run[0], run[-1], [state.p for state in run]
                 hyper, static = self.hyper(group, first.t)
-                executor = executor_of(type(members[0].data), mode().plain)
-                executor.update(self.op, [p.data for p in members], [gradients[id(p)] for p in members],
+                executor = executor_of(type(first.p.data), mode().plain)
+                executor.update(self.op, [p.data for p in members], [p.grad for p in members],
                                 [m[first.at.start:last.at.stop] for m in first.flat], hyper, static)
                 for p in members:
                     p.changed()
 
-    def runs(self, pairs: list[tuple[Tensor, State]]) -> list[list[tuple[Tensor, State]]]:
-        """Increase the t of each state, and return the parameters with their states in runs. In a run, all have the
-        same t and their moments are adjacent in memory, so one call of the executor updates them all."""
-        runs: list[list[tuple[Tensor, State]]] = []
-        for p, state in pairs:
+    def runs(self, states: list[State]) -> list[list[State]]:
+        """Increase the t of each state, and return the states in runs. In a run, all have the same t and their moments
+        are adjacent in memory, so one call of the executor updates all their parameters."""
+        runs: list[list[State]] = []
+        for state in states:
             state.t += 1
-            before = runs[-1][-1][1] if runs else None
+            before = runs[-1][-1] if runs else None
             if before and before.flat is state.flat and (before.at.stop, before.t) == (state.at.start, state.t):
-                runs[-1].append((p, state))
+                runs[-1].append(state)
             else:
-                runs.append([(p, state)])
+                runs.append([state])
         return runs
 
     def allocate(self, params: Iterable[Tensor]) -> Iterator[State]:
@@ -115,13 +119,13 @@ class Optimizer:
             sizes = [p.size for p in members]
             kind = dtype if dtype.itemsize >= 4 else np.float32
             flat = [members[0].xp.zeros(sum(sizes), kind) for _ in self.moments]
-            yield from (State(0, flat, slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes)))
+            yield from (State(p, 0, flat, slice(end - p.size, end)) for p, end in zip(members, accumulate(sizes)))
 
     def state_of(self, p: Tensor) -> dict[str, Any]:
         """The state of a parameter: "t", the number of its steps so far, and its moments by name, views of its shape.
         ValueError for a Tensor that is not among the parameters."""
-        for q, state in zip(self.params, self.states):
-            if q is p:
+        for state in self.states:
+            if state.p is p:
                 return {"t": state.t} | {m: a[state.at].reshape(p.shape) for m, a in zip(self.moments, state.flat)}
         raise ValueError(f"{name_of(p)} is not a parameter of this {type(self).__name__}")
 
@@ -148,10 +152,10 @@ class Optimizer:
                     f"this state's {m} does not fit the {len(shapes)} parameters of the optimizer: "
                     "save and load with the same parameters in the same order"
                 )
-        for i, (p, own) in enumerate(zip(self.params, self.states)):
+        for i, own in enumerate(self.states):
             own.t = int(state["t"][i])
             for m, flat in zip(self.moments, own.flat):
-                flat[own.at] = Tensor(state[m][i], dtype=flat.dtype, device=p.device).data.reshape(-1)
+                flat[own.at] = Tensor(state[m][i], dtype=flat.dtype, device=own.p.device).data.reshape(-1)
 
 
 class AdamW(Optimizer):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Key:
     """Identifies one stream of random numbers, and hands out the keys of further streams: see `fold` and `next`."""
     seed: int                   # of the run

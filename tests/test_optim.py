@@ -174,6 +174,17 @@ def test_adamw_in_float16_refuses_an_eps_that_is_0_there():
         F.adamw(p, p, p, p, 0.1, 0.9, 0.99, 1e-8, 0.0, 1)
 
 
+def test_other_parameters_in_the_groups_of_an_optimizer_are_an_error():
+    p, q = parameter([1.0]), parameter([2.0])
+    optimizer = AdamW([p])
+    other = {**optimizer.groups[0], "params": [q]}
+    for groups in ([other], [*optimizer.groups, other]):
+        optimizer.groups, p.grad, q.grad = groups, np.ones(1), np.ones(1)
+        with pytest.raises(ValueError, match="were exchanged: make a new optimizer"):
+            optimizer.step()
+    assert p.data == [1.0] and q.data == [2.0]
+
+
 def test_a_read_only_parameter_is_an_error():
     array = np.ones(3)
     array.flags.writeable = False
