@@ -77,12 +77,12 @@ class KernelExecutor(Executor):
             op_class = kernel
         op = op_class()
         op.xp, op.needs = self.xp, needs
-        return op, op.forward(*arrays, **static)
+        return op, self.run(op, op.forward, arrays, static)
 
     def backward(self, op: Op, dys: Sequence[Any], grads: Any) -> Any:
         grads.unaliased = []
         if not isinstance(op, Kernel):
-            return op.backward(*dys, **op.saved)
+            return super().backward(op, dys, grads)
         if not grads.exclusive:
             op.exposed = True
             return op.backward(*dys, **op.saved)

@@ -3,6 +3,7 @@ import numpy as np
 
 from minigrad.ops.op import Fused, Primitive
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import in_float32, total
 
 
 class Matmul(Primitive):
@@ -59,6 +60,7 @@ class Linear(Fused):
     identity  y depends on x and w only through their product: sum(dx * x) = sum(dw * w);
               b is added to every row: sum(db) = sum(dy)
     """
+    wide = True
 
     @staticmethod
     def check(x, w, b):
@@ -78,10 +80,11 @@ class Linear(Fused):
         dy = dy.reshape(-1, dy.shape[-1])                           # (N, O)
         dx = (dy @ w.T).reshape(shape) if self.needs[0] else None
         dw = x2.T @ dy
-        db = dy.sum(axis=0)
+        db = total(dy, 0)
         return (dx, dw, db)[:len(self.needs)]
 
     @staticmethod
+    @in_float32
     def composed(F, x, w, b=None):
         y = F.matmul(x, w)
         return y if b is None else y + b

@@ -42,6 +42,7 @@ class Op:
     samples: ClassVar[list[Sample]] = []
     fused: ClassVar[bool]                           # True: second derivatives only through its decomposition
     broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
+    wide: ClassVar[bool] = False                    # of float16 and bfloat16 inputs, it is computed in float32
     analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
 

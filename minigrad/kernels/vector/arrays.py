@@ -57,3 +57,12 @@ def ones(n: int, like: Any) -> Any:
     if a is None or a.size < n:
         a = _buffers.arrays[key] = np.ones(n, like.dtype)
     return a[:n]
+
+
+def sum_of_rows(x: Any) -> Any:
+    """The sum of the rows of x (N, C)  ->  (C,), in float64. A product adds up the rows of a block. In float32 it loses
+    digits if there are many of them, so the blocks are small, and their sums are added in float64."""
+    total = np.zeros(x.shape[1])
+    for s in partition(len(x), settings.summed_rows):
+        total += ones(s.stop - s.start, x) @ x[s]
+    return total
