@@ -22,6 +22,15 @@ def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
     return past if mask is None else past & mask
 
 
+FAR_BELOW = -1e4                                # the score of a masked pair, below the row's maximum: exp of it is 0
+
+
+def highest(xp: Any, S: Any, allowed: Any) -> Any:
+    """The highest score of each query among the keys that it may attend to: (..., T, S) -> (..., T, 1). 0 if none."""
+    m = largest(S if allowed is None else xp.where(allowed, S, -math.inf), -1)
+    return xp.where(m == -math.inf, 0.0, m)
+
+
 def scale_of(q: Any) -> float:
     """1 / sqrt(D) for q (..., T, D); 1 if D = 0, where all scores are 0."""
     return 1.0 / math.sqrt(max(q.shape[-1], 1))
@@ -54,10 +63,10 @@ class Attention(Fused):
         xp, scale = self.xp, scale_of(q)
         S = q @ k.swapaxes(-1, -2) * scale                          # (..., T, S)
         allowed = allowed_pairs(xp, S.shape[-2], S.shape[-1], causal, mask)
+        S = S - highest(xp, S, allowed)
         if allowed is not None:
-            S = xp.where(allowed, S, -math.inf)
-        m = largest(S, -1)                                          # (..., T, 1)
-        P = xp.exp(S - xp.where(m == -math.inf, 0.0, m))            # 0 for a query without an allowed key
+            S = xp.where(allowed, S, FAR_BELOW)
+        P = xp.exp(S)
         Z = total(P, -1, keepdims=True)                             # at least 1, or 0 without an allowed key
         P = P / xp.where(Z == 0, 1.0, Z)
         keep = xp.asarray(keep_mask(key, P.shape, dropout)) if dropout else None
@@ -80,10 +89,10 @@ class Attention(Fused):
     def composed(F, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         S = F.matmul(q, k.swapaxes(-1, -2)) * scale_of(q)
         allowed = allowed_pairs(q.xp, S.shape[-2], S.shape[-1], causal, mask)
+        S = S - highest(q.xp, S.data, allowed)                      # a constant: it cancels
         if allowed is not None:
-            S = F.where(allowed, S, -math.inf)
-        m = largest(S.detach(), -1)                                 # a constant: it cancels
-        P = F.exp(S - F.where(m == -math.inf, 0.0, m))
+            S = F.where(allowed, S, FAR_BELOW)
+        P = F.exp(S)
         Z = F.sum(P, axis=-1, keepdims=True)
         P = P / F.where(Z == 0, 1.0, Z)                             # 0 for a query without an allowed key
         if dropout:

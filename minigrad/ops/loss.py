@@ -30,7 +30,7 @@ class CrossEntropy(Fused):
     def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
         xp, V, s = self.xp, logits.shape[-1], label_smoothing
         counted, t = map(xp.asarray, self.check(logits, targets, ignore_index, label_smoothing, reduction))
-        z = xp.where(counted[:, None], logits.reshape(-1, V), 0.0)  # (N, V)
+        z = xp.where(counted[:, None], logits.reshape(len(t), V), 0.0)      # (N, V)
         m = largest(z, 1)                                           # (N, 1)
         shifted = z - m
         total = sums.total(xp.exp(shifted), 1, keepdims=True)       # (N, 1)
@@ -56,7 +56,7 @@ class CrossEntropy(Fused):
     def composed(F, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
         xp, V, s = logits.xp, logits.shape[-1], label_smoothing
         counted, t = map(xp.asarray, CrossEntropy.check(logits, targets, ignore_index, label_smoothing, reduction))
-        z = F.where(counted[:, None], logits.reshape(-1, V), 0.0)
+        z = F.where(counted[:, None], logits.reshape(len(t), V), 0.0)
         log_p = LogSoftmax.composed(F, z, axis=1)
         picked = log_p[xp.arange(len(t)), t]
         if s:
@@ -133,7 +133,7 @@ class LinearCrossEntropy(Fused):
         self.check(x, w, targets, reduction)
         xp, t = self.xp, targets.reshape(-1)                        # (N,)
         counted = xp.asarray(t != ignore_index)
-        x2 = xp.where(counted[:, None], x.reshape(-1, x.shape[-1]), 0.0)    # (N, C)
+        x2 = xp.where(counted[:, None], x.reshape(len(t), x.shape[-1]), 0.0)        # (N, C)
         n = count(xp, counted, reduction, x.dtype)
         self.save(x2=x2, w=w, t=t, counted=counted, n=n, ignore_index=ignore_index, rows=rows, shape=x.shape)
         return sum(self.chunk(x2, w, t, i, ignore_index, rows)[1] for i in range(0, max(len(t), 1), rows)) / n

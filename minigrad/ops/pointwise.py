@@ -232,9 +232,10 @@ class Tanh(Primitive):
         return self.xp.tanh(x)
 
     def backward(self, dy, x):
-        root = self.xp.exp(self.xp.where(x > 0, -x, x))
-        e = root * root
-        return dy * (4.0 * e / ((1.0 + e) * (1.0 + e)))
+        e = self.xp.exp(self.xp.where(x > 0, -x, x))
+        e = e * e                                                   # exp(-2 |x|)
+        d = 1.0 + e
+        return dy * (4.0 * e) / d / d
 
     samples = [Sample((2, 3)), Sample(())]
 
@@ -254,7 +255,8 @@ class Sigmoid(Primitive):
         return self.xp.where(x > 0, 1.0, e) / (1.0 + e)
 
     def backward(self, dy, e):
-        return dy * (e / ((1.0 + e) * (1.0 + e)))
+        d = 1.0 + e
+        return dy * e / d / d
 
     samples = [Sample((2, 3)), Sample(())]
 

@@ -60,7 +60,7 @@ class Mean(Reduction):
 
     def forward(self, x, *, axis=None, keepdims=False):
         kept, n = self.kept_shape(x, axis)
-        self.save(shape=x.shape, kept=kept, n=n)
+        self.save(shape=x.shape, kept=kept, n=max(n, 1))
         return mean(x, axis, keepdims)
 
     def backward(self, dy, shape, kept, n):

@@ -28,7 +28,8 @@ def total(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum of x, an array or a Tensor, divided by the number of its terms. NaN if there are none."""
     y = _wide_sum(x, axis, keepdims)
-    return _rounded(y / (x.size // max(1, y.size)), x)
+    n = x.size // max(1, y.size)
+    return _rounded(y / n if n else y + math.nan, x)
 
 
 def _wide_sum(x: Any, axis: Any, keepdims: bool) -> Any:

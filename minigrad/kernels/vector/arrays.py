@@ -29,7 +29,7 @@ def empty_like(x: Any) -> Any:
 
 def rows_of(x: Any) -> Any:
     """x (..., C) as a contiguous (N, C): a view, or a copy if x is not contiguous."""
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class _Buffers(threading.local):
