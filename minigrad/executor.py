@@ -4,13 +4,13 @@
 versions of them and are registered in EXECUTORS for a type of arrays: see minigrad/kernels. Their results must equal
 the textbook's up to rounding, and have the same bits whether a backward is stepped through or run in one go.
 """
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import numpy as np
 
 from minigrad import device
 from minigrad.ops.op import Op
-from minigrad.ops.sums import in_float32, is_narrow
+from minigrad.ops.sums import run
 
 if TYPE_CHECKING:
     from minigrad.tape import Node
@@ -61,19 +61,12 @@ class Executor:
         saved values, and its output, a tuple if there are several."""
         op = op_class()
         op.xp, op.needs = next(device.xp(a) for a in arrays if device.is_array(a)), needs
-        return op, self.run(op, op.forward, arrays, static)
+        return op, run(op, op.forward, arrays, static)
 
     def backward(self, op: Op, dys: Sequence[Any], grads: Gradients) -> Any:
         """Run the backward of an op that `forward` returned. dys: the gradient of each output. grads: the store of this
         pass. Returns the gradient of the input, or a tuple with one for each input."""
-        return self.run(op, op.backward, dys, op.saved)
-
-    @staticmethod
-    def run(op: Op, method: Callable[..., Any], arrays: Sequence[Any], static: dict[str, Any]) -> Any:
-        """Call the forward or the backward of an op: of a wide one in float32 if the arrays are narrower."""
-        if op.wide and any(device.is_array(a) and is_narrow(a) for a in arrays):
-            method = in_float32(method)
-        return method(*arrays, **static)
+        return run(op, op.backward, dys, op.saved)
 
     def gradients(self, exclusive: bool) -> Gradients:
         """A store for one backward pass. exclusive: only the tape reads the arrays of this pass, and the pass frees the

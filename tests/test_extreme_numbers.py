@@ -232,7 +232,7 @@ def test_value_and_slope(row, dtype, way):
             np.testing.assert_allclose(got, want, rtol=row.rtol * EPS[dtype], atol=1e-45 if dtype == "float32" else 0.0)
 
 
-# ---- infinite or undefined: NumPy's warnings stay ---------------------------------------------------------------------
+# ---- infinite or undefined: NumPy's warnings stay -------------------------------------------------------------------
 
 @every_way
 @both_dtypes
@@ -247,7 +247,7 @@ def test_at_poles_results_are_infinite_and_where_undefined_nan(function, x, y, s
     assert np.array_equal(got, y, equal_nan=True) and np.array_equal(dx, slope, equal_nan=True)
 
 
-# ---- gradients that are infinite --------------------------------------------------------------------------------------
+# ---- gradients that are infinite ------------------------------------------------------------------------------------
 
 @every_way
 @pytest.mark.parametrize("function", [
@@ -266,7 +266,17 @@ def test_the_dy_of_an_ignored_row_does_not_count(way):
     close(dz, [[P[0], P[1] - 1, 0.0], [0.0] * 3], 1e-15)
 
 
-# ---- sums of very many numbers ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("function, third", [(F.tanh, -2.0), (F.sigmoid, -0.125)])
+def test_the_third_derivative_of_tanh_and_sigmoid_at_0(function, third):
+    """Their formulas have two branches, which meet at 0."""
+    x = Tensor(np.zeros(1), requires_grad=True)
+    y = function(x)
+    for _ in range(2):
+        y = mg.grad(y.sum(), x, create_graph=True)
+    close(mg.grad(y.sum(), x).data, [third], 1e-12)
+
+
+# ---- sums of very many numbers --------------------------------------------------------------------------------------
 
 N = 1_000_000
 MANY = np.full((N, 2), 0.1, "float32")
@@ -321,7 +331,8 @@ def test_float32_gradients_summed_over_a_million_rows_are_exact_to_1e_5(name, fu
     close(dx, np.broadcast_to(N * TENTH * np.asarray(of), shape), 1e-5)
 
 
-@given(st.integers(1, 5000), st.integers(1, 40), st.sampled_from([None, 0, 1, (0, 1)]), st.booleans(), st.integers(0, 9))
+@given(n=st.integers(1, 5000), m=st.integers(1, 40), axis=st.sampled_from([None, 0, 1, (0, 1)]),
+       transposed=st.booleans(), seed=st.integers(0, 9))
 @settings(max_examples=60, deadline=None, database=None)
 def test_float32_sums_of_positive_numbers_equal_those_in_float64(n, m, axis, transposed, seed):
     x = np.random.default_rng(seed).uniform(size=(n, m)).astype("float32")
@@ -332,7 +343,15 @@ def test_float32_sums_of_positive_numbers_equal_those_in_float64(n, m, axis, tra
     close(unbroadcast(x, (1, x.shape[1])), x.sum(axis=0, keepdims=True, dtype="float64"), EPS["float32"])
 
 
-# ---- layer norm of nearly constant rows -------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype, total", [("int64", "int64"), ("bool", "int64"), ("float16", "float16"),
+                                          ("float32", "float32"), ("float64", "float64")])
+def test_sums_and_means_have_numpys_dtypes(dtype, total):
+    x = Tensor(np.array([[1, 0], [1, 1]], dtype))
+    assert x.sum().dtype == total and x.sum().item() == 3
+    assert x.mean().dtype == (dtype if "float" in dtype else "float64") and x.mean().item() == 0.75
+
+
+# ---- layer norm of nearly constant rows -----------------------------------------------------------------------------
 
 def exact_layer_norm(x, dy):
     x, dy = x.astype("float64"), dy.astype("float64")
@@ -357,7 +376,7 @@ def test_layer_norm_subtracts_the_mean_exactly_however_large_it_is(shift, spread
     np.testing.assert_allclose(dx, slope, rtol=0, atol=1e-5 * np.abs(slope).max())
 
 
-# ---- float16 ----------------------------------------------------------------------------------------------------------
+# ---- float16 --------------------------------------------------------------------------------------------------------
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(4, 768))
@@ -378,9 +397,11 @@ LONG = RNG.normal(size=(2, 3, 500))
     ("log_softmax", lambda x: F.log_softmax(x, axis=1), (np.zeros((1, 100_000)),)),
     ("cross_entropy", lambda x: F.cross_entropy(x, TARGETS), (NORMAL,)),
     ("cross_entropy of many rows", lambda x: F.cross_entropy(x, np.zeros(70_000, int)), (np.zeros((70_000, 2)),)),
-    ("linear_cross_entropy", lambda x, w: F.linear_cross_entropy(x, w, TARGETS), (NORMAL, 0.1 * RNG.normal(size=(800, 768)))),
+    ("linear_cross_entropy", lambda x, w: F.linear_cross_entropy(x, w, TARGETS),
+     (NORMAL, 0.1 * RNG.normal(size=(800, 768)))),
     ("attention", F.scaled_dot_product_attention, (LONG.swapaxes(1, 2),) * 3),
-    ("attention of large scores", F.scaled_dot_product_attention, (np.full((1, 2, 64), 40.0),) * 2 + (NORMAL[None, :2],)),
+    ("attention of large scores", F.scaled_dot_product_attention,
+     (np.full((1, 2, 64), 40.0), np.full((1, 2, 64), 40.0), NORMAL[None, :2])),
     ("linear", F.linear, (NORMAL, RNG.normal(size=(768, 3)), RNG.normal(size=3))),
     ("matmul", F.matmul, (NORMAL, RNG.normal(size=(768, 3)))),
     ("bias", lambda b: b + Tensor(np.ones((5000, 2), b.dtype)), ([1.0, 2.0],)),

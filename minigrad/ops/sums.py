@@ -6,7 +6,7 @@ accumulated in a wider dtype and rounded once: float16 and bfloat16 in float32, 
 """
 import functools
 import math
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -22,24 +22,23 @@ def wider(dtype: Any) -> Any:
 
 def total(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum of x, an array or a Tensor, over one axis, several, or all if None."""
-    return _rounded(_wide_sum(x, axis, keepdims), x)
+    return _reduced(x, axis, keepdims, lambda y: y)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum of x, an array or a Tensor, divided by the number of its terms. NaN if there are none."""
-    y = _wide_sum(x, axis, keepdims)
-    n = x.size // max(1, y.size)
-    return _rounded(y / n if n else y + math.nan, x)
+    def divided(y: Any) -> Any:
+        n = x.size // max(1, y.size)
+        return y / n if n else y + math.nan
+
+    return _reduced(x, axis, keepdims, divided)
 
 
-def _wide_sum(x: Any, axis: Any, keepdims: bool) -> Any:
-    if not device.is_array(x) or x.dtype.char not in WIDER:
-        return x.sum(axis=axis, keepdims=keepdims)
-    return x.sum(axis=axis, keepdims=keepdims, dtype=wider(x.dtype))
-
-
-def _rounded(y: Any, like: Any) -> Any:
-    return y if y.dtype == like.dtype else y.astype(like.dtype)
+def _reduced(x: Any, axis: Any, keepdims: bool, finish: Callable[[Any], Any]) -> Any:
+    """finish(sum of x), with the rounding to the dtype of x at the end."""
+    if not device.is_array(x) or x.dtype.char not in WIDER:         # Tensors come here again, as arrays
+        return finish(x.sum(axis=axis, keepdims=keepdims))
+    return finish(x.sum(axis=axis, keepdims=keepdims, dtype=wider(x.dtype))).astype(x.dtype)
 
 
 def centered(x: Any, axis: Any) -> Any:
@@ -83,3 +82,11 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(map(round_one, ys)) if type(ys) is tuple else round_one(ys)
 
     return wrapped
+
+
+def run(op: Any, method: Callable[..., Any], arrays: Sequence[Any], static: dict[str, Any]) -> Any:
+    """Call the forward or the backward of an op: of a wide one in float32 if an array is narrow. Tensors are left as
+    they are, because the ops that record them come here one by one."""
+    if op.wide and any(device.is_array(a) and is_narrow(a) for a in arrays):
+        method = in_float32(method)
+    return method(*arrays, **static)
