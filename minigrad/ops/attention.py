@@ -15,11 +15,21 @@ def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
     may attend to the keys 0 .. S - T + i, so the last query to all. TypeError for a mask that is not boolean."""
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"attention: mask must be boolean, True where a query may attend, got dtype {mask.dtype}")
-    mask = None if mask is None else xp.asarray(mask)               # a host mask is copied to the device
+    if mask is not None:
+        mask = xp.asarray(mask)                                     # a host mask is copied to the device
+        mask = mask if mask.ndim > 1 else xp.broadcast_to(mask, (T, S))
     if not causal or T == 1:
         return mask
     past = xp.tri(T, S, S - T, dtype=bool)
     return past if mask is None else past & mask
+
+
+def without_unused(xp: Any, q: Any, k: Any, v: Any, allowed: Any) -> tuple[Any, Any, Any]:
+    """q, k and v with 0 in the queries without an allowed key and in the keys that no query may attend to. They may hold
+    anything, and 0 * NaN is NaN in a product."""
+    asks, answers = allowed.any(axis=-1), allowed.any(axis=-2)      # (..., T), (..., S)
+    q = xp.where(asks[..., None], q, 0.0)
+    return q, xp.where(answers[..., None], k, 0.0), xp.where(answers[..., None], v, 0.0)
 
 
 FAR_BELOW = -1e4                                # the score of a masked pair, below the row's maximum: exp of it is 0
@@ -61,8 +71,10 @@ class Attention(Fused):
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
         xp, scale = self.xp, scale_of(q)
+        allowed = allowed_pairs(xp, q.shape[-2], k.shape[-2], causal, mask)
+        if mask is not None:
+            q, k, v = without_unused(xp, q, k, v, allowed)
         S = q @ k.swapaxes(-1, -2) * scale                          # (..., T, S)
-        allowed = allowed_pairs(xp, S.shape[-2], S.shape[-1], causal, mask)
         S = S - highest(xp, S, allowed)
         if allowed is not None:
             S = xp.where(allowed, S, FAR_BELOW)
@@ -87,8 +99,10 @@ class Attention(Fused):
     @staticmethod
     @in_float32
     def composed(F, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        allowed = allowed_pairs(q.xp, q.shape[-2], k.shape[-2], causal, mask)
+        if mask is not None:
+            q, k, v = without_unused(F, q, k, v, allowed)
         S = F.matmul(q, k.swapaxes(-1, -2)) * scale_of(q)
-        allowed = allowed_pairs(q.xp, S.shape[-2], S.shape[-1], causal, mask)
         S = S - highest(q.xp, S.data, allowed)                      # a constant: it cancels
         if allowed is not None:
             S = F.where(allowed, S, FAR_BELOW)

@@ -134,6 +134,7 @@ class Pow(Primitive):
               and dp is taken to be 0; where y = 0, y shrinks faster than log(x) grows, and dp is 0
     identity  scaling x by s scales y by s^p: sum(dx * x) = sum(dy * p * y)
     """
+    wide = True
     broadcasts = True
 
     def forward(self, x, p):
@@ -205,6 +206,7 @@ class Sqrt(Primitive):
     backward  dx = dy / (2 y)
     identity  scaling x by s scales y by sqrt(s): sum(dx * x) = sum(dy * y) / 2
     """
+    wide = True
 
     def forward(self, x):
         y = self.xp.sqrt(x)
@@ -226,6 +228,7 @@ class Tanh(Primitive):
               1 - y^2 = 4 e / (1 + e)^2
     identity  the fraction y^2 of dy is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
     """
+    wide = True
 
     def forward(self, x):
         self.save(x=x)
@@ -248,6 +251,7 @@ class Sigmoid(Primitive):
     why       e is at most 1, so it never overflows, and neither y nor 1 - y loses a digit where it is small
     identity  the derivative is 1/4 where y = 1/2, and smaller elsewhere: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
     """
+    wide = True
 
     def forward(self, x):
         e = self.xp.exp(self.xp.where(x > 0, -x, x))
@@ -269,6 +273,7 @@ class Relu(Primitive):
     why       a NaN is not below 0: it stays in y, where it can be seen
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
+    wide = True
 
     def forward(self, x):
         off = x <= 0
@@ -325,6 +330,7 @@ class Abs(Primitive):
     why       at 0 the derivative is taken to be 0, halfway between -1 and 1
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
+    wide = True
     analytic = False
 
     def forward(self, x):
@@ -346,6 +352,7 @@ class Maximum(Primitive):
     identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
               a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
     """
+    wide = True
     broadcasts = True
 
     def forward(self, a, b):
@@ -370,6 +377,7 @@ class Minimum(Primitive):
     identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
               a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
     """
+    wide = True
     broadcasts = True
 
     def forward(self, a, b):
@@ -393,6 +401,7 @@ class Where(Primitive):
     identity  each dy goes to the input that was chosen:
               sum(da) = sum(dy * mask); sum(da) + sum(db) = sum(dy)
     """
+    wide = True
     broadcasts = True
 
     def forward(self, a, b, *, mask):
@@ -415,6 +424,7 @@ class Clip(Primitive):
     backward  dx = 0 where x < low or x > high, else dy
     identity  dx is dy where x was not clipped, else 0: sum(dx) = sum(dy * (x == y))
     """
+    wide = True
     analytic = False
 
     def forward(self, x, *, low=None, high=None):
