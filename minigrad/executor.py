@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad import device
 from minigrad.ops.op import Op
+from minigrad.ops.sums import run
 
 if TYPE_CHECKING:
     from minigrad.tape import Node
@@ -61,12 +62,12 @@ class Executor:
         saved values, and its output, a tuple if there are several."""
         op = op_class()
         op.xp, op.needs = next(device.xp(a) for a in arrays if device.is_array(a)), needs
-        return op, op.forward(*arrays, **static)
+        return op, run(op, op.forward, arrays, static)
 
     def backward(self, op: Op, dys: Sequence[Any], grads: Gradients) -> Any:
         """Run the backward of an op that `forward` returned. dys: the gradient of each output. grads: the store of this
         pass. Returns the gradient of the input, or a tuple with one for each input."""
-        return op.backward(*dys, **op.saved)
+        return run(op, op.backward, dys, op.saved)
 
     def gradients(self, exclusive: bool) -> Gradients:
         """A store for one backward pass. exclusive: only the tape reads the arrays of this pass, and the pass frees the

@@ -40,7 +40,7 @@ def plain() -> contextlib.AbstractContextManager[None]:
 
 
 def unfused() -> contextlib.AbstractContextManager[None]:
-    """Record fused ops as the primitives they are composed of: attention, for example, as seven to ten nodes. Their
+    """Record fused ops as the primitives they are composed of: attention, for example, as nine to twelve nodes. Their
     gradients can be differentiated again."""
     return switch(unfused=True)
 

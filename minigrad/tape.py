@@ -13,6 +13,7 @@ from minigrad.call_site import call_site, line_of
 from minigrad.executor import TEXTBOOK, Executor, Gradients, executor_of
 from minigrad.modes import mode, module_path
 from minigrad.ops.op import Op
+from minigrad.ops.sums import total
 
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
@@ -315,7 +316,7 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, dx.shape[extra:])):
         raise ValueError(f"a gradient of shape {dx.shape} does not come from broadcasting an input of shape {shape}")
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n != dx.shape[i + extra])
-    return dx.sum(axis=axes).reshape(shape)
+    return total(dx, axes).reshape(shape)
 
 
 def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:

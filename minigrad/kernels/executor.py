@@ -7,6 +7,7 @@ from typing import Any, Iterable, Sequence
 
 from minigrad.executor import Dropped, Executor, Gradients
 from minigrad.ops.op import Op
+from minigrad.ops.sums import run
 
 
 class Kernel:
@@ -77,12 +78,12 @@ class KernelExecutor(Executor):
             op_class = kernel
         op = op_class()
         op.xp, op.needs = self.xp, needs
-        return op, op.forward(*arrays, **static)
+        return op, run(op, op.forward, arrays, static)
 
     def backward(self, op: Op, dys: Sequence[Any], grads: Any) -> Any:
         grads.unaliased = []
         if not isinstance(op, Kernel):
-            return op.backward(*dys, **op.saved)
+            return super().backward(op, dys, grads)
         if not grads.exclusive:
             op.exposed = True
             return op.backward(*dys, **op.saved)

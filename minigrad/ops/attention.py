@@ -6,6 +6,7 @@ import numpy as np
 
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import in_float32, largest, total
 from minigrad.random import Key, keep_mask
 
 
@@ -14,16 +15,35 @@ def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
     may attend to the keys 0 .. S - T + i, so the last query to all. TypeError for a mask that is not boolean."""
     if mask is not None and mask.dtype != bool:
         raise TypeError(f"attention: mask must be boolean, True where a query may attend, got dtype {mask.dtype}")
-    mask = None if mask is None else xp.asarray(mask)               # a host mask is copied to the device
+    if mask is not None:
+        mask = xp.asarray(mask)                                     # a host mask is copied to the device
+        mask = mask if mask.ndim > 1 else xp.broadcast_to(mask, (T, S))
     if not causal or T == 1:
         return mask
     past = xp.tri(T, S, S - T, dtype=bool)
     return past if mask is None else past & mask
 
 
-def far_below(dtype: Any) -> float:
-    """The score of a masked pair: its exponential is 0, and it is finite, because inf - inf is NaN."""
-    return -3e4 if dtype.itemsize == 2 else -1e30
+def without_unused(xp: Any, q: Any, k: Any, v: Any, allowed: Any) -> tuple[Any, Any, Any]:
+    """q, k and v with 0 in the queries without an allowed key and in the keys that no query may attend to. They may hold
+    anything, and 0 * NaN is NaN in a product."""
+    asks, answers = allowed.any(axis=-1), allowed.any(axis=-2)      # (..., T), (..., S)
+    q = xp.where(asks[..., None], q, 0.0)
+    return q, xp.where(answers[..., None], k, 0.0), xp.where(answers[..., None], v, 0.0)
+
+
+FAR_BELOW = -1e4                                # the score of a masked pair, below the row's maximum: exp of it is 0
+
+
+def highest(xp: Any, S: Any, allowed: Any) -> Any:
+    """The highest score of each query among the keys that it may attend to: (..., T, S) -> (..., T, 1). 0 if none."""
+    m = largest(S if allowed is None else xp.where(allowed, S, -math.inf), -1)
+    return xp.where(m == -math.inf, 0.0, m)
+
+
+def scale_of(q: Any) -> float:
+    """1 / sqrt(D) for q (..., T, D); 1 if D = 0, where all scores are 0."""
+    return 1.0 / math.sqrt(max(q.shape[-1], 1))
 
 
 class Attention(Fused):
@@ -32,12 +52,14 @@ class Attention(Fused):
     forward   S = q @ k^T / sqrt(D)    P = softmax(S)    A = P * keep / (1 - dropout)    y = A @ v
     backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
               dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q
-    why       each output row is a weighted average of the rows of v; its weights are the softmax of its scores
+    why       each output row is a weighted average of the rows of v; its weights are the softmax of its scores, or 0 if
+              no key is allowed
     identity  each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;
               y depends on q and k only through their product: sum(dq * q) = sum(dk * k);
               y is linear in v: sum(dv * v) = sum(dy * y)
     source    Vaswani et al. 2017, "Attention is all you need", eq. 1
     """
+    wide = True
 
     @staticmethod
     def check(q, k, v):
@@ -48,15 +70,17 @@ class Attention(Fused):
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
-        xp, scale = self.xp, 1.0 / math.sqrt(q.shape[-1])
+        xp, scale = self.xp, scale_of(q)
+        allowed = allowed_pairs(xp, q.shape[-2], k.shape[-2], causal, mask)
+        if mask is not None:
+            q, k, v = without_unused(xp, q, k, v, allowed)
         S = q @ k.swapaxes(-1, -2) * scale                          # (..., T, S)
-        allowed = allowed_pairs(xp, S.shape[-2], S.shape[-1], causal, mask)
+        S = S - highest(xp, S, allowed)
         if allowed is not None:
-            S = xp.where(allowed, S, far_below(S.dtype))
-        P = xp.exp(S - S.max(axis=-1, keepdims=True))
-        P = P / P.sum(axis=-1, keepdims=True)
-        if allowed is not None:
-            P = P * allowed                                         # 0 for a query without an allowed key
+            S = xp.where(allowed, S, FAR_BELOW)
+        P = xp.exp(S)
+        Z = total(P, -1, keepdims=True)                             # at least 1, or 0 without an allowed key
+        P = P / xp.where(Z == 0, 1.0, Z)
         keep = xp.asarray(keep_mask(key, P.shape, dropout)) if dropout else None
         A = P * keep * (1.0 / (1.0 - dropout)) if dropout else P
         self.save(q=q, k=k, v=v, P=P, keep=keep, dropout=dropout, scale=scale)
@@ -67,20 +91,24 @@ class Attention(Fused):
         dv = A.swapaxes(-1, -2) @ dy
         dA = dy @ v.swapaxes(-1, -2)                                # (..., T, S)
         dP = dA * keep * (1.0 / (1.0 - dropout)) if dropout else dA
-        dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True)) * scale
+        dS = P * (dP - total(dP * P, -1, keepdims=True)) * scale
         dq = dS @ k
         dk = dS.swapaxes(-1, -2) @ q
         return dq, dk, dv
 
     @staticmethod
+    @in_float32
     def composed(F, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
-        S = F.matmul(q, k.swapaxes(-1, -2)) * (1.0 / math.sqrt(q.shape[-1]))
-        allowed = allowed_pairs(q.xp, S.shape[-2], S.shape[-1], causal, mask)
+        allowed = allowed_pairs(q.xp, q.shape[-2], k.shape[-2], causal, mask)
+        if mask is not None:
+            q, k, v = without_unused(F, q, k, v, allowed)
+        S = F.matmul(q, k.swapaxes(-1, -2)) * scale_of(q)
+        S = S - highest(q.xp, S.data, allowed)                      # a constant: it cancels
         if allowed is not None:
-            S = F.where(allowed, S, far_below(S.dtype))
-        P = F.exp(S - F.logsumexp(S, axis=-1, keepdims=True))
-        if allowed is not None:
-            P = F.where(allowed, P, 0.0)
+            S = F.where(allowed, S, FAR_BELOW)
+        P = F.exp(S)
+        Z = F.sum(P, axis=-1, keepdims=True)
+        P = P / F.where(Z == 0, 1.0, Z)                             # 0 for a query without an allowed key
         if dropout:
             P = F.where(q.xp.asarray(keep_mask(key, P.shape, dropout)), P, 0.0) * (1.0 / (1.0 - dropout))
         return F.matmul(P, v)

@@ -1,29 +1,32 @@
 """Dropout."""
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import in_float32
 from minigrad.random import Key, keep_mask
 
 
 class Dropout(Fused):
     """x; p, key  ->  y
 
-    forward   y = x * keep / (1 - p)        keep: 1 with probability 1 - p, else 0, drawn from the key
-    backward  dx = dy * keep / (1 - p)
+    forward   y = x / (1 - p) where keep, else 0        keep: true with probability 1 - p, drawn from the key
+    backward  dx = dy / (1 - p) where keep, else 0
     why       forward and backward use the same mask; dividing by 1 - p makes the expected value of y equal to x
     identity  for a fixed key y is linear in x: sum(dx * x) = sum(dy * y)
     source    Srivastava et al. 2014, "Dropout", with the scaling at training time
     """
+    wide = True
 
     def forward(self, x, *, p, key):
         keep = self.xp.asarray(keep_mask(key, x.shape, p))
         scale = 1.0 / (1.0 - p)
         self.save(keep=keep, scale=scale)
-        return x * keep * scale
+        return self.xp.where(keep, x, 0.0) * scale
 
     def backward(self, dy, keep, scale):
-        return dy * keep * scale
+        return self.xp.where(keep, dy, 0.0) * scale
 
     @staticmethod
+    @in_float32
     def composed(F, x, *, p, key):
         keep = keep_mask(key, x.shape, p)
         return F.where(x.xp.asarray(keep), x, 0.0) * (1.0 / (1.0 - p))

@@ -4,6 +4,7 @@ import numpy as np
 from minigrad import device
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import wider
 
 
 class Embedding(Fused):
@@ -30,9 +31,9 @@ class Embedding(Fused):
         return w[idx]
 
     def backward(self, dy, idx, shape):
-        dw = self.xp.zeros(shape, dy.dtype)
+        dw = self.xp.zeros(shape, wider(dy.dtype))
         self.xp.add.at(dw, idx, dy)
-        return dw
+        return dw.astype(dy.dtype)
 
     @staticmethod
     def composed(F, w, *, idx):

@@ -1,8 +1,11 @@
 """Matrix products."""
+import math
+
 import numpy as np
 
 from minigrad.ops.op import Fused, Primitive
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import in_float32, total
 
 
 class Matmul(Primitive):
@@ -59,6 +62,7 @@ class Linear(Fused):
     identity  y depends on x and w only through their product: sum(dx * x) = sum(dw * w);
               b is added to every row: sum(db) = sum(dy)
     """
+    wide = True
 
     @staticmethod
     def check(x, w, b):
@@ -68,20 +72,21 @@ class Linear(Fused):
 
     def forward(self, x, w, b=None):
         self.check(x, w, b)
-        x2 = x.reshape(-1, x.shape[-1])                             # (N, I): one product for all rows
+        x2 = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])        # (N, I): one product for all rows
         self.save(x2=x2, w=w, shape=x.shape)
         y = x2 @ w                                                  # (N, O)
         y = y if b is None else y + b
         return y.reshape(x.shape[:-1] + w.shape[1:])                # (..., O)
 
     def backward(self, dy, x2, w, shape):
-        dy = dy.reshape(-1, dy.shape[-1])                           # (N, O)
+        dy = dy.reshape(len(x2), dy.shape[-1])                      # (N, O)
         dx = (dy @ w.T).reshape(shape) if self.needs[0] else None
         dw = x2.T @ dy
-        db = dy.sum(axis=0)
+        db = total(dy, 0)
         return (dx, dw, db)[:len(self.needs)]
 
     @staticmethod
+    @in_float32
     def composed(F, x, w, b=None):
         y = F.matmul(x, w)
         return y if b is None else y + b

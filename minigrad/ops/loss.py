@@ -4,8 +4,11 @@ from typing import Any
 import numpy as np
 
 from minigrad import device
+from minigrad.ops import sums
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Sample
+from minigrad.ops.softmax import LogSoftmax
+from minigrad.ops.sums import in_float32, largest
 
 
 class CrossEntropy(Fused):
@@ -15,27 +18,29 @@ class CrossEntropy(Fused):
               loss = sum(loss_i) / n over the n targets that are not ignore_index, 0 if there are none
               n = 1 for "sum" and "none"
     backward  dlogits = (p - q) * dy / n, 0 where the target is ignore_index
-    why       the logarithm cancels the exponential of softmax, so the gradient of -sum(q log p) is p - q
+    why       the logarithm cancels the exponential of softmax, so the gradient of -sum(q log p) is p - q; rows that do
+              not count are replaced by zeros, as 0 * NaN is NaN
     identity  each row of dlogits sums to 0, as a constant shift of the row leaves p unchanged:
               sum(dlogits, axis=-1) = 0
     source    Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs";
               label smoothing s: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7
     """
+    wide = True
 
     def forward(self, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
         xp, V, s = self.xp, logits.shape[-1], label_smoothing
         counted, t = map(xp.asarray, self.check(logits, targets, ignore_index, label_smoothing, reduction))
-        z = logits.reshape(-1, V)                                   # (N, V)
-        m = xp.max(z, axis=1, keepdims=True)                        # (N, 1)
+        z = xp.where(counted[:, None], logits.reshape(len(t), V), 0.0)      # (N, V)
+        m = largest(z, 1)                                           # (N, 1)
         shifted = z - m
-        total = xp.sum(xp.exp(shifted), axis=1, keepdims=True)      # (N, 1)
+        total = sums.total(xp.exp(shifted), 1, keepdims=True)       # (N, 1)
         picked = shifted[xp.arange(len(t)), t]                      # (N,)
         if s:
-            picked = (1.0 - s) * picked + s / V * shifted.sum(axis=1)
-        loss = (xp.log(total[:, 0]) - picked) * counted             # (N,)
+            picked = (1.0 - s) * picked + s / V * sums.total(shifted, 1)
+        loss = xp.where(counted, xp.log(total[:, 0]) - picked, 0.0)         # (N,)
         n = count(xp, counted, reduction, z.dtype)
         self.save(z=z, m=m, total=total, t=t, counted=counted, n=n, s=s, shape=logits.shape)
-        return loss.reshape(targets.shape) if reduction == "none" else loss.sum() / n
+        return loss.reshape(targets.shape) if reduction == "none" else sums.total(loss) / n
 
     def backward(self, dy, z, m, total, t, counted, n, s, shape):
         xp, V = self.xp, z.shape[1]
@@ -43,16 +48,19 @@ class CrossEntropy(Fused):
         if s:
             p -= s / V
         p[xp.arange(len(t)), t] -= 1.0 - s                          # p - q
-        share = dy.reshape(-1) * counted / n                        # (N,)
+        share = xp.where(counted, dy.reshape(-1) / n, 0.0)          # (N,)
         return (p * share[:, None]).reshape(shape)
 
     @staticmethod
+    @in_float32
     def composed(F, logits, *, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
         xp, V, s = logits.xp, logits.shape[-1], label_smoothing
         counted, t = map(xp.asarray, CrossEntropy.check(logits, targets, ignore_index, label_smoothing, reduction))
-        z = logits.reshape(-1, V)
-        log_p = z - F.logsumexp(z, axis=1, keepdims=True)
-        picked = (1.0 - s) * log_p[xp.arange(len(t)), t] + s / V * log_p.sum(axis=1)
+        z = F.where(counted[:, None], logits.reshape(len(t), V), 0.0)
+        log_p = LogSoftmax.composed(F, z, axis=1)
+        picked = log_p[xp.arange(len(t)), t]
+        if s:
+            picked = (1.0 - s) * picked + s / V * log_p.sum(axis=1)
         loss = F.where(counted, -picked, 0.0)
         if reduction == "none":
             return loss.reshape(targets.shape)
@@ -111,6 +119,7 @@ class LinearCrossEntropy(Fused):
     identity  each column of dw sums to 0, as one vector added to all rows of w shifts each row of logits by a constant:
               sum(dw, axis=0) = 0; the loss depends on x and w only through their product: sum(dx * x) = sum(dw * w)
     """
+    wide = True
 
     @staticmethod
     def check(x, w, targets, reduction):
@@ -122,9 +131,11 @@ class LinearCrossEntropy(Fused):
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
         self.check(x, w, targets, reduction)
-        x2, t = x.reshape(-1, x.shape[-1]), targets.reshape(-1)     # (N, C), (N,)
-        n = count(self.xp, t != ignore_index, reduction, x.dtype)
-        self.save(x2=x2, w=w, t=t, n=n, ignore_index=ignore_index, rows=rows, shape=x.shape)
+        xp, t = self.xp, targets.reshape(-1)                        # (N,)
+        counted = xp.asarray(t != ignore_index)
+        x2 = xp.where(counted[:, None], x.reshape(len(t), x.shape[-1]), 0.0)        # (N, C)
+        n = count(xp, counted, reduction, x.dtype)
+        self.save(x2=x2, w=w, t=t, counted=counted, n=n, ignore_index=ignore_index, rows=rows, shape=x.shape)
         return sum(self.chunk(x2, w, t, i, ignore_index, rows)[1] for i in range(0, max(len(t), 1), rows)) / n
 
     def chunk(self, x2, w, t, i, ignore_index, rows):
@@ -134,19 +145,21 @@ class LinearCrossEntropy(Fused):
         logits = x2[i:i + rows] @ w.T                               # (rows, V)
         return op, op.forward(logits, targets=t[i:i + rows], ignore_index=ignore_index, reduction="sum")
 
-    def backward(self, dy, x2, w, t, n, ignore_index, rows, shape):
+    def backward(self, dy, x2, w, t, counted, n, ignore_index, rows, shape):
         dx = self.xp.zeros_like(x2)
         dw = self.xp.zeros_like(w)
         for i in range(0, len(t), rows):
             op, _ = self.chunk(x2, w, t, i, ignore_index, rows)
             dz = op.backward(dy / n, **op.saved)                    # (rows, V)
-            dx[i:i + rows] = dz @ w
+            dx[i:i + rows] = self.xp.where(counted[i:i + rows, None], dz @ w, 0.0)
             dw += dz.T @ x2[i:i + rows]
         return dx.reshape(shape), dw
 
     @staticmethod
+    @in_float32
     def composed(F, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
-        logits = F.matmul(x, F.transpose(w))
+        counted = x.xp.asarray(targets != ignore_index)
+        logits = F.matmul(F.where(counted[..., None], x, 0.0), F.transpose(w))
         return CrossEntropy.composed(F, logits, targets=targets, ignore_index=ignore_index, reduction=reduction)
 
     samples = [Sample((5, 3), (7, 3), targets=np.array([1, 0, 6, 6, 2]), rows=2),

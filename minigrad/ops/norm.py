@@ -1,6 +1,9 @@
 """Layer norm."""
+import math
+
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import centered, in_float32, largest, mean, root_mean_square, total
 
 
 class LayerNorm(Fused):
@@ -15,6 +18,7 @@ class LayerNorm(Fused):
               sum(dx * xhat, axis=-1, keepdims=True) = eps * rstd**3 * sum(dxhat * xhat, axis=-1, keepdims=True)
     source    Ba, Kiros & Hinton 2016, "Layer normalization"
     """
+    wide = True
 
     @staticmethod
     def check(x, w, b):
@@ -25,30 +29,32 @@ class LayerNorm(Fused):
 
     def forward(self, x, w, b=None, *, eps=1e-5):
         self.check(x, w, b)
-        C = w.shape[0]
-        xhat = x - x.sum(axis=-1, keepdims=True) / C
-        var = (xhat * xhat).sum(axis=-1, keepdims=True) / C
-        rstd = 1.0 / self.xp.sqrt(var + eps)                        # (..., 1)
-        xhat *= rstd
+        c = centered(x, axis=-1)
+        std = root_mean_square(self.xp, c, axis=-1)                 # (..., 1)
+        rstd = 1.0 / self.xp.hypot(std, math.sqrt(eps))             # 1 / sqrt(var(x) + eps), where var(x) may overflow
+        xhat = c * rstd
         self.save(xhat=xhat, rstd=rstd, w=w)
         y = xhat * w
         return y if b is None else y + b
 
     def backward(self, dy, xhat, rstd, w):
-        C = w.shape[0]
         rows = tuple(range(dy.ndim - 1))
-        dw = (dy * xhat).sum(axis=rows)
-        db = dy.sum(axis=rows)
+        dw = total(dy * xhat, rows)
+        db = total(dy, rows)
         dxhat = dy * w
-        shift = dxhat.sum(axis=-1, keepdims=True) / C               # (..., 1)
-        scale = (dxhat * xhat).sum(axis=-1, keepdims=True) / C      # (..., 1)
+        shift = mean(dxhat, -1, keepdims=True)                      # (..., 1)
+        scale = mean(dxhat * xhat, -1, keepdims=True)               # (..., 1)
         dx = rstd * (dxhat - shift - xhat * scale)
         return (dx, dw, db)[:len(self.needs)]
 
     @staticmethod
+    @in_float32
     def composed(F, x, w, b=None, *, eps=1e-5):
         c = x - F.mean(x, axis=-1, keepdims=True)
-        rstd = 1.0 / F.sqrt(F.mean(c * c, axis=-1, keepdims=True) + eps)
+        c = c - F.mean(c, axis=-1, keepdims=True)                   # what rounding has left of the mean
+        size = F.maximum(largest(abs(c.detach()), -1), 1e-15)       # a constant: it cancels, and no square overflows
+        c = c / size
+        rstd = 1.0 / F.sqrt(F.mean(c * c, axis=-1, keepdims=True) + eps / size / size)
         y = c * rstd * w
         return y if b is None else y + b
 

@@ -19,6 +19,9 @@
 - `backward` gets the gradient of each output and returns one for each input. It never writes into its arguments.
 - `self.xp` is the array library to compute with: numpy or cupy. For gradients of gradients the engine runs a primitive
   on Tensors instead of arrays, with `self.xp` = minigrad.functional.
+- Sums and means are those of minigrad/ops/sums.py: exact to the last digits along every axis. With `wide = True` the
+  engine computes float16 and bfloat16 in float32.
+- What does not count is selected by `where`, not multiplied by 0: 0 * inf is NaN.
 - The engine sums gradients over broadcast axes, accumulates them, checks shapes and dtypes; an op does none of it.
 - The docstring is data that the stepper displays: the shapes, then sections named forward, backward, why, identity (an
   equation that the gradients satisfy, tested on numbers) and source.
@@ -43,6 +46,7 @@ class Op:
     samples: ClassVar[list[Sample]] = []
     fused: ClassVar[bool]                           # True: second derivatives only through its decomposition
     broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
+    wide: ClassVar[bool] = False                    # of float16 and bfloat16 inputs, it is computed in float32
     analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from minigrad.ops.op import Fused, Primitive
 from minigrad.ops.sample import Sample, distinct, positive, signed
+from minigrad.ops.sums import in_float32
 
 PAIRS = [
     ((2, 3), (2, 3)),
@@ -101,7 +102,7 @@ class Div(Primitive):
 
     def backward(self, dy, b, y):
         da = dy / b
-        db = -da * y if self.needs[1] else None
+        db = -(dy * y) / b if self.needs[1] else None
         return da, db
 
     samples = pairs(signed) + [Sample(2.0, signed(3, 2)), Sample((3, 2), 2.0)]
@@ -130,9 +131,10 @@ class Pow(Primitive):
     forward   y = x ** p
     backward  dx = dy * p * x ** (p - 1)    dp = dy * y * log(x)
     why       where p = 0, y is 1 for every x, so dx is 0; where x <= 0, y has no real derivative with respect to p,
-              and dp is taken to be 0
+              and dp is taken to be 0; where y = 0, y shrinks faster than log(x) grows, and dp is 0
     identity  scaling x by s scales y by s^p: sum(dx * x) = sum(dy * p * y)
     """
+    wide = True
     broadcasts = True
 
     def forward(self, x, p):
@@ -142,14 +144,15 @@ class Pow(Primitive):
 
     def backward(self, dy, x, p, y):
         dx = dy * p * x ** (p - (p != 0)) if self.needs[0] else None
-        dp = dy * y * self.log(x) if self.needs[1] else None
+        with np.errstate(invalid="ignore"):                         # inf * 0, where dp is 0
+            dp = self.xp.where((x <= 0) | (y == 0), 0.0, dy * y * self.log(x)) if self.needs[1] else None
         return dx, dp
 
     def log(self, x):
         """log(x), 0 where x <= 0."""
         if isinstance(x, (int, float)):
             return math.log(x) if x > 0 else 0.0
-        return self.xp.log(self.xp.where(x > 0, x, 1.0))
+        return self.xp.log(self.xp.where(x <= 0, 1.0, x))
 
     samples = pairs(positive) + [
         Sample(signed(3, 2), 3),
@@ -203,6 +206,7 @@ class Sqrt(Primitive):
     backward  dx = dy / (2 y)
     identity  scaling x by s scales y by sqrt(s): sum(dx * x) = sum(dy * y) / 2
     """
+    wide = True
 
     def forward(self, x):
         y = self.xp.sqrt(x)
@@ -220,16 +224,21 @@ class Tanh(Primitive):
 
     forward   y = tanh(x)
     backward  dx = dy * (1 - y^2)
+    why       near y = 1 the difference 1 - y^2 has no correct digit left, so it is computed from e = exp(-2 |x|):
+              1 - y^2 = 4 e / (1 + e)^2
     identity  the fraction y^2 of dy is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
     """
+    wide = True
 
     def forward(self, x):
-        y = self.xp.tanh(x)
-        self.save(y=y)
-        return y
+        self.save(x=x)
+        return self.xp.tanh(x)
 
-    def backward(self, dy, y):
-        return dy * (1.0 - y * y)
+    def backward(self, dy, x):
+        e = self.xp.exp(self.xp.where(x > 0, -x, x))
+        e = e * e                                                   # exp(-2 |x|)
+        d = 1.0 + e
+        return dy * (4.0 * e) / d / d
 
     samples = [Sample((2, 3)), Sample(())]
 
@@ -237,19 +246,21 @@ class Tanh(Primitive):
 class Sigmoid(Primitive):
     """x  ->  y
 
-    forward   y = 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2
-    backward  dx = dy * y * (1 - y)
-    why       the form with tanh never overflows
+    forward   e = exp(-|x|)    y = 1 / (1 + exp(-x)) = 1 / (1 + e) where x > 0, else e / (1 + e)
+    backward  dx = dy * y * (1 - y) = dy * e / (1 + e)^2
+    why       e is at most 1, so it never overflows, and neither y nor 1 - y loses a digit where it is small
     identity  the derivative is 1/4 where y = 1/2, and smaller elsewhere: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
     """
+    wide = True
 
     def forward(self, x):
-        y = 0.5 * (1.0 + self.xp.tanh(0.5 * x))
-        self.save(y=y)
-        return y
+        e = self.xp.exp(self.xp.where(x > 0, -x, x))
+        self.save(e=e)
+        return self.xp.where(x > 0, 1.0, e) / (1.0 + e)
 
-    def backward(self, dy, y):
-        return dy * y * (1.0 - y)
+    def backward(self, dy, e):
+        d = 1.0 + e
+        return dy * e / d / d
 
     samples = [Sample((2, 3)), Sample(())]
 
@@ -257,18 +268,20 @@ class Sigmoid(Primitive):
 class Relu(Primitive):
     """x  ->  y
 
-    forward   y = max(x, 0)
-    backward  dx = dy where x > 0, else 0
+    forward   y = 0 where x <= 0, else x
+    backward  dx = 0 where x <= 0, else dy
+    why       a NaN is not below 0: it stays in y, where it can be seen
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
+    wide = True
 
     def forward(self, x):
-        mask = x > 0
-        self.save(mask=mask)
-        return self.xp.where(mask, x, 0.0)
+        off = x <= 0
+        self.save(off=off)
+        return self.xp.where(off, 0.0, x)
 
-    def backward(self, dy, mask):
-        return dy * mask
+    def backward(self, dy, off):
+        return self.xp.where(off, 0.0, dy)
 
     samples = [Sample(distinct(3, 5)), Sample(signed())]
 
@@ -278,17 +291,21 @@ class Gelu(Fused):
 
     forward   u = k (x + c x^3)    t = tanh(u)    y = x (1 + t) / 2    k = sqrt(2 / pi)    c = 0.044715
     backward  du = k (1 + 3 c x^2)    dx = dy * ((1 + t) / 2 + x (1 - t^2) du / 2)
+    why       beyond -10 and 10, t is -1 and 1 to all digits: there y is 0 and x, without the cube, which may overflow
     identity  scaling x scales y, as for relu, up to a term that vanishes far from 0:
               sum(dx * x) = sum(dy * y) + sum(dy * x**2 * (1 - t**2) * du) / 2
     source    Hendrycks & Gimpel 2016, "Gaussian error linear units", the tanh form that GPT-2 uses
     """
+    wide = True
     k = math.sqrt(2.0 / math.pi)
     c = 0.044715
+    far = 10.0
 
     def forward(self, x):
-        t = self.xp.tanh(self.k * (x + self.c * x * x * x))
-        self.save(x=x, t=t)
-        return 0.5 * x * (1.0 + t)
+        near = self.xp.clip(x, -self.far, self.far)
+        t = self.xp.tanh(self.k * (near + self.c * near * near * near))
+        self.save(x=near, t=t)
+        return self.xp.where(x > self.far, x, 0.5 * near * (1.0 + t))
 
     def backward(self, dy, x, t):
         du = self.k * (1.0 + 3.0 * self.c * x * x)
@@ -296,8 +313,11 @@ class Gelu(Fused):
         return dy * slope
 
     @staticmethod
+    @in_float32
     def composed(F, x):
-        return 0.5 * x * (1.0 + F.tanh(Gelu.k * (x + Gelu.c * x * x * x)))
+        near = F.clip(x, -Gelu.far, Gelu.far)
+        t = F.tanh(Gelu.k * (near + Gelu.c * near * near * near))
+        return F.where(x > Gelu.far, x, 0.5 * near * (1.0 + t))
 
     samples = [Sample((3, 5)), Sample(())]
 
@@ -310,6 +330,7 @@ class Abs(Primitive):
     why       at 0 the derivative is taken to be 0, halfway between -1 and 1
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
+    wide = True
     analytic = False
 
     def forward(self, x):
@@ -317,7 +338,7 @@ class Abs(Primitive):
         return abs(x)
 
     def backward(self, dy, x):
-        return dy * (x > 0) - dy * (x < 0)
+        return self.xp.where(x == 0, 0.0, self.xp.where(x < 0, -dy, dy))
 
     samples = [Sample(distinct(3, 5)), Sample(signed())]
 
@@ -327,18 +348,21 @@ class Maximum(Primitive):
 
     forward   y = max(a, b)
     backward  da = dy where a > b    db = dy where b > a    half to each where a = b
+    why       NaN counts as the largest of all: it becomes y, and its input gets the gradient
     identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
               a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
     """
+    wide = True
     broadcasts = True
 
     def forward(self, a, b):
-        self.save(a_wins=a > b, b_wins=a < b, tie=a == b)
+        a_wins, b_wins = (a > b) | (a != a), (b > a) | (b != b)
+        self.save(a_wins=a_wins, b_wins=b_wins, tie=a_wins == b_wins)
         return self.xp.maximum(a, b)
 
     def backward(self, dy, a_wins, b_wins, tie):
-        half = 0.5 * dy * tie
-        return dy * a_wins + half, dy * b_wins + half
+        where, half = self.xp.where, 0.5 * dy
+        return where(tie, half, where(a_wins, dy, 0.0)), where(tie, half, where(b_wins, dy, 0.0))
 
     samples = [Sample(distinct(*a), distinct(*b, offset=0.03)) for a, b in PAIRS[:4]] + [
         Sample(distinct(3, 5), 0.0), Sample(0.0, distinct(3, 5))]
@@ -349,18 +373,21 @@ class Minimum(Primitive):
 
     forward   y = min(a, b)
     backward  da = dy where a < b    db = dy where b < a    half to each where a = b
+    why       NaN counts as the smallest of all: it becomes y, and its input gets the gradient
     identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
               a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
     """
+    wide = True
     broadcasts = True
 
     def forward(self, a, b):
-        self.save(a_wins=a < b, b_wins=a > b, tie=a == b)
+        a_wins, b_wins = (a < b) | (a != a), (b < a) | (b != b)
+        self.save(a_wins=a_wins, b_wins=b_wins, tie=a_wins == b_wins)
         return self.xp.minimum(a, b)
 
     def backward(self, dy, a_wins, b_wins, tie):
-        half = 0.5 * dy * tie
-        return dy * a_wins + half, dy * b_wins + half
+        where, half = self.xp.where, 0.5 * dy
+        return where(tie, half, where(a_wins, dy, 0.0)), where(tie, half, where(b_wins, dy, 0.0))
 
     samples = [Sample(distinct(*a), distinct(*b, offset=0.03)) for a, b in PAIRS[:4]] + [
         Sample(distinct(3, 5), 0.0), Sample(0.0, distinct(3, 5))]
@@ -374,6 +401,7 @@ class Where(Primitive):
     identity  each dy goes to the input that was chosen:
               sum(da) = sum(dy * mask); sum(da) + sum(db) = sum(dy)
     """
+    wide = True
     broadcasts = True
 
     def forward(self, a, b, *, mask):
@@ -393,20 +421,21 @@ class Clip(Primitive):
     """x; low, high  ->  y
 
     forward   y = min(max(x, low), high)
-    backward  dx = dy where low <= x <= high, else 0
+    backward  dx = 0 where x < low or x > high, else dy
     identity  dx is dy where x was not clipped, else 0: sum(dx) = sum(dy * (x == y))
     """
+    wide = True
     analytic = False
 
     def forward(self, x, *, low=None, high=None):
-        mask = (x >= (-math.inf if low is None else low)) & (x <= (math.inf if high is None else high))
+        clipped = (x < (-math.inf if low is None else low)) | (x > (math.inf if high is None else high))
         y = x if low is None else self.xp.where(x < low, low, x)
         y = y if high is None else self.xp.where(y > high, high, y)
-        self.save(mask=mask)
+        self.save(clipped=clipped)
         return y
 
-    def backward(self, dy, mask):
-        return dy * mask
+    def backward(self, dy, clipped):
+        return self.xp.where(clipped, 0.0, dy)
 
     samples = [
         Sample(distinct(3, 5), low=-0.3, high=0.4),

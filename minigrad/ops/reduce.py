@@ -2,9 +2,12 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from minigrad.ops.op import Primitive
 from minigrad.ops.sample import Sample, distinct
 from minigrad.ops.shape import normal_axes
+from minigrad.ops.sums import centered, largest, mean, total
 
 AXES: list[dict[str, Any]] = [
     dict(axis=None),
@@ -38,7 +41,7 @@ class Sum(Reduction):
     def forward(self, x, *, axis=None, keepdims=False):
         kept, n = self.kept_shape(x, axis)
         self.save(shape=x.shape, kept=kept)
-        return self.xp.sum(x, axis=axis, keepdims=keepdims)
+        return total(x, axis, keepdims)
 
     def backward(self, dy, shape, kept):
         return self.xp.broadcast_to(dy.reshape(kept), shape)
@@ -53,11 +56,12 @@ class Mean(Reduction):
     backward  dx = dy / n
     identity  each dy is divided equally among the x of its mean: sum(dx) = sum(dy)
     """
+    wide = True
 
     def forward(self, x, *, axis=None, keepdims=False):
         kept, n = self.kept_shape(x, axis)
-        self.save(shape=x.shape, kept=kept, n=n)
-        return self.xp.sum(x, axis=axis, keepdims=keepdims) / n
+        self.save(shape=x.shape, kept=kept, n=max(n, 1))
+        return mean(x, axis, keepdims)
 
     def backward(self, dy, shape, kept, n):
         return self.xp.broadcast_to(dy.reshape(kept) / n, shape)
@@ -74,6 +78,7 @@ class Var(Reduction):
     identity  a constant shift of x leaves y unchanged: sum(dx, axis=axis) = 0;
               scaling x by s scales y by s^2: sum(dx * x) = 2 * sum(dy * y)
     """
+    wide = True
 
     def forward(self, x, *, axis=None, ddof=0, keepdims=False):
         kept, n = self.kept_shape(x, axis)
@@ -81,9 +86,9 @@ class Var(Reduction):
             raise ValueError(
                 f"var: {n} numbers with ddof={ddof} have the divisor {n - ddof}: reduce over more, or lower ddof"
             )
-        c = x - self.xp.sum(x, axis=axis, keepdims=True) / n
+        c = centered(x, axis)
         self.save(c=c, kept=kept, n=n - ddof)
-        return self.xp.sum(c * c, axis=axis, keepdims=keepdims) / (n - ddof)
+        return total(c * c, axis, keepdims) / (n - ddof)
 
     def backward(self, dy, c, kept, n):
         return dy.reshape(kept) * (2.0 / n) * c
@@ -96,18 +101,20 @@ class Max(Reduction):
 
     forward   y = max(x)
     backward  dx = dy at the largest x, shared equally among equal ones, else 0
+    why       NaN counts as the largest of all: it becomes y, and gets the gradient
     identity  each dy goes to the largest x of its maximum: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
     """
+    wide = True
 
     def forward(self, x, *, axis=None, keepdims=False):
         kept, n = self.kept_shape(x, axis)
         y = self.xp.max(x, axis=axis, keepdims=keepdims)
-        mask = x == y.reshape(kept)
+        mask = (x == y.reshape(kept)) | (x != x)
         self.save(mask=mask, ties=mask.sum(axis=axis, keepdims=True).astype(x.dtype), kept=kept)
         return y
 
     def backward(self, dy, mask, ties, kept):
-        return dy.reshape(kept) / ties * mask
+        return self.xp.where(mask, dy.reshape(kept) / ties, 0.0)
 
     samples = [Sample(distinct(3, 4, 5), **a) for a in AXES]
 
@@ -117,18 +124,20 @@ class Min(Reduction):
 
     forward   y = min(x)
     backward  dx = dy at the smallest x, shared equally among equal ones, else 0
+    why       NaN counts as the smallest of all: it becomes y, and gets the gradient
     identity  each dy goes to the smallest x of its minimum: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
     """
+    wide = True
 
     def forward(self, x, *, axis=None, keepdims=False):
         kept, n = self.kept_shape(x, axis)
         y = self.xp.min(x, axis=axis, keepdims=keepdims)
-        mask = x == y.reshape(kept)
+        mask = (x == y.reshape(kept)) | (x != x)
         self.save(mask=mask, ties=mask.sum(axis=axis, keepdims=True).astype(x.dtype), kept=kept)
         return y
 
     def backward(self, dy, mask, ties, kept):
-        return dy.reshape(kept) / ties * mask
+        return self.xp.where(mask, dy.reshape(kept) / ties, 0.0)
 
     samples = [Sample(distinct(3, 4, 5), **a) for a in AXES]
 
@@ -136,20 +145,26 @@ class Min(Reduction):
 class Logsumexp(Reduction):
     """x; axis, keepdims  ->  y
 
-    forward   m = max(x)    y = m + log(sum(exp(x - m)))
-    backward  dx = dy * exp(x - y)
-    why       the derivative is the softmax of x; subtracting m leaves y unchanged and keeps exp from overflowing
+    forward   m = max(x)    y = m + log(sum(exp(x - m)))    p = exp(x - m) / sum(exp(x - m))
+    backward  dx = dy * p
+    why       the derivative is the softmax of x; subtracting m leaves y unchanged and keeps exp from overflowing.
+              Where m is infinite, so is y: an x of -inf gets no gradient, those of +inf share it equally
     identity  the derivatives sum to 1, as a constant shift of x shifts y by the same: sum(dx) = sum(dy)
     """
+    wide = True
 
     def forward(self, x, *, axis=None, keepdims=False):
+        xp = self.xp
         normal_axes(self.name, axis, x.ndim)
-        m = self.xp.max(x, axis=axis, keepdims=True)
-        y = m + self.xp.log(self.xp.sum(self.xp.exp(x - m), axis=axis, keepdims=True))
-        self.save(x=x, y=y)
-        return y if keepdims else self.xp.squeeze(y, axis=axis)
+        m = largest(x, axis)
+        with np.errstate(invalid="ignore", divide="ignore"):        # inf - inf, and the log of an empty sum
+            e = xp.exp(xp.where((x == m) & (abs(m) == math.inf), 0.0, x - m))
+            s = total(e, axis, keepdims=True)
+            y = m + xp.log(s)
+        self.save(p=xp.where(x == -math.inf, 0.0, e / s), shape=y.shape)
+        return y if keepdims else xp.squeeze(y, axis=axis)
 
-    def backward(self, dy, x, y):
-        return dy.reshape(y.shape) * self.xp.exp(x - y)
+    def backward(self, dy, p, shape):
+        return dy.reshape(shape) * p
 
     samples = [Sample((3, 4, 5), **a) for a in AXES]

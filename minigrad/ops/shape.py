@@ -8,6 +8,7 @@ import numpy as np
 from minigrad import device
 from minigrad.ops.op import Primitive
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import wider
 
 
 def normal_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
@@ -262,12 +263,13 @@ def scatter(xp: Any, x: Any, index: Any, shape: tuple[int, ...]) -> Any:
     """zeros(shape) with x added at index; for Tensors the op scatter_add."""
     if hasattr(xp, "scatter_add"):              # xp is minigrad.functional; NumPy and CuPy have no such function
         return xp.scatter_add(x, index, shape)
-    y = xp.zeros(shape, x.dtype)
     if is_basic(index):
+        y = xp.zeros(shape, x.dtype)
         y[index] = x
-    else:
-        xp.add.at(y, index, x)
-    return y
+        return y
+    y = xp.zeros(shape, wider(x.dtype))
+    xp.add.at(y, index, x)
+    return y.astype(x.dtype)
 
 
 class Concatenate(Primitive):

@@ -2,6 +2,7 @@
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Sample
 from minigrad.ops.shape import normal_axes
+from minigrad.ops.sums import in_float32, largest, total
 
 
 class Softmax(Fused):
@@ -12,22 +13,24 @@ class Softmax(Fused):
     why       every p of a row depends on every x of the row, as the p sum to 1: the second term is that coupling
     identity  each row of dx sums to 0, as a constant shift of the row leaves p unchanged: sum(dx, axis=axis) = 0
     """
+    wide = True
 
     def forward(self, x, *, axis=-1):
         normal_axes("softmax", (axis,), x.ndim)
-        xp = self.xp
-        e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
-        p = e / xp.sum(e, axis=axis, keepdims=True)
+        e = self.xp.exp(x - largest(x, axis))
+        p = e / total(e, axis, keepdims=True)
         self.save(p=p, axis=axis)
         return p
 
     def backward(self, dy, p, axis):
-        row = (dy * p).sum(axis=axis, keepdims=True)
+        row = total(dy * p, axis, keepdims=True)
         return p * (dy - row)
 
     @staticmethod
+    @in_float32
     def composed(F, x, *, axis=-1):
-        return F.exp(x - F.logsumexp(x, axis=axis, keepdims=True))
+        e = F.exp(x - largest(x.detach(), axis))                    # the maximum is a constant: it cancels
+        return e / F.sum(e, axis=axis, keepdims=True)
 
     samples = [Sample((3, 5)), Sample((2, 3, 5), axis=1), Sample((4,), axis=0)]
 
@@ -39,21 +42,24 @@ class LogSoftmax(Fused):
     backward  dx = dy - exp(y) * sum(dy)
     identity  each row of dx sums to 0, as a constant shift of the row leaves y unchanged: sum(dx, axis=axis) = 0
     """
+    wide = True
 
     def forward(self, x, *, axis=-1):
         normal_axes("log_softmax", (axis,), x.ndim)
         xp = self.xp
-        shifted = x - xp.max(x, axis=axis, keepdims=True)
-        y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+        shifted = x - largest(x, axis)
+        y = shifted - xp.log(total(xp.exp(shifted), axis, keepdims=True))
         self.save(y=y, axis=axis)
         return y
 
     def backward(self, dy, y, axis):
-        row = dy.sum(axis=axis, keepdims=True)
+        row = total(dy, axis, keepdims=True)
         return dy - self.xp.exp(y) * row
 
     @staticmethod
+    @in_float32
     def composed(F, x, *, axis=-1):
-        return x - F.logsumexp(x, axis=axis, keepdims=True)
+        shifted = x - largest(x.detach(), axis)                     # the maximum is a constant: it cancels
+        return shifted - F.logsumexp(shifted, axis=axis, keepdims=True)
 
     samples = [Sample((3, 5)), Sample((2, 3, 5), axis=1), Sample((4,), axis=0)]

@@ -29,7 +29,7 @@ def empty_like(x: Any) -> Any:
 
 def rows_of(x: Any) -> Any:
     """x (..., C) as a contiguous (N, C): a view, or a copy if x is not contiguous."""
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class _Buffers(threading.local):
@@ -57,3 +57,12 @@ def ones(n: int, like: Any) -> Any:
     if a is None or a.size < n:
         a = _buffers.arrays[key] = np.ones(n, like.dtype)
     return a[:n]
+
+
+def sum_of_rows(x: Any) -> Any:
+    """The sum of the rows of x (N, C)  ->  (C,), in float64. A product adds up the rows of a block. In float32 it loses
+    digits if there are many of them, so the blocks are small, and their sums are added in float64."""
+    total = np.zeros(x.shape[1])
+    for s in partition(len(x), settings.summed_rows):
+        total += ones(s.stop - s.start, x) @ x[s]
+    return total

@@ -30,7 +30,7 @@ class Attention(Kernel, attention.Attention, register=False):
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
-        T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
+        T, S = q.shape[-2], k.shape[-2]
         if mask is not None or dropout or causal and T not in (1, S) or S < 2 or q.ndim < 3 or not q.size or not v.size:
             return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
         causal = causal and T > 1
@@ -43,7 +43,7 @@ class Attention(Kernel, attention.Attention, register=False):
 
         for group in head_groups(lead, T, S):
             keys, values, outs, z = k[group].swapaxes(-1, -2), v[group], y[group], rz[group]
-            queries = np.multiply(q[group], 1.0 / math.sqrt(D), out=scratch("q", q, *q[group].shape))
+            queries = np.multiply(q[group], attention.scale_of(q), out=scratch("q", q, *q[group].shape))
 
             def attend(shifted):
                 for block, end, exp in zip(blocks, ends, exps):
@@ -59,10 +59,12 @@ class Attention(Kernel, attention.Attention, register=False):
 
             with np.errstate(over="ignore", invalid="ignore"):
                 attend(shifted=False)
-            if not 1.0 / SAFE < z.min() <= z.max() < SAFE:          # also for NaN
-                attend(shifted=True)
-            np.divide(1.0, z, out=z)
-            outs *= z
+                if not 1.0 / SAFE < z.min() <= z.max() < SAFE:      # also for NaN
+                    attend(shifted=True)
+                np.divide(1.0, z, out=z)
+                outs *= z
+        if not np.isfinite(y).all():                                # a sum over keys has overflowed
+            return super().forward(q, k, v, causal=causal)
         self.save(q=q, k=k, v=v, y=y, exps=exps, rz=rz, blocks=blocks, ends=ends)
         return y
 
@@ -71,7 +73,7 @@ class Attention(Kernel, attention.Attention, register=False):
             return super().backward(dy, **saved)
         q, k, v, y, exps, rz, blocks, ends = saved.values()
         lead, (T, D), S = q.shape[:-2], q.shape[-2:], k.shape[-2]
-        rz = rz * (1.0 / math.sqrt(D))
+        rz = rz * attention.scale_of(q)
         if q.shape == k.shape == v.shape and q.ndim == 4:           # in one array, as split_heads returns q, k and v
             dq, dk, dv = empty((lead[0], T, 3, lead[1], D), q.dtype).transpose(2, 0, 3, 1, 4)
         else:
@@ -113,7 +115,7 @@ def head_groups(lead, T, S):
 @cache
 def causal_bias(n, dtype):
     """An array (n, n) to be added to the scores of n queries and the n keys at their positions: it masks later keys."""
-    return np.triu(np.full((n, n), attention.far_below(dtype), dtype), 1)
+    return np.triu(np.full((n, n), -math.inf, dtype), 1)
 
 
 def empty_heads(shape, dtype):

@@ -2,7 +2,7 @@
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
-from minigrad.kernels.vector.arrays import rows_of
+from minigrad.kernels.vector.arrays import partition, rows_of
 from minigrad.kernels.vector.buffers import empty
 from minigrad.kernels.vector.settings import settings
 from minigrad.ops import embedding
@@ -10,7 +10,7 @@ from minigrad.ops import embedding
 
 class Embedding(Kernel, embedding.Embedding, register=False):
     """The gradient of a small table is a matrix product with one-hot rows. For a large one, the rows of dy are sorted
-    by index, and the rows of each index are summed."""
+    by index, and the rows of each index are summed. Sums of many rows are accumulated in float64."""
     unaliased = 0,
 
     def forward(self, w, *, idx):
@@ -24,11 +24,15 @@ class Embedding(Kernel, embedding.Embedding, register=False):
     def backward(self, dy, idx, shape):
         V, _ = shape
         idx, dy2 = idx.reshape(-1), rows_of(dy)                     # (N,), (N, C)
-        if V <= settings.vocabulary:
-            onehot = (np.arange(V)[:, None] == idx).astype(dy.dtype)        # (V, N)
-            return np.matmul(onehot, dy2, out=empty(shape, dy.dtype))
         dw = np.zeros(shape, dy.dtype)
+        if V <= settings.vocabulary:
+            total = np.zeros(shape)
+            for s in partition(len(idx), settings.summed_rows):
+                onehot = (np.arange(V)[:, None] == idx[s]).astype(dy.dtype)     # (V, rows)
+                total += onehot @ dy2[s]
+            dw[...] = total
+            return dw
         order = np.argsort(idx, kind="stable")
         first = np.flatnonzero(np.diff(idx[order], prepend=-1))     # where each group of equal indices begins
-        dw[idx[order[first]]] = np.add.reduceat(dy2[order], first, axis=0)
+        dw[idx[order[first]]] = np.add.reduceat(dy2[order], first, axis=0, dtype=np.float64)
         return dw

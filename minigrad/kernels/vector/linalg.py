@@ -2,7 +2,7 @@
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
-from minigrad.kernels.vector.arrays import ones, rows_of
+from minigrad.kernels.vector.arrays import rows_of, sum_of_rows
 from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import linalg
 
@@ -26,5 +26,5 @@ class Linear(Kernel, linalg.Linear, register=False):
         if self.needs[0]:
             dx = np.matmul(dy2, w.T, out=empty((len(dy2), w.shape[0]), dy.dtype)).reshape(shape)
         dw = np.matmul(x2.T, dy2, out=empty(w.shape, dy.dtype))
-        db = ones(len(dy2), dy) @ dy2
+        db = sum_of_rows(dy2).astype(dy.dtype)
         return (dx, dw, db)[:len(self.needs)]

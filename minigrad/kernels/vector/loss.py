@@ -24,14 +24,17 @@ class CrossEntropy(Kernel, loss.CrossEntropy, register=False):
         dz = empty_like(z) if self.needs[0] else None
         for s in pieces(z):
             e = scratch("z", z, *z[s].shape) if dz is None else dz[s]
-            losses[s] = loss_and_gradient(z[s], t[s], share[s], e)
-        self.save(dz=dz, shape=logits.shape)
+            losses[s] = loss_and_gradient(z[s], t[s], counted[s], share[s], e)
+        self.save(dz=dz, counted=counted, shape=logits.shape)
         return losses.reshape(targets.shape) if reduction == "none" else losses.sum()
 
     def backward(self, dy, **saved):
         if "z" in saved:                                                            # the textbook's forward ran
             return super().backward(dy, **saved)
-        return scaled(saved["dz"], dy.reshape(-1, 1), self.may_overwrite).reshape(saved["shape"])
+        dz, counted, shape = saved.values()
+        if dy.ndim:                                                 # reduction "none": an entry for each row
+            dy = np.where(counted, dy.reshape(-1), 0.0)
+        return scaled(dz, dy.reshape(-1, 1), self.may_overwrite).reshape(shape)
 
 
 def scaled(a, by, may_overwrite):
@@ -41,9 +44,11 @@ def scaled(a, by, may_overwrite):
     return np.multiply(a, by, out=a if may_overwrite else None)
 
 
-def loss_and_gradient(z, t, share, e):
-    """share (N,) * cross-entropy of each row of logits z (N, V) with targets t (N,)  ->  (N,). The gradient of the sum
-    of the result with respect to z is written to e (N, V), which may be z itself."""
+@np.errstate(invalid="ignore")                                      # rows that do not count may hold anything
+def loss_and_gradient(z, t, counted, share, e):
+    """share (N,) * cross-entropy of each row of logits z (N, V) with targets t (N,)  ->  (N,), 0 for a row that is not
+    counted (N,). The gradient of the sum of the result with respect to z is written to e (N, V), which may be z
+    itself."""
     rows = np.arange(len(z))
     np.subtract(z, z.max(axis=1, keepdims=True), out=e)
     picked = e[rows, t]                                             # (N,)
@@ -54,6 +59,9 @@ def loss_and_gradient(z, t, share, e):
     np.log(total, out=total)
     total -= picked
     total *= share
+    if not counted.all():
+        e[~counted] = 0.0
+        total[~counted] = 0.0
     return total
 
 
@@ -66,6 +74,8 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
         self.check(x, w, targets, reduction)
         x2, V = rows_of(x), w.shape[0]                              # (N, C)
         counted, t = loss.counted_targets(targets, ignore_index, V)
+        if not counted.all():
+            x2 = np.where(counted[:, None], x2, 0.0)
         share = (counted / loss.count(np, counted, reduction, x.dtype)).astype(x.dtype)
         losses, chunks = np.empty(len(x2), x.dtype), partition(len(x2), settings.logits // V)
         dx = dw = None
@@ -75,9 +85,10 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
             z = np.matmul(x2[chunk], w.T, out=empty((chunk.stop - chunk.start, V), x.dtype))        # (rows, V)
             for s in pieces(z):
                 part = slice(chunk.start + s.start, chunk.start + s.stop)
-                losses[part] = loss_and_gradient(z[s], t[part], share[part], z[s])                  # z is now dlogits
-            if dx is not None:
+                losses[part] = loss_and_gradient(z[s], t[part], counted[part], share[part], z[s])
+            if dx is not None:                                      # z is now dlogits
                 np.matmul(z, w, out=dx[chunk])
+                dx[chunk][~counted[chunk]] = 0.0
                 if len(chunks) == 1:
                     np.matmul(z.T, x2, out=dw)
                 else:

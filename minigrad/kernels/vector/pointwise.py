@@ -21,6 +21,8 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
 
     forward   z = (1 + tanh(k (x + c x^3))) / 2    y = x z    slope = z + 2 x (1 - z) z du,  du = k (1 + 3 c x^2)
     backward  dx = dy * slope
+
+    The textbook runs a piece that has an x beyond -10 or 10.
     """
     unaliased = drops = 0,
 
@@ -29,22 +31,7 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
         y = empty_like(x1)
         slope = empty_like(x1) if self.needs[0] else None
         for s in pieces(x1):
-            x, z = x1[s], scratch("z", x1, s.stop - s.start)
-            q = z if slope is None else slope[s]
-            np.multiply(x, x, out=q)
-            np.multiply(q, self.k * self.c, out=z)
-            z += self.k
-            z *= x                                                  # k (x + c x^3)
-            np.tanh(z, out=z)
-            z *= 0.5
-            z += 0.5
-            np.multiply(x, z, out=y[s])
-            if slope is not None:
-                q *= 6.0 * self.k * self.c
-                q += 2.0 * self.k                                   # 2 du
-                q *= y[s]
-                q *= np.subtract(1.0, z, out=scratch("q", x1, len(x)))
-                q += z
+            self.piece(x1[s], y[s], None if slope is None else slope[s])
         self.save(slope=slope, shape=shape)
         return y.reshape(shape)
 
@@ -52,3 +39,30 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
         dx = slope if self.may_overwrite else empty_like(slope)
         np.multiply(dy.reshape(-1), slope, out=dx)
         return dx.reshape(shape)
+
+    def piece(self, x, y, slope):
+        """Write y, and slope unless it is None, for the numbers x (n,)."""
+        z = scratch("z", x, len(x))
+        q = z if slope is None else slope
+        with np.errstate(over="ignore"):
+            np.multiply(x, x, out=q)
+        if not q.max(initial=0.0) <= self.far ** 2:                 # also for NaN
+            op = pointwise.Gelu()
+            op.xp = np
+            y[...] = op.forward(x)
+            if slope is not None:
+                slope[...] = op.backward(np.ones_like(x), **op.saved)
+            return
+        np.multiply(q, self.k * self.c, out=z)
+        z += self.k
+        z *= x                                                      # k (x + c x^3)
+        np.tanh(z, out=z)
+        z *= 0.5
+        z += 0.5
+        np.multiply(x, z, out=y)
+        if slope is not None:
+            q *= 6.0 * self.k * self.c
+            q += 2.0 * self.k                                       # 2 du
+            q *= y
+            q *= np.subtract(1.0, z, out=scratch("q", x, len(x)))
+            q += z

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 class Settings:
     """Tests set small values, so that small arrays take the same paths as large ones."""
     piece: int = 1 << 16                        # elements in a piece of elementwise work: several fit a core's cache
+    summed_rows: int = 512                      # rows that one product adds up
     queries: int = 64                           # queries in a block of attention
     scores: int = 1 << 17                       # scores in a block, of all heads that attention computes at once
     vocabulary: int = 128                       # an embedding's gradient is a product if its table has no more rows

@@ -1,0 +1,92 @@
+"""Sums, means and maxima that every op uses.
+
+A library may add along an axis one number after the other: NumPy's float32 sum of a million equal numbers along the
+first axis is 1 % off, and a float16 sum above 65,504 is infinite even if only its mean is wanted. So sums are
+accumulated in a wider dtype and rounded once: float16 and bfloat16 in float32, float32 in float64.
+"""
+import functools
+import math
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from minigrad import device
+
+WIDER = {"e": "float32", "E": "float32", "f": "float64"}    # by NumPy's letters; E is the bfloat16 of ml_dtypes
+
+
+def wider(dtype: Any) -> Any:
+    """The dtype in which numbers of this dtype are added up."""
+    return np.dtype(WIDER.get(dtype.char, dtype))
+
+
+def total(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The sum of x, an array or a Tensor, over one axis, several, or all if None."""
+    return _reduced(x, axis, keepdims, lambda y: y)
+
+
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The sum of x, an array or a Tensor, divided by the number of its terms. NaN if there are none."""
+    def divided(y: Any) -> Any:
+        n = x.size // max(1, y.size)
+        return y / n if n else y + math.nan
+
+    return _reduced(x, axis, keepdims, divided)
+
+
+def _reduced(x: Any, axis: Any, keepdims: bool, finish: Callable[[Any], Any]) -> Any:
+    """finish(sum of x), with the rounding to the dtype of x at the end."""
+    if not device.is_array(x) or x.dtype.char not in WIDER:         # Tensors come here again, as arrays
+        return finish(x.sum(axis=axis, keepdims=keepdims))
+    return finish(x.sum(axis=axis, keepdims=keepdims, dtype=wider(x.dtype))).astype(x.dtype)
+
+
+def centered(x: Any, axis: Any) -> Any:
+    """x - mean(x). The mean was rounded, which matters where it is much larger than the differences from it: what is
+    left of it is subtracted too."""
+    c = x - mean(x, axis, keepdims=True)
+    return c - mean(c, axis, keepdims=True)
+
+
+def root_mean_square(xp: Any, x: Any, axis: Any) -> Any:
+    """sqrt(mean(x^2)) along axis, which stays with size 1. The x are divided by the largest of them, because their
+    squares may overflow or underflow."""
+    size = largest(abs(x), axis)
+    size = xp.where(size > 0, size, 1.0)
+    scaled = x / size
+    return size * xp.sqrt(mean(scaled * scaled, axis, keepdims=True))
+
+
+def largest(x: Any, axis: Any) -> Any:
+    """The maximum of x, an array or a Tensor, along axis, which stays with size 1; -inf if there are no numbers."""
+    if x.size == 0:
+        return x.sum(axis=axis, keepdims=True) - math.inf
+    return x.max(axis=axis, keepdims=True)
+
+
+def is_narrow(x: Any) -> bool:
+    """Whether x is an array or a Tensor of float16 or bfloat16."""
+    return hasattr(x, "dtype") and x.dtype.itemsize == 2 and x.dtype.char in WIDER
+
+
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, computed in float32 if an argument is narrow. What it returns is then rounded once, to the dtype of
+    that argument."""
+    @functools.wraps(function)
+    def wrapped(*inputs: Any, **static: Any) -> Any:
+        narrow = next((x.dtype for x in inputs if is_narrow(x)), None)
+        if narrow is None:
+            return function(*inputs, **static)
+        ys = function(*(x.astype("float32") if is_narrow(x) else x for x in inputs), **static)
+        round_one = lambda y: None if y is None else y.astype(narrow)
+        return tuple(map(round_one, ys)) if type(ys) is tuple else round_one(ys)
+
+    return wrapped
+
+
+def run(op: Any, method: Callable[..., Any], arrays: Sequence[Any], static: dict[str, Any]) -> Any:
+    """Call the forward or the backward of an op: of a wide one in float32 if an array is narrow. Tensors are left as
+    they are, because the ops that record them come here one by one."""
+    if op.wide and any(device.is_array(a) and is_narrow(a) for a in arrays):
+        method = in_float32(method)
+    return method(*arrays, **static)
