@@ -23,7 +23,8 @@ from minigrad.executor import executor_of
 from minigrad.modes import plain
 from minigrad.ops.op import OPS, Op, input_names
 from minigrad.ops.sample import Sample
-from minigrad.tape import apply, backward, unbroadcast
+from minigrad.ops.sums import unbroadcast
+from minigrad.tape import apply, backward
 from minigrad.tensor import Tensor
 
 EPS = 1e-5

@@ -13,7 +13,7 @@ from minigrad.call_site import call_site, line_of
 from minigrad.executor import TEXTBOOK, Executor, Gradients, executor_of
 from minigrad.modes import mode, module_path
 from minigrad.ops.op import Op
-from minigrad.ops.sums import total
+from minigrad.ops.sums import unbroadcast
 
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
@@ -307,16 +307,6 @@ def _fitted(node: Node, i: int, x: Any, dx: Any) -> Any:
     if not node.op_class.broadcasts:
         raise ValueError(f"{node.op_class.name} gave input {i} a gradient of shape {dx.shape}, the input is {x.shape}")
     return unbroadcast(dx, x.shape)
-
-
-def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
-    """Sum dx, an array or a Tensor, over the axes that broadcasting added to `shape` or repeated: the gradient of an
-    element is the sum of the gradients of its copies."""
-    extra = dx.ndim - len(shape)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, dx.shape[extra:])):
-        raise ValueError(f"a gradient of shape {dx.shape} does not come from broadcasting an input of shape {shape}")
-    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n != dx.shape[i + extra])
-    return total(dx, axes).reshape(shape)
 
 
 def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:

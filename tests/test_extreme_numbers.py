@@ -16,8 +16,8 @@ import minigrad as mg
 from minigrad import Tensor, functional as F
 from minigrad.kernels.vector import settings as kernel_settings
 from minigrad.modes import switch
+from minigrad.ops.sums import unbroadcast
 from minigrad.random import Key
-from minigrad.tape import unbroadcast
 
 pytestmark = pytest.mark.usefixtures("with_kernels")
 inf, nan = math.inf, math.nan

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad.gradcheck import Case
 from minigrad.ops.op import Op, Primitive, input_names
+from minigrad.ops.sums import unbroadcast
 from minigrad.step.formula import parse
 from minigrad.step.identity import check_identity
 from minigrad.step.notation import parse_clause
@@ -225,7 +226,7 @@ def values_of(case):
     """All values that an identity may contain, on one sample."""
     op, ys = case.forward()
     raw, local = final_locals(op, case.dys)
-    dxs = [mg.tape.unbroadcast(np.asarray(dx), x.shape) if isinstance(x, np.ndarray) else None
+    dxs = [unbroadcast(np.asarray(dx), x.shape) if isinstance(x, np.ndarray) else None
            for dx, x in zip(raw, case.inputs)]
     names = input_names(case.op_class, len(dxs))
     outputs = [name for name in op.backward.__code__.co_varnames[1:1 + len(ys)]] if len(ys) > 1 else ["dy"]

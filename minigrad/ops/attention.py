@@ -25,8 +25,8 @@ def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
 
 
 def without_unused(xp: Any, q: Any, k: Any, v: Any, allowed: Any) -> tuple[Any, Any, Any]:
-    """q, k and v with 0 in the queries without an allowed key and in the keys that no query may attend to. They may hold
-    anything, and 0 * NaN is NaN in a product."""
+    """q, k and v with 0 in the queries without an allowed key and in the keys that no query may attend to: these may
+    hold anything, and 0 * NaN is NaN in a product."""
     asks, answers = allowed.any(axis=-1), allowed.any(axis=-2)      # (..., T), (..., S)
     q = xp.where(asks[..., None], q, 0.0)
     return q, xp.where(answers[..., None], k, 0.0), xp.where(answers[..., None], v, 0.0)

@@ -41,6 +41,16 @@ def _reduced(x: Any, axis: Any, keepdims: bool, finish: Callable[[Any], Any]) ->
     return finish(x.sum(axis=axis, keepdims=keepdims, dtype=wider(x.dtype))).astype(x.dtype)
 
 
+def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
+    """Sum dx, an array or a Tensor, over the axes that broadcasting added to `shape` or repeated: the gradient of an
+    element is the sum of the gradients of its copies."""
+    extra = dx.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, dx.shape[extra:])):
+        raise ValueError(f"a gradient of shape {dx.shape} does not come from broadcasting an input of shape {shape}")
+    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n != dx.shape[i + extra])
+    return total(dx, axes).reshape(shape)
+
+
 def centered(x: Any, axis: Any) -> Any:
     """x - mean(x). The mean was rounded, which matters where it is much larger than the differences from it: what is
     left of it is subtracted too."""

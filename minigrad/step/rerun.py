@@ -8,7 +8,8 @@ from minigrad import device
 from minigrad.executor import executor_of
 from minigrad.ops.op import Op, input_names
 from minigrad.step.line_trace import Listing, trace_lines
-from minigrad.tape import Node, collect, unbroadcast
+from minigrad.ops.sums import unbroadcast
+from minigrad.tape import Node, collect
 from minigrad.tensor import Tensor
 
 
