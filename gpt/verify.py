@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt import files
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
 
@@ -26,11 +27,14 @@ class Options:
 
 
 def copy_run(run: Path, copy: Path, step: int) -> None:
-    """Copy a run with the checkpoint of this step alone."""
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "*.png"))
-    (copy / "checkpoints").mkdir()
-    for path in (run / "checkpoints").glob(f"step_{step:06}.*"):
-        shutil.copy(path, copy / "checkpoints")
+    """Copy a run with the checkpoint of this step alone. OSError or ValueError names a file that cannot be copied."""
+    checkpoints = [f"checkpoints/step_{step:06}.{kind}" for kind in ("json", "safetensors")]
+    for name in ("config.json", "env.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin", "tokens/val.bin",
+                 *folder.LOGS, *checkpoints):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        if (run / name).exists() or name in checkpoints:
+            with files.open_regular(run / name) as original, open(copy / name, "wb") as copied:
+                shutil.copyfileobj(original, copied)
 
 
 def train_and_kill(run: Path, step: int) -> str:
@@ -43,24 +47,26 @@ def train_and_kill(run: Path, step: int) -> str:
         time.sleep(0.005)
     process.kill()
     _, errors = process.communicate()
+    (run / "lock").unlink(missing_ok=True)              # where there is no flock, only its owner may delete it
     if not saved.exists():
-        raise ValueError(f"the run could not be resumed: {errors.strip()}")
+        raise ValueError(f"the run could not be resumed: {(errors.splitlines() or ['it was killed'])[-1]}")
     return hashlib.sha256(saved.with_suffix(".safetensors").read_bytes()).hexdigest()
 
 
 def main(arguments: list[str]) -> int:
     """0 if the bits are equal, 1 if not."""
     with bad_input_exits("gpt.verify"):
-        o = parse(Options, [a if a.startswith("-") else f"--out_dir={a}" for a in arguments])
+        if arguments and not arguments[0].startswith("-"):
+            arguments = [f"--out_dir={arguments[0]}", *arguments[1:]]
+        o = parse(Options, arguments)
         if not o.out_dir or o.steps < 2:
             raise ValueError("give the folder of a run, python -m gpt.verify RUN, and --steps=2 or more")
         run = Path(o.out_dir)
         options, _, _ = folder.read_config(run)
-        possible = [step for step in map(checkpoint.step_of, checkpoint.newest_first(run))
-                    if step + o.steps <= options["max_iters"]]
-        if not possible:
+        start = checkpoint.newest_step(run, options["max_iters"] - o.steps)
+        if start is None:
             raise ValueError(f"{run} has no checkpoint {o.steps} steps or more before its end: use a smaller --steps")
-        start, middle, end = possible[0], possible[0] + o.steps // 2, possible[0] + o.steps
+        middle, end = start + o.steps // 2, start + o.steps
         with tempfile.TemporaryDirectory() as temporary:
             straight, killed = Path(temporary, "straight"), Path(temporary, "killed")
             copy_run(run, straight, start)

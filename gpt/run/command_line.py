@@ -109,10 +109,12 @@ def help_text(options: Any) -> str:
 
 @contextlib.contextmanager
 def bad_input_exits(program: str) -> Iterator[None]:
-    """Turn ValueError and OSError into one line on stderr and exit status 2, without a traceback."""
+    """Turn ValueError, OSError and MemoryError into one line on stderr and exit status 2, without a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        if isinstance(error, MemoryError):
+            reason = f"out of memory: {error}"
         print(f"{program}: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
