@@ -94,12 +94,13 @@ def _is_named(path: Path) -> bool:
     return bool(re.fullmatch("step_([0-9]{6}|[1-9][0-9]{6,17})", path.stem))
 
 
-def _note_foreign(out_dir: Path) -> None:
-    """Name on stderr what lies among the checkpoints like one, and is none."""
-    for kind in ("json", "safetensors"):
-        for path in sorted(out_dir.glob(f"checkpoints/step_*.{kind}")):
-            if not _is_named(path) or not path.is_file():
-                folder.note(f"{path} is not a checkpoint and is not used")
+def _note_foreign(out_dir: Path) -> list[Path]:
+    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders."""
+    found = [path for kind in ("json", "safetensors") for path in sorted(out_dir.glob(f"checkpoints/step_*.{kind}"))
+             if not _is_named(path) or not path.is_file()]
+    for path in found:
+        folder.note(f"{path} is not a checkpoint and is not used")
+    return found
 
 
 def _record(path: Path) -> dict[str, Any] | None:
@@ -170,7 +171,9 @@ def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: flo
     """Load the newest intact checkpoint into a model and its optimizer, and cut the logs to their lengths at that
     checkpoint  ->  its step. None if there are no checkpoints: the run starts from step 0, and is the same run.
     ValueError if no checkpoint is intact, if it is of a step after max_iters, or if a log is not a file."""
-    _note_foreign(out_dir)
+    for path in _note_foreign(out_dir):
+        if _is_named(path) and path.is_dir():           # in the way of a checkpoint
+            path.rename(path.with_name(f"{path.name}.moved"))
     record = _restore(model, optimizer, lambda: newest_first(out_dir)) or {"step": None, "logs": {}}
     if (record["step"] or 0) > max_iters:
         raise ValueError(f"{out_dir} is at step {record['step']} already: --max_iters={max_iters} must be at least "

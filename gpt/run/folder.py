@@ -59,10 +59,17 @@ def check_unused(path: Path) -> None:
     """ValueError if a folder has a run, or files that a run would add to."""
     if (path / "config.json").exists():
         raise ValueError(f"{path} holds a run already: --init_from=resume continues it; or choose another --out_dir")
-    for name in (*LOGS, "checkpoints"):
-        if os.path.lexists(path / name):
-            raise ValueError(f"{path} holds {name} but no config.json: restore that file to resume the run; or choose "
-                             "another --out_dir")
+    if _holds_parts(path):
+        raise _without_config(path)
+
+
+def _holds_parts(path: Path) -> bool:
+    """Whether a folder has files that only a run with a config.json writes."""
+    return any(os.path.lexists(path / name) for name in (*LOGS, "checkpoints"))
+
+
+def _without_config(path: Path) -> ValueError:
+    return ValueError(f"{path} holds a run, but {path / 'config.json'} is missing: {files.HOW_TO_GO_ON}")
 
 
 def existing(out_dir: str) -> Path:
@@ -97,6 +104,8 @@ def read_config(out_dir: Path) -> tuple[dict[str, Any], dict[str, str], GPTConfi
     try:
         config = files.read_sealed(path, ("options", "model"))
     except FileNotFoundError:
+        if _holds_parts(out_dir):
+            raise _without_config(out_dir) from None
         raise ValueError(f"{out_dir} holds no run: train first, with python train.py {out_dir_option(out_dir)}"
                          ) from None
     try:
@@ -168,11 +177,14 @@ def _row(line: bytes) -> dict[str, Any] | None:
     """The row in a line of metrics.jsonl or stats.jsonl: its step and other numbers. None if it is none."""
     try:
         row = json.loads(line)
-        tensor = row.pop("tensor", "")
-        right = (type(row["step"]) is int and row["step"] >= 0 and isinstance(tensor, str)
-                 and all(type(value) is float or type(value) is int and abs(value) < 2 ** 53
-                         for name, value in row.items() if value is not None or name in NORMS)
-                 and (not tensor or row.keys() >= set(NORMS)))
-        return (row | {"tensor": tensor} if tensor else row) if right else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        right = (type(row["step"]) is int and isinstance(row.get("tensor", ""), str)
+                 and ("tensor" not in row or row.keys() >= set(NORMS))
+                 and all(_is_number(value) or name == "tensor" or value is None and name.endswith("_se")
+                         for name, value in row.items()))
+        return row if right else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or type(value) is int and 0 <= value < 2 ** 53

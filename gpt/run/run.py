@@ -220,13 +220,14 @@ class Run:
             sys.exit(128 + self.stopped[0])
 
         metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
-        plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats, self.lines,
-                  self._unit())
+        evaluated = [row for row in metrics if "val_loss" in row]
+        if evaluated:                           # none where metrics.jsonl was damaged
+            plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
+                      self.lines, self._unit())
         texts = self._samples(o.max_iters, 8, 400)
         folder.append_samples(out_dir, f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
         self._print_validation(texts)
-        evaluated = [row for row in metrics if "val_loss" in row]
         lowest = min(evaluated, key=lambda row: row["val_loss"], default=None)
         if lowest and lowest is not evaluated[-1]:
             print_report("note", f"validation was best at step {lowest['step']}: {lowest['val_loss']:.3f}")
