@@ -89,7 +89,7 @@ def _value(kind: type, name: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value = kind(text)
-        if kind is float and not math.isfinite(value):
+        if not math.isfinite(value) if kind is float else kind is int and abs(value) >= 2 ** 63:
             raise ValueError
         return value
     except (KeyError, ValueError):

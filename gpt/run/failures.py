@@ -39,11 +39,17 @@ def check_memory(o: Options) -> None:
     weights = 4 * parameter_count(shape) * itemsize                                 # with gradients and two moments
     activations = activation_bytes(shape, o.batch_size, itemsize) + 3 * 8 * rows * (o.block_size + 1)
     if weights + activations > memory():
-        largest = max(("batch_size", "block_size", "gradient_accumulation_steps"), key=lambda name: getattr(o, name))
-        lower = "n_embd" if weights > activations else largest
         raise ValueError(f"out of memory: training takes about {(weights + activations) / 1e9:,.1f} GB, "
                          f"{weights / 1e9:,.1f} for the model and {activations / 1e9:,.1f} for a batch, and there are "
-                         f"{memory() / 1e9:,.1f}: lower --{lower}={getattr(o, lower)} or --n_layer={o.n_layer}")
+                         f"{memory() / 1e9:,.1f}: {use_less(o)}")
+
+
+def use_less(o: Options) -> str:
+    """How to train in less memory, in words: the options that are above their defaults, the highest ratio first."""
+    ratios = {f"--{name}={getattr(o, name)}": getattr(o, name) / getattr(Options, name) for name in
+              ("n_embd", "n_layer", "block_size", "batch_size", "vocab_size", "gradient_accumulation_steps")}
+    above = sorted((name for name in ratios if ratios[name] > 1.0), key=lambda name: -ratios[name])
+    return f"lower {' or '.join(above[:3] or ratios)}"
 
 
 @contextlib.contextmanager
@@ -52,10 +58,9 @@ def failures_exit(o: Options, out_dir: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        use_less = (f"halve --batch_size={o.batch_size} and double --gradient_accumulation_steps="
-                    f"{o.gradient_accumulation_steps}: the same run in less memory" if o.batch_size > 1 else
-                    f"lower --block_size={o.block_size}, --n_layer={o.n_layer} or --n_embd={o.n_embd}")
-        print(f"train.py: out of memory: {use_less}", file=sys.stderr)
+        fix = (f"halve --batch_size={o.batch_size} and double --gradient_accumulation_steps="
+               f"{o.gradient_accumulation_steps}: the same run in less memory" if o.batch_size > 1 else use_less(o))
+        print(f"train.py: out of memory: {fix}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         print(f"train.py: cannot write {error.filename or out_dir}: {error.strerror or error}. "

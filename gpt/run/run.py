@@ -20,7 +20,7 @@ from gpt.run import checkpoint, folder, plot
 from gpt.run.command_line import bad_input_exits
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
-from gpt.run.failures import check_memory, exit_diverged, failures_exit
+from gpt.run.failures import check_memory, exit_diverged, failures_exit, use_less
 from gpt.run.machine import allowed_cores, environment, matmul_peak
 from gpt.run.options import Options, configure
 from gpt.run.progress import Progress
@@ -91,7 +91,10 @@ class Run:
         print_report("data", self.data.description)
 
         shape = o.shape(len(self.data.tokenizer))
-        self.model = GPT(shape, o.seed, self.device, o.dtype)
+        try:
+            self.model = GPT(shape, o.seed, self.device, o.dtype)
+        except MemoryError as error:
+            raise MemoryError(f"{error}; {use_less(o)}") from None
         self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         self.n_parameters = sum(p.size for p in self.optimizer.params)
         self.peak = matmul_peak(self.device, o.dtype)

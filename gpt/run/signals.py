@@ -20,9 +20,10 @@ def stop_signals() -> Iterator[list[int]]:
         del before[signal.SIGHUP]               # nohup: the run goes on without its terminal
 
     def on_signal(number: int, frame: Any) -> None:
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         received.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
 
     for number in before:
         signal.signal(number, on_signal)
