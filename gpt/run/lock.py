@@ -49,6 +49,7 @@ def _lock(path: Path) -> int | None:
                 raise _refusal(path, owner, certain=flock is False and host == platform.node())
             mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
             os.write(descriptor, json.dumps(mine).encode())
             keep = bool(flock)
             return descriptor if keep else None
