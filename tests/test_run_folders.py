@@ -255,6 +255,18 @@ def test_a_log_is_cut_to_its_length_at_the_checkpoint(capsys):
     assert Path("metrics.jsonl").read_bytes() == GOOD and capsys.readouterr().err == ""
 
 
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_no_run_without_checkpoints(capsys):
+    shutil.rmtree("run/checkpoints")
+    Path("run/checkpoints").write_bytes(b"")
+    before = contents("run")
+    for call, arguments in ((resume, []), (sample.main, [["--out_dir=run"]])):
+        assert str(Path("run/checkpoints")) in exits_with_one_line(capsys, call, *arguments)
+    assert contents("run") == before
+    Path("run/checkpoints").unlink()
+    resume()
+    assert "run holds no checkpoint: it starts again from step 0" in capsys.readouterr().err
+
+
 def test_a_run_ends_well_without_any_validation_in_its_log():
     Path("run/metrics.jsonl").write_bytes(b"")
     resume()

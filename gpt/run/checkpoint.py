@@ -79,8 +79,12 @@ def _check_finite(tensors: Mapping[str, Any]) -> None:
 # ---- loading ----
 
 def newest_first(out_dir: Path) -> list[Path]:
-    """The JSON files of a run's checkpoints, the highest step first."""
-    return sorted((path for path in out_dir.glob("checkpoints/step_*.json") if _is_named(path) and path.is_file()),
+    """The JSON files of a run's checkpoints, the highest step first. OSError if the folder cannot be read."""
+    try:
+        paths = list((out_dir / "checkpoints").iterdir())       # glob would find nothing without a permission to read
+    except FileNotFoundError:
+        return []
+    return sorted((path for path in paths if path.suffix == ".json" and _is_named(path) and path.is_file()),
                   key=step_of, reverse=True)
 
 
@@ -174,7 +178,10 @@ def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: flo
     for path in _note_foreign(out_dir):
         if _is_named(path) and path.is_dir():           # in the way of a checkpoint
             path.rename(path.with_name(f"{path.name}.moved"))
-    record = _restore(model, optimizer, lambda: newest_first(out_dir)) or {"step": None, "logs": {}}
+    record = _restore(model, optimizer, lambda: newest_first(out_dir))
+    if record is None:
+        folder.note(f"{out_dir} holds no checkpoint: it starts again from step 0")
+        record = {"step": None, "logs": {}}
     if (record["step"] or 0) > max_iters:
         raise ValueError(f"{out_dir} is at step {record['step']} already: --max_iters={max_iters} must be at least "
                          "that")
