@@ -98,7 +98,8 @@ def _value(kind: type, name: str, text: str) -> Any:
 
 def help_text(options: Any) -> str:
     """The text of --help: one line per option with its default, under the headings of the groups."""
-    lines = [(options.__doc__ or "").strip()]
+    about = (options.__doc__ or "").strip()
+    lines = [] if about.startswith(f"{options.__name__}(") else [about]     # python -OO: dataclass writes a signature
     for f in dataclasses.fields(options):
         if f.metadata["group"]:
             lines.append(f.metadata["group"])
