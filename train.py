@@ -6,15 +6,17 @@
 
 The loop is here; the options and what happens around the steps are in gpt/run/, the model is gpt/model.py.
 """
+import io
 import math
 import signal
 import sys
 from typing import Any
 
+if __name__ == "__main__":
+    on_ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)        # during the imports it prints no traceback
+
 from gpt.model import GPT               # before NumPy: importing gpt sets environment variables that OpenBLAS reads
-from gpt.run.command_line import bad_input_exits
-from gpt.run.options import configure
-from gpt.run.run import Run
+from gpt.run.run import Run, opened
 from gpt.text.batches import batch
 
 import numpy as np
@@ -59,15 +61,15 @@ def accumulate_gradient(model: GPT, x: np.ndarray, y: np.ndarray, micro_steps: i
 
 
 def main(arguments: list[str]) -> None:
-    with bad_input_exits("train.py"):
-        run = Run(*configure(arguments))
-    with run.running():
+    with opened(arguments) as run:
         train(run)
         run.report()
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True, errors="replace")   # type: ignore[union-attr]  # a log shows each line
+    signal.signal(signal.SIGINT, on_ctrl_c)
+    if isinstance(sys.stdout, io.TextIOWrapper):            # it is none in a notebook, and None if it is closed
+        sys.stdout.reconfigure(line_buffering=True)         # a log shows each line at once
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:                   # before the first step

@@ -12,8 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt import files
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
+from gpt.text.dataset import open_data
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
@@ -25,12 +27,27 @@ class Options:
     steps: int = option(10, "steps to train; killed half way")
 
 
-def copy_run(run: Path, copy: Path, step: int) -> None:
-    """Copy a run with the checkpoint of this step alone."""
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "*.png"))
-    (copy / "checkpoints").mkdir()
-    for path in (run / "checkpoints").glob(f"step_{step:06}.*"):
-        shutil.copy(path, copy / "checkpoints")
+def copy_run(run: Path, copy: Path, steps: int) -> int:
+    """Copy a run with one checkpoint alone, the newest that is `steps` or more before its end  ->  its step. ValueError
+    for none, ValueError or OSError for a file that cannot be copied."""
+    options, _, _ = folder.read_config(run)
+    while True:
+        step = checkpoint.newest_step(run, options["max_iters"] - steps)
+        if step is None:
+            raise ValueError(f"{run} has no checkpoint {steps} steps or more before its end: use a smaller --steps")
+        record = f"checkpoints/step_{step:06}.json"
+        try:
+            for name in ("config.json", "env.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin",
+                         "tokens/val.bin", *folder.LOGS, record, record.replace(".json", ".safetensors")):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                if (run / name).exists() or name.startswith("checkpoints"):
+                    with files.open_regular(run / name) as original, open(copy / name, "wb") as copied:
+                        shutil.copyfileobj(original, copied)
+            return step
+        except FileNotFoundError:
+            if (run / record).exists():
+                raise
+            shutil.rmtree(copy / "checkpoints")         # a training goes on in this run, and has deleted it
 
 
 def train_and_kill(run: Path, step: int) -> str:
@@ -43,28 +60,28 @@ def train_and_kill(run: Path, step: int) -> str:
         time.sleep(0.005)
     process.kill()
     _, errors = process.communicate()
+    (run / "lock").unlink(missing_ok=True)              # where there is no flock, only its owner may delete it
     if not saved.exists():
-        raise ValueError(f"the run could not be resumed: {errors.strip()}")
+        raise ValueError(f"the run could not be resumed: {(errors.splitlines() or ['it was killed'])[-1]}")
     return hashlib.sha256(saved.with_suffix(".safetensors").read_bytes()).hexdigest()
 
 
 def main(arguments: list[str]) -> int:
     """0 if the bits are equal, 1 if not."""
     with bad_input_exits("gpt.verify"):
-        o = parse(Options, [a if a.startswith("-") else f"--out_dir={a}" for a in arguments])
+        if arguments and not arguments[0].startswith("-"):
+            arguments = [f"--out_dir={arguments[0]}", *arguments[1:]]
+        o = parse(Options, arguments)
         if not o.out_dir or o.steps < 2:
             raise ValueError("give the folder of a run, python -m gpt.verify RUN, and --steps=2 or more")
         run = Path(o.out_dir)
-        options, _, _ = folder.read_config(run)
-        possible = [step for step in map(checkpoint.step_of, checkpoint.newest_first(run))
-                    if step + o.steps <= options["max_iters"]]
-        if not possible:
-            raise ValueError(f"{run} has no checkpoint {o.steps} steps or more before its end: use a smaller --steps")
-        start, middle, end = possible[0], possible[0] + o.steps // 2, possible[0] + o.steps
+        folder.read_config(run)
+        open_data(run)                                  # ValueError names a damaged file here, not in a copy
         with tempfile.TemporaryDirectory() as temporary:
             straight, killed = Path(temporary, "straight"), Path(temporary, "killed")
-            copy_run(run, straight, start)
-            copy_run(run, killed, start)
+            start = copy_run(run, straight, o.steps)
+            middle, end = start + o.steps // 2, start + o.steps
+            shutil.copytree(straight, killed)
             print(f"training from step {start} to {end} in one go, and once more with a kill at step {middle}")
             expected = train_and_kill(straight, end)
             train_and_kill(killed, middle)

@@ -17,7 +17,7 @@ def set_num_threads(n: int) -> None:
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"the number of threads must be a whole number of at least 1, got {n!r}")
     for library in _blas_libraries():
-        library.set_num_threads(n)
+        library.set_num_threads(min(n, 2 ** 31 - 1))    # a C int; libraries have lower limits of their own
 
 
 def get_num_threads() -> int:

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import train
-from gpt import verify
+from gpt import files, verify
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder, plot
 from minigrad import optim
@@ -28,6 +28,7 @@ RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--bloc
 KILLED = """
 import os, pathlib, signal, sys
 import train
+from gpt import files
 from gpt.run import folder, plot
 from minigrad import optim
 left = int(sys.argv[1])
@@ -41,7 +42,7 @@ def counted(call):
     return wrapped
 os.fsync, os.replace, pathlib.Path.unlink = counted(os.fsync), counted(os.replace), counted(pathlib.Path.unlink)
 folder.append, folder.append_samples = counted(folder.append), counted(folder.append_samples)
-folder.write_atomically, optim.AdamW.step = counted(folder.write_atomically), counted(optim.AdamW.step)
+files.write_atomically, optim.AdamW.step = counted(files.write_atomically), counted(optim.AdamW.step)
 for picture in ("loss_curve", "lr_curve", "stats_maps"):
     setattr(plot, picture, lambda *_: None)
 train.main(sys.argv[2:])
@@ -94,7 +95,7 @@ def start_killed(calls, *arguments):
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.parametrize("calls", [16, 30, 47, 75, 104])
+@pytest.mark.parametrize("calls", [36, 43, 67, 101, 130])
 def test_a_run_killed_at_any_write_and_resumed_gives_the_same_bits(expected, calls):
     killed = start_killed(calls, *RUN, "--out_dir=run")
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
@@ -104,21 +105,30 @@ def test_a_run_killed_at_any_write_and_resumed_gives_the_same_bits(expected, cal
 
 def test_a_run_killed_and_resumed_repeatedly_gives_the_same_bits(expected):
     """Each process gets a little beyond the next checkpoint, and is killed at another call."""
-    processes = [start_killed(25, *RUN, "--out_dir=run")]
+    processes = [start_killed(50, *RUN, "--out_dir=run")]
     while processes[-1].returncode == -signal.SIGKILL and len(processes) < 15:
-        processes.append(start_killed(31 + len(processes), "--init_from=resume", "--out_dir=run"))
+        processes.append(start_killed(55 + len(processes), "--init_from=resume", "--out_dir=run"))
     assert processes[-1].returncode == 0 and len(processes) > 3, processes[-1].stderr
     assert outcome("run") == expected
 
 
 def test_a_run_killed_before_its_first_checkpoint_restarts_from_step_0(expected):
-    assert start_killed(10, *RUN, "--out_dir=run").returncode == -signal.SIGKILL
+    assert start_killed(33, *RUN, "--out_dir=run").returncode == -signal.SIGKILL
     assert Path("run/config.json").exists() and not checkpoint.newest_first(Path("run"))
     resume("run")
     assert outcome("run") == expected
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("calls", [9, 28])
+def test_a_run_killed_before_it_has_a_config_can_be_started_again(expected, calls):
+    assert start_killed(calls, *RUN, "--out_dir=run").returncode == -signal.SIGKILL
+    with pytest.raises(SystemExit):
+        resume("run")
+    train.main([*RUN, "--out_dir=run"])
+    assert outcome("run") == expected
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_the_first_signal_saves_and_prints_how_to_resume(expected, monkeypatch, capsys, name):
     number, step, count = getattr(signal, name), optim.AdamW.step, []
 
@@ -196,7 +206,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(expected,
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/checkpoints/step_000006.safetensors")
 
-    write = folder.write_atomically
+    write = files.write_atomically
 
     def nearly_full(path, data):
         with monkeypatch.context() as patch:
@@ -208,7 +218,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(expected,
             write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "write_atomically", nearly_full)
+        patch.setattr(files, "write_atomically", nearly_full)
         with pytest.raises(SystemExit) as exit:
             train.main([*RUN, "--out_dir=run"])
     error = capsys.readouterr().err

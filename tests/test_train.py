@@ -391,7 +391,7 @@ def test_a_diverging_run_names_the_op_of_the_first_value_that_is_not_finite(tmp_
     x = np.zeros((2, 8), int)
     with pytest.raises(SystemExit, match="forward of linear in h.1.mlp.c_fc .*Nothing was saved"), \
             np.errstate(all="ignore"):
-        exit_diverged(model, Options(), tmp_path, 7, math.nan,
+        exit_diverged(model, Options(), tmp_path, 7, "the loss is nan",
                       lambda: train.accumulate_gradient(model, x, x, 1, seed=0, step=7))
 
 

@@ -3,22 +3,26 @@
     checkpoints/step_000200.safetensors weights under GPT-2's names, the optimizer's moments (optimizer.m.wte.weight)
     checkpoints/step_000200.json        step, validation loss, lengths of the logs, and the SHA-256 of all of these
 
-The JSON is written last and makes a checkpoint valid. Files that do not match the SHA-256 are not used.
+The JSON is written last and makes a checkpoint valid. Files that do not match the SHA-256 are not used, nor are values
+that are not finite.
 """
-import hashlib
 import json
 import math
 import os
-import sys
+import re
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
+import numpy as np
+import safetensors
 import safetensors.numpy
 
 from minigrad import optim
 
+from gpt import files
 from gpt.model import GPT
 from gpt.run import folder
+from gpt.run.estimates import parameter_count
 from gpt.text import tokenizer
 
 
@@ -26,44 +30,62 @@ from gpt.text import tokenizer
 
 def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_loss: float | None = None,
          keep: int = 3) -> None:
-    """Write the checkpoint after `step` updates, then delete all but the newest `keep` and the one with the lowest
-    val_loss. A crash at any moment leaves all earlier checkpoints intact, and so does a full disk, an OSError."""
+    """Write the checkpoint after `step` updates, then delete all before it but the newest `keep` and the one with the
+    lowest val_loss. A crash at any moment leaves all earlier checkpoints intact, and so does a full disk, an OSError.
+    FloatingPointError if a weight or a moment is not finite; then nothing is written."""
     names = {id(p): name for name, p in model.named_parameters()}
     tensors, state = model.state_dict(), optimizer.state_dict()
     for moment in optimizer.moments:
         tensors |= {f"optimizer.{moment}.{names[id(p)]}": x for p, x in zip(optimizer.params, state[moment])}
+    _check_finite(tensors)
     data = safetensors.numpy.save(tensors)
-    record: dict[str, Any] = {"step": step, "val_loss": val_loss, "logs": {}}
+    record: dict[str, Any] = {"step": step, "val_loss": val_loss, "bytes": len(data), "logs": {}}
     for log in folder.LOGS:
         if (out_dir / log).exists():
             with open(out_dir / log, "rb+") as file:
                 os.fsync(file.fileno())
                 record["logs"][log] = file.seek(0, os.SEEK_END)
-    record["sha256"] = _sha256(data, record)
+    record["sha256"] = files.sha256(record, data)
     path = out_dir / "checkpoints" / f"step_{step:06}"
     path.parent.mkdir(exist_ok=True)
-    folder.write_atomically(path.with_suffix(".safetensors"), data)
-    folder.write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
+    files.write_atomically(path.with_suffix(".safetensors"), data)
+    files.write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
 
-    paths = newest_first(out_dir)
+    paths = [path for path in newest_first(out_dir) if step_of(path) <= step]   # not those that a resume passed over
     best = min(paths, key=_val_loss)            # the newest of equals
     for path in paths[keep:]:
         if path != best:
-            path.unlink()                       # first: without its JSON a checkpoint is not valid
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            _delete(path)
 
 
-def _sha256(data: bytes, record: Mapping[str, Any]) -> str:
-    """The SHA-256 of the tensors' file and of the record without its SHA-256."""
-    rest = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(data + json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def discard(out_dir: Path, step: int) -> None:
+    """Delete the checkpoint of a step, if there is one: its loss turned out not to be finite."""
+    for path in newest_first(out_dir):
+        if step_of(path) == step:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    path.unlink()                               # first: without its JSON a checkpoint is not valid
+    path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _check_finite(tensors: Mapping[str, Any]) -> None:
+    for name, x in tensors.items():
+        if not np.isfinite(x).all():
+            raise FloatingPointError(f"{name} has values that are not finite")
 
 
 # ---- loading ----
 
 def newest_first(out_dir: Path) -> list[Path]:
-    """The JSON files of a run's checkpoints, the highest step first."""
-    return sorted(out_dir.glob("checkpoints/step_*.json"), key=step_of, reverse=True)
+    """The JSON files of a run's checkpoints, the highest step first. OSError if the folder cannot be read."""
+    try:
+        paths = list((out_dir / "checkpoints").iterdir())       # glob would find nothing without a permission to read
+    except FileNotFoundError:
+        return []
+    return sorted((path for path in paths if path.suffix == ".json" and _is_named(path) and path.is_file()),
+                  key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
@@ -71,50 +93,111 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
+def _is_named(path: Path) -> bool:
+    """Whether a file has the name of a checkpoint's: step_000200 (copy).json and step_old.json have not."""
+    return bool(re.fullmatch("step_([0-9]{6}|[1-9][0-9]{6,17})", path.stem))
+
+
+def _note_foreign(out_dir: Path) -> list[Path]:
+    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders."""
+    found = [path for kind in ("json", "safetensors") for path in sorted(out_dir.glob(f"checkpoints/step_*.{kind}"))
+             if not _is_named(path) or not path.is_file()]
+    for path in found:
+        folder.note(f"{path} is not a checkpoint and is not used")
+    return found
+
+
 def _record(path: Path) -> dict[str, Any] | None:
     """The content of the JSON of a checkpoint; None if it is damaged."""
     try:
-        record = json.loads(path.read_bytes())
-        return record if {"step", "val_loss", "logs", "sha256"} <= record.keys() else None
-    except (OSError, ValueError, AttributeError):
+        record = files.read_json(path)
+    except (OSError, ValueError):
         return None
+    return record if {"step", "val_loss", "logs", "sha256"} <= record.keys() else None
 
 
 def _val_loss(path: Path) -> float:
-    """The validation loss of the checkpoint with this JSON; infinite if it has none."""
+    """The validation loss of the checkpoint with this JSON; infinite if it has none, or NaN."""
     loss = (_record(path) or {}).get("val_loss")
-    return loss if isinstance(loss, float) else math.inf
+    return loss if isinstance(loss, float) and math.isfinite(loss) else math.inf
 
 
-def _first_intact(paths: list[Path]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(record, tensors) of the first intact checkpoint; those before it are named on stderr. None if there are no
-    checkpoints, ValueError if all are damaged."""
-    for path in paths:
-        record, tensors = _record(path), path.with_suffix(".safetensors")
-        data = tensors.read_bytes() if tensors.exists() else b""
-        if record and record["sha256"] == _sha256(data, record):
-            return record, safetensors.numpy.load(data)
-        print(f"note    the checkpoint {tensors} is damaged and is not used", file=sys.stderr)
-    if paths:
-        raise ValueError(f"all checkpoints in {paths[0].parent} are damaged: train again in another --out_dir")
+class _Unusable(Exception):
+    """A checkpoint that is not used; the message says why."""
+
+
+def _load(path: Path, n_weights: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(record, tensors) of the checkpoint with this JSON. n_weights: how many numbers its weights are together; None
+    for any. _Unusable if it is damaged, of another model, or not finite."""
+    record = _record(path)
+    try:
+        with files.open_regular(path.with_suffix(".safetensors")) as file:
+            size = os.fstat(file.fileno()).st_size
+            whole = record is not None and record["step"] == step_of(path) and size == record.get("bytes", size)
+            data = file.read() if whole else b""
+        if record is None or record["sha256"] != files.sha256(record, data):
+            raise _Unusable("is damaged")
+        tensors = safetensors.numpy.load(data)
+    except (OSError, ValueError, MemoryError, safetensors.SafetensorError):
+        raise _Unusable("is damaged") from None
+    if n_weights not in (None, sum(x.size for x in weights(tensors).values())):
+        raise _Unusable("is of another model")
+    try:
+        _check_finite(tensors)
+    except FloatingPointError as error:
+        raise _Unusable(f"has diverged ({error}; resume with a smaller --learning_rate)") from None
+    return record, tensors
+
+
+def _first_intact(listed: Callable[[], list[Path]], n_weights: int | None = None
+                  ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(record, tensors) of the first usable checkpoint; those before it are named on stderr. None if there are no
+    checkpoints, ValueError if none is usable. n_weights: see _load.
+
+    listed: returns the paths. A run that goes on may delete all of them meanwhile: then its new ones are used.
+    """
+    before: list[Path] = []
+    while before != (paths := listed()):
+        before = paths
+        for path in paths:
+            try:
+                return _load(path, n_weights)
+            except _Unusable as error:
+                if path.exists():
+                    folder.note(f"the checkpoint {path.with_suffix('.safetensors')} {error} and is not used")
+    if before:
+        raise ValueError(f"all checkpoints in {before[0].parent} are damaged or have diverged: train again in another "
+                         "--out_dir, after a divergence with a smaller --learning_rate")
     return None
 
 
-def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer) -> int | None:
-    """Load the newest intact checkpoint into a model and its optimizer, and truncate the logs to their lengths at that
-    checkpoint  ->  its step. None if there are no checkpoints: the run starts from step 0, and is the same run."""
-    record = restore(model, optimizer, newest_first(out_dir)) or {"step": None, "logs": {}}
+def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: float = math.inf) -> int | None:
+    """Load the newest intact checkpoint into a model and its optimizer, and cut the logs to their lengths at that
+    checkpoint  ->  its step. None if there are no checkpoints: the run starts from step 0, and is the same run.
+    ValueError if no checkpoint is intact, if it is of a step after max_iters, or if a log is not a file."""
+    for path in _note_foreign(out_dir):
+        if _is_named(path) and path.is_dir():           # in the way of a checkpoint
+            path.rename(path.with_name(f"{path.name}.moved"))
+    record = _restore(model, optimizer, lambda: newest_first(out_dir))
+    if record is None:
+        folder.note(f"{out_dir} holds no checkpoint: it starts again from step 0")
+        record = {"step": None, "logs": {}}
+    if (record["step"] or 0) > max_iters:
+        raise ValueError(f"{out_dir} is at step {record['step']} already: --max_iters={max_iters} must be at least "
+                         "that")
     for log in folder.LOGS:
-        if (out_dir / log).exists():
-            size = record["logs"].get(log, 0)
-            os.truncate(out_dir / log, min(size, (out_dir / log).stat().st_size))
+        folder.cut_log(out_dir / log, record["logs"].get(log, 0))
     return record["step"]
 
 
 def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[str, Any] | None:
     """Load the first intact one of these checkpoints into a model and its optimizer  ->  the content of its JSON. None
     if there are no checkpoints, ValueError if all are damaged."""
-    found = _first_intact(paths)
+    return _restore(model, optimizer, lambda: paths)
+
+
+def _restore(model: GPT, optimizer: optim.Optimizer, listed: Callable[[], list[Path]]) -> dict[str, Any] | None:
+    found = _first_intact(listed, parameter_count(model.config))
     if found is None:
         return None
     record, tensors = found
@@ -128,25 +211,41 @@ def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[s
 
 def missing(out_dir: Path) -> ValueError:
     """The error for a run without a checkpoint."""
-    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
+    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py "
+                      f"{folder.out_dir_option(out_dir)}")
 
 
 def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Tokenizer]:
     """The model of a run at its checkpoint with the lowest validation loss, and its tokenizer. ValueError names what is
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
-    found = _first_intact(sorted(newest_first(out_dir), key=_val_loss))
+    text = tokenizer.load(out_dir / "tokenizer.json")
+    if len(text) != shape.vocab_size:
+        raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(text)} tokens and the model {shape.vocab_size}: it is "
+                         "of another run; restore it from a copy")
+    _note_foreign(out_dir)
+    found = _first_intact(lambda: sorted(newest_first(out_dir), key=_val_loss), parameter_count(shape))
     if found is None:
         raise missing(out_dir)
     model = GPT(shape, device=device, dtype=options["dtype"])
     model.load_state_dict(weights(found[1]))
-    return model, tokenizer.load(out_dir / "tokenizer.json")
+    return model, text
+
+
+def newest_step(out_dir: Path, last: float = math.inf) -> int | None:
+    """The step of the newest intact checkpoint up to the step `last`; None if there is none. ValueError if none is
+    intact."""
+    found = _first_intact(lambda: [path for path in newest_first(out_dir) if step_of(path) <= last])
+    return found[0]["step"] if found else None
 
 
 def last_intact(out_dir: Path) -> str:
     """A sentence for error messages: the step of the newest intact checkpoint."""
-    found = _first_intact(newest_first(out_dir))
-    return f"The checkpoint of step {found[0]['step']} is intact" if found else "Nothing was saved yet"
+    try:
+        step = newest_step(out_dir)
+    except ValueError:
+        return "No checkpoint is intact"
+    return "Nothing was saved yet" if step is None else f"The checkpoint of step {step} is intact"
 
 
 def weights(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _value(kind: type, name: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value = kind(text)
-        if kind is float and not math.isfinite(value):
+        if not math.isfinite(value) if kind is float else kind is int and abs(value) >= 2 ** 63:
             raise ValueError
         return value
     except (KeyError, ValueError):
@@ -98,7 +98,8 @@ def _value(kind: type, name: str, text: str) -> Any:
 
 def help_text(options: Any) -> str:
     """The text of --help: one line per option with its default, under the headings of the groups."""
-    lines = [(options.__doc__ or "").strip()]
+    about = (options.__doc__ or "").strip()
+    lines = [] if about.startswith(f"{options.__name__}(") else [about]     # python -OO: dataclass writes a signature
     for f in dataclasses.fields(options):
         if f.metadata["group"]:
             lines.append(f.metadata["group"])
@@ -109,10 +110,12 @@ def help_text(options: Any) -> str:
 
 @contextlib.contextmanager
 def bad_input_exits(program: str) -> Iterator[None]:
-    """Turn ValueError and OSError into one line on stderr and exit status 2, without a traceback."""
+    """Turn ValueError, OSError and MemoryError into one line on stderr and exit status 2, without a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        if isinstance(error, MemoryError):
+            reason = f"out of memory: {error}"
         print(f"{program}: {reason}", file=sys.stderr)
         raise SystemExit(2) from None

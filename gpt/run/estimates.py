@@ -2,6 +2,14 @@
 from gpt.model import GPTConfig
 
 
+def parameter_count(shape: GPTConfig) -> int:
+    """The number of weights of a model of this shape."""
+    V, T, C = shape.vocab_size, shape.block_size, shape.n_embd
+    bias = 1 if shape.bias else 0
+    block = 12 * C * C + 2 * C + bias * 11 * C          # two LayerNorms; matrices C x 3C, C x C, C x 4C, 4C x C
+    return (V + T) * C + shape.n_layer * block + C + bias * C + (0 if shape.tied else V * C)
+
+
 def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int) -> int:
     """Approximate peak memory of the activations of a micro-batch. Fitted to measurements: 27 arrays (B, T, C) in each
     block, and two and a half of attention's (B, nh, T, T)."""

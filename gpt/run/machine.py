@@ -1,7 +1,10 @@
 """The machine that a run computes on."""
+import contextlib
+import math
 import os
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,16 @@ def environment(device_name: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its options: the content of env.json."""
     return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(),
             "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads()}
+
+
+def memory() -> float:
+    """Bytes of memory that this process may use; infinite if unknown."""
+    amounts = [math.inf]
+    if hasattr(os, "sysconf"):
+        amounts.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):          # of a container; the text is "max" where there is no limit
+        amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
+    return min(amounts)
 
 
 def matmul_peak(device_name: str, dtype: str) -> float:

@@ -1,7 +1,7 @@
 """The options of train.py, their defaults and presets."""
 import dataclasses
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, get_type_hints
 
 from gpt.model import GPTConfig
 from gpt.run import folder
@@ -52,6 +52,10 @@ class Options:
     config: str = option("", "a TOML file of options: n_layer = 4")
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():       # from a config.json they may be of any type
+            value = getattr(self, name)
+            if not (type(value) is kind or kind is float and type(value) is int):
+                raise ValueError(f"--{name} must be of type {kind.__name__}, got {value!r:.60}")
         for name in ("batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval", "eval_iters",
                      "log_interval", "checkpoint_interval", "keep"):
             if getattr(self, name) < 1:
@@ -118,6 +122,10 @@ def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]
     if "out_dir" not in given:
         raise ValueError("--init_from=resume needs the folder of the run: --out_dir=runs/...")
     saved, origins, _ = folder.read_config(Path(given["out_dir"]))
+    unknown = saved.keys() - get_type_hints(Options).keys()
+    if unknown:
+        raise ValueError(f"{given['out_dir']}/config.json has an unknown option {min(unknown)}: resume the run with "
+                         "the version of minigrad that it was started with")
     o, sources = combine(Options, [("the run", saved), *layers])
     changes = {name: f"{name} {was!r} -> {getattr(o, name)!r}" for name, was in saved.items()
                if getattr(o, name) != was and name not in ("out_dir", "init_from", "preset", "config")}

@@ -1,9 +1,11 @@
 """Plots of a run as PNG: its loss, its learning rate, and the norms of its tensors."""
+import io
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from gpt import files
 from gpt.run.lr_schedule import decay_start
 from gpt.run.options import Options
 
@@ -52,7 +54,7 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
                       fontsize=9, annotation_clip=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", framealpha=1.0, edgecolor="white")
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def spread(heights: Mapping[str, float], apart: float) -> dict[str, float]:
@@ -80,7 +82,7 @@ def lr_curve(path: Path, metrics: Sequence[Row], warmup_iters: int, decay_start:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.1e}" if rate else "0")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def stats_maps(path: Path, stats: Sequence[Row]) -> None:
@@ -103,7 +105,13 @@ def stats_maps(path: Path, stats: Sequence[Row]) -> None:
         axes.set(title=f"{title}, log10 of the norm" if field != "update_ratio" else f"{title}, log10", xlabel="step")
         figure.colorbar(image, ax=axes, pad=0.02)
     panels[0].set_yticks(range(len(tensors)), tensors, fontsize=7)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110)
+    files.write_atomically(path, png.getvalue())
 
 
 def _figure(width: float, height: float) -> Any:

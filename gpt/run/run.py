@@ -1,9 +1,9 @@
 """A training run: opened from its options, interrupted for validation, samples and checkpoints, reported at its end."""
 import contextlib
 import dataclasses
-import json
 import math
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NoReturn
@@ -12,24 +12,47 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import device
-from minigrad.step.page import write
+from minigrad.step.page import html
 
+from gpt import files
 from gpt.model import GPT
 from gpt.run import checkpoint, folder, plot
+from gpt.run.command_line import bad_input_exits
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
-from gpt.run.failures import exit_diverged, failures_exit
+from gpt.run.failures import check_memory, exit_diverged, failures_exit, use_less
 from gpt.run.machine import allowed_cores, environment, matmul_peak
-from gpt.run.options import Options
+from gpt.run.options import Options, configure
 from gpt.run.progress import Progress
 from gpt.run.report import print_model, print_report
 from gpt.run.signals import stop_signals
+from gpt.run.streams import streams_may_fail
 from gpt.run.tensor_stats import tensor_stats
 from gpt.step import training_step
 from gpt.text.baselines import reference_lines
 from gpt.text.batches import windows
-from gpt.text.dataset import open_data, prepare
+from gpt.text.dataset import open_data, tokenize
 from gpt.text.fables import share_grammatical
+
+
+@contextlib.contextmanager
+def opened(arguments: list[str]) -> Iterator["Run"]:
+    """The run that a command line describes, started or resumed, for the training loop and the report inside.
+
+    Its folder is locked until the end. What goes wrong exits with one line and no traceback: status 1 for a divergence,
+    2 for bad input and a lack of memory or disk space. The first Ctrl-C, SIGTERM or SIGHUP lets `steps` end after a
+    checkpoint. NumPy does not warn: the loop checks its numbers itself.
+    """
+    with streams_may_fail(), contextlib.ExitStack() as claims:
+        with bad_input_exits("train.py"):
+            run = Run(*configure(arguments), claims)
+        with failures_exit(run.options, run.out_dir), stop_signals() as run.stopped, np.errstate(all="ignore"):
+            try:
+                yield run
+            except SystemExit as end:           # its message is printed by the main thread alone
+                if isinstance(end.code, str) and threading.current_thread() is not threading.main_thread():
+                    print(end.code, file=sys.stderr)
+                raise
 
 
 class Run:
@@ -38,11 +61,17 @@ class Run:
     None of it changes what is learned: the weights after a step depend on the options that train.py's loop reads.
     """
 
-    def __init__(self, o: Options, sources: dict[str, str], changes: list[str]) -> None:
+    stopped: list[int]                  # the signal that ends the run
+
+    def __init__(self, o: Options, sources: dict[str, str], changes: list[str], claims: contextlib.ExitStack) -> None:
         """Start or resume the run that `configure` describes, and print its header. ValueError or OSError for options
-        that do not fit the machine, the text or the folder."""
+        that do not fit the machine, the text or the folder. claims: keeps the folder locked."""
         self.began = time.perf_counter()
         self.options, resumed = o, o.init_from == "resume"
+        if resumed:
+            self.out_dir = claims.enter_context(folder.claimed(Path(o.out_dir)))
+        elif o.out_dir:
+            folder.check_unused(Path(o.out_dir))        # now, and not only after the text was read
 
         self.device = device.resolve(o.device)
         mg.set_num_threads(o.threads or len(allowed_cores()))
@@ -50,44 +79,40 @@ class Run:
         print_report("device", f"{self.device}, {machine['threads']} threads, NumPy {machine['numpy']}, "
                      f"{machine['blas']}, {o.dtype}, seed {o.seed}")
 
-        self.out_dir = folder.choose(o.out_dir, o.dataset, resumed)
-        self.data = open_data(self.out_dir) if resumed else prepare(
-            self.out_dir, o.dataset, o.tokenizer, o.vocab_size, o.seed, o.block_size)
+        if self.device == "cpu":
+            check_memory(o)
+        if resumed:
+            self.data = open_data(self.out_dir)
+        else:
+            text = tokenize(o.dataset, o.tokenizer, o.vocab_size, o.seed, o.block_size)
+            self.out_dir = claims.enter_context(folder.claimed(folder.make(o.out_dir, o.dataset), new=True))
+            self.data = text.write(self.out_dir)
         self.val_windows = windows(self.data.val, o.block_size, o.eval_iters * o.batch_size)        # (W, T + 1)
         print_report("data", self.data.description)
 
         shape = o.shape(len(self.data.tokenizer))
-        self.model = GPT(shape, o.seed, self.device, o.dtype)
+        try:
+            self.model = GPT(shape, o.seed, self.device, o.dtype)
+        except MemoryError as error:
+            raise MemoryError(f"{error}; {use_less(o)}") from None
         self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         self.n_parameters = sum(p.size for p in self.optimizer.params)
         self.peak = matmul_peak(self.device, o.dtype)
         print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
 
-        self.resumed_at = checkpoint.resume(self.out_dir, self.model, self.optimizer) if resumed else None
+        self.resumed_at = (checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters) if resumed else
+                           None)
         self.first_step = self.resumed_at or 0
-        if self.first_step > o.max_iters:
-            raise ValueError(f"{self.out_dir} is at step {self.first_step} already: --max_iters={o.max_iters} must be "
-                             "at least that")
         if resumed:
-            was = json.loads((self.out_dir / "env.json").read_text("utf-8"))
-            changes = changes + [f"{name} {was.get(name)!r} -> {now!r}" for name, now in machine.items()
-                                 if was.get(name) != now]
-            for change in changes:
+            for change in changes + folder.changes_of_environment(self.out_dir, machine):
                 print_report("note", f"{change} from here on")
         else:
-            folder.write_atomically(self.out_dir / "env.json", json.dumps(machine, indent=2).encode())
+            folder.write_environment(self.out_dir, machine)
         folder.write_config(self.out_dir, dataclasses.asdict(o) | {"init_from": "scratch"}, sources, shape)
         self.rows = o.batch_size * o.gradient_accumulation_steps
         span = f"{o.max_iters - self.first_step} of {o.max_iters}" if self.first_step else f"{o.max_iters}"
         print_report("run", f"{span} steps of {self.rows} x {o.block_size} tokens, into {self.out_dir}; Ctrl-C saves, "
                      "stops")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Around the training loop and the report: the first Ctrl-C or SIGTERM lets `steps` end after a checkpoint, and
-        a lack of memory or disk space exits with one line. NumPy does not warn: the loop checks its numbers itself."""
-        with failures_exit(self.options, self.out_dir), stop_signals() as self.stopped, np.errstate(all="ignore"):
-            yield
 
     # ---- between the steps ----
 
@@ -120,21 +145,34 @@ class Run:
         o, val_loss = self.options, None
         if step % o.eval_interval == 0 or step == o.max_iters:
             val_loss, error = evaluate(self.model, self.val_windows, o.batch_size)
+            if not val_loss < 100.0:            # true for NaN, too
+                self._exit_diverged(step, f"the validation loss is {val_loss:.4g}")
             folder.append(self.out_dir / "metrics.jsonl", {"step": step, "val_loss": val_loss, "val_se": error})
             best = self.best_possible           # NaN if unknown
             over_best = f", {100 * (val_loss / best - 1):.1f} % over best" if best > 0.0 else ""
             self.progress.bar.write(
                 f"step {step:6} of {o.max_iters} | val {val_loss:.3f} ± {error or math.nan:.3f}{over_best} | "
-                f"ppl {math.exp(min(val_loss, 99.0)):.2f} | {time.perf_counter() - self.began:.0f} s")
+                f"ppl {math.exp(val_loss):.2f} | {time.perf_counter() - self.began:.0f} s")
         if o.sample_interval and step % o.sample_interval == 0 and step < o.max_iters:
-            folder.append_samples(self.out_dir, f"step {step}", samples(self.model, self.data, 1, 300, o.seed))
+            folder.append_samples(self.out_dir, f"step {step}", self._samples(step, 1, 300))
         if step % o.checkpoint_interval == 0 or last:
-            checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, o.keep)
+            try:
+                checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, o.keep)
+            except FloatingPointError as error:
+                self._exit_diverged(step, str(error))
+
+    def _samples(self, step: int, rows: int, length: int) -> list[str]:
+        """Texts that the model generates."""
+        try:
+            return samples(self.model, self.data, rows, length, self.options.seed)
+        except ValueError as error:             # the logits are not finite
+            self._exit_diverged(step, str(error).partition(":")[0])
 
     def _write_page(self, step: int) -> None:
         """Write a page of the forward and backward of this step, line by line: --step_at."""
         page = self.out_dir / f"step-{step}.html"
-        write(training_step(self.model, self.optimizer, self.data, vars(self.options), step), page)
+        record = training_step(self.model, self.optimizer, self.data, vars(self.options), step)
+        files.write_atomically(page, html(record).encode())
         self.progress.bar.write(f"step {step:6} of {self.options.max_iters} | line by line in {page}")
         self.model.zero_grad()
 
@@ -151,7 +189,14 @@ class Run:
 
     def stop_diverged(self, step: int, loss: float, repeat: Callable[[], Any]) -> NoReturn:
         """Exit with a message that names the first value which is not finite. repeat: computes the gradient again."""
-        exit_diverged(self.model, self.options, self.out_dir, step, loss, repeat)
+        if not math.isfinite(loss):
+            checkpoint.discard(self.out_dir, step)      # of the same weights: every resume of it would end here
+        exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}", repeat)
+
+    def _exit_diverged(self, step: int, what: str) -> NoReturn:
+        """Exit as stop_diverged does, of a divergence that shows between the steps."""
+        exit_diverged(self.model, self.options, self.out_dir, step, what,
+                      lambda: evaluate(self.model, self.val_windows, self.options.batch_size))
 
     def log(self, step: int, loss: float, norm: float) -> None:
         """Append a row to metrics.jsonl and update the progress bar, every log_interval steps. norm: of the gradient,
@@ -174,23 +219,25 @@ class Run:
         o, out_dir, name = self.options, self.out_dir, Path(self.options.dataset).stem
         if self.stopped:
             print(f"stopped at step {self.last_step}, which is saved; go on with\n        python train.py "
-                  f"--init_from=resume --out_dir={out_dir}")
+                  f"--init_from=resume {folder.out_dir_option(out_dir)}")
             sys.exit(128 + self.stopped[0])
 
         metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
-        plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats, self.lines,
-                  self._unit())
-        texts = samples(self.model, self.data, 8, 400, o.seed)
+        evaluated = [row for row in metrics if "val_loss" in row]
+        if evaluated:                           # none where metrics.jsonl was damaged
+            plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
+                      self.lines, self._unit())
+        texts = self._samples(o.max_iters, 8, 400)
         folder.append_samples(out_dir, f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
         self._print_validation(texts)
-        evaluated = [row for row in metrics if "val_loss" in row]
-        lowest = min(evaluated, key=lambda row: row["val_loss"])
-        if lowest is not evaluated[-1]:
+        lowest = min(evaluated, key=lambda row: row["val_loss"], default=None)
+        if lowest and lowest is not evaluated[-1]:
             print_report("note", f"validation was best at step {lowest['step']}: {lowest['val_loss']:.3f}")
         print_report("done", f"in {time.perf_counter() - self.began:.0f} s; look at {out_dir / 'loss.png'}")
-        print(f"next    python -m gpt.sample --out_dir={out_dir}\n"
-              f"        python train.py --init_from=resume --out_dir={out_dir} --max_iters={2 * o.max_iters}\n"
+        option = folder.out_dir_option(out_dir)
+        print(f"next    python -m gpt.sample {option}\n"
+              f"        python train.py --init_from=resume {option} --max_iters={2 * o.max_iters}\n"
               f"        python train.py --dataset={'python' if name != 'python' else 'my.txt'}")
 
     def _print_validation(self, texts: list[str]) -> None:
@@ -200,7 +247,8 @@ class Run:
         val_loss, error = evaluate(self.model, all_windows, self.options.batch_size)
         folder.append(self.out_dir / "metrics.jsonl", {"step": self.options.max_iters, "full_val_loss": val_loss,
                                                        "full_val_se": error})
-        print_report("val", f"{val_loss:.4f} ± {error or math.nan:.4f} nats, perplexity {math.exp(val_loss):.3f}, "
+        print_report("val", f"{val_loss:.4f} ± {error or math.nan:.4f} nats, perplexity "
+                     f"{math.exp(min(val_loss, 99.0)):.3f}, "
                      f"{val_loss / math.log(2) / self.data.val_bytes_per_token:.3f} bits per byte, on all "
                      f"{all_windows[:, 1:].size:,} held-out tokens")
         if self.best_possible > 0.0:

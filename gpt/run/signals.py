@@ -1,20 +1,29 @@
 """What Ctrl-C and other signals do to a program: stop a run after its step, or end a command without a traceback."""
 import contextlib
 import signal
+import threading
 from typing import Any, Iterator
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list to which the first SIGINT (Ctrl-C) or SIGTERM is appended. The second has its default effect: it ends the
-    program at once."""
+    """A list to which the first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal was closed) is appended. The second
+    has its default effect: it ends the program at once. Only the main thread gets signals: in another one, none is
+    appended."""
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name))
+              for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}     # Windows has no SIGHUP
+    if before.get(getattr(signal, "SIGHUP", None)) == signal.SIG_IGN:
+        del before[signal.SIGHUP]               # nohup: the run goes on without its terminal
 
     def on_signal(number: int, frame: Any) -> None:
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         received.append(number)
-        for each in before:
-            signal.signal(each, signal.SIG_DFL)
 
     for number in before:
         signal.signal(number, on_signal)
@@ -22,7 +31,7 @@ def stop_signals() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)    # None: a handler that is not Python's
 
 
 def end_on_signals() -> None:

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpt import files
+
+MAX_BYTES = 2 ** 24                     # of a file: more than any vocabulary needs, all of Unicode included
 _CODE_POINTS = 0x110000                 # number of code points in Unicode
 
 
@@ -124,24 +127,40 @@ def make(kind: str, text: str, vocab_size: int) -> Tokenizer:
 
 
 def from_json(saved: dict[str, Any]) -> Tokenizer:
-    """The tokenizer from its to_json(). KeyError for an unknown type."""
+    """The tokenizer from its to_json(). KeyError or ValueError for anything else."""
     if saved["type"] == "char":
-        return CharTokenizer(saved["vocabulary"])
+        vocabulary = saved["vocabulary"]
+        if not isinstance(vocabulary, str) or not 0 < len(vocabulary) == len(set(vocabulary)):
+            raise ValueError("the vocabulary must be a string of distinct characters")
+        return CharTokenizer(vocabulary)
     if saved["type"] == "byte":
         return ByteTokenizer()
     if saved["type"] == "bpe":
-        return BPETokenizer(_tokenizers().Tokenizer.from_str(json.dumps(saved["tokenizer"])))
+        content, library = json.dumps(saved["tokenizer"]), _tokenizers()
+        try:
+            return BPETokenizer(library.Tokenizer.from_str(content))
+        except Exception as error:      # the library has no type for it
+            raise ValueError(str(error)) from None
     raise KeyError(f"unknown type of tokenizer {saved['type']!r}")
+
+
+def save(path: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer.json of a run."""
+    files.write_sealed(path, tokenizer.to_json())
 
 
 def load(path: Path) -> Tokenizer:
     """The tokenizer of a run from its tokenizer.json. ValueError if the file is missing or damaged."""
     try:
-        return from_json(json.loads(path.read_text("utf-8")))
+        saved = files.read_sealed(path, ("type", "vocabulary", "tokenizer"), MAX_BYTES)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: is this the folder of a run?") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    if saved.get("type") == "bpe":
+        _tokenizers()                   # ValueError says how to install the library
+    try:
+        return from_json(saved)
+    except (KeyError, ValueError) as error:
+        raise files.damaged(path, error) from None
 
 
 def _tokenizers() -> Any:

@@ -1,0 +1,105 @@
+"""Files that damage cannot change unnoticed: sealed with a SHA-256, complete after a crash at any moment, and never
+written through a symbolic link. What is read must be a regular file: a FIFO would wait forever."""
+import contextlib
+import hashlib
+import io
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, Collection, Mapping
+
+SMALL = 2 ** 20                                 # bytes: more than any settings need, little to read
+HOW_TO_GO_ON = "restore it from a copy, or train again in another --out_dir"
+
+
+# ---- reading ----
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file to read it. ValueError for a FIFO, a directory and the like, OSError if it cannot be read."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path} is not a regular file: move it away")
+    return open(path, "rb")
+
+
+def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
+    """The object in a JSON file of at most `limit` bytes. ValueError if the file is damaged; OSError if it cannot be
+    read."""
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    try:
+        if len(data) > limit:
+            raise ValueError(f"it has more than {limit:,} bytes")
+        content = json.loads(data)
+        if not isinstance(content, dict):
+            raise ValueError(f"expected {{name: value, ...}}, got a {type(content).__name__}")
+    except RecursionError:
+        raise damaged(path, "it is nested too deeply") from None
+    except ValueError as error:
+        raise damaged(path, error) from None
+    return content
+
+
+def damaged(path: Path, reason: object) -> ValueError:
+    """The error for a damaged file that is needed to go on."""
+    return ValueError(f"{path} is damaged: {reason}; {HOW_TO_GO_ON}")
+
+
+# ---- seals ----
+
+def sha256(record: Mapping[str, Any], data: bytes = b"") -> str:
+    """The SHA-256 of data and of a record without its own SHA-256."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(data + json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as JSON, with its SHA-256."""
+    write_atomically(path, json.dumps({**record, "sha256": sha256(record)}, indent=2).encode())
+
+
+def read_sealed(path: Path, names: Collection[str], limit: int = SMALL) -> dict[str, Any]:
+    """The record in a file by write_sealed, with only these names. ValueError if it is damaged; OSError if it cannot
+    be read. Files of earlier versions have no SHA-256."""
+    record = read_json(path, limit)
+    seal = record.pop("sha256", None)
+    unknown = sorted(record.keys() - set(names))
+    if unknown:
+        raise damaged(path, f"unknown name {unknown[0]!r:.40}")
+    if seal not in (None, sha256(record)):
+        raise damaged(path, "its SHA-256 is another one than it says")
+    return record
+
+
+# ---- writing ----
+
+def write_atomically(path: Path, data: Any) -> None:
+    """Write a file so that after a crash at any moment it is the old one or the new one, never a part of it. OSError
+    names the file."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.unlink(missing_ok=True)       # left by a crash, or a link to another file
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()                  # frees space on a full disk
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    if os.name == "posix":                      # the new name must survive a loss of power too
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def append(path: Path, text: str) -> None:
+    """Append to a text file. OSError names the file."""
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    try:
+        with open(path, "ab", opener=opener) as file:
+            file.write(text.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

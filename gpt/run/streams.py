@@ -1,0 +1,54 @@
+"""Standard streams that are closed, or cannot be written any more: a full disk, a closed pipe, a terminal that is gone.
+What is printed is lost then, and the training goes on."""
+import contextlib
+import os
+import sys
+from typing import Any, Callable, Iterator
+
+
+class _Stream:
+    """sys.stdout or sys.stderr. After the first write that fails, nothing is written any more."""
+
+    def __init__(self, name: str, stream: Any) -> None:
+        self.name, self.stream, self.lost = name, stream, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self._try(self.stream.write, text.encode(encoding, "replace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, call: Callable[..., Any], *arguments: str) -> None:
+        if self.lost:
+            return
+        try:
+            call(*arguments)
+        except (OSError, ValueError) as error:          # ValueError: the stream was closed
+            self.lost = True
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())     # the rest of its buffer is written at exit
+            print(f"train.py: cannot write to {self.name} ({getattr(error, 'strerror', None) or error}): the training "
+                  "goes on without it; metrics.jsonl has the losses", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def streams_may_fail() -> Iterator[None]:
+    """Inside, printing never fails; closed streams are replaced by os.devnull."""
+    before = sys.stdout, sys.stderr
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:      # no file of the run becomes stdout or stderr
+        pass
+    os.close(descriptor)
+    with contextlib.ExitStack() as opened:
+        for name in ("stdout", "stderr"):
+            stream: Any = getattr(sys, name) or opened.enter_context(open(os.devnull, "w"))
+            setattr(sys, name, _Stream(name, stream))
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stdout, sys.stderr = before
