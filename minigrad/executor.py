@@ -4,14 +4,13 @@
 versions of them and are registered in EXECUTORS for a type of arrays: see minigrad/kernels. Their results must equal
 the textbook's up to rounding, and have the same bits whether a backward is stepped through or run in one go.
 """
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import numpy as np
 
 from minigrad import device
 from minigrad.ops.op import Op
-from minigrad.ops.sums import run
+from minigrad.ops.sums import joint_norm, run
 
 if TYPE_CHECKING:
     from minigrad.tape import Node
@@ -112,14 +111,11 @@ class Executor:
     def clip(self, grads: Sequence[Any], max_norm: float) -> Any:
         """Scale gradients in place to a joint L2 norm of at most max_norm. Returns the norm before, a 0-d array."""
         xp = device.xp(grads[0])
-        largest = xp.stack([xp.abs(g).max() for g in grads if g.size] or [xp.zeros((), np.float64)]).max()
-        unit = xp.where((largest > 0.0) & (largest < math.inf), largest, 1.0)   # so that no square overflows or is 0
-        squares = xp.stack([xp.asarray(xp.square(g / unit).sum(dtype=np.float64)) for g in grads])
-        norm = unit * xp.sqrt(squares.sum())
+        norm = joint_norm(xp, grads)
         scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
         for g in grads:
             g *= scale
-        return xp.asarray(norm)
+        return norm
 
 
 TEXTBOOK = Executor()

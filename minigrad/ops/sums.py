@@ -67,6 +67,15 @@ def root_mean_square(xp: Any, x: Any, axis: Any) -> Any:
     return size * xp.sqrt(mean(scaled * scaled, axis, keepdims=True))
 
 
+def joint_norm(xp: Any, arrays: Sequence[Any]) -> Any:
+    """The L2 norm of all numbers in some arrays, a 0-d array of float64. They are divided by the largest of them,
+    because their squares may overflow or underflow."""
+    size = xp.stack([xp.abs(a).max() for a in arrays if a.size] or [xp.zeros((), "float64")]).max()
+    size = xp.where((size > 0) & (size < math.inf), size, 1.0)
+    squares = xp.stack([xp.asarray(xp.square(a / size).sum(dtype="float64")) for a in arrays])
+    return xp.asarray(size * xp.sqrt(squares.sum()))
+
+
 def largest(x: Any, axis: Any) -> Any:
     """The maximum of x, an array or a Tensor, along axis, which stays with size 1; -inf if there are no numbers."""
     if x.size == 0:

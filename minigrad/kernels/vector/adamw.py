@@ -6,6 +6,7 @@ import numpy as np
 
 from minigrad.kernels.vector.arrays import partition, scratch
 from minigrad.kernels.vector.settings import settings
+from minigrad.ops.sums import joint_norm
 
 
 def adamw_in_place(params, grads, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
@@ -59,21 +60,13 @@ def clip_in_place(grads, max_norm):
     with np.errstate(over="ignore"):
         norm = math.sqrt(sum(float(part @ part) for part in parts))
     if not 1e-15 < norm < math.inf:                                 # squares may be too small or too large for float32
-        norm = _scaled_norm(parts)
+        norm = float(joint_norm(np, parts))
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1.0:                                            # also for NaN
         for part in parts:
             part *= scale
         _write_back(grads, flat)
     return norm
-
-
-def _scaled_norm(parts):
-    """The joint L2 norm of numbers whose squares are not representable."""
-    largest = max((float(np.abs(part).max()) for part in parts), default=0.0)
-    if not 0.0 < largest < math.inf:
-        return largest
-    return largest * math.sqrt(sum(float(np.square(part / largest).sum(dtype=np.float64)) for part in parts))
 
 
 def _write_back(arrays, flat):
