@@ -6,14 +6,13 @@
     stats.jsonl         norms of each tensor, its gradient and its update
     samples.md          texts that the model generated
 """
-import contextlib
 import dataclasses
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any, Mapping
 
+from gpt.atomic_write import write_atomically as write_atomically
 from gpt.model import GPTConfig
 
 LOGS = ("metrics.jsonl", "stats.jsonl", "samples.md")
@@ -75,24 +74,3 @@ def append_samples(out_dir: Path, title: str, texts: list[str]) -> None:
     """Append samples to samples.md."""
     with open(out_dir / "samples.md", "a", encoding="utf-8") as file:
         file.write(f"## {title}\n\n" + "".join(f"```text\n{text.strip()}\n```\n\n" for text in texts))
-
-
-# ---- files that a crash leaves complete ----
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash at any moment it is the old one or the new one, never a part of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()                  # frees space on a full disk
-        raise
-    if os.name == "posix":                      # the new name must survive a loss of power too
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
