@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from gpt.model import GPT               # before NumPy: importing gpt sets environment variables that OpenBLAS reads
-from gpt.run.command_line import bad_input_exits
+from gpt.run.command_line import bad_input_exits, train_name
 from gpt.run.options import configure
 from gpt.run.run import Run
 from gpt.text.batches import batch
@@ -59,7 +59,7 @@ def accumulate_gradient(model: GPT, x: np.ndarray, y: np.ndarray, micro_steps: i
 
 
 def main(arguments: list[str]) -> None:
-    with bad_input_exits("train.py"):
+    with bad_input_exits(train_name()):
         run = Run(*configure(arguments))
     with run.running():
         train(run)

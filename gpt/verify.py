@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt.run import checkpoint, folder
-from gpt.run.command_line import bad_input_exits, option, parse
-
-TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+from gpt.run.command_line import TRAIN, bad_input_exits, option, parse
 
 
 @dataclass
 class Options:
     """Verify that a run resumes exactly: python -m gpt.verify RUN --name=value ..."""
-    out_dir: str = option("", "the folder that train.py wrote: needed")
+    out_dir: str = option("", "the folder of a run: needed")
     steps: int = option(10, "steps to train; killed half way")
 
 

@@ -20,6 +20,7 @@ from typing import Any, Callable
 import numpy as np
 
 from minigrad import Tensor, functional as F
+from minigrad.signals import end_on_signals
 
 CHAIN = 100                                     # ops in a run
 Run = Callable[[], Any]
@@ -166,4 +167,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_on_signals()
     sys.exit(main())

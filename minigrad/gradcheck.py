@@ -21,8 +21,9 @@ from minigrad.diagnose import diagnose
 from minigrad.autograd import grad
 from minigrad.executor import executor_of
 from minigrad.modes import plain
-from minigrad.ops.op import OPS, Op, input_names
+from minigrad.ops.op import OPS, Op, docstring, input_names
 from minigrad.ops.sample import Sample
+from minigrad.signals import end_on_signals
 from minigrad.tape import apply, backward, unbroadcast
 from minigrad.tensor import Tensor
 
@@ -462,7 +463,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"there is no op {args.op!r}; did you mean {near[0]}?")
     if args.op is not None:
         report = check(OPS[args.op], args.seed)
-        print(f"{args.op}: {inspect.cleandoc(OPS[args.op].__doc__ or '')}\n\n{report}")
+        print(f"{args.op}: {docstring(OPS[args.op])}\n\n{report}")
         return 0 if report.ok else 1
     start, failures = time.perf_counter(), []
     print(f"{'op':20} {'samples':>7} {'worst error':>12}  {'checked against':40} verdict")
@@ -480,4 +481,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_on_signals()
     sys.exit(main())

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from minigrad.device import resolve
+from minigrad.signals import end_on_signals
 
 from gpt.bench.machine import on_threads
 from gpt.bench.options import Options
@@ -42,4 +43,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    end_on_signals()
     main(sys.argv[1:])

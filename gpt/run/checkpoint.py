@@ -19,6 +19,7 @@ from minigrad import optim
 
 from gpt.model import GPT
 from gpt.run import folder
+from gpt.run.command_line import train_command
 from gpt.text import tokenizer
 
 
@@ -128,7 +129,7 @@ def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[s
 
 def missing(out_dir: Path) -> ValueError:
     """The error for a run without a checkpoint."""
-    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py --out_dir={out_dir}")
+    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with {train_command()} --out_dir={out_dir}")
 
 
 def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Tokenizer]:

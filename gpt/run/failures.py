@@ -8,6 +8,7 @@ import minigrad as mg
 
 from gpt.model import GPT
 from gpt.run import checkpoint
+from gpt.run.command_line import train_name
 from gpt.run.options import Options
 
 
@@ -21,7 +22,7 @@ def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, loss: float,
         where = "all values are finite, but the loss is 100 or more, or the norm of the gradient overflows"
     except FloatingPointError as error:
         where = str(error)
-    sys.exit(f"train.py: training diverged: the loss is {loss:.4g} at step {step}; {where}. "
+    sys.exit(f"{train_name()}: training diverged: the loss is {loss:.4g} at step {step}; {where}. "
              f"{checkpoint.last_intact(out_dir)}; try --learning_rate={o.learning_rate / 3:.1g}"
              f"{'' if o.grad_clip else ' or --grad_clip=1'}")
 
@@ -34,10 +35,10 @@ def failures_exit(o: Options, out_dir: Path) -> Iterator[None]:
         yield
     except MemoryError:
         micro_steps = o.gradient_accumulation_steps
-        sys.stderr.write(f"train.py: out of memory: halve --batch_size={o.batch_size} and double "
+        sys.stderr.write(f"{train_name()}: out of memory: halve --batch_size={o.batch_size} and double "
                          f"--gradient_accumulation_steps={micro_steps}: the same run in less memory\n")
         sys.exit(2)
     except OSError as error:
-        sys.stderr.write(f"train.py: cannot write {error.filename or out_dir}: {error.strerror}. "
+        sys.stderr.write(f"{train_name()}: cannot write {error.filename or out_dir}: {error.strerror}. "
                          f"{checkpoint.last_intact(out_dir)}; --init_from=resume --out_dir={out_dir} resumes from it\n")
         sys.exit(2)

@@ -14,6 +14,7 @@ from typing import Any, Mapping
 
 from gpt.atomic_write import write_atomically as write_atomically
 from gpt.model import GPTConfig
+from gpt.run.command_line import train_command
 
 LOGS = ("metrics.jsonl", "stats.jsonl", "samples.md")
 
@@ -32,7 +33,7 @@ def choose(out_dir: str, dataset: str, resumed: bool) -> Path:
 def existing(out_dir: str) -> Path:
     """The folder that a command is given. ValueError for none."""
     if not out_dir:
-        raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
+        raise ValueError("which run? Give --out_dir=FOLDER, the folder that training wrote")
     return Path(out_dir)
 
 
@@ -52,7 +53,8 @@ def read_config(out_dir: Path) -> tuple[dict[str, Any], dict[str, str], GPTConfi
         return ({name: o["value"] for name, o in config["options"].items()},
                 {name: o["from"] for name, o in config["options"].items()}, GPTConfig(**config["model"]))
     except FileNotFoundError:
-        raise ValueError(f"{out_dir} holds no run: train first, with python train.py --out_dir={out_dir}") from None
+        raise ValueError(f"{out_dir} holds no run: train first, with {train_command()} "
+                         f"--out_dir={out_dir}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{out_dir / 'config.json'} is damaged ({error!r}): restore it from a copy") from None
 

@@ -16,6 +16,7 @@ from minigrad.step.page import write
 
 from gpt.model import GPT
 from gpt.run import checkpoint, folder, plot
+from gpt.run.command_line import train_command
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import exit_diverged, failures_exit
@@ -173,7 +174,7 @@ class Run:
         commands. Of a run that was stopped: print how to resume it, and exit with the signal's status."""
         o, out_dir, name = self.options, self.out_dir, Path(self.options.dataset).stem
         if self.stopped:
-            print(f"stopped at step {self.last_step}, which is saved; go on with\n        python train.py "
+            print(f"stopped at step {self.last_step}, which is saved; go on with\n        {train_command()} "
                   f"--init_from=resume --out_dir={out_dir}")
             sys.exit(128 + self.stopped[0])
 
@@ -190,8 +191,8 @@ class Run:
             print_report("note", f"validation was best at step {lowest['step']}: {lowest['val_loss']:.3f}")
         print_report("done", f"in {time.perf_counter() - self.began:.0f} s; look at {out_dir / 'loss.png'}")
         print(f"next    python -m gpt.sample --out_dir={out_dir}\n"
-              f"        python train.py --init_from=resume --out_dir={out_dir} --max_iters={2 * o.max_iters}\n"
-              f"        python train.py --dataset={'python' if name != 'python' else 'my.txt'}")
+              f"        {train_command()} --init_from=resume --out_dir={out_dir} --max_iters={2 * o.max_iters}\n"
+              f"        {train_command()} --dataset={'python' if name != 'python' else 'my.txt'}")
 
     def _print_validation(self, texts: list[str]) -> None:
         """Validate on every token of the validation text, and print the loss beside the best possible one, and the

@@ -1,10 +1,10 @@
 """Walk through a backward: python -m minigrad.step --help"""
 import argparse
 import difflib
-import signal
 import sys
 
 from minigrad.ops.op import OPS
+from minigrad.signals import end_on_signals
 from minigrad.step.examples import example, op
 from minigrad.step.terminal import show
 
@@ -43,7 +43,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end the program without a message
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    end_on_signals()
     sys.exit(main())

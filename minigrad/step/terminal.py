@@ -353,7 +353,7 @@ class Terminal(cmd.Cmd):
     def do_help(self, _: str) -> None:
         """h             help: this list; an empty line repeats the last command"""
         for command in COMMANDS:
-            self.say(f"  {getattr(self, f'do_{command}').__doc__}", hang=16)
+            self.say(f"  {getattr(self, f'do_{command}').__doc__ or command}", hang=16)     # -OO leaves out docstrings
         self.say()
         self.say(f"  {LEGENDS[self.color]}")
 
@@ -385,10 +385,11 @@ def target(text: str) -> tuple[str, tuple[int, ...] | None, float | None]:
     """"w[1, 2] 0.1"  ->  ("w", (1, 2), 0.1); None for a part that is missing."""
     found = re.fullmatch(r"([^\s\[]*)\s*(?:\[([\d\s,-]*)\])?\s*(\S*)", text)
     try:
-        assert found is not None
+        if found is None:
+            raise ValueError
         at = None if found[2] is None else tuple(int(k) for k in found[2].split(",") if k.strip())
         return found[1], at, float(found[3]) if found[3] else None
-    except (AssertionError, ValueError):
+    except ValueError:
         raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; nudge: also a number") from None
 
 
