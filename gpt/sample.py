@@ -8,7 +8,7 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from minigrad import device
-from minigrad.signals import end_on_signals
+from minigrad.command import end_on_signals
 
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, KVCache

@@ -8,7 +8,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
-from minigrad.signals import end_on_signals
+from minigrad.command import end_on_signals
 from minigrad.step import Record, record
 from minigrad.step.terminal import show
 

@@ -20,7 +20,7 @@ from typing import Any, Callable
 import numpy as np
 
 from minigrad import Tensor, functional as F
-from minigrad.signals import end_on_signals
+from minigrad.command import run_command
 
 CHAIN = 100                                     # ops in a run
 Run = Callable[[], Any]
@@ -167,5 +167,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    end_on_signals()
-    sys.exit(main())
+    run_command("python -m minigrad.bench", main)

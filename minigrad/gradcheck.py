@@ -23,7 +23,7 @@ from minigrad.executor import executor_of
 from minigrad.modes import plain
 from minigrad.ops.op import OPS, Op, docstring, input_names
 from minigrad.ops.sample import Sample
-from minigrad.signals import end_on_signals
+from minigrad.command import run_command
 from minigrad.tape import apply, backward, unbroadcast
 from minigrad.tensor import Tensor
 
@@ -481,5 +481,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    end_on_signals()
-    sys.exit(main())
+    run_command("python -m minigrad.gradcheck", main)

@@ -34,7 +34,7 @@ class Terminal(cmd.Cmd):
 
     def __init__(self, record: Record, start: int = 0, color: bool | None = None, stdin: Any = None,
                  stdout: Any = None) -> None:
-        super().__init__(stdin=stdin, stdout=stdout)
+        super().__init__(stdin=stdin or sys.stdin or io.StringIO(), stdout=stdout or sys.stdout or io.StringIO())
         self.record, self.i = record, start
         self.l = -1                             # the index of the line; -1: the op as a whole
         self.forward = False                    # which direction is shown
@@ -443,6 +443,7 @@ def show(record: Record, out: str = "", start: int = 0, color: bool | None = Non
     if out:
         print(write_page(record, out))
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")        # an encoding without these characters shows "?"
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")        # characters that the encoding lacks are shown as "?"
     Terminal(record, start, color).cmdloop()
