@@ -120,8 +120,8 @@ def train_command() -> str:
 
 
 def train_name() -> str:
-    """The name of train.py in its error messages: "train.py", or "gpt.train"."""
-    return "gpt.train" if train_command().endswith("gpt.train") else "train.py"
+    """The name of train.py in its error messages: "gpt.train" if it was started as python -m gpt.train."""
+    return "gpt.train" if "gpt.train" in sys.orig_argv else "train.py"
 
 
 @contextlib.contextmanager
