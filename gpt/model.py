@@ -265,12 +265,15 @@ class GPT(nn.Module):
 
         ValueError names a file that is missing or damaged, a setting that this model does not have, the tensors that
         are missing, unexpected or of another shape or dtype, all before the model is built; and a tensor that holds NaN
-        or infinity.
+        or infinity, or a folder whose model does not fit into memory.
         """
-        config = GPTConfig(**pretrained.read_config(Path(folder)))
-        found = pretrained.find_tensors(Path(folder), config)
-        model = cls(config, device=device, dtype=dtype)
-        model.load_state_dict(pretrained.read_tensors(found, model.wte.weight.dtype))
+        try:
+            config = GPTConfig(**pretrained.read_config(Path(folder)))
+            found = pretrained.find_tensors(Path(folder), config)
+            model = cls(config, device=device, dtype=dtype)
+            model.load_state_dict(pretrained.read_tensors(found, model.wte.weight.dtype))
+        except MemoryError as error:
+            raise ValueError(f"{folder} does not fit into memory: {error}") from None
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -185,6 +185,8 @@ def _header(path: Path) -> Iterable[Stored]:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {_shown(str(error))}") from None
     header.pop("__metadata__", None)
+    if not all(isinstance(x, dict) for x in header.values()):       # safetensors takes lists for objects
+        raise ValueError(f"{path} is damaged: expected an object for each tensor")
     return [Stored(path, name, x["dtype"], tuple(x["shape"]), 8 + size + x["data_offsets"][0])
             for name, x in header.items()]
 
@@ -232,7 +234,7 @@ def _read(path: Path, most: int = LARGEST_JSON + 1) -> bytes:
         with open(path, "rb") as file:
             return file.read(most)
     except OSError as error:
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise ValueError(f"{path.parent} is no folder: nothing is downloaded, give a folder with {CONFIG} and "
                              f"{TENSORS}") from None
         if isinstance(error, FileNotFoundError):

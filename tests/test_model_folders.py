@@ -173,6 +173,8 @@ def test_what_is_no_folder_of_a_model_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with refused("file is no folder"):
         GPT.from_pretrained(tmp_path / "file")
+    with refused("xxx is no folder"):
+        GPT.from_pretrained(2000 * "x")
     (tmp_path / "empty").mkdir()
     with refused("config.json is missing"):
         GPT.from_pretrained(tmp_path / "empty")
@@ -199,7 +201,8 @@ def test_a_file_that_must_not_be_read_is_named(tmp_path, monkeypatch):
     ({"a": entry(shape=(-2,))}, b"0" * 8, None), ({"a": entry(shape=(2.0,))}, b"0" * 8, None),
     ({"a": entry(shape=None)}, b"0" * 8, None), ({"a": entry(offsets=(8, 0))}, b"0" * 8, None),
     ({"a": entry(offsets=(0, 2 ** 70))}, b"0" * 8, None), ({"a": entry(dtype="F33")}, b"0" * 8, None),
-    ({"a": {"dtype": "F32"}}, b"", None), ({"a": 3}, b"", None), ({"__metadata__": {"a": 1}}, b"", None),
+    ({"a": {"dtype": "F32"}}, b"", None), ({"a": ["F32", [2], [0, 8]]}, b"0" * 8, None),
+    ({"a": 3}, b"", None), ({"__metadata__": {"a": 1}}, b"", None),
     (b'{"a": %b, "a": %b}' % (2 * (json.dumps(entry()).encode(),)), b"0" * 8, None),
 ], ids=short)
 def test_a_damaged_header_is_refused(tmp_path, header, data, size):
@@ -240,6 +243,16 @@ def test_many_and_long_and_unprintable_names_of_tensors_stay_one_line(tmp_path):
     write_gpt2(tmp_path, change=lambda t: {**t, "a\n\x1b[31m": np.zeros(1), "x" * 10_000: np.zeros(1),
                                            **{f"y{i}": np.zeros(1) for i in range(2000)}})
     with refused("unexpected: 'a\\n\\x1b[31m', ", "and 1982 more"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_model_that_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise MemoryError("Unable to allocate 447. GiB")
+
+    write_gpt2(tmp_path)
+    monkeypatch.setattr(GPT, "__init__", out_of_memory)
+    with refused(f"{tmp_path} does not fit into memory: Unable to allocate 447. GiB"):
         GPT.from_pretrained(tmp_path)
 
 
