@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import minigrad as mg
 import train
-from gpt import sample, step
+from gpt import blas, sample, step
 from gpt.bench import presets
 from gpt.bench.__main__ import main as bench
 from gpt.bench.memory import in_new_process
@@ -109,10 +110,7 @@ def test_a_pytorch_that_does_not_load_is_one_line(tmp_path, monkeypatch, capsys)
 # ---- threads ----
 
 def test_training_sampling_stepping_and_timing_start_no_thread(tmp_path, monkeypatch, capsys):
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
+    limited(monkeypatch, 0)
     monkeypatch.setitem(presets.PRESETS, "cpu", Preset(GPTConfig(7, 11, 1, 2, 8), batch_size=3))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stars.txt").write_text("the fox sees the stars\n" * 40)
@@ -121,6 +119,46 @@ def test_training_sampling_stepping_and_timing_start_no_thread(tmp_path, monkeyp
     step.main(["--out_dir=run", "--out=step.html"])
     bench(["--steps=1", "--threads=1"])
     assert (tmp_path / "run" / "loss.png").exists() and "ms/step" in capsys.readouterr().out
+
+
+def limited(monkeypatch, allowed):
+    """The system starts this many threads and no more."""
+    start = threading.Thread.start
+    running = []
+
+    def start_within_limit(thread):
+        running[:] = [each for each in running if each.is_alive()]
+        if len(running) >= allowed:
+            raise RuntimeError("can't start new thread")
+        running.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_within_limit)
+
+
+@pytest.mark.parametrize("allowed, n", [(0, 1), (1, 2), (2, 3), (9, 4)])
+def test_matrix_products_run_on_as_many_threads_as_can_be_started(monkeypatch, allowed, n):
+    before = mg.get_num_threads()
+    try:
+        mg.set_num_threads(1)
+        limited(monkeypatch, allowed)
+        mg.set_num_threads(4)
+        assert mg.get_num_threads() == n
+        mg.set_num_threads(1)
+        assert mg.get_num_threads() == 1
+    finally:
+        monkeypatch.undo()
+        mg.set_num_threads(before)
+
+
+def test_openblas_is_told_to_start_no_thread_where_none_can_be_started(monkeypatch):
+    limited(monkeypatch, 0)
+    monkeypatch.delitem(sys.modules, "numpy")
+    for name in ("OPENBLAS_NUM_THREADS", "OPENBLAS_THREAD_TIMEOUT", "OPENBLAS_CORETYPE"):
+        monkeypatch.setenv(name, "")            # undone at the end
+        monkeypatch.delenv(name)
+    blas.choose()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
 
 
 def test_a_new_process_gives_a_result_or_none_where_it_dies():

@@ -28,11 +28,15 @@ def peak_memory(name: str, p: Preset, device: str, threads: int) -> int | None:
 
 
 def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), computed in a new process, without a thread in this one; None if that process dies."""
+    """function(*args), computed in a new process, without a thread in this one; None if that process dies or the system
+    starts none."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, function, *args))
-    process.start()
+    try:
+        process.start()
+    except OSError:
+        return None
     sender.close()                              # so that recv raises EOFError if the process dies
     try:
         return receiver.recv()
