@@ -8,7 +8,6 @@ import json
 import math
 import os
 import reprlib
-import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gpt.atomic_write import write_atomically
+from gpt.files import open_regular, write_atomically
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
@@ -197,7 +196,7 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
     """Write config.json and model.safetensors for the state_dict of a GPT; biases that it does not have are zeros.
     A failure leaves the files that were there before. ValueError for a model with other tensors than GPT-2's, or with
     one that is not finite; OSError for files that cannot be written."""
-    tensors = {name: np.ascontiguousarray(x) for name, x in state.items()}      # safetensors writes the memory as it is
+    tensors = {name: np.asarray(x, order="C") for name, x in state.items()}     # safetensors writes the memory as it is
     if not config.bias:
         tensors |= {name.removesuffix("weight") + "bias": np.zeros(x.shape[-1], x.dtype) for name, x in tensors.items()
                     if name.startswith(("h.", "ln_f."))}
@@ -215,23 +214,17 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
     }
     data = safetensors.numpy.save({name if name == "lm_head.weight" else PREFIX + name: x
                                    for name, x in tensors.items()}, metadata={"format": "pt"})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / TENSORS, data)
-        write_atomically(folder / CONFIG, (json.dumps(described, indent=2) + "\n").encode())
-    except OSError as error:                    # a full disk has no name
-        raise OSError(error.errno, error.strerror, error.filename or str(folder)) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / TENSORS, data)
+    write_atomically(folder / CONFIG, (json.dumps(described, indent=2) + "\n").encode())
 
 
 # ---- files ----
 
 def _read(path: Path, most: int = LARGEST_JSON + 1) -> bytes:
-    """The first bytes of a file. ValueError for a file that is missing, and for anything that is not an ordinary file:
-    a named pipe would be waited for."""
+    """The first bytes of a file. ValueError for a file that is missing, is not regular, or cannot be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError(f"{path} is no ordinary file")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(most)
     except OSError as error:
         if not os.path.isdir(path.parent):

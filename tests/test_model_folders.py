@@ -14,7 +14,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings, strategies as st
 from test_gpt import gpt2_weights, tiny_gpt, write_gpt2
 
-from gpt import atomic_write
+from gpt import files
 from gpt.model import GPT
 from minigrad import nn
 
@@ -362,8 +362,8 @@ def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch, call
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic_write.os, {"write": "fsync", "replace": "replace"}[call], full)
-    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
+    monkeypatch.setattr(files.os, {"write": "fsync", "replace": "replace"}[call], full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'model.safetensors'}'"):
         tiny_gpt(seed=1).save_pretrained(tmp_path)
     assert contents(tmp_path) == before
 

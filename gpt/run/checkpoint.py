@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Mapping
 
+import numpy as np
 import safetensors.numpy
 
 from minigrad import optim
@@ -33,7 +34,8 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     tensors, state = model.state_dict(), optimizer.state_dict()
     for moment in optimizer.moments:
         tensors |= {f"optimizer.{moment}.{names[id(p)]}": x for p, x in zip(optimizer.params, state[moment])}
-    data = safetensors.numpy.save(tensors)
+    # safetensors writes the memory as it is, in whatever order an array has
+    data = safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in tensors.items()})
     record: dict[str, Any] = {"step": step, "val_loss": val_loss, "logs": {}}
     for log in folder.LOGS:
         if (out_dir / log).exists():

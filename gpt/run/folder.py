@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, Mapping
 
-from gpt.atomic_write import write_atomically as write_atomically
+from gpt.files import write_atomically as write_atomically
 from gpt.model import GPTConfig
 from gpt.run.command_line import train_command
 
