@@ -2,6 +2,7 @@
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 
 from threadpoolctl import threadpool_info
@@ -19,8 +20,9 @@ def better_kernels(cpuinfo: str) -> str | None:
 
 
 def choose() -> None:
-    """Set OPENBLAS_THREAD_TIMEOUT, and OPENBLAS_CORETYPE where `better_kernels` has a value; one that is set stays as
-    it is. OpenBLAS reads both when NumPy is imported: if NumPy is imported already, nothing is set.
+    """Set OPENBLAS_THREAD_TIMEOUT, OPENBLAS_CORETYPE where `better_kernels` has a value, and OPENBLAS_NUM_THREADS=1
+    where the system starts no thread; one that is set stays as it is. OpenBLAS reads them when NumPy is imported: if
+    NumPy is imported already, nothing is set.
 
     A thread of OpenBLAS without work spins for 2 ** OPENBLAS_THREAD_TIMEOUT clock ticks before it sleeps: by default
     2 ** 26, tens of milliseconds, which slows down the ops between two products, where two threads share a core. With
@@ -28,6 +30,10 @@ def choose() -> None:
     """
     if "numpy" in sys.modules:
         return
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:                        # none can be started: OpenBLAS would end the program
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "14")
     cpuinfo = Path("/proc/cpuinfo")
     kernels = better_kernels(cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None

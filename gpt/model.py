@@ -267,23 +267,26 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32") -> "GPT":
         """A GPT-2 from a folder as Hugging Face's transformers writes it: config.json and model.safetensors, or its
-        shards. Dropout is 0; that of config.json is not used.
+        shards, in float16, bfloat16, float32 or float64. Dropout is 0; that of config.json is not used.
 
-        ValueError names a file that is missing or damaged, a setting that this model does not have, and all tensors
-        that are missing, unexpected or of another shape.
+        ValueError names a file that is missing or damaged, a setting that this model does not have, the tensors that
+        are missing, unexpected or of another shape or dtype, all before the model is built; and a tensor that holds NaN
+        or infinity, or a folder whose model does not fit into memory.
         """
-        config = GPTConfig(**pretrained.read_config(Path(folder)))
-        tensors = pretrained.read_tensors(Path(folder), config.tied)
-        model = cls(config, device=device, dtype=dtype)
         try:
-            model.load_state_dict(tensors)
-        except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from None
+            config = GPTConfig(**pretrained.read_config(Path(folder)))
+            found = pretrained.find_tensors(Path(folder), config)
+            model = cls(config, device=device, dtype=dtype)
+            model.load_state_dict(pretrained.read_tensors(found, model.wte.weight.dtype))
+        except MemoryError as error:
+            raise ValueError(f"{folder} does not fit into memory: {error}") from None
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, for transformers' GPT2LMHeadModel.from_pretrained(folder).
 
-        GPT-2 always has biases: for a model without biases they are zeros, which give the same logits.
+        GPT-2 always has biases: for a model without biases they are zeros, which give the same logits. Each file that
+        was there before is replaced when its new content is complete. ValueError for a model with other tensors than
+        GPT-2's, or with one that holds NaN or infinity; OSError for a folder that cannot be written.
         """
         pretrained.write(Path(folder), self.config, self.state_dict())

@@ -8,12 +8,12 @@ from typing import Iterable, Iterator
 import numpy as np
 
 from minigrad import device
+from minigrad.command import end_on_signals
 
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, KVCache
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
-from gpt.run.signals import end_on_signals
 from gpt.text.corpus import read_text
 from gpt.text.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ BAR = 30                                # width of the bar of probability 1
 @dataclass
 class Options:
     """Continue a text with a trained model: python -m gpt.sample --name=value ..."""
-    out_dir: str = option("", "the folder that train.py wrote: needed")
+    out_dir: str = option("", "the folder of a run: needed")
     start: str = option("", "the text to continue, or FILE:path")
     num_samples: int = option(1, "how many continuations")
     max_new_tokens: int = option(500, "how many tokens to add")

@@ -8,6 +8,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
+from minigrad.command import end_on_signals
 from minigrad.step import Record, record
 from minigrad.step.terminal import show
 
@@ -15,7 +16,6 @@ from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
 from gpt.run.options import Options as RunOptions
-from gpt.run.signals import end_on_signals
 from gpt.text import fables
 from gpt.text.batches import batch
 from gpt.text.dataset import Data, open_data
@@ -27,7 +27,7 @@ MAX_TOKENS = 16                                 # of the recorded row: they fit 
 @dataclass
 class Options:
     """Step through one training step of a run: python -m gpt.step --name=value ..."""
-    out_dir: str = option("", "the folder that train.py wrote: needed")
+    out_dir: str = option("", "the folder of a run: needed")
     at: int = option(-1, "the step of a checkpoint; -1: the newest")
     prompt: str = option("", "train on this text, not on the step's batch")
     out: str = option("", "write this page instead: step.html")

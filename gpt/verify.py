@@ -14,16 +14,14 @@ from pathlib import Path
 
 from gpt import files
 from gpt.run import checkpoint, folder
-from gpt.run.command_line import bad_input_exits, option, parse
+from gpt.run.command_line import TRAIN, bad_input_exits, option, parse
 from gpt.text.dataset import open_data
-
-TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 
 
 @dataclass
 class Options:
     """Verify that a run resumes exactly: python -m gpt.verify RUN --name=value ..."""
-    out_dir: str = option("", "the folder that train.py wrote: needed")
+    out_dir: str = option("", "the folder of a run: needed")
     steps: int = option(10, "steps to train; killed half way")
 
 

@@ -20,6 +20,7 @@ from typing import Any, Callable
 import numpy as np
 
 from minigrad import Tensor, functional as F
+from minigrad.command import run_command
 
 CHAIN = 100                                     # ops in a run
 Run = Callable[[], Any]
@@ -166,4 +167,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("python -m minigrad.bench", main)

@@ -19,9 +19,10 @@ import numpy as np
 from minigrad import functional
 from minigrad.diagnose import diagnose
 from minigrad.autograd import grad
+from minigrad.command import run_command
 from minigrad.executor import executor_of
 from minigrad.modes import plain
-from minigrad.ops.op import OPS, Op, input_names
+from minigrad.ops.op import OPS, Op, docstring, input_names
 from minigrad.ops.sample import Sample
 from minigrad.ops.sums import unbroadcast
 from minigrad.tape import apply, backward
@@ -464,7 +465,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"there is no op {args.op!r}; did you mean {near[0]}?")
     if args.op is not None:
         report = check(OPS[args.op], args.seed)
-        print(f"{args.op}: {inspect.cleandoc(OPS[args.op].__doc__ or '')}\n\n{report}")
+        print(f"{args.op}: {docstring(OPS[args.op])}\n\n{report}")
         return 0 if report.ok else 1
     start, failures = time.perf_counter(), []
     print(f"{'op':20} {'samples':>7} {'worst error':>12}  {'checked against':40} verdict")
@@ -482,4 +483,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("python -m minigrad.gradcheck", main)

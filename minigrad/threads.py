@@ -1,4 +1,5 @@
 """The number of threads of NumPy's BLAS, which runs the matrix products. All else runs on the calling thread."""
+import threading
 from functools import cache
 from typing import Any
 
@@ -12,10 +13,14 @@ def _blas_libraries() -> list[Any]:
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that matrix products run on. BLAS splits its sums by the number of threads, so results
-    may differ in the last bits. ValueError unless n is a whole number of at least 1."""
+    """Set the number of threads that matrix products run on; where the system does not start as many, to those that it
+    starts. BLAS splits its sums by the number of threads, so results may differ in the last bits. ValueError unless n
+    is a whole number of at least 1."""
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"the number of threads must be a whole number of at least 1, got {n!r}")
+    now = get_num_threads()
+    if n > now:                                 # BLAS would wait without end for a thread that was not started
+        n = now + _startable(n - now)
     for library in _blas_libraries():
         library.set_num_threads(min(n, 2 ** 31 - 1))    # a C int; libraries have lower limits of their own
 
@@ -23,3 +28,20 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """The number of threads that matrix products run on; 1 if threadpoolctl does not know NumPy's BLAS."""
     return max((library.get_num_threads() for library in _blas_libraries()), default=1)
+
+
+def _startable(n: int) -> int:
+    """How many of n more threads the system starts: all, unless a limit is reached."""
+    done, started = threading.Event(), []
+    try:
+        for _ in range(n):
+            thread = threading.Thread(target=done.wait)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        pass
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
+    return len(started)

@@ -16,7 +16,7 @@ import train
 from gpt import files, verify
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder, plot
-from minigrad import optim
+from minigrad import nn, optim
 
 ROOT = Path(__file__).parent.parent
 RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2",
@@ -30,7 +30,7 @@ import os, pathlib, signal, sys
 import train
 from gpt import files
 from gpt.run import folder, plot
-from minigrad import optim
+from minigrad import nn, optim
 left = int(sys.argv[1])
 def counted(call):
     def wrapped(*args, **kwargs):
@@ -273,6 +273,16 @@ def test_a_checkpoint_holds_weights_moments_and_step(expected):
         for moment in ("m", "v"):
             assert np.array_equal(optimizer.state_of(p)[moment], tensors[f"optimizer.{moment}.{p.name}"])
     assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
+
+
+def test_a_parameter_whose_memory_is_transposed_is_saved_by_its_values(tmp_path):
+    model = GPT(GPTConfig(6, 5, 1, 2, 4))
+    model.wpe.weight = nn.Parameter(np.arange(24.0, dtype=np.float32).reshape(4, 6).T)
+    optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
+    checkpoint.save(tmp_path, model, optimizer, 1)
+    again = GPT(GPTConfig(6, 5, 1, 2, 4))
+    checkpoint.resume(tmp_path, again, again.configure_optimizer(0.1, (0.9, 0.99)))
+    assert np.array_equal(again.wpe.weight.data, model.wpe.weight.data)
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept_and_the_best_is_loaded(tmp_path):

@@ -417,7 +417,9 @@ def test_train_py_and_gpt_sample_as_commands(text_file, tmp_path):
     labels = [line.split()[0] for line in lines if line[:1].strip()]
     assert labels[:6] == ["device", "data", "model", "memory", "run", "lines"]
     report = done.stdout.split("Samples, ")[0] + done.stdout.split("\nval ")[1]
+    report, commands = report.split("\nnext ")
     assert max(map(len, report.splitlines())) <= 80
+    assert f"python {script[3]} --init_from=resume --out_dir=run " in commands      # as it was started
     losses = [float(line.split("val ")[1].split()[0]) for line in lines if line.startswith("step")]
     assert len(losses) == 3 and losses[2] < losses[1] < losses[0]
     out_dir = tmp_path / "run"

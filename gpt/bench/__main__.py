@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from minigrad.device import resolve
+from minigrad.command import end_on_signals
 
 from gpt.bench.machine import on_threads
 from gpt.bench.options import Options
@@ -27,19 +28,32 @@ def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.bench"):
         o = parse(Options, arguments)
         device = resolve(o.device)
-        if o.vs == "torch" and device != "cpu" and not importlib.import_module("torch").cuda.is_available():
-            raise ValueError(f"--device={o.device} with --vs=torch needs a PyTorch for CUDA: the installed one has no "
-                             "CUDA device")
+        if o.vs == "torch":
+            check_torch(device)
         for path in filter(None, (o.scaling, o.json)):
+            if Path(path).is_dir():
+                raise ValueError(f"{path} is a folder: give the name of a file")
             Path(path).touch()                  # an error now rather than after the measurement
-    p = PRESETS[o.preset]
-    with on_threads(o.threads):
-        found = measure_scaling(o, p, device) if o.scaling else compare(o, p, device)
-    if o.scaling:
-        plot_scaling(Path(o.scaling), f"training around the preset {o.preset}", found["scaling"])
-    if o.json:
-        Path(o.json).write_text(json.dumps(found, indent=1), "utf-8")
+        p = PRESETS[o.preset]
+        with on_threads(o.threads):
+            found = measure_scaling(o, p, device) if o.scaling else compare(o, p, device)
+        if o.scaling:
+            plot_scaling(Path(o.scaling), f"training around the preset {o.preset}", found["scaling"])
+        if o.json:
+            Path(o.json).write_text(json.dumps(found, indent=1), "utf-8")
+
+
+def check_torch(device: str) -> None:
+    """ValueError if the installed PyTorch does not load, or has no CUDA device though one is asked for."""
+    try:
+        torch_side = importlib.import_module("gpt.bench.torch_side")
+    except (ImportError, OSError) as error:
+        raise ValueError(f"--vs=torch: PyTorch is installed but does not load ({str(error).splitlines()[0]})") from None
+    if device != "cpu" and not torch_side.torch.cuda.is_available():
+        raise ValueError(f"--device={device} with --vs=torch needs a PyTorch for CUDA: the installed one has no CUDA "
+                         "device")
 
 
 if __name__ == "__main__":
+    end_on_signals()
     main(sys.argv[1:])

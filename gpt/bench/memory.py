@@ -1,7 +1,9 @@
 """How much memory a side needs."""
+import multiprocessing
 import re
 import sys
 from itertools import islice
+from typing import Any, Callable
 
 from gpt.bench.machine import on_threads, system_file
 from gpt.bench.presets import Preset, random_batches
@@ -23,6 +25,29 @@ def peak_memory(name: str, p: Preset, device: str, threads: int) -> int | None:
             return side.device_memory()
         after = peak_rss()
     return None if before is None or after is None else after - before
+
+
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), computed in a new process, without a thread in this one; None if that process dies or the system
+    starts none."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, function, *args))
+    try:
+        process.start()
+    except OSError:
+        return None
+    sender.close()                              # so that recv raises EOFError if the process dies
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def _send(sender: Any, function: Callable[..., Any], *args: Any) -> None:
+    sender.send(function(*args))
 
 
 def peak_rss() -> int | None:

@@ -1,15 +1,13 @@
 """The comparison of all sides at one preset: checked, timed, printed."""
 import dataclasses
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from gpt.bench import machine
 from gpt.bench.matmul_floor import floor, floor_flops, step_flops
-from gpt.bench.memory import peak_memory
+from gpt.bench.memory import in_new_process, peak_memory
 from gpt.bench.op_times import time_ops
 from gpt.bench.options import Options
 from gpt.bench.presets import Preset
@@ -33,8 +31,7 @@ def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
                  f"{m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if o.vs == 'torch' else ''}")
     memory = {}
     for name in o.sides[:2]:                    # not torch.compile: its compiler needs more memory than the step
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as new_process:
-            memory[name] = new_process.submit(peak_memory, name, p, device, o.threads).result()
+        memory[name] = in_new_process(peak_memory, name, p, device, o.threads)
     sides, differences = checked_sides(o, p, device)
 
     best = None if p.generates else floor(p, device)

@@ -22,6 +22,7 @@ from minigrad import optim
 from gpt import files
 from gpt.model import GPT
 from gpt.run import folder
+from gpt.run.command_line import train_command
 from gpt.run.estimates import parameter_count
 from gpt.text import tokenizer
 
@@ -38,7 +39,8 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     for moment in optimizer.moments:
         tensors |= {f"optimizer.{moment}.{names[id(p)]}": x for p, x in zip(optimizer.params, state[moment])}
     _check_finite(tensors)
-    data = safetensors.numpy.save(tensors)
+    # safetensors writes the memory as it is, in whatever order an array has
+    data = safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in tensors.items()})
     record: dict[str, Any] = {"step": step, "val_loss": val_loss, "bytes": len(data), "logs": {}}
     for log in folder.LOGS:
         if (out_dir / log).exists():
@@ -211,7 +213,7 @@ def _restore(model: GPT, optimizer: optim.Optimizer, listed: Callable[[], list[P
 
 def missing(out_dir: Path) -> ValueError:
     """The error for a run without a checkpoint."""
-    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with python train.py "
+    return ValueError(f"{out_dir} holds no checkpoint yet: train first, with {train_command()} "
                       f"{folder.out_dir_option(out_dir)}")
 
 

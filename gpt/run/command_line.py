@@ -4,10 +4,13 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import shlex
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
+
+TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"      # where installed, beside the package gpt
 
 Options = TypeVar("Options")
 Layer = tuple[str, Mapping[str, Any]]           # a name of a source of values, and its values
@@ -106,6 +109,20 @@ def help_text(options: Any) -> str:
         default = str(f.default).lower() if isinstance(f.default, bool) else f.default
         lines.append(f"  {f'--{f.name}={default}':<33} {f.metadata['help']}")
     return "\n".join(lines)
+
+
+def train_command() -> str:
+    """How train.py is run: as it was started, if it is the program that runs; or else "python train.py" where it is in
+    the current folder, "python -m gpt.train" elsewhere."""
+    if Path(sys.argv[0]).name == "train.py" and sys.argv[0] in sys.orig_argv:
+        return f"python {shlex.quote(sys.argv[0])}"
+    at_hand = Path("train.py").resolve() == TRAIN and "gpt.train" not in sys.orig_argv
+    return "python train.py" if at_hand else "python -m gpt.train"
+
+
+def train_name() -> str:
+    """The name of train.py in its error messages: "gpt.train" if it was started as python -m gpt.train."""
+    return "gpt.train" if "gpt.train" in sys.orig_argv else "train.py"
 
 
 @contextlib.contextmanager

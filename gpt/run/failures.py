@@ -10,6 +10,7 @@ import minigrad as mg
 
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
+from gpt.run.command_line import train_name
 from gpt.run.estimates import activation_bytes, parameter_count
 from gpt.run.machine import memory
 from gpt.run.options import Options
@@ -25,7 +26,7 @@ def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, r
         where = "all values are finite, but the loss is 100 or more, or the norm of the gradient overflows"
     except FloatingPointError as error:
         where = str(error)
-    sys.exit(f"train.py: training diverged: {what} at step {step}; {where}. "
+    sys.exit(f"{train_name()}: training diverged: {what} at step {step}; {where}. "
              f"{checkpoint.last_intact(out_dir)}; try --learning_rate={o.learning_rate / 3:.1g}"
              f"{'' if o.grad_clip else ' or --grad_clip=1'}")
 
@@ -60,10 +61,10 @@ def failures_exit(o: Options, out_dir: Path) -> Iterator[None]:
     except MemoryError:
         fix = (f"halve --batch_size={o.batch_size} and double --gradient_accumulation_steps="
                f"{o.gradient_accumulation_steps}: the same run in less memory" if o.batch_size > 1 else use_less(o))
-        print(f"train.py: out of memory: {fix}", file=sys.stderr)
+        print(f"{train_name()}: out of memory: {fix}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"train.py: cannot write {error.filename or out_dir}: {error.strerror or error}. "
+        print(f"{train_name()}: cannot write {error.filename or out_dir}: {error.strerror or error}. "
               f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)} resumes from it",
               file=sys.stderr)
         sys.exit(2)

@@ -19,6 +19,7 @@ from typing import Any, Iterator, Mapping
 
 from gpt import files
 from gpt.model import GPTConfig
+from gpt.run.command_line import train_command
 from gpt.run.lock import locked
 
 LOGS = ("metrics.jsonl", "stats.jsonl", "samples.md")
@@ -75,7 +76,7 @@ def _without_config(path: Path) -> ValueError:
 def existing(out_dir: str) -> Path:
     """The folder that a command is given. ValueError for none."""
     if not out_dir:
-        raise ValueError("which run? Give --out_dir=FOLDER, the one that train.py wrote")
+        raise ValueError("which run? Give --out_dir=FOLDER, the folder that training wrote")
     return Path(out_dir)
 
 
@@ -106,8 +107,8 @@ def read_config(out_dir: Path) -> tuple[dict[str, Any], dict[str, str], GPTConfi
     except FileNotFoundError:
         if _holds_parts(out_dir):
             raise _without_config(out_dir) from None
-        raise ValueError(f"{out_dir} holds no run: train first, with python train.py {out_dir_option(out_dir)}"
-                         ) from None
+        raise ValueError(f"{out_dir} holds no run: train first, with {train_command()} "
+                         f"{out_dir_option(out_dir)}") from None
     try:
         options = {name: o["value"] for name, o in config["options"].items()}
         if options["dtype"] not in ("float32", "float64"):

@@ -11,7 +11,7 @@ from gpt.run.lr_schedule import SCHEDULES, learning_rate
 
 @dataclasses.dataclass
 class Options:
-    """Train a GPT: python train.py --name=value ..."""
+    """Train a GPT: python train.py --name=value ..., or python -m gpt.train"""
     dataset: str = option("fables", "or python, shakespeare, a UTF-8 file", "text")
     tokenizer: str = option("char", "or byte, bpe")
     vocab_size: int = option(1024, "tokens of bpe; char and byte have their own")

@@ -17,7 +17,7 @@ from minigrad.step.page import html
 from gpt import files
 from gpt.model import GPT
 from gpt.run import checkpoint, folder, plot
-from gpt.run.command_line import bad_input_exits
+from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import check_memory, exit_diverged, failures_exit, use_less
@@ -44,7 +44,7 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
     checkpoint. NumPy does not warn: the loop checks its numbers itself.
     """
     with streams_may_fail(), contextlib.ExitStack() as claims:
-        with bad_input_exits("train.py"):
+        with bad_input_exits(train_name()):
             run = Run(*configure(arguments), claims)
         with failures_exit(run.options, run.out_dir), stop_signals() as run.stopped, np.errstate(all="ignore"):
             try:
@@ -218,7 +218,7 @@ class Run:
         commands. Of a run that was stopped: print how to resume it, and exit with the signal's status."""
         o, out_dir, name = self.options, self.out_dir, Path(self.options.dataset).stem
         if self.stopped:
-            print(f"stopped at step {self.last_step}, which is saved; go on with\n        python train.py "
+            print(f"stopped at step {self.last_step}, which is saved; go on with\n        {train_command()} "
                   f"--init_from=resume {folder.out_dir_option(out_dir)}")
             sys.exit(128 + self.stopped[0])
 
@@ -237,8 +237,8 @@ class Run:
         print_report("done", f"in {time.perf_counter() - self.began:.0f} s; look at {out_dir / 'loss.png'}")
         option = folder.out_dir_option(out_dir)
         print(f"next    python -m gpt.sample {option}\n"
-              f"        python train.py --init_from=resume {option} --max_iters={2 * o.max_iters}\n"
-              f"        python train.py --dataset={'python' if name != 'python' else 'my.txt'}")
+              f"        {train_command()} --init_from=resume {option} --max_iters={2 * o.max_iters}\n"
+              f"        {train_command()} --dataset={'python' if name != 'python' else 'my.txt'}")
 
     def _print_validation(self, texts: list[str]) -> None:
         """Validate on every token of the validation text, and print the loss beside the best possible one, and the

@@ -1,4 +1,4 @@
-"""What Ctrl-C and other signals do to a program: stop a run after its step, or end a command without a traceback."""
+"""What Ctrl-C and SIGTERM do to a run: it stops after its step."""
 import contextlib
 import signal
 import threading
@@ -32,10 +32,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)    # None: a handler that is not Python's
-
-
-def end_on_signals() -> None:
-    """From now on Ctrl-C, and a reader that closes the pipe (`| head`), end the program without a traceback."""
-    for name in ("SIGINT", "SIGPIPE"):
-        if hasattr(signal, name):               # Windows has no SIGPIPE
-            signal.signal(getattr(signal, name), signal.SIG_DFL)

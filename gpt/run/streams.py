@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Any, Callable, Iterator
 
+from gpt.run.command_line import train_name
+
 
 class _Stream:
     """sys.stdout or sys.stderr. After the first write that fails, nothing is written any more."""
@@ -32,8 +34,9 @@ class _Stream:
             self.lost = True
             with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())     # the rest of its buffer is written at exit
-            print(f"train.py: cannot write to {self.name} ({getattr(error, 'strerror', None) or error}): the training "
-                  "goes on without it; metrics.jsonl has the losses", file=sys.stderr)
+            reason = getattr(error, "strerror", None) or error
+            print(f"{train_name()}: cannot write to {self.name} ({reason}): the training goes on "
+                  "without it; metrics.jsonl has the losses", file=sys.stderr)
 
 
 @contextlib.contextmanager

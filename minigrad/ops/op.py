@@ -28,6 +28,7 @@
 """
 import inspect
 import re
+import sys
 from typing import Any, Callable, ClassVar, Sequence
 
 from minigrad.ops.sample import Sample
@@ -101,3 +102,10 @@ def input_names(op_class: type["Op"], n: int) -> list[str]:
         elif p.kind is not p.KEYWORD_ONLY:
             names.append(p.name)
     return names
+
+
+def docstring(op_class: type["Op"]) -> str:
+    """The docstring of an op, without the indentation of the class; where python -OO left it out, a sentence that says
+    so."""
+    return inspect.cleandoc(op_class.__doc__ or "") if sys.flags.optimize < 2 else (
+        "no formulas: they are in docstrings, which python -OO leaves out")

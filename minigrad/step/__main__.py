@@ -1,10 +1,9 @@
 """Walk through a backward: python -m minigrad.step --help"""
 import argparse
 import difflib
-import signal
-import sys
 
 from minigrad.ops.op import OPS
+from minigrad.command import run_command
 from minigrad.step.examples import example, op
 from minigrad.step.terminal import show
 
@@ -30,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         record = op(args.op) if args.op else example("tiny" if args.example is None else args.example)
         start = len(record.views) - 1 if args.op else 0         # the op is the last step of its backward
-        if args.until:
+        if args.until is not None:
             stop = record.breakpoint(args.until)
             found = [view.index for view in record.views if stop(view)]
             if not found:
@@ -43,7 +42,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGPIPE"):          # Ctrl-C and `| head` end the program without a message
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    sys.exit(main())
+    run_command("python -m minigrad.step", main)

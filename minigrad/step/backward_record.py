@@ -160,10 +160,11 @@ class Record:
     def optimizer_step(self) -> OptimizerStep | None:
         """What the optimizer's next step would do, computed in float64; no parameter changes. None without an
         optimizer."""
-        if self._optimizer is None:
+        optimizer = self._optimizer
+        if optimizer is None:
             return None
         scale, clip = 1.0, ""
-        updated = {id(p): self.label(p) for p in self._optimizer.params if id(p) in self._labels}
+        updated = {id(p): self.label(p) for p in optimizer.params if id(p) in self._labels}
         grads = {label: self.gradients[label].astype(np.float64) for label in updated.values()}
         if self._max_norm:
             norm = float(np.sqrt(sum(float((g * g).sum()) for g in grads.values())))
@@ -171,19 +172,18 @@ class Record:
             clip = f"the gradients' joint norm is {norm:.4g}, the limit {self._max_norm:.4g}: " + (
                 f"all are multiplied by {scale:.4g}" if scale < 1.0 else "nothing is clipped")
         updates, moved = [], {}
-        for group in self._optimizer.groups:
+        for group in optimizer.groups:
             for p in group["params"]:
                 if id(p) in updated:
-                    update, new = self._update(p, grads[updated[id(p)]], scale, group)
+                    update, new = self._update(optimizer, p, grads[updated[id(p)]], scale, group)
                     updates.append(update)
                     moved[id(p)] = new
-        return OptimizerStep(self._optimizer.op.name, clip, updates, sum(u.predicted for u in updates),
+        return OptimizerStep(optimizer.op.name, clip, updates, sum(u.predicted for u in updates),
                              self.replay.change(moved))
 
-    def _update(self, p: Tensor, gradient: Any, scale: float, group: dict[str, Any]) -> tuple[ParameterUpdate, Any]:
+    def _update(self, optimizer: Optimizer, p: Tensor, gradient: Any, scale: float, group: dict[str, Any]
+                ) -> tuple[ParameterUpdate, Any]:
         """The update of one parameter, and the parameter after it. scale: of the gradient, by clipping."""
-        optimizer = self._optimizer
-        assert optimizer is not None
         state = optimizer.state_of(p)
         old = on_host(p).astype(np.float64)
         moments = [on_host(state[m]).astype(np.float64) for m in optimizer.moments]

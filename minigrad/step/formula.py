@@ -4,13 +4,13 @@ The first line of the docstring gives shapes. The sections forward, backward, wh
 line that begins with its name. Two or more spaces separate equations on one line; minigrad.step.notation describes
 their notation.
 """
-import inspect
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Iterator
 
-from minigrad.ops.op import Op
+from minigrad.ops.op import Op, docstring
 from minigrad.step.typeset import to_latex, to_mathml, to_text
 
 SECTIONS = "forward", "backward", "why", "identity", "source"
@@ -63,8 +63,9 @@ class Formula:
 
 
 def parse(op_class: type[Op]) -> Formula:
-    """The formula of any op. Sections that its docstring does not have are empty."""
-    doc = inspect.cleandoc(op_class.__doc__ or "")
+    """The formula of any op. Sections that its docstring does not have are empty. Under python -OO, `shapes` says that
+    there are no docstrings."""
+    doc = docstring(op_class)
     found: dict[str, list[str]] = {"shapes": [], **{section: [] for section in SECTIONS}}
     for section, _, body in _sections(doc):
         found.setdefault(section, []).append(body)
@@ -72,7 +73,7 @@ def parse(op_class: type[Op]) -> Formula:
     names = {name for f in (op_class.forward, op_class.backward) for name in f.__code__.co_varnames}
     names.update(re.findall(r"([^\W\d]\w*'?) \+?= ", "\n".join(forward + backward)))
     why, identity, source = (" ".join(found[s]) for s in SECTIONS[2:])
-    shapes = " ".join(found["shapes"])
+    shapes = " ".join(found["shapes"]) if sys.flags.optimize < 2 else doc
     return Formula(shapes, forward, backward, why, identity, source, doc, frozenset(names))
 
 

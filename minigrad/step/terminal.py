@@ -34,7 +34,7 @@ class Terminal(cmd.Cmd):
 
     def __init__(self, record: Record, start: int = 0, color: bool | None = None, stdin: Any = None,
                  stdout: Any = None) -> None:
-        super().__init__(stdin=stdin, stdout=stdout)
+        super().__init__(stdin=stdin or sys.stdin or io.StringIO(), stdout=stdout or sys.stdout or io.StringIO())
         self.record, self.i = record, start
         self.l = -1                             # the index of the line; -1: the op as a whole
         self.forward = False                    # which direction is shown
@@ -353,7 +353,7 @@ class Terminal(cmd.Cmd):
     def do_help(self, _: str) -> None:
         """h             help: this list; an empty line repeats the last command"""
         for command in COMMANDS:
-            self.say(f"  {getattr(self, f'do_{command}').__doc__}", hang=16)
+            self.say(f"  {getattr(self, f'do_{command}').__doc__ or command}", hang=16)     # -OO leaves out docstrings
         self.say()
         self.say(f"  {LEGENDS[self.color]}")
 
@@ -385,10 +385,11 @@ def target(text: str) -> tuple[str, tuple[int, ...] | None, float | None]:
     """"w[1, 2] 0.1"  ->  ("w", (1, 2), 0.1); None for a part that is missing."""
     found = re.fullmatch(r"([^\s\[]*)\s*(?:\[([\d\s,-]*)\])?\s*(\S*)", text)
     try:
-        assert found is not None
+        if found is None:
+            raise ValueError
         at = None if found[2] is None else tuple(int(k) for k in found[2].split(",") if k.strip())
         return found[1], at, float(found[3]) if found[3] else None
-    except (AssertionError, ValueError):
+    except ValueError:
         raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; nudge: also a number") from None
 
 
@@ -442,6 +443,7 @@ def show(record: Record, out: str = "", start: int = 0, color: bool | None = Non
     if out:
         print(write_page(record, out))
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")        # an encoding without these characters shows "?"
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")        # characters that the encoding lacks are shown as "?"
     Terminal(record, start, color).cmdloop()

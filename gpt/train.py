@@ -1,0 +1,7 @@
+"""Train a GPT: python -m gpt.train is the same program as train.py, for those who have no copy of that file at hand."""
+import runpy
+
+from gpt.run.command_line import TRAIN
+
+if __name__ == "__main__":
+    runpy.run_path(str(TRAIN), run_name="__main__")
