@@ -516,7 +516,7 @@ def test_a_new_run_never_adds_to_a_run_that_lost_its_config(capsys, left):
     before = contents("run")
     for call, arguments in ((train.main, [*RUN, "--out_dir=run"]), (resume, "--max_iters=9")):
         line = exits_with_one_line(capsys, call, arguments)
-        assert f"run holds a run, but {Path('run/config.json')} is missing" in line
+        assert f"run holds no run any more: {Path('run/config.json')} is missing; restore it from a copy" in line
     assert contents("run") == before
 
 
