@@ -34,7 +34,7 @@ from minigrad import optim
 ROOT = Path(__file__).parent.parent
 RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=1", "--n_embd=8", "--block_size=8", "--batch_size=2",
        "--max_iters=6", "--warmup_iters=0", "--eval_interval=2", "--eval_iters=1", "--log_interval=1",
-       "--stats_interval=2", "--sample_interval=0", "--checkpoint_interval=2", "--threads=1"]
+       "--stats_interval=2", "--sample_interval=0", "--checkpoint_interval=2"]
 all_steps, draw_samples = run_module.Run.steps, run_module.samples
 NEEDED = ["config.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin", "tokens/val.bin"]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
