@@ -302,7 +302,7 @@ def test_a_missing_or_damaged_config_is_named(expected, content):
     Path("complete/config.json").unlink()
     if content is not None:
         Path("complete/config.json").write_bytes(content)
-    with pytest.raises(ValueError, match="holds no run" if content is None else "config.json is damaged"):
+    with pytest.raises(ValueError, match="config.json is (missing|damaged)"):
         checkpoint.load_model(Path("complete"))
 
 

@@ -34,7 +34,7 @@ from minigrad import optim
 ROOT = Path(__file__).parent.parent
 RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=1", "--n_embd=8", "--block_size=8", "--batch_size=2",
        "--max_iters=6", "--warmup_iters=0", "--eval_interval=2", "--eval_iters=1", "--log_interval=1",
-       "--stats_interval=2", "--sample_interval=0", "--checkpoint_interval=2", "--threads=1"]
+       "--stats_interval=2", "--sample_interval=0", "--checkpoint_interval=2"]
 all_steps, draw_samples = run_module.Run.steps, run_module.samples
 NEEDED = ["config.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin", "tokens/val.bin"]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
@@ -516,7 +516,7 @@ def test_a_new_run_never_adds_to_a_run_that_lost_its_config(capsys, left):
     before = contents("run")
     for call, arguments in ((train.main, [*RUN, "--out_dir=run"]), (resume, "--max_iters=9")):
         line = exits_with_one_line(capsys, call, arguments)
-        assert f"run holds a run, but {Path('run/config.json')} is missing" in line
+        assert f"run holds no run any more: {Path('run/config.json')} is missing; restore it from a copy" in line
     assert contents("run") == before
 
 

@@ -204,6 +204,7 @@ def test_help_lists_every_option_on_one_screen(options, capsys):
     (["--lerning_rate=1"], "unknown option --lerning_rate; did you mean --learning_rate?"),
     (["my.txt"], "unexpected 'my.txt'"),
     (["--batch_size=big"], "--batch_size expects a whole number, got 'big'"),
+    (["--threads=99999999999999999999"], "--threads expects a whole number, got '99999999999999999999'"),
     (["--max_iters=1e3"], "--max_iters expects a whole number, got '1e3'"),
     (["--learning_rate=nan"], "--learning_rate expects a number, got 'nan'"),
     (["--bias=maybe"], "--bias expects true or false, got 'maybe'"),

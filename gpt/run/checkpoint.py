@@ -151,24 +151,24 @@ def _load(path: Path, n_weights: int | None) -> tuple[dict[str, Any], dict[str, 
     return record, tensors
 
 
-def _first_intact(listed: Callable[[], list[Path]], n_weights: int | None = None
+def _first_intact(paths: list[Path], n_weights: int | None = None, listed: Callable[[], list[Path]] | None = None
                   ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(record, tensors) of the first usable checkpoint; those before it are named on stderr. None if there are no
-    checkpoints, ValueError if none is usable. n_weights: see _load.
+    """(record, tensors) of the first usable one of these checkpoints; those before it are named on stderr. None if
+    there are no checkpoints, ValueError if none is usable. n_weights: see _load.
 
-    listed: returns the paths. A run that goes on may delete all of them meanwhile: then its new ones are used.
+    listed: returns the paths anew. A run that goes on may delete all of them meanwhile: then its new ones are used.
     """
     before: list[Path] = []
-    while before != (paths := listed()):
-        before = paths
+    while paths != before:
         for path in paths:
             try:
                 return _load(path, n_weights)
             except _Unusable as error:
                 if path.exists():
                     folder.note(f"the checkpoint {path.with_suffix('.safetensors')} {error} and is not used")
-    if before:
-        raise ValueError(f"all checkpoints in {before[0].parent} are damaged or have diverged: train again in another "
+        before, paths = paths, listed() if listed else paths
+    if paths:
+        raise ValueError(f"all checkpoints in {paths[0].parent} are damaged or have diverged: train again in another "
                          "--out_dir, after a divergence with a smaller --learning_rate")
     return None
 
@@ -180,7 +180,7 @@ def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: flo
     for path in _note_foreign(out_dir):
         if _is_named(path) and path.is_dir():           # in the way of a checkpoint
             path.rename(path.with_name(f"{path.name}.moved"))
-    record = _restore(model, optimizer, lambda: newest_first(out_dir))
+    record = restore(model, optimizer, newest_first(out_dir))
     if record is None:
         folder.note(f"{out_dir} holds no checkpoint: it starts again from step 0")
         record = {"step": None, "logs": {}}
@@ -195,11 +195,7 @@ def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: flo
 def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[str, Any] | None:
     """Load the first intact one of these checkpoints into a model and its optimizer  ->  the content of its JSON. None
     if there are no checkpoints, ValueError if all are damaged."""
-    return _restore(model, optimizer, lambda: paths)
-
-
-def _restore(model: GPT, optimizer: optim.Optimizer, listed: Callable[[], list[Path]]) -> dict[str, Any] | None:
-    found = _first_intact(listed, parameter_count(model.config))
+    found = _first_intact(paths, parameter_count(model.config))
     if found is None:
         return None
     record, tensors = found
@@ -226,7 +222,10 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
         raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(text)} tokens and the model {shape.vocab_size}: it is "
                          "of another run; restore it from a copy")
     _note_foreign(out_dir)
-    found = _first_intact(lambda: sorted(newest_first(out_dir), key=_val_loss), parameter_count(shape))
+
+    def best_first() -> list[Path]:
+        return sorted(newest_first(out_dir), key=_val_loss)
+    found = _first_intact(best_first(), parameter_count(shape), best_first)
     if found is None:
         raise missing(out_dir)
     model = GPT(shape, device=device, dtype=options["dtype"])
@@ -237,7 +236,9 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
 def newest_step(out_dir: Path, last: float = math.inf) -> int | None:
     """The step of the newest intact checkpoint up to the step `last`; None if there is none. ValueError if none is
     intact."""
-    found = _first_intact(lambda: [path for path in newest_first(out_dir) if step_of(path) <= last])
+    def listed() -> list[Path]:
+        return [path for path in newest_first(out_dir) if step_of(path) <= last]
+    found = _first_intact(listed(), listed=listed)
     return found[0]["step"] if found else None
 
 

@@ -70,7 +70,7 @@ def _holds_parts(path: Path) -> bool:
 
 
 def _without_config(path: Path) -> ValueError:
-    return ValueError(f"{path} holds a run, but {path / 'config.json'} is missing: {files.HOW_TO_GO_ON}")
+    return ValueError(f"{path} holds no run any more: {path / 'config.json'} is missing; {files.HOW_TO_GO_ON}")
 
 
 def existing(out_dir: str) -> Path:

@@ -35,27 +35,33 @@ def locked(out_dir: Path) -> Iterator[None]:
 
 def _lock(path: Path) -> int | None:
     """Make the file and lock it  ->  its descriptor, which holds the flock; None where there is no flock."""
-    while True:
-        created, descriptor = _open(path)
-        keep = False
-        try:
-            flock = _flock(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                if flock and not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    continue                    # its owner ended and deleted it after it was opened here
-            owner = {} if created else _owner(descriptor)
-            host = owner.get("host", platform.node() if flock is not None else "")
-            if flock is False or not (created or flock and host == platform.node()):
-                raise _refusal(path, owner, certain=flock is False and host == platform.node())
-            mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(mine).encode())
-            keep = bool(flock)
-            return descriptor if keep else None
-        finally:
-            if not keep:
-                os.close(descriptor)
+    created, descriptor = _open(path)
+    held = False
+    try:
+        flock = _flock(descriptor)
+        if flock and not _is_at(path, descriptor):
+            return _lock(path)                  # its owner ended and deleted it after it was opened here
+        owner = {} if created else _owner(descriptor)
+        here = owner.get("host", platform.node()) == platform.node()
+        if flock is False or not (created or flock and here):
+            raise _refusal(path, owner, certain=flock is False and here)
+        mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(mine).encode())
+        held = bool(flock)
+        return descriptor if held else None
+    finally:
+        if not held:
+            os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether this is the file at the path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _open(path: Path) -> tuple[bool, int]:
