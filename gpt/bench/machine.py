@@ -24,7 +24,8 @@ def on_threads(n: int) -> Iterator[None]:
     def pin(cores: Iterable[int]) -> None:
         if hasattr(os, "sched_setaffinity"):
             for thread in os.listdir("/proc/self/task"):        # BLAS's threads exist already
-                os.sched_setaffinity(int(thread), cores)
+                with contextlib.suppress(ProcessLookupError):           # it has ended meanwhile
+                    os.sched_setaffinity(int(thread), cores)
 
     threads, cores = mg.get_num_threads(), allowed_cores()
     mg.set_num_threads(n)
