@@ -16,6 +16,7 @@ class Draft:
         self.lines = []
         self.shapes = {}                    # name of a Tensor -> its shape
         self.gradients = []                 # names of those that need a gradient
+        self.outputs = []                   # names of the outputs of optimizers' steps
         self.leaves = 0
 
     # ---- numbers and shapes ----

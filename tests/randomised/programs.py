@@ -26,7 +26,7 @@ from minigrad import Tensor, functional as F
 from minigrad.modes import switch
 
 from ..small_kernels import small_kernels
-from .lines import CALLS, Draft
+from .lines import CALLS, LARGEST, Draft
 
 try:
     import torch
@@ -273,12 +273,11 @@ class Session:
             added += [] if wanted.get(n) is None or not largest(wanted[n]) else [True]
         if whole and interrupted and len(set(added)) > 1:
             raise Wrong("an interrupted backward has changed the .grad of some leaves and not of others")
-        for n in self.retained:
+        for n, old in self.retained.items():
             grad = self.names[n].grad
             if complete:
-                self.retained[n] = sum_of(self.retained[n], wanted.get(n))
-                self.compare(f"the retained {n}.grad", grad, self.retained[n],
-                             lambda r, n=n: self.retained[n] + of(r).get(n) - wanted[n])
+                self.retained[n] = sum_of(old, wanted.get(n))
+                self.compare(f"the retained {n}.grad", grad, self.retained[n], lambda r: sum_of(old, of(r).get(n)))
             else:                                                       # complete or not: both are right
                 self.retained[n] = grad if grad is None else np.array(grad, "float64")
         for what, array, copied in self.kept + [(f"an earlier {n}.grad", before[n], copies[n]) for n in before]:
@@ -495,13 +494,17 @@ def draw(rng):
             except Exception as error:
                 raise Wrong(f"{line}: {type(error).__name__}: {error}") from None
         results = [names[name] for name in out]
-        if any(t.size > 4000 or not largest(t.data) < 1e3 for t in results):
+        if any(t.size > LARGEST or not largest(t.data) < 1e3 for t in results):
+            for name in out:
+                del names[name]
             continue
         d.lines.append(line)
         n += len(out)
         for name, t in zip(out, results):
             d.shapes[name] = t.shape
             d.gradients += [name] if t.requires_grad else []
+        if "F.adamw" in text or "F.sgd" in text:        # the composed form computes one output from another
+            d.outputs += out
         extra(d, out[0], names, run, n)
         if f"t{n}" in names:
             d.shapes[f"t{n}"] = names[f"t{n}"].shape
@@ -520,7 +523,7 @@ def draw(rng):
 def extra(d, name, names, run, n):
     """Now and then: what users do to a result besides computing with it."""
     x = d.among([x for x in d.shapes if x[0] == "x"] or [None])
-    if names[name].requires_grad and d.chance(0.06):
+    if names[name].requires_grad and name not in d.outputs and d.chance(0.06):
         run(f"{name}." + d.among(["register_hook(lambda g: None)", "register_hook(lambda g: g * 2.0)",
                                   "retain_grad()"]))
     if x and d.chance(0.03):
@@ -543,7 +546,7 @@ def extra(d, name, names, run, n):
 
 def draw_uses(d, losses, alive, size):
     """Lines for a Session."""
-    names = [name for name in d.shapes if name[0] == "x"] + alive
+    names = [name for name in d.shapes if name[0] == "x"] + [name for name in alive if name not in d.outputs]
     leaves = [name for name in d.shapes if name[0] == "x"]
     keep = lambda: f", retain_graph={d.chance(0.6)}"
     loss = lambda: repr(d.among(losses))
