@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 
@@ -20,14 +19,16 @@ WRONG_VALUES = [None, -1, 0, 3, 2.5, 1e308, -1e308, math.nan, 10 ** 9, 10 ** 12,
                 {}, {"a": 1}, True, "9" * 5000]
 
 
-# ---- damages: each is a function of a path, a random generator and a folder outside ---------------------------------
+# ---- damages: functions of a path, a random generator and a folder outside; some return what they changed -----------
 
 def delete(path, rng, outside):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def cut(path, rng, outside):
-    os.truncate(path, int(rng.integers(0, path.stat().st_size)))
+    size = int(rng.integers(0, path.stat().st_size))
+    os.truncate(path, size)
+    return f"to {size} bytes"
 
 
 def empty(path, rng, outside):
@@ -36,8 +37,11 @@ def empty(path, rng, outside):
 
 def flip_a_bit(path, rng, outside):
     data = bytearray(path.read_bytes())
-    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+    at = int(rng.integers(len(data)))
+    before = bytes(data[max(0, at - 30):at + 30])
+    data[at] ^= 1 << int(rng.integers(8))
     path.write_bytes(data)
+    return f"byte {at}, in {before!r}, becomes {data[at]:#04x}"
 
 
 def zeros(path, rng, outside):
@@ -46,6 +50,7 @@ def zeros(path, rng, outside):
     last = min(len(data), first + int(rng.integers(1, 200)))
     data[first:last] = bytes(last - first)
     path.write_bytes(data)
+    return f"bytes {first} to {last}"
 
 
 def noise(path, rng, outside):
@@ -107,11 +112,13 @@ def wrong_value(path, rng, outside):
     within = data
     for key in parents:
         within = within[key]
-    if rng.random() < 0.3:
+    new = WRONG_VALUES[int(rng.integers(len(WRONG_VALUES)))]
+    if removed := rng.random() < 0.3:
         del within[last]
     else:
-        within[last] = WRONG_VALUES[int(rng.integers(len(WRONG_VALUES)))]
+        within[last] = new
     path.write_text(json.dumps(data), "utf-8")
+    return f"{'.'.join(map(str, [*parents, last]))} {'removed' if removed else f'is {new!r:.40}'}"
 
 
 def foreign_file(path, rng, outside):
@@ -132,13 +139,8 @@ def damage(where, rng):
     path = paths[int(rng.integers(len(paths)))]
     kinds = FOLDER if path.is_dir() else JSON if path.suffix == ".json" else ANY
     kind = kinds[int(rng.integers(len(kinds)))]
-    before = path.read_bytes() if path.is_file() else b""
-    kind(path, rng, where.parent / "outside")
-    after = path.read_bytes()[:5000] if kind in (flip_a_bit, zeros, cut, wrong_value) else b""
-    changed = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), len(after))
-    around = slice(max(0, changed - 30), changed + 60)
-    shown = f": {before[around]!r} -> {after[around]!r}" if after or kind is cut else ""
-    return path, f"{kind.__name__} on {path.relative_to(where)}{shown}"
+    what = kind(path, rng, where.parent / "outside")
+    return path, f"{kind.__name__} on {path.relative_to(where)}" + (f": {what}" if what else "")
 
 
 # ---- trials ---------------------------------------------------------------------------------------------------------

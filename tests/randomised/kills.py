@@ -24,11 +24,15 @@ class Kills:
             # A resume of a folder without a run is refused with one line: then the run starts from scratch.
             started = (run / "config.json").exists()
             command = processes.resuming("killed") if started else processes.training("killed")
-            signals = [(float(rng.uniform(0.0, 0.5)), SIGNALS[int(rng.integers(3))])] if len(story) < 6 else []
-            if signals and rng.random() < 0.2:
-                signals.append((float(rng.uniform(0.0, 0.02)), SIGNALS[int(rng.integers(3))]))
-            ended = processes.run(command, self.folder, signals)
-            story.append(f"{'resume' if started else 'train'} {signals} -> {ended.status}\n{ended.err}")
+            signals, after = [], None
+            if len(story) < 5:
+                after = run / f"checkpoints/step_{2 * int(rng.integers(1, 6)):06}.json" if rng.random() < 0.6 else None
+                signals = [(float(rng.uniform(0.0, 0.05 if after else 0.3)), int(rng.choice(SIGNALS)))]
+                if rng.random() < 0.2:
+                    signals.append((float(rng.uniform(0.0, 0.02)), int(rng.choice(SIGNALS))))
+            ended = processes.run(command, self.folder, signals, after)
+            story.append(f"{'resume' if started else 'train'}, (seconds, signal) {signals} after {after and after.name}:"
+                         f" status {ended.status}\n{ended.err}")
             if ended.status == 0:
                 break
             ends = {-number for number in SIGNALS} | {128 + number for number in SIGNALS}

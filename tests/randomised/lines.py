@@ -2,8 +2,6 @@
 tests/randomised/torch_functions.py as F, in PyTorch."""
 import math
 
-import numpy as np
-
 SIZES = [1, 1, 2, 3, 3, 4, 5, 7, 11]
 LARGEST = 4000                              # elements of a Tensor
 
@@ -46,7 +44,8 @@ class Draft:
         """A shape that broadcasts with this one; the result may be larger than both."""
         other = self.part_of(shape)
         if self.chance(0.2):
-            other = tuple(self.among([2, 3]) if n == 1 and m == 1 else n for n, m in zip(other[::-1], shape[::-1]))[::-1]
+            pairs = zip(other[::-1], shape[::-1])
+            other = tuple(self.among([2, 3]) if n == m == 1 else n for n, m in pairs)[::-1]
             other = (self.among([1, 2, 3]), *([1] * (len(shape) - len(other))), *other)
         return other
 

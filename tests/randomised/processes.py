@@ -42,18 +42,24 @@ def sampling(out_dir: str) -> Callable[[], Any]:
     return lambda: sample.main([f"--out_dir={out_dir}", "--max_new_tokens=20", "--start=the "])
 
 
-def run(command: Callable[[], Any], folder: Path, signals: Any = ()) -> Ended:
-    """Run a command in a child process, in this folder. signals: (seconds after the last one, number) to send."""
+def run(command: Callable[[], Any], folder: Path, signals: Any = (), after: Path | None = None) -> Ended:
+    """Run a command in a child process, in this folder. signals: (seconds to wait, number) to send one after the other,
+    the first when the file `after` exists."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             _child(command, folder, out.fileno(), err.fileno())
+        def ended() -> bool:
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+        end = time.monotonic() + HANGS
+        while after and not after.exists() and not ended() and time.monotonic() < end:
+            time.sleep(0.001)
         for seconds, number in signals:
             time.sleep(seconds)
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                break                                               # it has ended before
-            os.kill(pid, number)
+            if not ended():
+                os.kill(pid, number)
         status = _wait(pid)
         texts = []
         for file in (out, err):
