@@ -31,8 +31,8 @@ class Kills:
                 if rng.random() < 0.2:
                     signals.append((float(rng.uniform(0.0, 0.02)), int(rng.choice(SIGNALS))))
             ended = processes.run(command, self.folder, signals, after)
-            story.append(f"{'resume' if started else 'train'}, (seconds, signal) {signals} after {after and after.name}:"
-                         f" status {ended.status}\n{ended.err}")
+            story.append(f"{'resume' if started else 'train'}, (seconds, signal) {signals} after "
+                         f"{after.name if after else 'the start'}: status {ended.status}\n{ended.err}")
             if ended.status == 0:
                 break
             ends = {-number for number in SIGNALS} | {128 + number for number in SIGNALS}

@@ -50,6 +50,7 @@ def run(command: Callable[[], Any], folder: Path, signals: Any = (), after: Path
         pid = os.fork()
         if pid == 0:
             _child(command, folder, out.fileno(), err.fileno())
+
         def ended() -> bool:
             return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
