@@ -323,7 +323,7 @@ class Session:
         return None if dy is None else uniform(self.names[name].shape, dy).astype(self.dtype)
 
     def steps(self, name, count=EVERY, other=None, retain_graph=False):
-        """Step through the backward of `name`: all steps, or `count` of them; then run the backward of another, and go on
+        """Step through the backward of `name`: all steps, or `count` of them; then run that of another, and go on
         with the first."""
         steps = iter(())
         with self.use(name, complete=count == EVERY, whole=False):
