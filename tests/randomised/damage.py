@@ -158,7 +158,9 @@ def wrong(ended, path, same):
 
 
 def named(path, line):
-    return any(name in line for name in (path.name, path.stem, path.parent.name + os.sep, f"{path.parent.name} "))
+    """Whether a message names the damaged file, a file beside it, or its folder."""
+    names = [path.name, path.stem, *os.listdir(path.parent), path.parent.name + os.sep, f"{path.parent.name} "]
+    return any(name in line for name in names)
 
 
 def listing(folder):
