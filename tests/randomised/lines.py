@@ -82,6 +82,8 @@ class Draft:
     def pick(self, fits=lambda shape: True, else_shape=None):
         """The name of a Tensor whose shape fits, recent ones more often; a new leaf if there is none."""
         names = [name for name, shape in self.shapes.items() if fits(shape)]
+        if self.chance(0.8):                # otherwise most soon have one element
+            names = [name for name in names if math.prod(self.shapes[name]) > 1] or names
         if not names or self.chance(0.05):
             shape = else_shape if else_shape is not None else self.shape()
             return self.leaf(shape if fits(shape) else self.drawn(fits))

@@ -546,12 +546,14 @@ def draw(rng):
     alive = [name for name in d.gradients if name[0] == "t" and name in d.shapes]
     if not alive:
         return draw(rng)
-    losses = []
-    for i in range(d.integer(1, 3)):
-        terms = [d.among(alive) for _ in range(d.integer(1, 4))]
-        run(f"l{i} = total({', '.join(dict.fromkeys([alive[-1], *terms] if i == 0 else terms))})")
-        losses.append(f"l{i}")
-    return d.lines, draw_uses(d, losses, alive, len(d.lines)), dtype, mode
+    used = re.findall(r"\w+", "\n".join(line.partition(" = ")[2] for line in d.lines))
+    ends = [name for name in alive if name not in used]                # with these, l0 depends on every line
+    losses = {"l0": ends or alive[-1:]}
+    for i in range(1, d.integer(1, 3)):
+        losses[f"l{i}"] = dict.fromkeys(d.among(alive) for _ in range(d.integer(1, 4)))
+    for name, terms in losses.items():
+        run(f"{name} = total({', '.join(terms)})")
+    return d.lines, draw_uses(d, list(losses), alive, len(d.lines)), dtype, mode
 
 
 def extra(d, name, names, run, n):
@@ -582,7 +584,7 @@ def draw_uses(d, losses, alive, size):
     """Lines for a Session."""
     names = [name for name in d.shapes if name[0] == "x"] + [name for name in alive if name not in d.outputs]
     leaves = [name for name in d.shapes if name[0] == "x"]
-    keep = lambda: f", retain_graph={d.chance(0.6)}"
+    keep = lambda: f", retain_graph={d.chance(0.7)}"
     loss = lambda: repr(d.among(losses))
     kinds = [
         lambda: f"backward({loss()}{keep()})", lambda: f"backward({loss()}{keep()})",
@@ -597,7 +599,9 @@ def draw_uses(d, losses, alive, size):
         lambda: "change_indices()", lambda: f"same_bits({loss()})",
         lambda: f"rebuild({d.among(['', f'after={d.integer(1, 150 * size)}'])})", lambda: "rebuild()",
     ]
-    uses = [d.among(kinds)() for _ in range(d.integer(1, 7))]
+    uses = []
+    for _ in range(d.integer(1, 6)):
+        uses += [d.among(kinds)()] + (["rebuild()"] if d.chance(0.3) else [])
     hooked = any("register_hook" in line or "retain_grad" in line or "copied" in line for line in d.lines)
     if not hooked and d.chance(0.2):
         uses.append(f"second({loss()}, {d.among(leaves)!r})")
