@@ -120,12 +120,14 @@ def test_a_script_of_a_shrunk_program_repeats_the_failure(drawn):
 @pytest.mark.parametrize("mistake", [faulty_ops.BetasSwapped, faulty_ops.DecayInMoments],
                          ids=lambda mistake: mistake.__name__)
 def test_a_mistake_of_an_optimizer_is_found(monkeypatch, mistake):
+    monkeypatch.setattr(nets, "ROUNDTRIPS", {})
     monkeypatch.setattr(optim.AdamW, "op", mistake)
     assert any(nets.failure(nets.draw(np.random.default_rng([12, n]))) for n in range(40))
 
 
 def test_an_optimizer_that_loads_no_moments_is_found(monkeypatch):
     load = optim.Optimizer.load_state_dict
+    monkeypatch.setattr(nets, "ROUNDTRIPS", {"state_dict": nets.from_state})
     monkeypatch.setattr(optim.Optimizer, "load_state_dict", lambda self, state: load(
         self, {name: value if name == "t" else [0.0 * x for x in value] for name, value in state.items()}))
     assert any(nets.failure(nets.draw(np.random.default_rng([12, n]))) for n in range(40))
@@ -148,6 +150,7 @@ def test_a_command_that_hangs_or_shows_a_traceback_is_found(prepared, monkeypatc
 
 
 def test_the_command_prints_the_options_that_repeat_a_fault(monkeypatch, capsys):
+    monkeypatch.setattr(nets, "ROUNDTRIPS", {})
     with monkeypatch.context() as patch:
         patch.setattr(optim.AdamW, "op", faulty_ops.BetasSwapped)
         assert suite.main(["--seed=3", "--only=nets", "--seconds=60"]) == 1

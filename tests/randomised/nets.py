@@ -1,5 +1,6 @@
 """Random small networks, trained for a few steps. Copied, pickled or loaded into another network on the way, a training
-must go on with the same bits; and every loss and weight must be PyTorch's, or the textbook's where it is not installed.
+must go on with the same bits; and every loss and weight must be PyTorch's, where it is installed. Where not, those of
+the textbook's ops and of an optimizer in NumPy.
 """
 import copy
 import pickle
@@ -122,8 +123,41 @@ def groups_of(spec, named):
                                 {"params": [p for _, p in trained if p.ndim <= 1]}) if group["params"]]
 
 
-def train(spec, dtype, roundtrip=None):
-    """Train a Net. Returns its losses, its parameters by name, and the masks of dropout."""
+class Formulas:
+    """AdamW and SGD in NumPy, as in PyTorch's documentation, with the interface of minigrad's optimizers."""
+
+    def __init__(self, params, hyper):
+        groups = params if isinstance(params[0], dict) else [{"params": params}]
+        self.groups = [{**hyper, **group} for group in groups]
+        self.params = [p for group in self.groups for p in group["params"]]
+        self.state = {id(p): (0, 0.0, 0.0) for p in self.params}       # steps, and the moments
+
+    def step(self):
+        for h in self.groups:
+            for p in h["params"]:
+                if p.grad is not None:
+                    p.data = self.new_value(h, p)
+
+    def new_value(self, h, p):
+        (t, m, v), g, lr = self.state[id(p)], p.grad, h["lr"]
+        if "betas" in h:
+            b1, b2 = h["betas"]
+            t, m, v = t + 1, b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            self.state[id(p)] = t, m, v
+            return p.data * (1 - lr * h["weight_decay"]) - lr * m / (1 - b1 ** t) / (
+                np.sqrt(v / (1 - b2 ** t)) + h["eps"])
+        g = g + h["weight_decay"] * p.data
+        m = h["momentum"] * m + g
+        self.state[id(p)] = t, m, v
+        return p.data - lr * (g + h["momentum"] * m if h["nesterov"] else m)
+
+    def zero_grad(self):
+        for p in self.params:
+            p.zero_grad()
+
+
+def train(spec, dtype, roundtrip=None, formulas=False):
+    """Train a Net. Returns its losses, itself, and the masks of dropout. formulas: by the class Formulas."""
     masks, losses, keep_mask = [], [], dropout.keep_mask
 
     def recorded(*arguments):
@@ -133,7 +167,9 @@ def train(spec, dtype, roundtrip=None):
     net = Net(spec, spec["seed"], dtype)
     for name, p in net.named_parameters():
         p.requires_grad = name not in spec["frozen"]
-    optimizer = getattr(optim, spec["optimizer"])(groups_of(spec, net.named_parameters()), **spec["hyper"])
+    params = groups_of(spec, net.named_parameters())
+    optimizer = Formulas(params, spec["hyper"]) if formulas else getattr(optim, spec["optimizer"])(
+        params, **spec["hyper"])
     with mock.patch.object(dropout, "keep_mask", recorded):
         for step in range(spec["steps"]):
             if step == spec["at"] and roundtrip:
@@ -208,7 +244,7 @@ def check(spec):
         right, parameters = torch_train(spec, masks)
     else:
         with switch(plain=True, unfused=True):
-            right, twin, _ = train(spec, "float64")
+            right, twin, _ = train(spec, "float64", formulas=True)
             parameters = twin.state_dict()
     if not np.allclose(losses, right, rtol=1e-7, atol=1e-8):
         raise Wrong(f"losses and norms {losses} should be {right}")
