@@ -24,7 +24,8 @@ backward_steps: Callable[..., Iterator[Any]]    # minigrad.step.step.backward_st
 
 class Node:
     """One recorded call of an op."""
-    __slots__ = ("op_class", "op", "inputs", "static", "seq", "outs", "site", "module", "hooks", "used")
+    __slots__ = ("op_class", "op", "inputs", "static", "seq", "outs", "site", "module", "hooks", "retained",
+                 "used")
 
     def __init__(self, op_class: type[Op], op: Op, inputs: tuple[Any, ...], static: dict[str, Any],
                  site: tuple[CodeType, int]) -> None:
@@ -37,6 +38,7 @@ class Node:
         self.site = site                        # the user's call: code object and instruction
         self.module = module_path.get()         # path of the nn.Module whose forward called the op: "h.0.attn"
         self.hooks: dict[int, list[Hook]] | None = None     # output number -> hooks on its gradient
+        self.retained: dict[int, Any] | None = None         # output number -> weak reference to its Tensor
         self.used = False                       # its backward has begun and may have overwritten its saved values
 
     @property
@@ -174,7 +176,8 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
     outputs, run its backward, and add the results to the gradients of its inputs. All nodes that use a node's outputs
     are newer than it, so these gradients are complete when its backward runs.
 
-    dy: the gradient of y, an array. deliver: called with each leaf and its whole gradient, by default `accumulate`.
+    dy: the gradient of y, an array. deliver: called with each leaf, and each Tensor of retain_grad, and its whole
+    gradient, by default `accumulate`.
     watched: Visit or a subclass; one is yielded for each node with a gradient. create_graph: the gradients are recorded
     Tensors. Each node is freed after its turn unless retain_graph.
     """
@@ -195,7 +198,7 @@ def walk(y: "Tensor", dy: Any, *, retain_graph: bool = False, create_graph: bool
         node = nodes.pop(seq)
         node.check_unused()                     # another backward may have run since this one began
         node.used = not retain_graph
-        dys = _output_gradients(node, grads, create_graph)
+        dys = _output_gradients(node, grads, create_graph, deliver)
         if dys is None:                         # no gradient reached its outputs
             dxs = [None] * len(node.inputs)
         else:
@@ -243,10 +246,10 @@ def collect(root: Node) -> tuple[dict[int, Node], dict[Any, int]]:
     return nodes, uses
 
 
-def _output_gradients(node: Node, grads: Gradients, create_graph: bool) -> tuple[Any, ...] | None:
+def _output_gradients(node: Node, grads: Gradients, create_graph: bool, deliver: Deliver) -> tuple[Any, ...] | None:
     """The whole gradient of each output, after its hooks. If some outputs have no gradient, theirs is zeros; if none
-    has one, the result is None."""
-    if node.outs is None and node.hooks is None:                    # the usual case: one output, no hook
+    has one, the result is None. deliver: called with each Tensor of retain_grad and its gradient."""
+    if node.outs is None and node.hooks is None and node.retained is None:      # the usual case: one output, no hook
         dy = grads.pop((node.seq, 0))
         return None if dy is None else (dy,)
     dys = [grads.pop((node.seq, k)) for k in range(len(node.outs or (None,)))]
@@ -258,6 +261,9 @@ def _output_gradients(node: Node, grads: Gradients, create_graph: bool) -> tuple
             dys[k] = Tensor(zeros) if create_graph else zeros
         if node.hooks is not None:
             dys[k] = after_hooks(node.hooks.get(k, ()), dys[k])
+        t = node.retained[k]() if node.retained and k in node.retained else None
+        if t is not None:
+            deliver(t, dys[k].copy())
     return tuple(dys)
 
 

@@ -183,15 +183,15 @@ class Tensor:
             self.hooks = (self.hooks or []) + [hook]
         else:
             self.node.hooks = self.node.hooks or {}
-            hooks = self.node.hooks.setdefault(self.out, [])
-            hooks.append(hook)
-            hooks.sort(key=lambda h: isinstance(h, _Retain))        # those of retain_grad last
+            self.node.hooks.setdefault(self.out, []).append(hook)
 
     def retain_grad(self) -> None:
         """Add the gradient of this Tensor, which is not a leaf, to its `.grad` too, after its hooks. A leaf's is added
-        anyway."""
+        anyway. ValueError if the Tensor needs no gradient."""
+        if not self.requires_grad:
+            raise ValueError("retain_grad on a Tensor that needs no gradient: it needs requires_grad=True")
         if self.node is not None:
-            self.register_hook(_Retain(self))
+            self.node.retained = {**(self.node.retained or {}), self.out: weakref.ref(self)}
 
     def zero_grad(self) -> None:
         """Set `.grad` to None."""
@@ -352,18 +352,6 @@ class Tensor:
         return self._data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> Any: return self._data.__dlpack_device__()
-
-
-class _Retain:
-    """The hook of retain_grad."""
-
-    def __init__(self, t: Tensor) -> None:
-        self.t = weakref.ref(t)                 # a node must not refer to its output
-
-    def __call__(self, g: Any) -> None:
-        t = self.t()
-        if t is not None:
-            t.grad = g.copy() if t.grad is None else t.xp.asarray(t.grad + g)
 
 
 def from_dlpack(x: Any) -> Tensor:

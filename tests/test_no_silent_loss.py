@@ -353,6 +353,35 @@ def test_retain_grad_keeps_what_all_hooks_made_of_the_gradient():
     np.testing.assert_array_equal(y.grad, [10.0, 10.0])
 
 
+def test_retain_grad_called_twice_adds_the_gradient_once():
+    y = leaf(2) * 2.0
+    y.retain_grad()
+    y.retain_grad()
+    y.sum().backward()
+    np.testing.assert_array_equal(y.grad, [1.0, 1.0])
+
+
+def test_mg_grad_changes_no_grad_of_a_tensor_with_retain_grad():
+    x = leaf(2)
+    y = x * 2.0
+    y.retain_grad()
+    gx, gy = mg.grad((y * y).sum(), [x, y])
+    assert y.grad is None and x.grad is None
+    np.testing.assert_array_equal(gy.data, 2.0 * y.data)
+    np.testing.assert_array_equal(gx.data, 4.0 * y.data)
+
+
+def test_a_failed_backward_leaves_the_grad_of_every_tensor_as_before():
+    x = leaf(2)
+    y = x * 2.0
+    y.retain_grad()
+    y.grad = np.ones(2)
+    x.register_hook(lambda g: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        y.sum().backward()
+    np.testing.assert_array_equal(y.grad, np.ones(2))
+
+
 # ---- copies ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
