@@ -196,7 +196,7 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
     """Write config.json and model.safetensors for the state_dict of a GPT; biases that it does not have are zeros.
     A failure leaves the files that were there before. ValueError for a model with other tensors than GPT-2's, or with
     one that is not finite; OSError for files that cannot be written."""
-    tensors = {name: np.asarray(x, order="C") for name, x in state.items()}     # safetensors writes the memory as it is
+    tensors = dict(state)
     if not config.bias:
         tensors |= {name.removesuffix("weight") + "bias": np.zeros(x.shape[-1], x.dtype) for name, x in tensors.items()
                     if name.startswith(("h.", "ln_f."))}

@@ -114,8 +114,8 @@ class Tensor:
         return device.name(self._data)
 
     def numpy(self) -> np.ndarray:
-        """A copy of its array on the host."""
-        return np.array(device.host(self.data))
+        """A copy of its array on the host, with its rows one after the other in memory."""
+        return np.array(device.host(self.data), order="C")
 
     def item(self) -> Any:
         """Its only element as a Python number; synchronizes with the device. ValueError for several elements."""

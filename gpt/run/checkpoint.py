@@ -39,8 +39,7 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     for moment in optimizer.moments:
         tensors |= {f"optimizer.{moment}.{names[id(p)]}": x for p, x in zip(optimizer.params, state[moment])}
     _check_finite(tensors)
-    # safetensors writes the memory as it is, in whatever order an array has
-    data = safetensors.numpy.save({name: np.asarray(x, order="C") for name, x in tensors.items()})
+    data = safetensors.numpy.save(tensors)
     record: dict[str, Any] = {"step": step, "val_loss": val_loss, "bytes": len(data), "logs": {}}
     for log in folder.LOGS:
         if (out_dir / log).exists():
