@@ -20,6 +20,7 @@ RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--bloc
        "--dropout=0.1", "--gradient_accumulation_steps=2", "--max_iters=12", "--warmup_iters=2", "--eval_interval=4",
        "--eval_iters=2", "--log_interval=1", "--stats_interval=3", "--sample_interval=6", "--checkpoint_interval=2",
        "--threads=1"]
+STOPPING = [signal.SIGINT, signal.SIGTERM]
 HANGS = 20.0                            # seconds after which a command counts as hanging
 MEMORY = 2 << 30                        # bytes that a command may allocate
 
@@ -47,9 +48,11 @@ def run(command: Callable[[], Any], folder: Path, signals: Any = (), after: Path
     the first when the file `after` exists."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         sys.stdout.flush()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)     # until the child is ready for them
         pid = os.fork()
         if pid == 0:
             _child(command, folder, out.fileno(), err.fileno())
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
         def ended() -> bool:
             return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -85,33 +88,42 @@ def _child(command: Callable[[], Any], folder: Path, out: int, err: int) -> None
     """Run the command as Python runs a program, and end this process."""
     status = 1
     try:
+        try:
+            status = _run(command, folder, out, err)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)      # nothing may leave this function
+            sys.stdout.flush()
+            sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _run(command: Callable[[], Any], folder: Path, out: int, err: int) -> int:
+    try:
         os.dup2(out, 1)
         os.dup2(err, 2)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", line_buffering=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", line_buffering=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_DATA, (_data_size() + MEMORY, resource.RLIM_INFINITY))
         os.chdir(folder)
+        resource.setrlimit(resource.RLIMIT_DATA, (_data_size() + MEMORY, resource.RLIM_INFINITY))
         for name in ("loss_curve", "lr_curve", "stats_maps"):       # they take longer than the training
             setattr(plot, name, lambda *_: None)
         texts = runs.samples                                        # so do long samples
         runs.samples = lambda model, data, n, length, seed: texts(model, data, n, 20, seed)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         command()
-        status = 0
+        return 0
     except KeyboardInterrupt:                                       # as in train.py
-        status = 128 + signal.SIGINT
+        return 128 + signal.SIGINT
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
         traceback.print_exc()
-    finally:
-        with contextlib.suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+        return 1
 
 
 def _data_size() -> int:
