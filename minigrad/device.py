@@ -86,8 +86,8 @@ def host(array: Any) -> np.ndarray:
 def addresses(array: Any) -> tuple[int, int]:
     """The address of the first byte that the array uses, and that after the last. TypeError if it is not an array."""
     start = backend(array).address(array)
-    if array.size == 0:
-        return start, start
+    if array.flags.c_contiguous or array.size == 0:
+        return start, start + array.nbytes
     steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides)]    # from the first element to the last
     return start + sum(s for s in steps if s < 0), start + sum(s for s in steps if s > 0) + array.itemsize
 

@@ -13,7 +13,7 @@ from minigrad.call_site import call_site, line_of
 from minigrad.executor import TEXTBOOK, Executor, Gradients, executor_of
 from minigrad.modes import mode, module_path
 from minigrad.ops.op import Op
-from minigrad.ops.sums import unbroadcast
+from minigrad.ops.sums import run, unbroadcast
 
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
@@ -24,8 +24,7 @@ backward_steps: Callable[..., Iterator[Any]]    # minigrad.step.step.backward_st
 
 class Node:
     """One recorded call of an op."""
-    __slots__ = ("op_class", "op", "inputs", "static", "seq", "outs", "site", "module", "hooks", "retained",
-                 "used")
+    __slots__ = ("op_class", "op", "inputs", "static", "seq", "outs", "site", "module", "hooks", "retained", "used")
 
     def __init__(self, op_class: type[Op], op: Op, inputs: tuple[Any, ...], static: dict[str, Any],
                  site: tuple[CodeType, int]) -> None:
@@ -33,7 +32,7 @@ class Node:
         self.op: Any = op                       # the implementation that ran, with its saved values; None once freed
         self.inputs = inputs                    # Tensors and Python numbers
         self.static = static                    # the keyword arguments
-        self.seq = changes.clock()                      # larger than that of all nodes it depends on
+        self.seq = changes.clock()              # larger than that of all nodes it depends on
         self.outs: list[Any] | None = None      # shape and dtype of each output, for an op with several
         self.site = site                        # the user's call: code object and instruction
         self.module = module_path.get()         # path of the nn.Module whose forward called the op: "h.0.attn"
@@ -66,7 +65,7 @@ class Node:
         op = type(self.op)()
         op.xp, op.needs = self.op.xp, self.op.needs
         arrays = errors.to_one_dtype(self.op_class, [getattr(x, "_data", x) for x in self.inputs])
-        y = op.forward(*arrays, **self.static)
+        y = run(op, op.forward, arrays, self.static)
         return tuple(op.xp.asarray(a) for a in (y if type(y) is tuple else (y,)))
 
     def free(self) -> None:

@@ -223,7 +223,8 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     _note_foreign(out_dir)
 
     def best_first() -> list[Path]:
-        return sorted(newest_first(out_dir), key=_val_loss)
+        # damaged ones come first: they are named, because the best may be among them
+        return sorted(newest_first(out_dir), key=lambda path: (_record(path) is not None, _val_loss(path)))
     found = _first_intact(best_first(), parameter_count(shape), best_first)
     if found is None:
         raise missing(out_dir)

@@ -12,7 +12,8 @@ import numpy as np
 
 from minigrad import device
 
-WIDER = {"e": "float32", "E": "float32", "f": "float64"}    # by NumPy's letters; E is the bfloat16 of ml_dtypes
+NARROW = "eE"                                   # NumPy's letters of float16 and of ml_dtypes's bfloat16
+WIDER = {"e": "float32", "E": "float32", "f": "float64"}
 
 
 def wider(dtype: Any) -> Any:
@@ -85,7 +86,7 @@ def largest(x: Any, axis: Any) -> Any:
 
 def is_narrow(x: Any) -> bool:
     """Whether x is an array or a Tensor of float16 or bfloat16."""
-    return hasattr(x, "dtype") and x.dtype.itemsize == 2 and x.dtype.char in WIDER
+    return hasattr(x, "dtype") and x.dtype.char in NARROW
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,6 +107,8 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 def run(op: Any, method: Callable[..., Any], arrays: Sequence[Any], static: dict[str, Any]) -> Any:
     """Call the forward or the backward of an op: of a wide one in float32 if an array is narrow. Tensors are left as
     they are, because the ops that record them come here one by one."""
-    if op.wide and any(device.is_array(a) and is_narrow(a) for a in arrays):
-        method = in_float32(method)
+    if op.wide:
+        for a in arrays:                        # not any(...): this runs in every call of an op
+            if device.is_array(a) and a.dtype.char in NARROW:
+                return in_float32(method)(*arrays, **static)
     return method(*arrays, **static)
