@@ -41,3 +41,10 @@ def test_ci_runs_the_test_command_of_the_readme():
     command = re.search(r"Test it:\n\n    (.*)\n", (ROOT / "README.md").read_text("utf-8"))[1]
     assert command in (ROOT / ".ci" / "run").read_text("utf-8")
     assert command in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def test_every_promise_names_a_test_that_exists():
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", (ROOT / "docs" / "promises.md").read_text("utf-8"))
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), test
