@@ -25,9 +25,12 @@ def record(array: Any) -> None:
 def changed_since(array: Any, time: int) -> bool:
     """Whether a change of memory that the array uses was recorded after this time."""
     start, end = device.addresses(array)
-    for (first, last), when in reversed(list(_changes.items())):
-        if when < time:
-            return False
-        if first < end and start < last:
-            return True
-    return False
+    return any(first < end and start < last for (first, last), _ in _after(time))
+
+
+def _after(time: int) -> list[tuple[tuple[int, int], int]]:
+    """The changes that were recorded after this time."""
+    try:
+        return list(itertools.takewhile(lambda change: change[1] > time, reversed(_changes.items())))
+    except RuntimeError:                        # another thread has recorded a change meanwhile
+        return _after(time)

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(unsafe_hash=True)
 class Key:
-    """Identifies one stream of random numbers, and hands out the keys of further streams: see `fold` and `next`."""
+    """Identifies one stream of random numbers. `fold` and `next` return the keys of further streams."""
     seed: int                   # of the run
     step: int = 0               # training step
     micro: int = 0              # micro-batch within the step
