@@ -18,6 +18,20 @@ def as_array(x: Any) -> Any:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
+def as_numbers(x: Any) -> Any:
+    """as_array, for the values of a Tensor. TypeError also for a dtype that is not floating, integer or boolean: a cast
+    would make numbers of texts, dates and None, and drop imaginary parts."""
+    array = as_array(x)
+    check_dtype(array.dtype)
+    return array
+
+
+def check_dtype(dtype: np.dtype) -> None:
+    """TypeError for a dtype that a Tensor cannot have."""
+    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
+        raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {dtype}")
+
+
 def _check(x: Any) -> None:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array would lose its mask: give x.filled(value), or x.compressed(), which has only "
@@ -36,7 +50,7 @@ def plain(x: Any) -> Any:
         return {key: plain(value) for key, value in x.items()}
     if type(x) in (list, tuple):
         return type(x)(map(plain, x))
-    return getattr(x, "_data", x)
+    return x._data if hasattr(x, "requires_grad") else x       # a masked array has _data too
 
 
 # functions of NumPy whose results have no gradient
@@ -74,6 +88,8 @@ def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any
             raise TypeError(f"{op_name}: {name} has no gradient, so it cannot be a Tensor that requires one: give "
                             f"{name}.detach()" + ("; F.maximum and F.minimum have gradients to their limits"
                                                   if op_name == "clip" else ""))
+        if isinstance(value, np.ma.MaskedArray):
+            _check(value)
         found[name] = _copied(plain(value)) if copy else plain(value)
     return found
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Iterable
 import numpy as np
 
 from minigrad import device
+from minigrad.arrays import as_numbers
 from minigrad.ops.op import Op
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def to_one_dtype(op_class: type[Op], arrays: list[Any]) -> list[Any]:
 
 def first_gradient(y: "Tensor", dy: Any) -> Any:
     """The gradient that a backward of y starts with: dy as an array of y's shape and dtype; if dy is None and y has one
-    element, 1. ValueError if y needs no gradient, or if dy has another shape, dtype or device."""
+    element, 1. ValueError if y needs no gradient, or if dy has another shape, dtype or device; TypeError for a dy that
+    is not of numbers."""
     if not y.requires_grad:
         raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
                          "or it was made under no_grad() or by detach()")
@@ -48,9 +50,9 @@ def first_gradient(y: "Tensor", dy: Any) -> Any:
                 "it to one number first, with .sum() or .mean()"
             )
         return y.xp.ones_like(y._data)
-    if hasattr(dy, "_data") and dy.device != y.device:
+    if hasattr(dy, "requires_grad") and dy.device != y.device:
         raise ValueError(f"dy lives on {dy.device}, the Tensor on {y.device}: move it with dy.to({y.device!r})")
-    dy = dy._data if hasattr(dy, "_data") else y.xp.asarray(dy, dtype=y.dtype)
+    dy = dy._data if hasattr(dy, "requires_grad") else y.xp.asarray(as_numbers(dy), dtype=y.dtype)
     if dy.shape != y.shape or dy.dtype != y.dtype:
         raise ValueError(
             f"dy has shape {dy.shape} and dtype {dy.dtype}, the Tensor {y.shape} and {y.dtype}: they must agree"
@@ -71,6 +73,23 @@ def replacement(returned: Any, g: Any, giver: str = "a hook") -> Any:
         raise ValueError(f"{giver} gave shape {returned.shape} and dtype {returned.dtype} for a gradient of shape "
                          f"{g.shape} and dtype {g.dtype}: they must agree")
     return returned
+
+
+def gradient_of(p: "Tensor") -> Any:
+    """The `.grad` of a leaf, an array or None. ValueError if it was set to something that does not fit."""
+    if isinstance(p.grad, np.generic):          # NumPy computes scalars from 0-d arrays
+        p.grad = np.asarray(p.grad)
+    g = p.grad
+    if g is None or type(g) is type(p.data) and g.shape == p.shape and g.dtype == p.dtype:
+        return g
+    given = f"of shape {g.shape} and dtype {g.dtype}" if type(g) is type(p.data) else f"that is a {type(g).__name__}"
+    raise ValueError(f"{name_of(p)} has a .grad {given}: it must be an array of "
+                     f"its shape, dtype {p.dtype} and device {p.device}")
+
+
+def name_of(p: "Tensor") -> str:
+    """A leaf's name and shape, for messages."""
+    return f"{getattr(p, 'name', '') or 'a parameter'} {p.shape}"
 
 
 def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:

@@ -2,10 +2,12 @@
 import math
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from numbers import Real
 from typing import Any, Iterable, Iterator
 
 import numpy as np
 
+from minigrad.errors import gradient_of, name_of
 from minigrad.executor import executor_of
 from minigrad.modes import mode
 from minigrad.ops import adamw as ops
@@ -25,25 +27,24 @@ class State:
 class Optimizer:
     """The base class of optimizers: groups of parameters with their hyper-parameters, and a state for each parameter.
 
-    params: Tensors, or for each group a dict {"params": Tensors, name of a hyper-parameter: its value, ...}. The values
-    in `groups` may be changed between steps. TypeError for a parameter that is not a leaf Tensor with
-    requires_grad=True; ValueError if there is none, if one is given twice or is read-only, and for a hyper-parameter
-    that is unknown or out of range.
+    params: one Tensor or several, or for each group a dict {"params": Tensors, name of a hyper-parameter: its value,
+    ...}. The values in `groups` may be changed between steps. TypeError for a parameter that is not a leaf Tensor with
+    requires_grad=True, and for a hyper-parameter that is not a number; ValueError if there is no parameter, if one is
+    given twice or is read-only, and for a hyper-parameter that is unknown, missing or out of range.
     """
     op: type[Op]
     moments: tuple[str, ...]                    # names of the arrays of the state, in the order of the op's inputs
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        given = list(params)
-        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        given = members_of(params)
+        groups: list[dict[str, Any]] = given if given and isinstance(given[0], dict) else [{"params": given}]
+        if not all(isinstance(group, dict) and "params" in group for group in groups):
+            raise TypeError(f'{type(self).__name__}: groups are dicts {{"params": Tensors, ...}}, all of them')
         self.groups: list[dict[str, Any]] = []
+        self.defaults = defaults
         seen: set[int] = set()
         for group in groups:
-            unknown = group.keys() - defaults.keys() - {"params"}
-            if unknown:
-                raise ValueError(f"{type(self).__name__}: unknown {', '.join(sorted(unknown))} in a group: "
-                                 f"it knows {', '.join(defaults)}")
-            members = tuple(group["params"])
+            members = tuple(members_of(group["params"]))
             for p in members:
                 if not isinstance(p, Tensor) or not p.requires_grad or p.node is not None:
                     raise TypeError(
@@ -61,7 +62,18 @@ class Optimizer:
         self.states = [state for group in self.groups for state in self.allocate(group["params"])]  # one per parameter
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the group. ValueError for a hyper-parameter out of range."""
+        """Return the group. ValueError for a hyper-parameter that is unknown, missing or out of range, TypeError for
+        one that is not a number."""
+        for problem, names in (("unknown", group.keys() - self.defaults.keys() - {"params"}),
+                               ("missing", self.defaults.keys() - group.keys())):
+            if names:
+                raise ValueError(f"{type(self).__name__}: {problem} {', '.join(sorted(names))} in a group: it knows "
+                                 f"{', '.join(self.defaults)}")
+        for name in self.defaults:
+            for value in group[name] if name == "betas" else (group[name],):
+                if not isinstance(value, Real):
+                    raise TypeError(f"{type(self).__name__}: {name} must be a number, got {value!r:.80}, a "
+                                    f"{type(value).__name__}")
         for name in ("lr", "eps", "weight_decay"):
             if not 0.0 <= group.get(name, 0.0) < math.inf:
                 raise ValueError(f"{type(self).__name__}: {name} must be a finite number of 0 or more, got "
@@ -175,12 +187,17 @@ class AdamW(Optimizer):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
-        if len(group["betas"]) != 2 or not all(0.0 <= b < 1.0 for b in group["betas"]):
-            raise ValueError(f"AdamW: betas must be two numbers in [0, 1), got {group['betas']}")
-        return super().checked(group)
+        betas = group.get("betas", (0.9, 0.999))
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"AdamW: betas must be a tuple of two numbers, got {betas!r:.80}")
+        super().checked(group)
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise ValueError(f"AdamW: betas must be two numbers in [0, 1), got {betas}")
+        return group
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (group["lr"], *group["betas"], group["eps"], group["weight_decay"]), {"t": t}
+        numbers = group["lr"], *group["betas"], group["eps"], group["weight_decay"]
+        return tuple(map(float, numbers)), {"t": t}
 
 
 class SGD(Optimizer):
@@ -195,40 +212,40 @@ class SGD(Optimizer):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov))
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
+        super().checked(group)
         if not 0.0 <= group["momentum"] < 1.0:
             raise ValueError(f"SGD: momentum must be in [0, 1), got {group['momentum']}")
         if group["nesterov"] and group["momentum"] == 0.0:
             raise ValueError("SGD: nesterov=True needs a momentum above 0")
-        return super().checked(group)
+        return group
 
     def hyper(self, group: dict[str, Any], t: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return (group["lr"], group["momentum"], group["weight_decay"]), {"nesterov": group["nesterov"]}
+        numbers = group["lr"], group["momentum"], group["weight_decay"]
+        return tuple(map(float, numbers)), {"nesterov": group["nesterov"]}
 
 
-def name_of(p: Tensor) -> str:
-    """A parameter's name and shape, for messages."""
-    return f"{getattr(p, 'name', '') or 'a parameter'} {p.shape}"
-
-
-def gradient_of(p: Tensor) -> Any:
-    """The `.grad` of a parameter, an array or None. ValueError if it was set to something that does not fit."""
-    g = p.grad
-    if g is None or type(g) is type(p.data) and g.shape == p.shape and g.dtype == p.dtype:
-        return g
-    given = f"of shape {g.shape} and dtype {g.dtype}" if type(g) is type(p.data) else f"that is a {type(g).__name__}"
-    raise ValueError(f"{name_of(p)} has a .grad {given}: it must be an array of "
-                     f"its shape, dtype {p.dtype} and device {p.device}")
+def members_of(params: Any) -> list[Any]:
+    """The parameters or groups that an optimizer or clip_grad_norm was given: one Tensor or several. TypeError for what
+    is neither."""
+    if isinstance(params, Tensor):
+        return [params]
+    if isinstance(params, dict) or not isinstance(params, Iterable):
+        raise TypeError(f"expected Tensors, such as model.parameters(), got a {type(params).__name__}")
+    return list(params)
 
 
 def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
     """Multiply the gradients of all params, one Tensor or several, in place by one factor, so that their joint L2 norm
     is at most max_norm (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"). Returns the
-    norm before clipping, a 0-d array on their device. ValueError if max_norm is not positive or no parameter has a
-    gradient."""
-    if not max_norm > 0.0:
-        raise ValueError(f"max_norm must be positive, got {max_norm}")
-    members = [params] if isinstance(params, Tensor) else list(params)
+    norm before clipping, a 0-d array on their device. ValueError if max_norm is not a positive number, if no parameter
+    has a gradient, and for a gradient that was set to something that does not fit or cannot be scaled in place."""
+    if not isinstance(max_norm, Real) or not max_norm > 0.0:
+        raise ValueError(f"max_norm must be a positive number, got {max_norm!r:.80}")
+    members = members_of(params)
     grads = [g for g in map(gradient_of, members) if g is not None]
+    for p in members:
+        if p.grad is not None and not getattr(p.grad.flags, "writeable", True):
+            raise ValueError(f"{name_of(p)} has a .grad that is a read-only array: give it a copy")
     if not grads:
         raise ValueError("no parameter has a gradient: clip after backward()")
     return executor_of(type(grads[0]), mode().plain).clip(grads, max_norm)

@@ -322,11 +322,11 @@ def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:
 
 
 def accumulate(leaf: "Tensor", g: Any) -> None:
-    """Call the leaf's hooks with g, then add it to the leaf's `.grad`. g: an array that nothing else refers to."""
+    """Call the leaf's hooks with g, an array that nothing else refers to, then add it to the leaf's `.grad`."""
     if leaf.hooks:
         g = after_hooks(leaf.hooks, g).copy()   # a hook may have kept a reference
-    if leaf.grad is not None:
-        g += leaf.grad                          # the sum is a new .grad: the one before stays as it is
+    if (before := errors.gradient_of(leaf)) is not None:
+        g += before                             # the sum is a new .grad: the one before stays as it is
     leaf.grad = g
 
 

@@ -5,7 +5,7 @@ from typing import Any, Callable, Iterator
 import numpy as np
 
 from minigrad import changes, device, tape
-from minigrad.arrays import as_array, numpy_function, plain
+from minigrad.arrays import as_array, as_numbers, check_dtype, numpy_function, plain
 from minigrad.modes import mode
 from minigrad.ops import adamw, linalg, pointwise, reduce, shape  # noqa: F401  (defining an op registers it)
 from minigrad.ops.op import Op
@@ -29,13 +29,12 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> None:
-        array = as_array(data.data if isinstance(data, Tensor) else data)
+        array = as_numbers(data.data if isinstance(data, Tensor) else data)
         if dtype is not None:
+            check_dtype(np.dtype(dtype))
             array = array.astype(dtype, copy=False)
         if device is not None:
             array = _put(array, device)
-        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-            raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {array.dtype}")
         self._data = array
         self.node: tape.Node | None = None      # the node that computed it; None for a leaf
         self.requires_grad = requires_grad
@@ -61,7 +60,9 @@ class Tensor:
         """The array itself. `t.data = new` copies new values into it; a backward that needs the old ones then raises
         ValueError, also if it saw them through another Tensor that shares the memory, such as t.detach(). A write into
         the array, `t.data[0] = 1`, is not detected: a backward that needs the old values silently uses the new ones.
-        Assigning raises ValueError for another shape, and for a Tensor that is no leaf."""
+        Assigning raises ValueError for another shape, for numbers that an integer or boolean dtype does not hold, and
+        for a Tensor that is no leaf; TypeError as for a new Tensor. Values are copied: to exchange those of two
+        Tensors, copy one first."""
         return self._data
 
     @data.setter
@@ -70,9 +71,15 @@ class Tensor:
             raise ValueError(
                 f"this Tensor is an output of {self.node}: only leaves can be given new data; .detach() returns a leaf"
             )
-        array = _put(as_array(value.data if isinstance(value, Tensor) else value), self.device)
+        array = _put(as_numbers(value.data if isinstance(value, Tensor) else value), self.device)
         if array.shape != self.shape:
             raise ValueError(f"new data has shape {array.shape}, the Tensor {self.shape}: they must agree")
+        if self.dtype.kind in "iub" and array.dtype != self.dtype:
+            with np.errstate(invalid="ignore"):
+                cast = array.astype(self.dtype)
+            if (cast != array).any():
+                raise ValueError(f"new data of dtype {array.dtype} has numbers that the dtype of the Tensor, "
+                                 f"{self.dtype}, does not hold")
         self.data[...] = array
         self.changed()
 
@@ -286,7 +293,8 @@ class Tensor:
 
     def astype(self, dtype: Any) -> "Tensor":
         """The Tensor cast to this dtype; its gradient is cast back. A cast to an integer or boolean dtype is not
-        recorded, as integers have no gradient."""
+        recorded, as integers have no gradient. TypeError for a dtype that is none of these."""
+        check_dtype(np.dtype(dtype))
         if np.dtype(dtype).kind in "iub":
             return Tensor(self.data.astype(dtype))
         return apply_one(shape.Astype, self, dtype=dtype)

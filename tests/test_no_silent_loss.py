@@ -1,5 +1,6 @@
 """What would lose a gradient, a mask or a change without a word is recorded, noticed or refused."""
 import copy
+import math
 import pickle
 import subprocess
 import sys
@@ -138,6 +139,11 @@ MASKED = np.ma.array([1.0, 1000.0], mask=[False, True])
     lambda: F.embedding(np.ones((2, 2)), np.ma.array([0, 1], mask=[True, False])),
     lambda: F.cross_entropy(np.ones((2, 2)), np.ma.array([0, 1], mask=[True, False])),
     lambda: F.where(np.ma.array([True, True], mask=[True, False]), 1.0, Tensor([1.0, 2.0])),
+    lambda: F.clip(Tensor([1.0, 2.0]), MASKED),
+    lambda: Tensor([1.0, 2.0]).clip(max=MASKED),
+    lambda: F.layer_norm(np.ones((2, 2)), np.ones(2), eps=np.ma.masked),
+    lambda: F.broadcast_to(np.ones(2), np.ma.array([2, 2], mask=[True, False])),
+    lambda: (leaf(2) * 2.0).backward(MASKED),
 ])
 def test_a_masked_array_is_refused(make):
     with pytest.raises(TypeError, match=r"masked array.*filled"):
@@ -171,8 +177,32 @@ def test_values_and_gradients_do_not_depend_on_the_kind_of_array(array):
     np.zeros(2, [("x", float)]), np.array([b"a"]), {"a": 1.0}, {1.0}, (x for x in [1.0]), None, "1.0",
 ], ids=lambda a: str(getattr(a, "dtype", type(a))))
 def test_what_holds_no_real_numbers_is_refused(array):
-    with pytest.raises(TypeError, match="a Tensor holds numbers"):
-        Tensor(array)
+    t = Tensor(np.zeros(1))
+    for make in (lambda: Tensor(array), lambda: Tensor(array, dtype="float32"), lambda: setattr(t, "data", array)):
+        with pytest.raises(TypeError, match="a Tensor holds numbers"):
+            make()
+    if array is not None:
+        with pytest.raises(TypeError, match="a Tensor holds numbers"):
+            (leaf(1) * 2.0).backward(array)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "U3", object, "datetime64[s]"])
+def test_a_cast_to_no_real_numbers_is_refused(dtype):
+    for cast in (lambda: Tensor([1.0]).astype(dtype), lambda: Tensor([1.0], dtype=dtype)):
+        with pytest.raises(TypeError, match="a Tensor holds numbers"):
+            cast()
+
+
+@pytest.mark.parametrize("dtype, values", [
+    ("int64", [1.5]), ("int64", [math.nan]), ("int64", [math.inf]), ("uint8", [300]), ("uint8", [-1]), (bool, [2]),
+])
+def test_new_data_that_an_integer_dtype_does_not_hold_is_refused(dtype, values):
+    t = Tensor(np.ones(1, dtype))
+    with pytest.raises(ValueError, match="does not hold"):
+        t.data = values
+    assert t.tolist() == [1]
+    t.data = [0.0]
+    assert t.tolist() == [0]
 
 
 @pytest.mark.parametrize("make", [
@@ -199,6 +229,23 @@ def test_only_a_floating_leaf_can_be_set_to_require_a_gradient():
     y = leaf(2) * 2.0
     with pytest.raises(ValueError, match="can be set on leaves only"):
         y.requires_grad = False
+
+
+def test_a_comparison_with_a_masked_array_keeps_its_mask():
+    for hidden in (Tensor([1.0, 2.0]) < MASKED, MASKED > Tensor([1.0, 2.0])):
+        np.testing.assert_array_equal(np.ma.getmaskarray(hidden), MASKED.mask)
+
+
+@pytest.mark.parametrize("grad", [
+    np.ma.array(np.ones(3), mask=[True, False, False]), np.ones(1), np.ones(()), np.ones((1, 3)), np.ones(3, "float32"),
+    np.ones(3, int), [1.0, 1.0, 1.0], 1.0, Tensor(np.ones(3)),
+], ids=lambda g: f"{type(g).__name__} {getattr(g, 'dtype', '')} {np.shape(g)}")
+def test_a_backward_does_not_add_to_a_grad_that_does_not_fit(grad):
+    x, y = leaf(3), leaf(3)
+    x.grad = grad
+    with pytest.raises(ValueError, match="has a .grad"):
+        (x * y).sum().backward()
+    assert x.grad is grad and y.grad is None
 
 
 # ---- values that change between forward and backward ----------------------------------------------------------------

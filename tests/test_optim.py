@@ -71,6 +71,86 @@ def test_a_gradient_of_another_shape_dtype_or_type_is_an_error_and_changes_nothi
     assert not p.data.any() and opt.state_dict()["t"] == [0, 0] and p.grad.all() == 1.0
 
 
+def test_a_read_only_gradient_is_not_clipped_in_part():
+    p, q = parameter([3.0]), parameter([4.0])
+    p.grad, q.grad = np.array([3.0]), np.broadcast_to(4.0, 1)
+    with pytest.raises(ValueError, match="read-only"):
+        clip_grad_norm([p, q], 1.0)
+    assert p.grad == 3.0
+
+
+def test_a_gradient_of_a_0_d_parameter_may_be_a_scalar_of_numpy():
+    p = parameter(1.0)
+    p.grad = np.array(2.0) * 4.0
+    assert clip_grad_norm(p, 2.0) == 8.0
+    (3.0 * p).backward()
+    assert p.grad == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("value", [
+    "0.1", None, 0.1j, [0.1], np.array(0.1), np.array([0.1, 0.2]), Tensor(0.1), np.ma.masked,
+], ids=repr)
+def test_a_hyper_parameter_that_is_not_a_number_is_an_error_and_changes_nothing(value):
+    for make in (
+        lambda: AdamW([parameter([1.0])], lr=value), lambda: AdamW([parameter([1.0])], eps=value),
+        lambda: AdamW([parameter([1.0])], weight_decay=value), lambda: AdamW([parameter([1.0])], betas=(0.9, value)),
+        lambda: AdamW([parameter([1.0])], betas=value), lambda: SGD([parameter([1.0])], lr=0.1, momentum=value),
+        lambda: SGD([{"params": [parameter([1.0])], "lr": value}], lr=0.1),
+    ):
+        with pytest.raises(TypeError, match="must be a (number|tuple of two numbers), got"):
+            make()
+    p = parameter([1.0])
+    opt = AdamW([p])
+    p.grad, opt.groups[0]["lr"] = np.ones(1), value
+    with pytest.raises(TypeError, match="lr must be a number"):
+        opt.step()
+    assert p.data == 1.0 and opt.state_dict() == {"t": [0], "m": [0.0], "v": [0.0]}
+    with pytest.raises(ValueError, match="max_norm must be a positive number"):
+        clip_grad_norm(p, value)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_scalar_of_numpy_is_a_hyper_parameter_with_the_value_of_the_python_number(kind):
+    lr, beta = kind(0.1), kind(0.99)
+    steps = []
+    for hyper in (dict(lr=lr, betas=(0.9, beta)), dict(lr=float(lr), betas=(0.9, float(beta)))):
+        p = Tensor(np.ones(3, "float32"), requires_grad=True)
+        run(AdamW([p], **hyper), p, np.full((5, 3), 0.1, "float32"))
+        steps.append(p.numpy())
+    np.testing.assert_array_equal(*steps)
+
+
+def test_names_of_hyper_parameters_are_checked_in_groups_changed_later():
+    p = parameter([1.0])
+    p.grad = np.ones(1)
+    opt = SGD([p], lr=0.1)
+    opt.groups[0]["learning_rate"] = 0.2
+    with pytest.raises(ValueError, match="unknown learning_rate in a group"):
+        opt.step()
+    opt.groups[0].pop("learning_rate"), opt.groups[0].pop("lr")
+    with pytest.raises(ValueError, match="missing lr in a group"):
+        opt.step()
+    assert p.data == 1.0
+
+
+def test_one_tensor_is_a_parameter():
+    p = parameter([1.0, 2.0])
+    for opt in (SGD(p, lr=0.5), SGD([{"params": p}], lr=0.5)):
+        assert opt.params == [p]
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: SGD(mg.nn.Linear(2, 2), lr=0.1), r"model.parameters\(\), got a Linear"),
+    (lambda: SGD(dict(mg.nn.Linear(2, 2).named_parameters()), lr=0.1), "got a dict"),
+    (lambda: SGD([{"lr": 0.1}], lr=0.1), "groups are dicts"),
+    (lambda: SGD([{"params": parameter([1.0])}, parameter([1.0])], lr=0.1), "groups are dicts"),
+    (lambda: clip_grad_norm(mg.nn.Linear(2, 2), 1.0), "got a Linear"),
+])
+def test_what_is_no_parameter_or_group_is_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
 def test_a_learning_rate_of_nan_set_between_steps_is_an_error_and_changes_nothing():
     p = parameter([1.0])
     optimizer = AdamW([p])
