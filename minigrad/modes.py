@@ -1,8 +1,9 @@
 """Modes of the engine. Each is set by a `with` block, for one thread; when the block ends, the old mode is restored."""
 import contextlib
+import inspect
 import os
-from contextvars import ContextVar
-from typing import Iterator, NamedTuple
+from contextvars import ContextVar, Token
+from typing import Any, NamedTuple
 
 
 class Mode(NamedTuple):
@@ -18,34 +19,49 @@ mode = _MODE.get                                # returns the Mode of the callin
 module_path: ContextVar[str] = ContextVar("module_path", default="")    # path of the nn.Module whose forward is running
 
 
-@contextlib.contextmanager
-def switch(**changes: bool) -> Iterator[None]:
-    """Set fields of the Mode inside a `with` block."""
-    token = _MODE.set(mode()._replace(**changes))
-    try:
-        yield
-    finally:
-        _MODE.reset(token)
+class switch(contextlib.ContextDecorator):
+    """Set fields of the Mode inside a `with` block, or, as a decorator, during each call of a function. TypeError for a
+    function whose body runs after the call has returned, and for a class."""
+
+    def __init__(self, **changes: bool) -> None:
+        self.changes = changes
+        self.tokens: list[Token[Mode]] = []     # one for each block that has not ended
+
+    def __enter__(self) -> None:
+        self.tokens.append(_MODE.set(mode()._replace(**self.changes)))
+
+    def __exit__(self, *error: Any) -> None:
+        _MODE.reset(self.tokens.pop())
+
+    def _recreate_cm(self) -> "switch":         # for each call of a decorated function: calls may overlap, in threads
+        return switch(**self.changes)
+
+    def __call__(self, function: Any) -> Any:
+        runs_later = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+        if inspect.isclass(function) or any(is_kind(function) for is_kind in runs_later):
+            raise TypeError(f"{function.__name__} is a class, a generator or async, so its code would not run in this "
+                            "mode: put a `with` block around the computations in it")
+        return super().__call__(function)
 
 
-def no_grad() -> contextlib.AbstractContextManager[None]:
+def no_grad() -> switch:
     """Do not record ops, for evaluation and sampling: `with no_grad():`, or `@no_grad()` on a function."""
     return switch(grad=False)
 
 
-def plain() -> contextlib.AbstractContextManager[None]:
+def plain() -> switch:
     """Run the textbook's ops instead of kernels. The environment variable MINIGRAD_PLAIN=1 switches this on for a whole
     program."""
     return switch(plain=True)
 
 
-def unfused() -> contextlib.AbstractContextManager[None]:
+def unfused() -> switch:
     """Record fused ops as the primitives they are composed of: attention, for example, as nine to twelve nodes. Their
     gradients can be differentiated again."""
     return switch(unfused=True)
 
 
-def detect_nan() -> contextlib.AbstractContextManager[None]:
+def detect_nan() -> switch:
     """Raise FloatingPointError at the first op, forward or backward, whose result contains NaN, or infinity while its
     inputs do not. On a device, every op waits for its result."""
     return switch(detect_nan=True)

@@ -1,6 +1,8 @@
 """Modules, which name their parameters, and the layers of a GPT."""
 import math
-from collections import deque
+from collections import ChainMap, UserDict, UserList, deque
+from collections.abc import ItemsView, KeysView, ValuesView
+from types import MappingProxyType, MemberDescriptorType
 from typing import Any, Iterator, Mapping
 
 import numpy as np
@@ -25,16 +27,27 @@ class Module:
 
     Attributes that are Parameters, Modules, or lists, tuples and dicts of these, also nested, belong to the Module and
     are named after the attribute: "h.0.attn". A list is stored as a tuple, because its members are named when it is
-    assigned. TypeError for another collection of them, such as a set, which has no order to name them by.
+    assigned. TypeError for another collection of them, such as a set, which has no order to name them by, and for a
+    Parameter or Module in an attribute of the class or in a slot; ValueError for a Module that contains itself, and for
+    two parameters of one name.
     """
     training = True
     path = ""                                   # its path in the outermost Module: "h.0.attn"
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, value in vars(cls).items():
+            if any(_parts(name, value)):
+                raise TypeError(f"{cls.__name__}.{name} belongs to the class, so it would not be trained: assign it to "
+                                f"self.{name} in __init__")
+
     def __setattr__(self, name: str, value: Any) -> None:
         parts = list(_parts(name, value))
-        if isinstance(value, (set, frozenset, deque)) and any(isinstance(v, (Module, Parameter)) for v in value):
-            raise TypeError(f"{name} is a {type(value).__name__} of Modules or Parameters, which would not be trained: "
-                            "assign a list or a dict of them")
+        if parts and isinstance(getattr(type(self), name, None), MemberDescriptorType):
+            raise TypeError(f"{name} is a slot, where it would not be trained: leave it out of __slots__")
+        for _, part in parts:
+            if isinstance(part, Module):
+                list(part._named(above=(self,)))
         if len(dict(parts)) < len(parts):
             raise ValueError(f"two entries of {name} have one name among {', '.join(path for path, _ in parts)}: give "
                              "the dict other keys")
@@ -64,13 +77,17 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} needs a forward method")
 
-    def _named(self, path: str = "") -> Iterator[tuple[str, Any]]:
-        """(path, Module or Parameter): this module and everything in it, in the order of the attributes."""
+    def _named(self, path: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+        """(path, Module or Parameter): this module and everything in it, in the order of the attributes. above: the
+        Modules that contain it. ValueError if it is one of them."""
+        if any(self is module for module in above):
+            raise ValueError(f"this {type(self).__name__} would contain itself: a Module that needs the one it belongs "
+                             "to gets it as an argument of forward, or holds a weakref.ref to it")
         yield path, self
         for name, child in self._children():
             full = f"{path}.{name}" if path else name
             if isinstance(child, Module):
-                yield from child._named(full)
+                yield from child._named(full, (*above, self))
             else:
                 yield full, child
 
@@ -79,11 +96,16 @@ class Module:
         return ((path, found) for path, found in self._named() if isinstance(found, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, Parameter) for every Parameter in it; a shared one once, under its first name."""
+        """(name, Parameter) for every Parameter in it; a shared one once, under its first name. ValueError if two have
+        one name."""
         seen: set[int] = set()
+        names: set[str] = set()
         for name, found in self._named():
             if isinstance(found, Parameter) and id(found) not in seen:
+                if name in names:
+                    raise ValueError(f"two parameters have the name {name}: give their dicts other keys")
                 seen.add(id(found))
+                names.add(name)
                 yield name, found
 
     def parameters(self) -> list[Parameter]:
@@ -125,13 +147,26 @@ class Module:
             p.data = state[name]
 
 
+# collections whose entries have no order to name them by, or cannot be exchanged by their names
+_REFUSED = (set, frozenset, deque, UserList, UserDict, ChainMap, MappingProxyType, KeysView, ValuesView, ItemsView,
+            np.ndarray)
+_PLAIN = frozenset((int, float, bool, str))    # types of most entries of a long list
+
+
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """(path, Module or Parameter) for an attribute: itself, or those in a list, tuple or dict."""
+    """(path, Module or Parameter) for an attribute: itself, or those in a list, tuple or dict. TypeError if another
+    collection holds some."""
     if isinstance(value, (Module, Parameter)):
         yield name, value
     elif isinstance(value, (list, tuple, dict)):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _parts(f"{name}.{key}", entry)
+            if type(entry) not in _PLAIN:
+                yield from _parts(f"{name}.{key}", entry)
+    elif isinstance(value, _REFUSED) and getattr(value, "dtype", object) == object:
+        entries = value.values() if isinstance(value, Mapping) else value.flat if hasattr(value, "flat") else value
+        if any(any(_parts(name, entry)) for entry in entries):
+            raise TypeError(f"{name} is a {type(value).__name__} of Modules or Parameters, which would not be trained: "
+                            "assign a list or a dict of them")
 
 
 def _normal(rng: np.random.Generator | None, std: float, shape: tuple[int, ...], dtype: Any, device: str) -> Parameter:

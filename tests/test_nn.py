@@ -1,4 +1,8 @@
 """Modules: names, shared parameters, state, modes, initial weights."""
+import weakref
+from collections import ChainMap, UserDict, UserList, deque
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
@@ -98,6 +102,53 @@ def test_a_collection_without_an_order_or_with_equal_names_is_an_error():
         Net().parts = {nn.Linear(2, 2)}
     with pytest.raises(ValueError, match="one name"):
         Net().parts = {1: nn.Parameter(np.ones(1)), "1": nn.Parameter(np.ones(1))}
+    net = Net()
+    net.parts = {"a": nn.Linear(2, 2), "a.weight": nn.Parameter(np.ones(1))}
+    with pytest.raises(ValueError, match="two parameters have the name parts.a.weight"):
+        net.state_dict()
+
+
+@pytest.mark.parametrize("collect", [
+    lambda a: frozenset([a]), lambda a: deque([a]), lambda a: UserList([a]), lambda a: UserDict(a=a),
+    lambda a: ChainMap({"a": a}), lambda a: MappingProxyType({"a": a}), lambda a: {"a": a}.values(),
+    lambda a: {"a": a}.items(), lambda a: np.array([a, None]), lambda a: [{a}], lambda a: {"a": {a}},
+    lambda a: ([deque([[a]])],),
+])
+def test_a_collection_that_would_not_be_trained_is_an_error(collect):
+    class Net(nn.Module):
+        pass
+
+    with pytest.raises(TypeError, match=r"parts.* of Modules or Parameters, which would not be trained"):
+        Net().parts = collect(nn.Linear(2, 2))
+    net = Net()
+    net.parts = collect(1)
+    assert net.parameters() == []
+
+
+def test_a_parameter_of_a_class_or_in_a_slot_is_an_error():
+    with pytest.raises(TypeError, match="Net.layers belongs to the class"):
+        class Net(nn.Module):
+            layers = [nn.Linear(2, 2)]
+
+    class Slotted(nn.Module):
+        __slots__ = ("weight",)
+
+    with pytest.raises(TypeError, match="weight is a slot"):
+        Slotted().weight = nn.Parameter(np.ones(1))
+
+
+def test_a_module_that_would_contain_itself_is_refused_and_stays_as_it_was():
+    class Net(nn.Module):
+        pass
+
+    net, child = Net(), Net()
+    net.child, child.weight = {"a": [child]}, nn.Parameter(np.ones(1))
+    for part in (net, [net], {"b": [net]}, child):
+        with pytest.raises(ValueError, match="would contain itself"):
+            child.parent = part
+    assert list(net.state_dict()) == ["child.a.0.weight"]
+    child.parent = weakref.ref(net)
+    assert list(net.state_dict()) == ["child.a.0.weight"]
 
 
 def test_a_list_of_modules_is_stored_as_a_tuple():

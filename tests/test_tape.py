@@ -325,6 +325,29 @@ def test_no_grad_applies_to_its_own_thread_only():
     assert seen == [True]
 
 
+def test_no_grad_may_be_used_again_and_in_itself():
+    x, no_grad = Tensor([1.0], requires_grad=True), mg.no_grad()
+    for _ in range(2):
+        with no_grad, no_grad:
+            assert not (x * 2.0).requires_grad
+        assert (x * 2.0).requires_grad
+
+
+def test_no_grad_does_not_decorate_what_runs_later():
+    def generator():
+        yield
+
+    async def coroutine():
+        pass
+
+    async def both():
+        yield
+
+    for function in (generator, coroutine, both, Tensor):
+        with pytest.raises(TypeError, match="put a `with` block"):
+            mg.no_grad()(function)
+
+
 def test_no_grad_works_as_a_decorator():
     @mg.no_grad()
     def f(x):
