@@ -50,12 +50,17 @@ class KVCache:
 
     def extend(self, k: Tensor, v: Tensor) -> list[Tensor]:
         """Append the keys and values k, v (B, nh, T, hs) of new positions to those of the next layer; returns all of
-        them. ValueError if they require gradients, which would not reach the earlier positions."""
+        them. ValueError if they require gradients, which would not reach the earlier positions, and if they do not
+        fit the positions in the cache: those of another batch or another model."""
         if k.requires_grad:
             raise ValueError("a KVCache has no gradients: use it inside `with mg.no_grad():`")
         B, nh, T, hs = k.shape
         end = self.length + T
         arrays = self.layers[self.layer] if self.layer < len(self.layers) else []
+        held = arrays[0].shape[:2] if arrays else (B, nh) if self.length == 0 else "no keys"
+        if held != (B, nh):
+            raise ValueError(f"this KVCache holds {held} for attention layer {self.layer}, which is given {(B, nh)} "
+                             "(batch, heads): use a new KVCache for another batch or model")
         if not arrays or arrays[0].shape[2] < end:
             grown = [k.xp.empty((B, nh, 2 * end, hs), k.dtype) for _ in "kv"]
             for new, old in zip(grown, arrays):
@@ -187,6 +192,9 @@ class GPT(nn.Module):
         for block in self.h:
             x = block(x, key, cache)
         if cache is not None:
+            if cache.layer < len(cache.layers):
+                raise ValueError(f"this KVCache holds {len(cache.layers)} attention layers, and this model has used "
+                                 f"{cache.layer}: use a new KVCache for another model")
             cache.length += idx.shape[1]
         return self.ln_f(x)
 
@@ -206,9 +214,9 @@ class GPT(nn.Module):
         block_size: the last block_size tokens are then at other positions, and are all processed again. ValueError if
         a logit is not finite.
         """
-        training = self.training and self.config.dropout > 0.0     # without dropout the mode changes nothing
-        if training:
-            self.eval()
+        training = [module for _, module in self.named_modules() if module.training]
+        for module in training:
+            module.training = False
         try:
             with mg.no_grad():
                 if cache is None or idx.shape[-1] > self.config.block_size:
@@ -217,8 +225,8 @@ class GPT(nn.Module):
                     x = self.hidden(idx[..., cache.length:], cache=cache)               # (B, T - cached, C)
                 logits = self.lm_head(x[:, -1]).numpy()                                 # (B, V)
         finally:
-            if training:
-                self.train()
+            for module in training:
+                module.training = True
         if not np.isfinite(logits).all():
             raise ValueError("the logits are not finite: the model's training diverged; try a smaller learning rate")
         return logits

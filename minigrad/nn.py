@@ -42,7 +42,7 @@ class Module:
                                 f"self.{name} in __init__")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        parts = list(_parts(name, value))
+        parts = [] if type(value) in _PLAIN else list(_parts(name, value))
         if parts and isinstance(getattr(type(self), name, None), MemberDescriptorType):
             raise TypeError(f"{name} is a slot, where it would not be trained: leave it out of __slots__")
         for _, part in parts:
@@ -65,7 +65,10 @@ class Module:
 
     def _children(self) -> Iterator[tuple[str, Any]]:
         for name, value in vars(self).items():
-            yield from _parts(name, value)
+            if isinstance(value, (Module, Parameter)):
+                yield name, value
+            elif type(value) not in _PLAIN:
+                yield from _parts(name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         token = module_path.set(self.path)

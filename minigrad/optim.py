@@ -1,12 +1,13 @@
 """Optimizers, which compute their steps by the ops adamw and sgd; gradient clipping; a learning-rate schedule."""
 import math
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, takewhile
 from numbers import Real
 from typing import Any, Iterable, Iterator
 
 import numpy as np
 
+from minigrad import device
 from minigrad.errors import gradient_of, name_of
 from minigrad.executor import executor_of
 from minigrad.modes import mode
@@ -30,7 +31,8 @@ class Optimizer:
     params: one Tensor or several, or for each group a dict {"params": Tensors, name of a hyper-parameter: its value,
     ...}. The values in `groups` may be changed between steps. TypeError for a parameter that is not a leaf Tensor with
     requires_grad=True, and for a hyper-parameter that is not a number; ValueError if there is no parameter, if one is
-    given twice or is read-only, and for a hyper-parameter that is unknown, missing or out of range.
+    given twice, is read-only or shares memory with another, and for a hyper-parameter that is unknown, missing or out
+    of range.
     """
     op: type[Op]
     moments: tuple[str, ...]                    # names of the arrays of the state, in the order of the op's inputs
@@ -59,7 +61,22 @@ class Optimizer:
             self.groups.append(self.checked({**defaults, **group, "params": members}))
         if not seen:
             raise ValueError(f"{type(self).__name__} was given no parameters")
+        self.check_memory()
         self.states = [state for group in self.groups for state in self.allocate(group["params"])]  # one per parameter
+
+    def check_memory(self) -> None:
+        """ValueError if two numbers of the parameters have the same place in memory: it would be updated for each."""
+        ordered = sorted(self.params, key=lambda p: device.addresses(p.data))
+        for p in ordered:
+            start, end = device.addresses(p.data)
+            if p.data.nbytes > end - start:
+                raise ValueError(f"{type(self).__name__}: {name_of(p)} has several numbers in one place of memory: "
+                                 "make the parameter from a copy")
+        for i, p in enumerate(ordered):
+            for q in takewhile(lambda q: device.addresses(q.data)[0] < device.addresses(p.data)[1], ordered[i + 1:]):
+                if p.device == q.device and p.xp.shares_memory(p.data, q.data):
+                    raise ValueError(f"{type(self).__name__}: {name_of(p)} and {name_of(q)} share memory, which would "
+                                     "be updated twice: use one Parameter in both places, or a copy")
 
     def checked(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the group. ValueError for a hyper-parameter that is unknown, missing or out of range, TypeError for
@@ -152,22 +169,28 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy in what state_dict returned for the same parameters in the same order. ValueError for the state of
-        another kind of optimizer or of parameters of other shapes; then nothing is changed."""
+        another kind of optimizer, of parameters of other shapes, or with a t that is no number of steps; TypeError for
+        moments that are not numbers; then nothing is changed."""
         expected = ["t", *self.moments]
         if sorted(state) != sorted(expected):
             raise ValueError(f"{type(self).__name__} has a state of {', '.join(expected)}; this one has "
                              f"{', '.join(map(str, state)) or 'nothing'}: it is of another kind of optimizer")
         shapes = [p.shape for p in self.params]
         for m in self.moments:
-            if [np.shape(x) for x in state[m]] != shapes or len(state["t"]) != len(shapes):
+            if [np.shape(x) for x in state[m]] != shapes or np.shape(state["t"]) != (len(shapes),):
                 raise ValueError(
                     f"this state's {m} does not fit the {len(shapes)} parameters of the optimizer: "
                     "save and load with the same parameters in the same order"
                 )
-        for i, own in enumerate(self.states):
-            own.t = int(state["t"][i])
-            for m, flat in zip(self.moments, own.flat):
-                flat[own.at] = Tensor(state[m][i], dtype=flat.dtype, device=own.p.device).data.reshape(-1)
+        t = np.asarray(state["t"])
+        if t.dtype.kind not in "iu" or t.min() < 0:
+            raise ValueError(f"this state's t must be the numbers of steps so far, got {state['t']!r:.80}")
+        moments = [[Tensor(x, dtype=flat.dtype, device=own.p.device).data.reshape(-1) for m, flat in
+                    zip(self.moments, own.flat) for x in (state[m][i],)] for i, own in enumerate(self.states)]
+        for own, steps, new in zip(self.states, t.tolist(), moments):
+            own.t = steps
+            for flat, values in zip(own.flat, new):
+                flat[own.at] = values
 
 
 class AdamW(Optimizer):
@@ -241,11 +264,13 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
     has a gradient, and for a gradient that was set to something that does not fit or cannot be scaled in place."""
     if not isinstance(max_norm, Real) or not max_norm > 0.0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r:.80}")
-    members = members_of(params)
+    members = {id(p): p for p in members_of(params)}.values()       # one that is given twice counts once
     grads = [g for g in map(gradient_of, members) if g is not None]
+    seen: set[int] = set()
     for p in members:
-        if p.grad is not None and not getattr(p.grad.flags, "writeable", True):
-            raise ValueError(f"{name_of(p)} has a .grad that is a read-only array: give it a copy")
+        if p.grad is not None and (id(p.grad) in seen or not getattr(p.grad.flags, "writeable", True)):
+            raise ValueError(f"{name_of(p)} has a .grad that is read-only or also another's: give it a copy")
+        seen.add(id(p.grad))
     if not grads:
         raise ValueError("no parameter has a gradient: clip after backward()")
     return executor_of(type(grads[0]), mode().plain).clip(grads, max_norm)

@@ -14,7 +14,7 @@ import fake_device  # noqa: F401  (makes the device "fake" known)
 import minigrad as mg
 from gpt.decoding import beam_search, next_tokens, penalized, probabilities
 from gpt.model import GPT, GPTConfig, KVCache
-from minigrad import gradcheck, nn, optim
+from minigrad import functional as F, gradcheck, nn, optim
 
 TINY = dict(block_size=6, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
@@ -362,6 +362,40 @@ def test_a_full_cache_rejects_more_tokens():
         model.hidden(tokens(1, 5), cache=cache)
         with pytest.raises(ValueError, match="got .1, 2. after 5 in the cache"):
             model.hidden(tokens(1, 2), cache=cache)
+
+
+@pytest.mark.parametrize("change, rows", [
+    (lambda model: model, 1), (lambda model: model, 3),
+    (lambda model: setattr(model, "h", model.h[:1]), 2),
+    (lambda model: setattr(model, "h", [*model.h, model.h[0]]), 2),
+    (lambda model: setattr(model.h[0].attn, "n_head", 1), 2),
+])
+def test_a_cache_of_another_batch_or_model_is_rejected(change, rows):
+    model, cache = tiny_gpt(), KVCache()
+    model.next_logits(tokens(2, 3), cache)
+    change(model)
+    with pytest.raises(ValueError, match="use a new KVCache for another"):
+        model.next_logits(tokens(rows, 4), cache)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_sampling_is_without_any_dropout_and_leaves_every_mode_as_it_was(dropout):
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.5, mg.random.key(0)) if self.training else super().forward(x)
+
+    model = tiny_gpt(dropout=dropout)
+    expected = model.next_logits(tokens(2, 3))
+    noisy = Noisy(*model.h[0].mlp.c_fc.weight.shape)
+    noisy.load_state_dict(model.h[0].mlp.c_fc.state_dict())
+    model.h[0].mlp.c_fc = noisy
+    model.h[1].eval()
+    np.testing.assert_array_equal(model.next_logits(tokens(2, 3)), expected)
+    assert {path for path, m in model.named_modules() if not m.training} == {
+        path for path, _ in model.named_modules() if f"{path}.".startswith("h.1.")}
+    model.eval()
+    noisy.training = True
+    np.testing.assert_array_equal(model.next_logits(tokens(2, 3)), expected)
 
 
 def test_a_cache_outside_no_grad_is_rejected():

@@ -79,6 +79,56 @@ def test_a_read_only_gradient_is_not_clipped_in_part():
     assert p.grad == 3.0
 
 
+def test_a_gradient_that_two_parameters_share_is_not_clipped_twice():
+    p, q = parameter([3.0]), parameter([4.0])
+    p.grad = q.grad = np.array([3.0])
+    with pytest.raises(ValueError, match="also another's"):
+        clip_grad_norm([p, q], 1.0)
+    assert p.grad == 3.0
+    assert clip_grad_norm([p, p], 1.0) == 3.0 and p.grad == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("make", [
+    lambda a: [a, a], lambda a: [a, a.T], lambda a: [a[:2], a[1:]], lambda a: [a[:, :2], a[:, 1:]],
+    lambda a: [a[:2], a[2:], a[3]], lambda a: [np.lib.stride_tricks.as_strided(a, (5, 4), (16, 8))],
+    lambda a: [np.lib.stride_tricks.as_strided(a, (3, 4), (0, 8))],
+])
+def test_parameters_that_overlap_in_memory_are_an_error(make):
+    params = [Tensor(a, requires_grad=True) for a in make(np.ones((4, 4)))]
+    for optimizer in (lambda: SGD(params, lr=0.1), lambda: AdamW([{"params": [p]} for p in params])):
+        with pytest.raises(ValueError, match="memory"):
+            optimizer()
+
+
+@pytest.mark.parametrize("make", [
+    lambda a: [a[:2], a[2:]], lambda a: [a[:, :2], a[:, 2:]], lambda a: [a[:, ::2], a[:, 1::2]], lambda a: [a.T[::-1]],
+    lambda a: [a[:0], a], lambda a: [a[:1, None]],
+])
+@pytest.mark.parametrize("optimizer", [lambda params: SGD(params, lr=0.5), lambda params: AdamW(params, lr=0.5)])
+def test_parameters_may_be_parts_of_one_array(make, optimizer):
+    params = [Tensor(a, requires_grad=True) for a in make(np.ones((4, 4)))]
+    copies = [Tensor(p.numpy(), requires_grad=True) for p in params]
+    for these in (params, copies):
+        opt = optimizer(these)
+        for p in these:
+            p.grad = np.arange(1.0, p.size + 1.0).reshape(p.shape)
+        opt.step()
+    for p, copy_ in zip(params, copies):
+        np.testing.assert_array_equal(p.data, copy_.data)
+
+
+@pytest.mark.parametrize("state", [
+    dict(t=[1, math.nan]), dict(t=[1, -1]), dict(t=[1, 1.5]), dict(t=[1, "x"]), dict(t=1), dict(t=[1]),
+    dict(m=[[1.0], [1j]]), dict(v=[[1.0], np.array([None])]), dict(v=[[1.0], ["a"]]),
+    dict(v=[[1.0], np.ma.array([1.0], mask=[True])]),
+], ids=repr)
+def test_a_state_of_no_numbers_is_an_error_and_changes_nothing(state):
+    opt = AdamW([parameter([1.0]), parameter([1.0])])
+    with pytest.raises((ValueError, TypeError)):
+        opt.load_state_dict(dict(t=[1, 1], m=[[1.0], [1.0]], v=[[1.0], [1.0]]) | state)
+    assert opt.state_dict() == {"t": [0, 0], "m": [0.0, 0.0], "v": [0.0, 0.0]}
+
+
 def test_a_gradient_of_a_0_d_parameter_may_be_a_scalar_of_numpy():
     p = parameter(1.0)
     p.grad = np.array(2.0) * 4.0
