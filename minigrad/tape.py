@@ -262,7 +262,7 @@ def _output_gradients(node: Node, grads: Gradients, create_graph: bool, deliver:
             dys[k] = after_hooks(node.hooks.get(k, ()), dys[k])
         t = node.retained[k]() if node.retained and k in node.retained else None
         if t is not None:
-            deliver(t, dys[k].copy())
+            deliver(t, dys[k] if create_graph else dys[k].copy())
     return tuple(dys)
 
 

@@ -410,12 +410,13 @@ def test_retain_grad_called_twice_adds_the_gradient_once():
 
 def test_mg_grad_changes_no_grad_of_a_tensor_with_retain_grad():
     x = leaf(2)
-    y = x * 2.0
-    y.retain_grad()
-    gx, gy = mg.grad((y * y).sum(), [x, y])
-    assert y.grad is None and x.grad is None
-    np.testing.assert_array_equal(gy.data, 2.0 * y.data)
-    np.testing.assert_array_equal(gx.data, 4.0 * y.data)
+    for create_graph in (True, False):
+        y = x * 2.0
+        y.retain_grad()
+        gx, gy = mg.grad((y * y).sum(), [x, y], create_graph=create_graph)
+        assert y.grad is None and x.grad is None
+        np.testing.assert_array_equal(gy.data, 2.0 * y.data)
+        np.testing.assert_array_equal(gx.data, 4.0 * y.data)
 
 
 def test_a_failed_backward_leaves_the_grad_of_every_tensor_as_before():
