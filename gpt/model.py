@@ -235,7 +235,7 @@ class GPT(nn.Module):
                top_p: float | None = None, seed: int = 0, repetition_penalty: float = 1.0, use_cache: bool = True
                ) -> Iterator[np.ndarray]:
         """Yield the tokens (B,) that continue idx (B, T), each as soon as it is sampled: see generate."""
-        idx = np.array(idx)
+        idx = Tensor(idx).numpy()
         cache = KVCache() if use_cache else None
         for i in range(max_new_tokens):
             logits = penalized(self.next_logits(idx, cache), idx, repetition_penalty)   # (B, V)
@@ -253,7 +253,7 @@ class GPT(nn.Module):
         temperature, top_k, top_p and seed. use_cache=False processes all tokens again for each new one: slower, and
         equal up to rounding. ValueError for an argument out of range.
         """
-        idx = np.array(idx)
+        idx = Tensor(idx).numpy()
         if beam is None:
             new = list(self.stream(idx, max_new_tokens, temperature, top_k, top_p, seed, repetition_penalty, use_cache))
             return np.column_stack([idx, *new])

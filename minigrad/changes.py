@@ -5,6 +5,8 @@ addresses. An address is not mistaken for that of memory that was freed: a node 
 changed after the node was made, at an address of its inputs, is the memory of its inputs.
 """
 import itertools
+import os
+import threading
 from typing import Any
 
 from minigrad import device
@@ -12,14 +14,18 @@ from minigrad import device
 clock = itertools.count(1).__next__             # numbers all nodes and all changes in order of time
 latest = 0                                      # the time of the latest change
 _changes: dict[tuple[int, int], int] = {}       # addresses of memory, from first to end -> when it changed; latest last
+_lock = threading.RLock()                       # so that threads record their changes in order of time
+if hasattr(os, "register_at_fork"):             # else a child forked while another thread records would wait forever
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def record(array: Any) -> None:
     """Record that the values of an array have just been changed."""
     global latest
     memory = device.addresses(array)
-    _changes.pop(memory, None)
-    _changes[memory] = latest = clock()
+    with _lock:
+        _changes.pop(memory, None)
+        _changes[memory] = latest = clock()
 
 
 def changed_since(array: Any, time: int) -> bool:

@@ -398,6 +398,14 @@ def test_sampling_is_without_any_dropout_and_leaves_every_mode_as_it_was(dropout
     np.testing.assert_array_equal(model.next_logits(tokens(2, 3)), expected)
 
 
+@pytest.mark.parametrize("idx", [
+    np.ma.array([[1, 2]], mask=[[False, True]]), ([1, 2] for _ in range(1)), np.array([["a"]]), np.array([[1, None]]),
+])
+def test_tokens_that_are_no_integers_are_refused(idx):
+    with pytest.raises(TypeError, match="masked array|holds numbers"):
+        tiny_gpt().generate(idx, 2)
+
+
 def test_a_cache_outside_no_grad_is_rejected():
     with pytest.raises(ValueError, match="no gradients: use it inside `with mg.no_grad"):
         tiny_gpt().hidden(tokens(1, 5), cache=KVCache())

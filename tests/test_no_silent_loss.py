@@ -4,12 +4,13 @@ import math
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import Tensor, functional as F, nn, optim
+from minigrad import Tensor, changes, functional as F, nn, optim
 
 RNG = np.random.default_rng(0)
 
@@ -319,6 +320,31 @@ def test_new_data_of_other_memory_does_not_matter():
     Tensor(np.ones(6), requires_grad=True).data = np.zeros(6)
     y.backward()
     np.testing.assert_array_equal(w.grad, [2 * 15.0])
+
+
+def test_a_change_is_noticed_while_other_threads_record_theirs(monkeypatch):
+    """A thread that has got the time of its change waits, while another one records a later change."""
+    x, other = leaf(3), Tensor(np.zeros(5))
+    stopped, go_on = threading.Event(), threading.Event()
+    clock = changes.clock
+
+    def slow_clock():
+        time = clock()
+        if threading.current_thread() is thread:
+            stopped.set()
+            go_on.wait(0.2)
+        return time
+
+    thread = threading.Thread(target=lambda: setattr(other, "data", np.ones(5)))
+    monkeypatch.setattr(changes, "clock", slow_clock)
+    thread.start()
+    stopped.wait()
+    y = (x * x).sum()
+    x.data = np.zeros(3)
+    go_on.set()
+    thread.join()
+    with pytest.raises(ValueError, match="was changed after"):
+        y.backward()
 
 
 def test_new_data_before_the_forward_does_not_matter():
