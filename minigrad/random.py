@@ -50,9 +50,11 @@ def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
 
 def keep_mask(key: Key | None, shape: tuple[int, ...], p: float) -> np.ndarray:
     """The elements that dropout keeps, each with probability 1 - p: a boolean array of this shape on the host.
-    ValueError unless 0 <= p < 1, and if key is None."""
+    ValueError unless 0 <= p < 1, and if key is None; TypeError for another key."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout probability must be in [0, 1), got {p}")
     if key is None:
         raise ValueError("dropout draws its random numbers from a key: give key=mg.random.key(seed, step)")
+    if not isinstance(key, Key):
+        raise TypeError(f"a key is made by mg.random.key(seed, step), got {key!r:.80}")
     return bits(key, shape) >= round(p * 2 ** 32)

@@ -1,4 +1,5 @@
 """What would lose a gradient, a mask or a change without a word is recorded, noticed or refused."""
+import contextlib
 import copy
 import math
 import pickle
@@ -102,6 +103,46 @@ def test_a_recorded_result_does_not_become_an_array_unasked():
             call()
     with mg.no_grad():
         assert np.array([y, z]).shape == (2, 2)
+
+
+@pytest.mark.parametrize("unfused", [False, True])
+@pytest.mark.parametrize("call, message", [
+    (lambda: F.scaled_dot_product_attention(leaf(3, 4), leaf(5, 4), leaf(5, 4), mask=np.ones((2, 3, 5), bool)), "mask"),
+    (lambda: F.scaled_dot_product_attention(leaf(3, 4), leaf(5, 4), leaf(5, 4), mask=np.ones((1, 3, 5), bool)), "mask"),
+    (lambda: F.scaled_dot_product_attention(leaf(3, 4), leaf(5, 4), leaf(5, 4), mask=np.ones((4, 5), bool)), "mask"),
+    (lambda: F.clip(leaf(3), np.zeros((2, 1)), 1.0), "a limit of shape"),
+    (lambda: F.split(leaf(4), [3, 1]), "do not increase"),
+    (lambda: F.split(leaf(4), [-1, 1]), "do not increase"),
+    (lambda: F.linear_cross_entropy(leaf(2, 3), leaf(4, 3), [0, 1], rows=0), "rows must be at least 1"),
+    (lambda: F.linear_cross_entropy(leaf(2, 3), leaf(4, 3), [0, 1], rows=-1), "rows must be at least 1"),
+    (lambda: F.linear_cross_entropy(leaf(2, 3), leaf(4, 3), [0, 1], reduction="none"), "reduction must be"),
+])
+def test_arguments_that_would_change_the_shape_or_lose_rows_are_refused_by_the_forward(call, message, unfused):
+    with mg.unfused() if unfused else contextlib.nullcontext(), pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_negative_token_is_refused_by_the_decomposition_too():
+    with mg.unfused(), pytest.raises(IndexError, match="token -1 is out of range"):
+        F.embedding(leaf(3, 2), [-1])
+
+
+@pytest.mark.parametrize("index", [
+    np.int64(1), (np.int32(1), np.uint8(2)), (slice(None), np.int64(-1)), (..., np.int64(1)),
+])
+def test_an_index_may_be_an_integer_of_numpy(index):
+    x = leaf(3, 4)
+    x[index].sum().backward()
+    expected = np.zeros((3, 4))
+    expected[index] = 1.0
+    np.testing.assert_array_equal(x.grad, expected)
+    with pytest.raises(IndexError):
+        x[np.int64(3)]
+
+
+def test_a_key_that_mg_random_did_not_make_is_named():
+    with pytest.raises(TypeError, match=r"mg.random.key\(seed, step\), got 0"):
+        F.dropout(leaf(3), 0.5, 0)
 
 
 # ---- what becomes an array ------------------------------------------------------------------------------------------

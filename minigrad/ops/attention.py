@@ -62,14 +62,18 @@ class Attention(Fused):
     wide = True
 
     @staticmethod
-    def check(q, k, v):
+    def check(q, k, v, mask=None):
         if min(q.ndim, k.ndim, v.ndim) < 2 or not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] or (
                 q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]):
             raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape} do not fit: "
                              "expected q (..., T, D), k (..., S, D), v (..., S, E)")
+        scores = (*q.shape[:-1], k.shape[-2])
+        if mask is not None and (mask.ndim > q.ndim or any(
+                n not in (1, m) for n, m in zip(mask.shape[::-1], scores[::-1]))):
+            raise ValueError(f"attention: a mask of shape {mask.shape} does not broadcast to (..., T, S) {scores}")
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
-        self.check(q, k, v)
+        self.check(q, k, v, mask)
         xp, scale = self.xp, scale_of(q)
         allowed = allowed_pairs(xp, q.shape[-2], k.shape[-2], causal, mask)
         if mask is not None:
@@ -99,6 +103,7 @@ class Attention(Fused):
     @staticmethod
     @in_float32
     def composed(F, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        Attention.check(q, k, v, mask)
         allowed = allowed_pairs(q.xp, q.shape[-2], k.shape[-2], causal, mask)
         if mask is not None:
             q, k, v = without_unused(F, q, k, v, allowed)

@@ -37,6 +37,7 @@ class Embedding(Fused):
 
     @staticmethod
     def composed(F, w, *, idx):
+        Embedding.check(w, idx)
         return w[idx]
 
     samples = [

@@ -122,15 +122,17 @@ class LinearCrossEntropy(Fused):
     wide = True
 
     @staticmethod
-    def check(x, w, targets, reduction):
+    def check(x, w, targets, reduction, rows=1):
         if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1] or x.shape[:-1] != targets.shape:
             raise ValueError(f"linear_cross_entropy: x {x.shape}, w {w.shape}, targets {targets.shape} do not fit: "
                              "expected x (..., C), w (V, C), targets (...)")
         if reduction not in ("mean", "sum"):
             raise ValueError(f'linear_cross_entropy: reduction must be "mean" or "sum", got {reduction!r}')
+        if rows < 1:
+            raise ValueError(f"linear_cross_entropy: rows must be at least 1, got {rows}")
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
-        self.check(x, w, targets, reduction)
+        self.check(x, w, targets, reduction, rows)
         xp, t = self.xp, targets.reshape(-1)                        # (N,)
         counted = xp.asarray(t != ignore_index)
         x2 = xp.where(counted[:, None], x.reshape(len(t), x.shape[-1]), 0.0)        # (N, C)
@@ -158,6 +160,7 @@ class LinearCrossEntropy(Fused):
     @staticmethod
     @in_float32
     def composed(F, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
+        LinearCrossEntropy.check(x, w, targets, reduction, rows)
         counted = x.xp.asarray(targets != ignore_index)
         logits = F.matmul(F.where(counted[..., None], x, 0.0), F.transpose(w))
         return CrossEntropy.composed(F, logits, targets=targets, ignore_index=ignore_index, reduction=reduction)

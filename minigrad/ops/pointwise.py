@@ -428,6 +428,9 @@ class Clip(Primitive):
     analytic = False
 
     def forward(self, x, *, low=None, high=None):
+        for limit in (low, high):
+            if np.broadcast_shapes(x.shape, np.shape(limit)) != x.shape:
+                raise ValueError(f"clip: a limit of shape {np.shape(limit)} does not broadcast to that of x, {x.shape}")
         clipped = (x < (-math.inf if low is None else low)) | (x > (math.inf if high is None else high))
         y = x if low is None else self.xp.where(x < low, low, x)
         y = y if high is None else self.xp.where(y > high, high, y)

@@ -198,7 +198,7 @@ def check_index(op: str, index: Any, shape: tuple[int, ...]) -> None:
         if part is Ellipsis:
             axis = len(shape) - sum(p is not None for p in parts[i + 1:])
         elif part is not None:
-            dtype = getattr(part, "dtype", None)
+            dtype = None if isinstance(part, np.integer) else getattr(part, "dtype", None)
             if dtype is not None and dtype.kind not in "iub":
                 raise TypeError(f"{op}: an index must be of integers or booleans, got dtype {dtype}: use .astype(int)")
             if dtype is not None and dtype.kind in "iu" and axis < len(shape):
@@ -335,7 +335,10 @@ class Split(Primitive):
             sections = range(n // sections, n, n // sections)
         ends = [*sections, n]
         self.save(axis=axis)
-        return tuple(x[(slice(None),) * axis + (slice(a, b),)] for a, b in zip([0, *ends], ends))
+        parts = tuple(x[(slice(None),) * axis + (slice(a, b),)] for a, b in zip([0, *ends], ends))
+        if sum(y.shape[axis] for y in parts) != n:
+            raise ValueError(f"split: the indices {list(sections)} along axis {axis} of {x.shape} do not increase")
+        return parts
 
     def backward(self, *dys, axis):
         return self.xp.concatenate(dys, axis=axis)

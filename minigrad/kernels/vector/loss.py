@@ -71,7 +71,7 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
     unaliased, drops = (0, 1), (0,)
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
-        self.check(x, w, targets, reduction)
+        self.check(x, w, targets, reduction, rows)
         x2, V = rows_of(x), w.shape[0]                              # (N, C)
         counted, t = loss.counted_targets(targets, ignore_index, V)
         if not counted.all():
