@@ -3,6 +3,7 @@ from collections import deque
 from typing import Any, Callable
 
 from minigrad import errors
+from minigrad.modes import mode
 from minigrad.tape import after_hooks, walk
 from minigrad.tensor import Tensor
 
@@ -11,12 +12,16 @@ def grad(y: Tensor, xs: Any, *, create_graph: bool = False, retain_graph: bool =
     """The gradients of y (one element) with respect to xs, a Tensor or a sequence of Tensors: new Tensors of the same
     shapes, zeros for an x that y does not depend on. No `.grad` changes. create_graph: the gradients are recorded, so
     they can be differentiated again. The graph of y is freed unless retain_graph or create_graph. ValueError for an x
-    that needs no gradient, for a y that needs none or has several elements, and for a graph that was freed."""
+    that needs no gradient, for a y that needs none or has several elements, for a graph that was freed, and for
+    create_graph inside no_grad."""
     single = isinstance(xs, Tensor)
     wanted: list[Tensor] = [xs] if single else list(xs)
     for i, x in enumerate(wanted):
         if not isinstance(x, Tensor) or not x.requires_grad:
             raise ValueError(f"xs[{i}] needs no gradient: make it with Tensor(array, requires_grad=True)")
+    if create_graph and not mode().grad:
+        raise ValueError("create_graph=True records the gradients, and inside no_grad() nothing is recorded: call "
+                         "mg.grad outside")
     found: dict[int, Any] = {}
     hooked: list[Any] = []
 

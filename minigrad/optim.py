@@ -279,13 +279,16 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:
     """The learning rate of a step, counted from 0. The rate rises linearly from max_lr / (warmup_steps + 1) at step 0
     to max_lr at warmup_steps, falls along half a cosine to min_lr at max_steps (Loshchilov & Hutter 2017, "SGDR"), and
-    then stays at min_lr. ValueError unless 0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr."""
+    then stays at min_lr. ValueError unless 0 <= step, 0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr, which is
+    finite."""
+    if not step >= 0:
+        raise ValueError(f"steps are counted from 0, got step {step}")
     if not 0 <= warmup_steps < max_steps:
         raise ValueError(
             f"warmup_steps {warmup_steps} must be at least 0 and below max_steps {max_steps}: else the rate never falls"
         )
-    if not 0.0 <= min_lr <= max_lr:
-        raise ValueError(f"min_lr {min_lr} must be between 0 and max_lr {max_lr}")
+    if not 0.0 <= min_lr <= max_lr < math.inf:
+        raise ValueError(f"min_lr {min_lr} must be between 0 and max_lr {max_lr}, which must be finite")
     if step < warmup_steps:
         return max_lr * (step + 1) / (warmup_steps + 1)
     if step >= max_steps:

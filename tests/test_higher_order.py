@@ -10,6 +10,13 @@ def leaf(values):
     return Tensor(np.array(values, dtype="float64"), requires_grad=True)
 
 
+def test_create_graph_inside_no_grad_is_an_error():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    y = (x ** 3.0).sum()
+    with mg.no_grad(), pytest.raises(ValueError, match="inside no_grad"):
+        mg.grad(y, x, create_graph=True)
+
+
 def test_derivatives_of_a_power_to_fourth_order():
     x = leaf([0.7, -1.3])
     y = (x ** 4).sum()

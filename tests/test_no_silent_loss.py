@@ -113,11 +113,14 @@ def test_a_recorded_result_does_not_become_an_array_unasked():
     (lambda: F.clip(leaf(3), np.zeros((2, 1)), 1.0), "a limit of shape"),
     (lambda: F.split(leaf(4), [3, 1]), "do not increase"),
     (lambda: F.split(leaf(4), [-1, 1]), "do not increase"),
+    (lambda: F.layer_norm(leaf(2, 3), np.ones(3), eps=-1.0), "eps must be"),
+    (lambda: F.layer_norm(leaf(64, 64), np.ones(64), eps=math.nan), "eps must be"),
+    (lambda: F.var(leaf(3), ddof=math.nan), "var: 3 numbers with ddof=nan"),
     (lambda: F.linear_cross_entropy(leaf(2, 3), leaf(4, 3), [0, 1], rows=0), "rows must be at least 1"),
     (lambda: F.linear_cross_entropy(leaf(2, 3), leaf(4, 3), [0, 1], rows=-1), "rows must be at least 1"),
     (lambda: F.linear_cross_entropy(leaf(2, 3), leaf(4, 3), [0, 1], reduction="none"), "reduction must be"),
 ])
-def test_arguments_that_would_change_the_shape_or_lose_rows_are_refused_by_the_forward(call, message, unfused):
+def test_arguments_that_would_lose_rows_or_change_the_shape_are_refused_by_the_forward(call, message, unfused):
     with mg.unfused() if unfused else contextlib.nullcontext(), pytest.raises(ValueError, match=message):
         call()
 

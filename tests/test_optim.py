@@ -483,8 +483,15 @@ def test_warmup_cosine(warmup, decay, max_lr, floor):
 
 
 @pytest.mark.parametrize(
-    "warmup, max_steps, max_lr, min_lr", [(10, 10, 1.0, 0.1), (11, 10, 1.0, 0.1), (-1, 10, 1.0, 0.1), (0, 10, 0.1, 1.0)]
+    "warmup, max_steps, max_lr, min_lr", [(10, 10, 1.0, 0.1), (11, 10, 1.0, 0.1), (-1, 10, 1.0, 0.1), (0, 10, 0.1, 1.0),
+                                           (5, 10, math.inf, 0.1), (5, 10, math.nan, 0.1)]
 )
 def test_an_impossible_schedule_is_an_error(warmup, max_steps, max_lr, min_lr):
     with pytest.raises(ValueError, match="must be"):
         warmup_cosine(0, warmup, max_steps, max_lr, min_lr)
+
+
+@pytest.mark.parametrize("step", [-1, math.nan])
+def test_a_step_before_the_first_is_an_error(step):
+    with pytest.raises(ValueError, match="counted from 0"):
+        warmup_cosine(step, 5, 10, 1.0, 0.1)

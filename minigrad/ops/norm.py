@@ -21,14 +21,16 @@ class LayerNorm(Fused):
     wide = True
 
     @staticmethod
-    def check(x, w, b):
+    def check(x, w, b, eps):
         C = x.shape[-1] if x.ndim else 0
         if w.shape != (C,) or (b is not None and b.shape != (C,)):
             raise ValueError(f"layer_norm: x {x.shape}, w {w.shape}, b {getattr(b, 'shape', None)} do not fit: "
                              "expected x (..., C), w (C,), b (C,)")
+        if not 0.0 <= eps < math.inf:
+            raise ValueError(f"layer_norm: eps must be a finite number of 0 or more, got {eps}")
 
     def forward(self, x, w, b=None, *, eps=1e-5):
-        self.check(x, w, b)
+        self.check(x, w, b, eps)
         c = centered(x, axis=-1)
         std = root_mean_square(self.xp, c, axis=-1)                 # (..., 1)
         rstd = 1.0 / self.xp.hypot(std, math.sqrt(eps))             # 1 / sqrt(var(x) + eps), where var(x) may overflow
@@ -50,6 +52,7 @@ class LayerNorm(Fused):
     @staticmethod
     @in_float32
     def composed(F, x, w, b=None, *, eps=1e-5):
+        LayerNorm.check(x, w, b, eps)
         c = x - F.mean(x, axis=-1, keepdims=True)
         c = c - F.mean(c, axis=-1, keepdims=True)                   # what rounding has left of the mean
         size = F.maximum(largest(abs(c.detach()), -1), 1e-15)       # a constant: it cancels, and no square overflows

@@ -82,7 +82,7 @@ class Var(Reduction):
 
     def forward(self, x, *, axis=None, ddof=0, keepdims=False):
         kept, n = self.kept_shape(x, axis)
-        if n <= ddof:
+        if not ddof < n:                        # also for NaN
             raise ValueError(
                 f"var: {n} numbers with ddof={ddof} have the divisor {n - ddof}: reduce over more, or lower ddof"
             )

@@ -12,7 +12,7 @@ class LayerNorm(Kernel, norm.LayerNorm, register=False):
     unaliased, drops = (0, 1, 2), (0,)
 
     def forward(self, x, w, b=None, *, eps=1e-5):
-        self.check(x, w, b)
+        self.check(x, w, b, eps)
         C, x2 = w.shape[0], rows_of(x)                              # (N, C)
         rstd, y = np.empty(len(x2), x2.dtype), empty_like(x2)
         xhat = empty_like(x2) if True in self.needs else y
