@@ -18,7 +18,7 @@ HOW_TO_GO_ON = "restore it from a copy, or train again in another --out_dir"
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file to read it. ValueError for a FIFO, a directory and the like, OSError if it cannot be read."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path} is not a regular file: move it away")
+        raise ValueError(f"{path} is not a regular file: replace it by one")
     return open(path, "rb")
 
 

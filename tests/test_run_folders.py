@@ -140,8 +140,7 @@ def test_a_damaged_checkpoint_is_passed_over(capsys, damage, kind):
     model, _ = checkpoint.load_model(Path("run"))
     resume("--max_iters=8")
     assert "2 of 8 steps" not in (said := capsys.readouterr()).out and "4 of 8 steps" in said.out
-    assert "step_000006" in said.err or damage == "missing"
-    assert (damage, kind) == ("missing", "json") or "not used" in said.err
+    assert "step_000006" in said.err and "not used" in said.err
     assert checkpoint.newest_step(Path("run")) == 8
 
 
@@ -271,6 +270,18 @@ def test_a_run_ends_well_without_any_validation_in_its_log():
     Path("run/metrics.jsonl").write_bytes(b"")
     resume()
     assert [row["step"] for row in folder.read_rows(Path("run/metrics.jsonl"))] == [6]
+
+
+@posix
+@pytest.mark.parametrize("damage", ["a folder", "a FIFO", "a socket"])
+@pytest.mark.parametrize("call, option", [(train.main, "--dataset=given"), (train.main, "--config=given"),
+                                          (sample.main, "--start=FILE:given")])
+def test_a_text_or_options_in_no_regular_file_are_refused(capsys, damage, call, option):
+    """A FIFO would wait for a writer."""
+    Path("given").touch()
+    DAMAGES[damage](Path("given"))
+    line = exits_with_one_line(capsys, call, [*(RUN if call is train.main else ["--out_dir=run"]), option])
+    assert "given is not a regular file" in line or "given: No such file; --dataset takes" in line
 
 
 # ---- foreign files among the checkpoints ----
@@ -518,6 +529,42 @@ def test_a_new_run_never_adds_to_a_run_that_lost_its_config(capsys, left):
         line = exits_with_one_line(capsys, call, arguments)
         assert f"run holds no run any more: {Path('run/config.json')} is missing; restore it from a copy" in line
     assert contents("run") == before
+
+
+@posix
+def test_a_fork_that_ends_leaves_the_lock_to_its_parent():
+    claim = lock.locked(Path("run"))
+    claim.__enter__()
+    if (pid := os.fork()) == 0:
+        try:
+            claim.__exit__(None, None, None)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert Path("run/lock").exists()
+    with pytest.raises(ValueError, match="is in use"), lock.locked(Path("run")):
+        pass
+    claim.__exit__(None, None, None)
+    assert not Path("run/lock").exists()
+
+
+@pytest.mark.parametrize("what", ["config.json", "."])
+def test_a_training_whose_folder_is_deleted_ends_at_its_next_checkpoint(capsys, monkeypatch, what):
+    """Its later checkpoints could not be resumed."""
+    step = optim.AdamW.step
+    monkeypatch.setattr(optim.AdamW, "step", lambda self: (
+        step(self), shutil.rmtree("new") if what == "." else Path("new", what).unlink(missing_ok=True)))
+    line = exits_with_one_line(capsys, train.main, [*RUN, "--out_dir=new", "--eval_interval=1"])
+    assert "new was moved, or files in it deleted, while the training ran" in line
+    assert checkpoint.newest_first(Path("new"))[1:] == []
+
+
+@posix
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
+def test_a_file_in_the_place_of_the_folder_is_named(capsys, make):
+    make(Path("new"))
+    assert "new is not a folder: choose another --out_dir" in exits_with_one_line(capsys, train.main,
+                                                                                  [*RUN, "--out_dir=new"])
 
 
 # ---- nothing is written outside ----

@@ -100,11 +100,14 @@ def _is_named(path: Path) -> bool:
 
 
 def _note_foreign(out_dir: Path) -> list[Path]:
-    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders."""
+    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders, and one
+    without its JSON."""
     found = [path for kind in ("json", "safetensors") for path in sorted(out_dir.glob(f"checkpoints/step_*.{kind}"))
-             if not _is_named(path) or not path.is_file()]
+             if not _is_named(path) or not path.is_file() or not os.path.lexists(path.with_suffix(".json"))]
     for path in found:
-        folder.note(f"{path} is not a checkpoint and is not used")
+        reason = ("is not a checkpoint" if os.path.lexists(path.with_suffix(".json")) else
+                  f"has no {path.with_suffix('.json').name} beside it")
+        folder.note(f"{path} {reason} and is not used")
     return found
 
 

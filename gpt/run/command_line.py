@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
 
+from gpt.files import open_regular
+
 TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"      # where installed, beside the package gpt
 
 Options = TypeVar("Options")
@@ -62,7 +64,8 @@ def command_line(options: type, arguments: list[str]) -> dict[str, Any]:
 def toml_file(options: type, path: Path) -> dict[str, Any]:
     """The values in a TOML file by option, one `n_layer = 4` per line. ValueError names a wrong entry."""
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        with open_regular(path) as file:
+            given = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML ({error}): write lines such as n_layer = 4") from None
     types = get_type_hints(options)

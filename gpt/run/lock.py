@@ -22,13 +22,14 @@ except ImportError:                             # Windows
 @contextlib.contextmanager
 def locked(out_dir: Path) -> Iterator[None]:
     """Inside, no other process or thread can lock this folder. ValueError if one has locked it."""
-    path = out_dir / "lock"
+    path, owner = out_dir / "lock", os.getpid()
     descriptor = _lock(path)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()                       # before it is closed, which lets others lock it
+        if os.getpid() == owner:                # and not a fork of it, which may end first
+            with contextlib.suppress(OSError):
+                path.unlink()                   # before it is closed, which lets others lock it
         if descriptor is not None:
             os.close(descriptor)
 

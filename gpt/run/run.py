@@ -156,6 +156,7 @@ class Run:
         if o.sample_interval and step % o.sample_interval == 0 and step < o.max_iters:
             folder.append_samples(self.out_dir, f"step {step}", self._samples(step, 1, 300))
         if step % o.checkpoint_interval == 0 or last:
+            (self.out_dir / "config.json").stat()       # OSError if it was deleted: nothing could be resumed
             try:
                 checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, o.keep)
             except FloatingPointError as error:
@@ -225,8 +226,11 @@ class Run:
         metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
         evaluated = [row for row in metrics if "val_loss" in row]
         if evaluated:                           # none where metrics.jsonl was damaged
-            plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
-                      self.lines, self._unit())
+            try:
+                plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
+                          self.lines, self._unit())
+            except (ImportError, ValueError) as error:      # MPLBACKEND=unknown
+                print_report("note", f"no plots: {error}")
         texts = self._samples(o.max_iters, 8, 400)
         folder.append_samples(out_dir, f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
