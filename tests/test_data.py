@@ -413,6 +413,14 @@ def test_only_orders_whose_codes_fit_64_bits_are_counted(V, orders):
         baselines.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
 
 
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_reference_lines_of_short_windows_have_as_many_orders_as_tokens(length):
+    tokens = np.arange(40) % 3
+    data = dataset.Data("stars.txt", "", CharTokenizer("abc"), tokens, tokens, 1.0)
+    lines = baselines.reference_lines(data, tokens[:36].reshape(-1, length))
+    assert list(lines) == ["ln V", *(f"{n}-gram" for n in range(1, length + 1))]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_reference_lines_of_the_fables_are_exact(kind, tmp_path):
     """With one token per character: six n-grams, the best possible loss below them, and the entropy rate below that.
