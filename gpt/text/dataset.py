@@ -79,7 +79,8 @@ def open_data(folder: Path) -> Data:
     try:
         meta = files.read_sealed(path, ("name", "dtype", "length", "val_bytes_per_token", "description", "sha256_of"))
         parts = {part: _tokens(path.with_name(f"{part}.bin"), meta, part, len(tokenizer)) for part in ("train", "val")}
-        return Data(str(meta["name"]), str(meta["description"]), tokenizer, parts["train"], parts["val"],
+        name = str(meta["name"]).encode(errors="replace").decode()      # that of a file may have bytes that are no text
+        return Data(name, str(meta["description"]), tokenizer, parts["train"], parts["val"],
                     float(meta["val_bytes_per_token"]))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no tokens: {error.filename} is missing: {files.HOW_TO_GO_ON}") from None
