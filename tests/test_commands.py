@@ -17,6 +17,7 @@ from gpt.bench.memory import in_new_process
 from gpt.bench.presets import Preset
 from gpt.model import GPTConfig
 from gpt.run.command_line import train_command, train_name
+from minigrad import threads
 from minigrad.step import __main__ as minigrad_step
 
 ROOT = Path(__file__).parent.parent
@@ -146,6 +147,19 @@ def test_matrix_products_run_on_as_many_threads_as_can_be_started(monkeypatch, a
         assert mg.get_num_threads() == n
         mg.set_num_threads(1)
         assert mg.get_num_threads() == 1
+    finally:
+        monkeypatch.undo()
+        mg.set_num_threads(before)
+
+
+def test_only_so_many_threads_are_tried(monkeypatch):
+    before, started = mg.get_num_threads(), []
+    monkeypatch.setattr(threads, "MOST", 5)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
+    monkeypatch.setattr(threading.Thread, "join", lambda thread: None)
+    try:
+        mg.set_num_threads(10 ** 12)
+        assert len(started) == 5
     finally:
         monkeypatch.undo()
         mg.set_num_threads(before)
