@@ -5,6 +5,7 @@ but killed (SIGKILL) half way and resumed. Weights and AdamW's moments must be e
 """
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,10 +55,12 @@ def train_and_kill(run: Path, step: int) -> str:
     process = subprocess.Popen(
         [sys.executable, str(TRAIN), "--init_from=resume", f"--out_dir={run}", "--checkpoint_interval=1",
          "--keep=1000000", "--sample_interval=0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not saved.exists() and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    _, errors = process.communicate()
+    try:
+        while not saved.exists() and process.poll() is None:
+            time.sleep(0.005)
+    finally:                                            # also after a Ctrl-C
+        process.kill()
+        _, errors = process.communicate()
     (run / "lock").unlink(missing_ok=True)              # where there is no flock, only its owner may delete it
     if not saved.exists():
         raise ValueError(f"the run could not be resumed: {(errors.splitlines() or ['it was killed'])[-1]}")
@@ -90,4 +93,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
