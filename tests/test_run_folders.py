@@ -647,6 +647,47 @@ def test_a_training_goes_on_without_its_streams(monkeypatch, stdout, stderr):
             and said.count("\n") == (1 if not isinstance(err, Failing) else 0)
 
 
+class OnlyWrite:
+    def write(self, text):
+        pass
+
+
+@pytest.mark.parametrize("names", [["stdout"], ["stderr"], ["stdout", "stderr"]])
+def test_a_training_prints_to_objects_that_have_nothing_but_write(monkeypatch, names):
+    for name in names:
+        monkeypatch.setattr(sys, name, OnlyWrite())
+    train.main([*RUN, "--out_dir=new"])
+    assert checkpoint.newest_step(Path("new")) == 6
+
+
+def test_a_full_disk_is_named_where_the_lock_is_written(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError) as error, lock.locked(Path("run")):
+        pass
+    assert error.value.filename == str(Path("run/lock"))
+
+
+def test_a_lack_of_file_descriptors_is_one_line(capsys, monkeypatch):
+    """The folder of checkpoints cannot be listed either."""
+    def too_many(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    monkeypatch.setattr(plot, "draw", lambda *_: (monkeypatch.setattr(os, "listdir", too_many), too_many()))
+    line = exits_with_one_line(capsys, train.main, [*RUN, "--out_dir=new"])
+    assert "Too many open files. Its checkpoints cannot be read now (Too many open files)" in line
+
+
+def test_a_plot_that_fails_costs_no_other_result(capsys, monkeypatch):
+    """As with MPLBACKEND=unknown."""
+    def fail(*_):
+        raise ValueError("Key backend: 'unknown' is not a valid value for backend")
+    monkeypatch.setattr(plot, "draw", fail)
+    train.main([*RUN, "--out_dir=new"])
+    said = capsys.readouterr().out
+    assert "note    no plots: Key backend: 'unknown'" in said and "next    python -m gpt.sample" in said
+
+
 def test_characters_that_a_stream_does_not_have_become_question_marks(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))

@@ -136,6 +136,6 @@ def bad_input_exits(program: str) -> Iterator[None]:
     except (ValueError, OSError, MemoryError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         if isinstance(error, MemoryError):
-            reason = f"out of memory: {error}"
+            reason = f"out of memory: {error}".removesuffix(": ")
         print(f"{program}: {reason}", file=sys.stderr)
         raise SystemExit(2) from None

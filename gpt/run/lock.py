@@ -47,9 +47,12 @@ def _lock(path: Path) -> int | None:
         if flock is False or not (created or flock and here):
             raise _refusal(path, owner, certain=flock is False and here)
         mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps(mine).encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(mine).encode())
+        except OSError as error:                # a full disk
+            raise OSError(error.errno, error.strerror, str(path)) from None
         held = bool(flock)
         return descriptor if held else None
     finally:
