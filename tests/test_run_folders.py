@@ -19,7 +19,7 @@ import safetensors.numpy
 from hypothesis import given, settings, strategies as st
 
 import train
-from gpt import files, sample, verify
+from gpt import files, sample, step as step_command, verify
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder, lock, plot
 from gpt.run import run as run_module
@@ -193,7 +193,7 @@ def test_runs_of_versions_without_seals_can_be_resumed():
         Path("run", name).write_text(json.dumps(content))
     for path in Path("run/checkpoints").glob("*.json"):
         record = json.loads(path.read_bytes())
-        del record["bytes"]
+        del record["bytes"], record["record_sha256"]
         record["sha256"] = files.sha256(record, path.with_suffix(".safetensors").read_bytes())
         path.write_text(json.dumps(record))
     resume("--max_iters=8")
@@ -284,6 +284,45 @@ def test_a_text_or_options_in_no_regular_file_are_refused(capsys, damage, call, 
     assert "given is not a regular file" in line or "given: No such file; --dataset takes" in line
 
 
+@pytest.mark.parametrize("val_loss", [None, 99.0, 0.001, "2.5"])
+def test_another_validation_loss_in_a_checkpoint_is_noticed_before_its_tensors_are_read(capsys, val_loss):
+    """Otherwise gpt.sample would take another checkpoint without a word."""
+    for path in checkpoint.newest_first(Path("run")):
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"val_loss": val_loss}))
+        checkpoint.load_model(Path("run"))
+        assert f"{path.stem}.safetensors is damaged and is not used" in capsys.readouterr().err
+        if checkpoint.step_of(path) == 4:
+            break
+
+
+@pytest.mark.parametrize("at, taken", [(-1, 2), (2, 2), (6, 6), (4, None)])
+def test_the_stepper_takes_another_checkpoint_for_a_damaged_newest_one(capsys, at, taken):
+    Path("run/checkpoints/step_000004.safetensors").write_bytes(b"")
+    if taken:
+        assert step_command.load(Path("run"), at)[-1] == taken
+    else:
+        line = exits_with_one_line(capsys, step_command.main, ["--out_dir=run", f"--at={at}"], notes=True)
+        assert f"{Path('run/checkpoints/step_000004')} is damaged, diverged or" in line
+
+
+@posix
+def test_verify_reads_no_logs(monkeypatch):
+    """One of 20 GB would be copied."""
+    os.truncate("run/metrics.jsonl", 20 * 10 ** 9)
+    copied = []
+    monkeypatch.setattr(verify, "train_and_kill",
+                        lambda run, step: str(copied.append((run / "metrics.jsonl").exists())))
+    monkeypatch.setattr(verify.shutil, "copyfileobj", lambda original, copy: copy.write(original.read(10 ** 6)))
+    assert verify.main(["run", "--steps=2"]) == 0 and copied == [False] * 3
+
+
+@posix
+def test_a_folder_in_the_place_of_a_temporary_file_is_named():
+    Path("a.json.tmp").mkdir()
+    with pytest.raises(OSError, match="move it away: 'a.json.tmp'"):
+        files.write_atomically(Path("a.json"), b"")
+
+
 # ---- foreign files among the checkpoints ----
 
 @pytest.mark.parametrize("name", [
@@ -338,7 +377,7 @@ def poison(step, what, value=np.nan, val_loss=math.nan):
     data, record = safetensors.numpy.save(tensors), json.loads(path.read_bytes()) | {"val_loss": val_loss}
     path.with_suffix(".safetensors").write_bytes(data)
     record["bytes"] = len(data)
-    path.write_text(json.dumps(record | {"sha256": files.sha256(record, data)}))
+    path.write_text(json.dumps(checkpoint.sealed(record, data)))
 
 
 @pytest.mark.parametrize("what", ["wte.weight", "ln_f.bias", "optimizer.m.wpe.weight", "optimizer.v.ln_f.weight"])
@@ -384,8 +423,8 @@ def test_a_validation_loss_that_is_not_finite_ranks_last(val_loss):
 def test_a_run_whose_checkpoints_have_all_diverged_says_so(capsys):
     for step in (2, 4, 6):
         poison(step, "wte.weight")
-    assert "damaged or have diverged: train again in another --out_dir, after a divergence with a smaller " \
-        "--learning_rate" in exits_with_one_line(capsys, resume, notes=True)
+    assert "damaged, diverged or of another model than config.json: train again in another --out_dir, after a " \
+        "divergence with a smaller --learning_rate" in exits_with_one_line(capsys, resume, notes=True)
 
 
 @pytest.mark.parametrize("options", [
@@ -402,6 +441,15 @@ def test_a_run_that_diverges_keeps_a_checkpoint_to_resume_from(capsys, monkeypat
     quick(monkeypatch)
     train.main(["--init_from=resume", "--out_dir=new", "--learning_rate=1e-3", "--max_iters=3"])
     assert checkpoint.newest_step(Path("new")) == 3
+
+
+@pytest.mark.parametrize("learning_rate", ["3e4", "1e12"])
+def test_no_checkpoint_stays_whose_weights_have_a_loss_of_100_or_more(capsys, learning_rate):
+    """Every resume of it would diverge at its first step, with any learning rate."""
+    exits_with_one_line(capsys, train.main, [*RUN, f"--learning_rate={learning_rate}", "--checkpoint_interval=1",
+                                             "--eval_interval=100", "--weight_decay=0", "--out_dir=new"], code=1)
+    train.main(["--init_from=resume", "--out_dir=new", "--learning_rate=1e-3"])
+    assert checkpoint.newest_step(Path("new")) == 6
 
 
 # ---- one training per folder ----

@@ -190,7 +190,7 @@ class Run:
 
     def stop_diverged(self, step: int, loss: float, repeat: Callable[[], Any]) -> NoReturn:
         """Exit with a message that names the first value which is not finite. repeat: computes the gradient again."""
-        if not math.isfinite(loss):
+        if not loss < 100.0:
             checkpoint.discard(self.out_dir, step)      # of the same weights: every resume of it would end here
         exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}", repeat)
 
