@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -178,3 +179,16 @@ def test_openblas_is_told_to_start_no_thread_where_none_can_be_started(monkeypat
 def test_a_new_process_gives_a_result_or_none_where_it_dies():
     assert in_new_process(abs, -3) == 3
     assert in_new_process(os._exit, 1) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+def test_a_new_process_is_quiet_where_the_one_that_waits_is_gone():
+    code = ("import os, threading, time; from gpt.bench.memory import in_new_process\n"
+            "if __name__ == '__main__':\n"
+            "    threading.Timer(0.5, os._exit, [0]).start()\n"
+            "    in_new_process(time.sleep, 1.5)\n")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "waits.py").write_text(code)
+        done = subprocess.run([sys.executable, "waits.py"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                              stderr=subprocess.PIPE)
+    assert not done.stderr
