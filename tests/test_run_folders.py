@@ -819,9 +819,11 @@ def test_the_default_model_fits_into_little_memory(monkeypatch):
 def test_a_lack_of_memory_while_the_model_is_made_names_the_options(capsys, monkeypatch):
     def too_much(*_):
         raise MemoryError("Unable to allocate 3 TiB")
-    monkeypatch.setattr(run_module, "GPT", too_much)
-    line = exits_with_one_line(capsys, train.main, [*RUN, "--batch_size=99", "--out_dir=new"])
-    assert "out of memory: Unable to allocate 3 TiB; lower --batch_size=99" in line
+    for place, name in ((run_module, "GPT"), (GPT, "configure_optimizer")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, too_much)
+            line = exits_with_one_line(capsys, train.main, [*RUN, "--batch_size=99", f"--out_dir=new {name}"])
+            assert "out of memory: Unable to allocate 3 TiB; lower --batch_size=99" in line
 
 
 def test_verify_takes_its_options_in_both_spellings(monkeypatch):

@@ -93,9 +93,9 @@ class Run:
         shape = o.shape(len(self.data.tokenizer))
         try:
             self.model = GPT(shape, o.seed, self.device, o.dtype)
+            self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
             raise MemoryError(f"{error}; {use_less(o)}") from None
-        self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         self.n_parameters = sum(p.size for p in self.optimizer.params)
         self.peak = matmul_peak(self.device, o.dtype)
         print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
