@@ -71,6 +71,16 @@ def test_the_stepper_ends_where_a_stream_is_closed(name, monkeypatch):
     assert minigrad_step.main([]) == 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+@pytest.mark.parametrize("command, streams, status", [
+    ("gpt.sample --out_dir=nowhere", "2>&-", 2), ("gpt.verify nowhere", "2>&-", 2), ("gpt.step --at=3", "2>&-", 2),
+    ("minigrad.gradcheck --op=exp", "2>&- >/dev/full", 2)])
+def test_messages_are_not_written_to_stdout_where_stderr_is_closed(command, streams, status):
+    done = subprocess.run(["bash", "-c", f'"$@" {streams}', "bash", sys.executable, "-m", *command.split()], cwd=ROOT,
+                          stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (status, b"")
+
+
 @pytest.mark.parametrize("command", ["minigrad.gradcheck --op=exp", "minigrad.bench --rounds=1",
                                      "minigrad.step --out=/dev/null"])
 def test_a_full_disk_behind_stdout_is_one_line(command):

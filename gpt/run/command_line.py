@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import os
 import shlex
 import sys
 import tomllib
@@ -131,6 +132,8 @@ def train_name() -> str:
 @contextlib.contextmanager
 def bad_input_exits(program: str) -> Iterator[None]:
     """Turn ValueError, OSError and MemoryError into one line on stderr and exit status 2, without a traceback."""
+    if sys.stderr is None:                      # the caller closed it: print would write messages to stdout
+        sys.stderr = open(os.devnull, "w")
     try:
         yield
     except (ValueError, OSError, MemoryError) as error:
