@@ -9,14 +9,18 @@ from minigrad.random import Key, bits
 def penalized(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:
     """logits (B, V) with a repetition penalty on the tokens seen (B, T): their positive logits are divided by it, their
     negative ones multiplied by it. Keskar et al. (2019, section 4.1) divide both, which makes a token with a negative
-    logit more likely. ValueError unless the penalty is positive."""
+    logit more likely. ValueError unless the penalty is positive, and for one that makes a logit infinite."""
     if not penalty > 0.0:
         raise ValueError(f"repetition_penalty must be positive, 1 for none, got {penalty}")
     if penalty == 1.0:
         return logits
     z = np.take_along_axis(logits, seen, axis=-1)                       # (B, T)
     result = logits.copy()
-    np.put_along_axis(result, seen, np.where(z > 0.0, z / penalty, z * penalty), axis=-1)
+    with np.errstate(over="ignore", divide="ignore"):
+        z = np.where(z > 0.0, z / penalty, z * penalty).astype(result.dtype)
+    if not np.isfinite(z).all():
+        raise ValueError(f"repetition_penalty={penalty:g} makes logits infinite: use one nearer to 1")
+    np.put_along_axis(result, seen, z, axis=-1)
     return result
 
 

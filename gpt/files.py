@@ -1,6 +1,7 @@
 """Files that damage cannot change unnoticed: sealed with a SHA-256, complete after a crash at any moment, and never
 written through a symbolic link. What is read must be a regular file: a FIFO would wait forever."""
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ HOW_TO_GO_ON = "restore it from a copy, or train again in another --out_dir"
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file to read it. ValueError for a FIFO, a directory and the like, OSError if it cannot be read."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path} is not a regular file: move it away")
+        raise ValueError(f"{path} is not a regular file: replace it by one")
     return open(path, "rb")
 
 
@@ -77,6 +78,8 @@ def write_atomically(path: Path, data: Any) -> None:
     """Write a file so that after a crash at any moment it is the old one or the new one, never a part of it. OSError
     names the file."""
     temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_dir() and not temporary.is_symlink():
+        raise OSError(errno.EISDIR, f"{os.strerror(errno.EISDIR)}: move it away", str(temporary))
     try:
         temporary.unlink(missing_ok=True)       # left by a crash, or a link to another file
         with open(temporary, "xb") as file:

@@ -10,7 +10,7 @@ import os
 import reprlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterable, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import safetensors
@@ -115,7 +115,11 @@ def find_tensors(folder: Path, config: Any) -> dict[str, Stored]:
     masks = (".attn.bias", ".attn.masked_bias")
     found: dict[str, Stored] = {}
     for path in _files(folder):
-        for tensor in _header(path):
+        n_head, tensors = _header(path)
+        if n_head not in (None, str(config.n_head)):                # the one size that no shape shows
+            raise ValueError(f"{path} was saved for n_head {reprlib.repr(n_head)}, but {CONFIG} has {config.n_head}: "
+                             "they are of two models")
+        for tensor in tensors:
             name = tensor.name.removeprefix(PREFIX)
             if name.endswith(masks) or (config.tied and name == "lm_head.weight"):
                 continue
@@ -170,8 +174,9 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names.values()))]
 
 
-def _header(path: Path) -> Iterable[Stored]:
-    """The tensors that the header of a file describes. ValueError unless the file is exactly as long as they are."""
+def _header(path: Path) -> tuple[Any, list[Stored]]:
+    """The n_head that `write` stored in a file, None if another program wrote it, and the tensors that its header
+    describes. ValueError unless the file is exactly as long as they are."""
     start = _read(path, 8)
     size = int.from_bytes(start, "little")
     if size > LARGEST_JSON:
@@ -183,11 +188,11 @@ def _header(path: Path) -> Iterable[Stored]:
         raise ValueError(f"{path} cannot be read: {error}") from None
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {_shown(str(error))}") from None
-    header.pop("__metadata__", None)
+    n_head = (header.pop("__metadata__", None) or {}).get("n_head")
     if not all(isinstance(x, dict) for x in header.values()):       # safetensors takes lists for objects
         raise ValueError(f"{path} is damaged: expected an object for each tensor")
-    return [Stored(path, name, x["dtype"], tuple(x["shape"]), 8 + size + x["data_offsets"][0])
-            for name, x in header.items()]
+    return n_head, [Stored(path, name, x["dtype"], tuple(x["shape"]), 8 + size + x["data_offsets"][0])
+                    for name, x in header.items()]
 
 
 # ---- writing ----
@@ -212,8 +217,8 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout),
         **dict.fromkeys(("bos_token_id", "eos_token_id")),          # None: otherwise transformers assumes 50256
     }
-    data = safetensors.numpy.save({name if name == "lm_head.weight" else PREFIX + name: x
-                                   for name, x in tensors.items()}, metadata={"format": "pt"})
+    named = {name if name == "lm_head.weight" else PREFIX + name: x for name, x in tensors.items()}
+    data = safetensors.numpy.save(named, metadata={"format": "pt", "n_head": str(config.n_head)})
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TENSORS, data)
     write_atomically(folder / CONFIG, (json.dumps(described, indent=2) + "\n").encode())

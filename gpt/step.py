@@ -80,16 +80,15 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
     paths = {checkpoint.step_of(path): path for path in checkpoint.newest_first(out_dir)}
-    if not paths:
-        raise checkpoint.missing(out_dir)
-    if at == -1:
-        at = next((step for step in paths if step < options["max_iters"]), max(paths))
-    if at not in paths:
+    if paths and at != -1 and at not in paths:
         raise ValueError(f"{out_dir} has no checkpoint of step {at}; it has {', '.join(map(str, sorted(paths)))}")
     model = GPT(shape, dtype=options["dtype"])
     optimizer = model.configure_optimizer(options["weight_decay"], (options["beta1"], options["beta2"]))
-    checkpoint.restore(model, optimizer, [paths[at]])
-    return model, optimizer, open_data(out_dir), options, at
+    steps = [at] if at in paths else sorted(paths, key=lambda step: (step < options["max_iters"], step), reverse=True)
+    record = checkpoint.restore(model, optimizer, [paths[step] for step in steps])
+    if record is None:
+        raise checkpoint.missing(out_dir)
+    return model, optimizer, open_data(out_dir), options, record["step"]
 
 
 def example() -> Record:

@@ -5,6 +5,7 @@ but killed (SIGKILL) half way and resumed. Weights and AdamW's moments must be e
 """
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,8 +36,8 @@ def copy_run(run: Path, copy: Path, steps: int) -> int:
             raise ValueError(f"{run} has no checkpoint {steps} steps or more before its end: use a smaller --steps")
         record = f"checkpoints/step_{step:06}.json"
         try:
-            for name in ("config.json", "env.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin",
-                         "tokens/val.bin", *folder.LOGS, record, record.replace(".json", ".safetensors")):
+            for name in ("config.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin", "tokens/val.bin",
+                         record, record.replace(".json", ".safetensors")):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 if (run / name).exists() or name.startswith("checkpoints"):
                     with files.open_regular(run / name) as original, open(copy / name, "wb") as copied:
@@ -54,10 +55,12 @@ def train_and_kill(run: Path, step: int) -> str:
     process = subprocess.Popen(
         [sys.executable, str(TRAIN), "--init_from=resume", f"--out_dir={run}", "--checkpoint_interval=1",
          "--keep=1000000", "--sample_interval=0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not saved.exists() and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    _, errors = process.communicate()
+    try:
+        while not saved.exists() and process.poll() is None:
+            time.sleep(0.005)
+    finally:                                            # also after a Ctrl-C
+        process.kill()
+        _, errors = process.communicate()
     (run / "lock").unlink(missing_ok=True)              # where there is no flock, only its owner may delete it
     if not saved.exists():
         raise ValueError(f"the run could not be resumed: {(errors.splitlines() or ['it was killed'])[-1]}")
@@ -90,4 +93,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

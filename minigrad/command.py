@@ -16,7 +16,8 @@ def run_command(name: str, main: Callable[[], int]) -> NoReturn:
             if sys.stdout is not None:          # it is None where the caller closed it
                 sys.stdout.flush()
     except OSError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        if sys.stderr is not None:              # print would write to stdout
+            print(f"{name}: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # otherwise Python tries to write the rest at its exit
         status = 2
     sys.exit(status)

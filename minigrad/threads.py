@@ -5,6 +5,8 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+MOST = 1024                                     # threads: more than a BLAS takes
+
 
 @cache                                          # finding the libraries takes milliseconds
 def _blas_libraries() -> list[Any]:
@@ -22,7 +24,7 @@ def set_num_threads(n: int) -> None:
     if n > now:                                 # BLAS would wait without end for a thread that was not started
         n = now + _startable(n - now)
     for library in _blas_libraries():
-        library.set_num_threads(min(n, 2 ** 31 - 1))    # a C int; libraries have lower limits of their own
+        library.set_num_threads(n)              # libraries have lower limits of their own
 
 
 def get_num_threads() -> int:
@@ -31,10 +33,10 @@ def get_num_threads() -> int:
 
 
 def _startable(n: int) -> int:
-    """How many of n more threads the system starts: all, unless a limit is reached."""
+    """How many of n more threads the system starts: all, unless a limit is reached. At most MOST are tried."""
     done, started = threading.Event(), []
     try:
-        for _ in range(n):
+        for _ in range(min(n, MOST)):
             thread = threading.Thread(target=done.wait)
             thread.start()
             started.append(thread)

@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gpt.bench.memory import in_new_process
 from gpt.bench.presets import Preset
 from gpt.model import GPTConfig
 from gpt.run.command_line import train_command, train_name
+from minigrad import threads
 from minigrad.step import __main__ as minigrad_step
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +69,16 @@ def test_the_stepper_ends_where_a_stream_is_closed(name, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     monkeypatch.setattr(sys, name, None)
     assert minigrad_step.main([]) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+@pytest.mark.parametrize("command, streams, status", [
+    ("gpt.sample --out_dir=nowhere", "2>&-", 2), ("gpt.verify nowhere", "2>&-", 2), ("gpt.step --at=3", "2>&-", 2),
+    ("minigrad.gradcheck --op=exp", "2>&- >/dev/full", 2)])
+def test_messages_are_not_written_to_stdout_where_stderr_is_closed(command, streams, status):
+    done = subprocess.run(["bash", "-c", f'"$@" {streams}', "bash", sys.executable, "-m", *command.split()], cwd=ROOT,
+                          stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (status, b"")
 
 
 @pytest.mark.parametrize("command", ["minigrad.gradcheck --op=exp", "minigrad.bench --rounds=1",
@@ -151,6 +163,19 @@ def test_matrix_products_run_on_as_many_threads_as_can_be_started(monkeypatch, a
         mg.set_num_threads(before)
 
 
+def test_only_so_many_threads_are_tried(monkeypatch):
+    before, started = mg.get_num_threads(), []
+    monkeypatch.setattr(threads, "MOST", 5)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
+    monkeypatch.setattr(threading.Thread, "join", lambda thread: None)
+    try:
+        mg.set_num_threads(10 ** 12)
+        assert len(started) == 5
+    finally:
+        monkeypatch.undo()
+        mg.set_num_threads(before)
+
+
 def test_openblas_is_told_to_start_no_thread_where_none_can_be_started(monkeypatch):
     limited(monkeypatch, 0)
     monkeypatch.delitem(sys.modules, "numpy")
@@ -164,3 +189,16 @@ def test_openblas_is_told_to_start_no_thread_where_none_can_be_started(monkeypat
 def test_a_new_process_gives_a_result_or_none_where_it_dies():
     assert in_new_process(abs, -3) == 3
     assert in_new_process(os._exit, 1) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+def test_a_new_process_is_quiet_where_the_one_that_waits_is_gone():
+    code = ("import os, threading, time; from gpt.bench.memory import in_new_process\n"
+            "if __name__ == '__main__':\n"
+            "    threading.Timer(0.5, os._exit, [0]).start()\n"
+            "    in_new_process(time.sleep, 1.5)\n")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "waits.py").write_text(code)
+        done = subprocess.run([sys.executable, "waits.py"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                              stderr=subprocess.PIPE)
+    assert not done.stderr

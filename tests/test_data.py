@@ -413,6 +413,22 @@ def test_only_orders_whose_codes_fit_64_bits_are_counted(V, orders):
         baselines.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
 
 
+def test_a_training_part_of_too_few_tokens_is_rejected(tmp_path):
+    """BPE makes one token of nine tenths of the text."""
+    pytest.importorskip("tokenizers")
+    (tmp_path / "a.txt").write_text("a" * 9000 + "éßüöä" * 200, "utf-8")
+    with pytest.raises(ValueError, match="its first nine tenths, to train on, has 1 tokens and a block_size of 8"):
+        dataset.tokenize(str(tmp_path / "a.txt"), "bpe", 300, block_size=8)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_reference_lines_of_short_windows_have_as_many_orders_as_tokens(length):
+    tokens = np.arange(40) % 3
+    data = dataset.Data("stars.txt", "", CharTokenizer("abc"), tokens, tokens, 1.0)
+    lines = baselines.reference_lines(data, tokens[:36].reshape(-1, length))
+    assert list(lines) == ["ln V", *(f"{n}-gram" for n in range(1, length + 1))]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_reference_lines_of_the_fables_are_exact(kind, tmp_path):
     """With one token per character: six n-grams, the best possible loss below them, and the entropy rate below that.

@@ -468,6 +468,12 @@ def test_arguments_of_generate_out_of_range_are_rejected(wrong, message):
         tiny_gpt().generate(tokens(1, 2), 1, **wrong)
 
 
+@pytest.mark.parametrize("penalty", [1e-308, 1e308])
+def test_a_repetition_penalty_that_makes_logits_infinite_is_rejected(penalty):
+    with pytest.raises(ValueError, match="makes logits infinite: use one nearer to 1"):
+        penalized(np.float32([[2.0, -2.0]]), np.array([[0, 1]]), penalty)
+
+
 def test_generate_with_logits_that_are_not_finite_is_rejected():
     model = tiny_gpt()
     model.ln_f.weight.data = np.full(8, np.nan)

@@ -368,6 +368,16 @@ def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch, call
     assert contents(tmp_path) == before
 
 
+def test_files_of_two_models_that_differ_in_their_heads_alone_are_refused(tmp_path):
+    """As a kill between the two files leaves them: no shape shows the number of heads."""
+    tiny_gpt(n_head=2).save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_bytes()
+    tiny_gpt(n_head=4).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(config)
+    with pytest.raises(ValueError, match="was saved for n_head '4', but config.json has 2"):
+        GPT.from_pretrained(tmp_path)
+
+
 def test_saving_over_a_link_leaves_the_file_it_leads_to(tmp_path):
     (tmp_path / "blob").write_bytes(b"another model")
     (tmp_path / "model").mkdir()

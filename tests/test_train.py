@@ -138,6 +138,14 @@ def test_schedules_equal_rates_computed_by_hand():
 
 # ---- plots ----
 
+@pytest.mark.parametrize("title", ["$\\frac$", "a$b$c_$", "x\udcff", "文"])
+def test_plots_are_drawn_under_any_title_and_for_losses_of_zero(tmp_path, recwarn, title):
+    """The title has the name of the text; a text of one character is predicted without a loss."""
+    metrics = [{"step": step, "train_loss": 0.0, "val_loss": 0.0, "val_se": None, "lr": 1e-3} for step in (0, 1)]
+    plot.draw(tmp_path, Options(max_iters=200), title, metrics, [], {"ln V": 0.0}, "token")
+    assert (tmp_path / "loss.png").exists() and not recwarn.list
+
+
 @pytest.mark.parametrize("points", [1, 2, 100])
 def test_plots_are_drawn_for_one_or_more_points(tmp_path, points):
     metrics = [{"step": step, "train_loss": 2.0, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_s": 1}
@@ -272,6 +280,17 @@ def test_options_come_from_command_line_then_file_then_preset_then_default(tmp_p
     assert {sources[name] for name in ("n_layer", "bias", "learning_rate")} == {str(toml)}
     assert (sources["n_head"], sources["n_embd"], sources["seed"]) == ("command line", "preset shakespeare-cpu",
                                                                        "default")
+
+
+def test_a_toml_file_can_resume_a_run(text_file, tmp_path, no_plots):
+    run(text_file, tmp_path / "run", "--max_iters=3")
+    toml = tmp_path / "mine.toml"
+    toml.write_text(f'out_dir = "{(tmp_path / "run").as_posix()}"\ninit_from = "resume"\n')
+    o, sources, _ = configure([f"--config={toml}"])
+    assert (o.init_from, o.max_iters, sources["init_from"]) == ("resume", 3, "default")
+    toml.write_text('init_from = "resume"\n')
+    with pytest.raises(ValueError, match="--init_from=resume needs the folder of the run"):
+        configure([f"--config={toml}"])
 
 
 @pytest.mark.parametrize("text, message", [

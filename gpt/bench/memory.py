@@ -1,9 +1,12 @@
 """How much memory a side needs."""
+import contextlib
 import multiprocessing
 import re
 import sys
 from itertools import islice
 from typing import Any, Callable
+
+from minigrad.command import end_on_signals
 
 from gpt.bench.machine import on_threads, system_file
 from gpt.bench.presets import Preset, random_batches
@@ -47,7 +50,9 @@ def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _send(sender: Any, function: Callable[..., Any], *args: Any) -> None:
-    sender.send(function(*args))
+    end_on_signals()
+    with contextlib.suppress(BrokenPipeError):      # a Ctrl-C has ended the process that waits for it
+        sender.send(function(*args))
 
 
 def peak_rss() -> int | None:

@@ -1,7 +1,8 @@
 """Checkpoints of a run.
 
     checkpoints/step_000200.safetensors weights under GPT-2's names, the optimizer's moments (optimizer.m.wte.weight)
-    checkpoints/step_000200.json        step, validation loss, lengths of the logs, and the SHA-256 of all of these
+    checkpoints/step_000200.json        step, validation loss, lengths of the logs, and their SHA-256, alone and with
+                                        the tensors
 
 The JSON is written last and makes a checkpoint valid. Files that do not match the SHA-256 are not used, nor are values
 that are not finite.
@@ -46,7 +47,7 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
             with open(out_dir / log, "rb+") as file:
                 os.fsync(file.fileno())
                 record["logs"][log] = file.seek(0, os.SEEK_END)
-    record["sha256"] = files.sha256(record, data)
+    record = sealed(record, data)
     path = out_dir / "checkpoints" / f"step_{step:06}"
     path.parent.mkdir(exist_ok=True)
     files.write_atomically(path.with_suffix(".safetensors"), data)
@@ -59,8 +60,16 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
             _delete(path)
 
 
+def sealed(record: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+    """The record of a checkpoint with two SHA-256: its own, so that val_loss can be checked before the tensors are
+    read, and that of the record and the tensors."""
+    record = {name: value for name, value in record.items() if name != "record_sha256"}
+    record["record_sha256"] = files.sha256(record)
+    return {**record, "sha256": files.sha256(record, data)}
+
+
 def discard(out_dir: Path, step: int) -> None:
-    """Delete the checkpoint of a step, if there is one: its loss turned out not to be finite."""
+    """Delete the checkpoint of a step, if there is one: its loss turned out to be that of a divergence."""
     for path in newest_first(out_dir):
         if step_of(path) == step:
             _delete(path)
@@ -100,11 +109,14 @@ def _is_named(path: Path) -> bool:
 
 
 def _note_foreign(out_dir: Path) -> list[Path]:
-    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders."""
+    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders, and one
+    without its JSON."""
     found = [path for kind in ("json", "safetensors") for path in sorted(out_dir.glob(f"checkpoints/step_*.{kind}"))
-             if not _is_named(path) or not path.is_file()]
+             if not _is_named(path) or not path.is_file() or not os.path.lexists(path.with_suffix(".json"))]
     for path in found:
-        folder.note(f"{path} is not a checkpoint and is not used")
+        reason = ("is not a checkpoint" if os.path.lexists(path.with_suffix(".json")) else
+                  f"has no {path.with_suffix('.json').name} beside it")
+        folder.note(f"{path} {reason} and is not used")
     return found
 
 
@@ -114,7 +126,10 @@ def _record(path: Path) -> dict[str, Any] | None:
         record = files.read_json(path)
     except (OSError, ValueError):
         return None
-    return record if {"step", "val_loss", "logs", "sha256"} <= record.keys() else None
+    own = record.get("record_sha256")           # earlier versions have none
+    rest = {name: value for name, value in record.items() if name != "record_sha256"}
+    good = {"step", "val_loss", "logs", "sha256"} <= record.keys() and own in (None, files.sha256(rest))
+    return record if good else None
 
 
 def _val_loss(path: Path) -> float:
@@ -167,7 +182,8 @@ def _first_intact(paths: list[Path], n_weights: int | None = None, listed: Calla
                     folder.note(f"the checkpoint {path.with_suffix('.safetensors')} {error} and is not used")
         before, paths = paths, listed() if listed else paths
     if paths:
-        raise ValueError(f"all checkpoints in {paths[0].parent} are damaged or have diverged: train again in another "
+        which = f"all checkpoints in {paths[0].parent} are" if len(paths) > 1 else f"{paths[0].with_suffix('')} is"
+        raise ValueError(f"{which} damaged, diverged or of another model than config.json: train again in another "
                          "--out_dir, after a divergence with a smaller --learning_rate")
     return None
 
@@ -248,6 +264,8 @@ def last_intact(out_dir: Path) -> str:
         step = newest_step(out_dir)
     except ValueError:
         return "No checkpoint is intact"
+    except OSError as error:
+        return f"Its checkpoints cannot be read now ({error.strerror})"
     return "Nothing was saved yet" if step is None else f"The checkpoint of step {step} is intact"
 
 

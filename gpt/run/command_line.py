@@ -4,11 +4,14 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import os
 import shlex
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
+
+from gpt.files import open_regular
 
 TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"      # where installed, beside the package gpt
 
@@ -62,7 +65,8 @@ def command_line(options: type, arguments: list[str]) -> dict[str, Any]:
 def toml_file(options: type, path: Path) -> dict[str, Any]:
     """The values in a TOML file by option, one `n_layer = 4` per line. ValueError names a wrong entry."""
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        with open_regular(path) as file:
+            given = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML ({error}): write lines such as n_layer = 4") from None
     types = get_type_hints(options)
@@ -128,11 +132,13 @@ def train_name() -> str:
 @contextlib.contextmanager
 def bad_input_exits(program: str) -> Iterator[None]:
     """Turn ValueError, OSError and MemoryError into one line on stderr and exit status 2, without a traceback."""
+    if sys.stderr is None:                      # the caller closed it: print would write messages to stdout
+        sys.stderr = open(os.devnull, "w")
     try:
         yield
     except (ValueError, OSError, MemoryError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         if isinstance(error, MemoryError):
-            reason = f"out of memory: {error}"
+            reason = f"out of memory: {error}".removesuffix(": ")
         print(f"{program}: {reason}", file=sys.stderr)
         raise SystemExit(2) from None

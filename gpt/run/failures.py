@@ -64,7 +64,11 @@ def failures_exit(o: Options, out_dir: Path) -> Iterator[None]:
         print(f"{train_name()}: out of memory: {fix}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"{train_name()}: cannot write {error.filename or out_dir}: {error.strerror or error}. "
-              f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)} resumes from it",
+        if (out_dir / "config.json").exists():
+            state = (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)} resumes "
+                     "from it")
+        else:
+            state = f"{out_dir} was moved, or files in it deleted, while the training ran"
+        print(f"{train_name()}: cannot write {error.filename or out_dir}: {error.strerror or error}. {state}",
               file=sys.stderr)
         sys.exit(2)

@@ -57,7 +57,9 @@ def claimed(path: Path, new: bool = False) -> Iterator[Path]:
 
 
 def check_unused(path: Path) -> None:
-    """ValueError if a folder has a run, or files that a run would add to."""
+    """ValueError if a folder has a run, or files that a run would add to; and if it is no folder."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is not a folder: choose another --out_dir")
     if (path / "config.json").exists():
         raise ValueError(f"{path} holds a run already: --init_from=resume continues it; or choose another --out_dir")
     if _holds_parts(path):

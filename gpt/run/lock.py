@@ -22,13 +22,14 @@ except ImportError:                             # Windows
 @contextlib.contextmanager
 def locked(out_dir: Path) -> Iterator[None]:
     """Inside, no other process or thread can lock this folder. ValueError if one has locked it."""
-    path = out_dir / "lock"
+    path, owner = out_dir / "lock", os.getpid()
     descriptor = _lock(path)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()                       # before it is closed, which lets others lock it
+        if os.getpid() == owner:                # and not a fork of it, which may end first
+            with contextlib.suppress(OSError):
+                path.unlink()                   # before it is closed, which lets others lock it
         if descriptor is not None:
             os.close(descriptor)
 
@@ -46,9 +47,12 @@ def _lock(path: Path) -> int | None:
         if flock is False or not (created or flock and here):
             raise _refusal(path, owner, certain=flock is False and here)
         mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps(mine).encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(mine).encode())
+        except OSError as error:                # a full disk
+            raise OSError(error.errno, error.strerror, str(path)) from None
         held = bool(flock)
         return descriptor if held else None
     finally:

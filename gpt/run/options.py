@@ -112,7 +112,8 @@ def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]
     layers: list[tuple[str, Mapping[str, Any]]] = [("command line", given)]
     if "config" in given:
         layers.insert(0, (given["config"], toml_file(Options, Path(given["config"]))))
-    preset = next((values["preset"] for _, values in reversed(layers) if "preset" in values), "")
+        given = {**layers[0][1], **given}
+    preset = given.get("preset", "")
     one_of("preset", preset, ("", *PRESETS))
     if preset:
         layers.insert(0, (f"preset {preset}", PRESETS[preset]))

@@ -1,5 +1,6 @@
 """Plots of a run as PNG: its loss, its learning rate, and the norms of its tensors."""
 import io
+import warnings
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -16,11 +17,13 @@ Row = Mapping[str, Any]                         # of metrics.jsonl or stats.json
 def draw(out_dir: Path, o: Options, title: str, metrics: Sequence[Row], stats: Sequence[Row],
          lines: Mapping[str, float], unit: str) -> None:
     """Draw loss.png, lr.png and, if there are statistics of tensors, stats.png. unit: singular noun for a token."""
-    loss_curve(out_dir / "loss.png", title, metrics, lines, unit)
-    lr_curve(out_dir / "lr.png", metrics, o.warmup_iters, decay_start(o.lr_schedule, o.warmup_iters, o.max_iters),
-             o.max_iters)
-    if stats:
-        stats_maps(out_dir / "stats.png", stats)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")         # of characters that the font lacks, and losses of 0 on a log scale
+        loss_curve(out_dir / "loss.png", title, metrics, lines, unit)
+        lr_curve(out_dir / "lr.png", metrics, o.warmup_iters, decay_start(o.lr_schedule, o.warmup_iters, o.max_iters),
+                 o.max_iters)
+        if stats:
+            stats_maps(out_dir / "stats.png", stats)
 
 
 def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[str, float], unit: str = "token") -> None:
@@ -39,7 +42,8 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
     steps, losses, errors = _columns(metrics, "step", "val_loss", "val_se")
     axes.errorbar(steps, losses, errors, fmt="o-", color=ORANGE, linewidth=0.8, markersize=4, capsize=2, clip_on=False,
                   zorder=3, label="validation, ± standard error")
-    axes.set(title=title, xlabel="step", ylabel=f"loss (nats per {unit})", xlim=(0, max(steps[-1], 1)))
+    axes.set(xlabel="step", ylabel=f"loss (nats per {unit})", xlim=(0, max(steps[-1], 1)))
+    axes.set_title(title.encode(errors="replace").decode(), parse_math=False)       # the name of any file
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

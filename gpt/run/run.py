@@ -93,9 +93,9 @@ class Run:
         shape = o.shape(len(self.data.tokenizer))
         try:
             self.model = GPT(shape, o.seed, self.device, o.dtype)
+            self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
             raise MemoryError(f"{error}; {use_less(o)}") from None
-        self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         self.n_parameters = sum(p.size for p in self.optimizer.params)
         self.peak = matmul_peak(self.device, o.dtype)
         print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
@@ -156,6 +156,7 @@ class Run:
         if o.sample_interval and step % o.sample_interval == 0 and step < o.max_iters:
             folder.append_samples(self.out_dir, f"step {step}", self._samples(step, 1, 300))
         if step % o.checkpoint_interval == 0 or last:
+            (self.out_dir / "config.json").stat()       # OSError if it was deleted: nothing could be resumed
             try:
                 checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, o.keep)
             except FloatingPointError as error:
@@ -189,7 +190,7 @@ class Run:
 
     def stop_diverged(self, step: int, loss: float, repeat: Callable[[], Any]) -> NoReturn:
         """Exit with a message that names the first value which is not finite. repeat: computes the gradient again."""
-        if not math.isfinite(loss):
+        if not loss < 100.0:
             checkpoint.discard(self.out_dir, step)      # of the same weights: every resume of it would end here
         exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}", repeat)
 
@@ -225,8 +226,11 @@ class Run:
         metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
         evaluated = [row for row in metrics if "val_loss" in row]
         if evaluated:                           # none where metrics.jsonl was damaged
-            plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
-                      self.lines, self._unit())
+            try:
+                plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
+                          self.lines, self._unit())
+            except (ImportError, ValueError) as error:      # MPLBACKEND=unknown
+                print_report("note", f"no plots: {error}")
         texts = self._samples(o.max_iters, 8, 400)
         folder.append_samples(out_dir, f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")

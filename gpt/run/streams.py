@@ -23,7 +23,7 @@ class _Stream:
         return len(text)
 
     def flush(self) -> None:
-        self._try(self.stream.flush)
+        self._try(getattr(self.stream, "flush", str))       # an object may have nothing but `write`
 
     def _try(self, call: Callable[..., Any], *arguments: str) -> None:
         if self.lost:

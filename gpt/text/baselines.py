@@ -38,7 +38,7 @@ def reference_lines(data: Data, windows: np.ndarray) -> dict[str, float]:
 
 
 def _counted(tokens: np.ndarray, windows: np.ndarray, vocab_size: int) -> dict[str, float]:
-    orders = min(MAX_ORDER, int(CODE_BITS / math.log2(max(vocab_size, 2))))
+    orders = min(MAX_ORDER, int(CODE_BITS / math.log2(max(vocab_size, 2))), windows.shape[1], len(tokens))
     losses = ngram_losses(tokens[:COUNTED_TOKENS], windows, vocab_size, orders)
     return {f"{n}-gram": loss for n, loss in enumerate(losses, start=1)}
 

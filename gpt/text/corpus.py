@@ -11,6 +11,7 @@ from typing import Iterator
 
 from tqdm import tqdm
 
+from gpt.files import open_regular
 from gpt.text import fables
 
 FABLES_CHARACTERS = 2_000_000
@@ -31,7 +32,7 @@ def load_text(dataset: str, seed: int = 1337) -> str:
         return python_source()
     if dataset == "shakespeare":
         return shakespeare()
-    if not Path(dataset).exists():
+    if not Path(dataset).is_file():             # a FIFO would wait, and a device does not end
         raise ValueError(f"{dataset}: No such file; --dataset takes fables, python, shakespeare or a UTF-8 text file")
     text = read_text(Path(dataset))
     if not text:
@@ -110,8 +111,12 @@ def _check(data: bytes, what: str, fix: str) -> None:
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without its byte order mark, and with one newline for each end of a line. ValueError
-    with the offset of the first bad byte if the file is not text."""
-    data = path.read_bytes()
+    with the offset of the first bad byte if the file is not text, and for a FIFO, a directory and the like."""
+    with open_regular(path) as file:
+        try:
+            data = file.read()
+        except MemoryError:
+            raise MemoryError(f"{path} has {os.fstat(file.fileno()).st_size:,} bytes") from None
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

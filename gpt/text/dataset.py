@@ -54,11 +54,11 @@ def tokenize(dataset: str, tokenizer: str = "char", vocab_size: int = 1024, seed
     made = tokenizers.make(tokenizer, text if tokenizer == "char" else text[:cut], vocab_size)
     parts = {"train": made.encode(text[:cut]), "val": made.encode(text[cut:])}
     n_val = len(parts["val"])
-    if n_val < block_size + 1:
-        fits = f"--block_size={n_val - 1} or " if n_val > 1 else ""
-        raise ValueError(f"the text is too short: its last tenth, to validate on, has {n_val} tokens and a "
-                         f"block_size of {block_size} needs {block_size + 1}; use {fits}a text of "
-                         f"{10 * (block_size + 1)} tokens or more")
+    for part, n in (("last tenth, to validate on,", n_val), ("first nine tenths, to train on,", len(parts["train"]))):
+        if n < block_size + 1:                  # one token of BPE may stand for many characters
+            fits = f"--block_size={n - 1} or " if n > 1 else ""
+            raise ValueError(f"the text is too short: its {part} has {n} tokens and a block_size of {block_size} needs "
+                             f"{block_size + 1}; use {fits}a text of {10 * (block_size + 1)} tokens or more")
     return Tokenized(made, parts, {
         "name": dataset, "dtype": "<u2" if len(made) <= 2 ** 16 else "<u4",
         "length": {part: len(tokens) for part, tokens in parts.items()},
@@ -79,7 +79,8 @@ def open_data(folder: Path) -> Data:
     try:
         meta = files.read_sealed(path, ("name", "dtype", "length", "val_bytes_per_token", "description", "sha256_of"))
         parts = {part: _tokens(path.with_name(f"{part}.bin"), meta, part, len(tokenizer)) for part in ("train", "val")}
-        return Data(str(meta["name"]), str(meta["description"]), tokenizer, parts["train"], parts["val"],
+        name = str(meta["name"]).encode(errors="replace").decode()      # that of a file may have bytes that are no text
+        return Data(name, str(meta["description"]), tokenizer, parts["train"], parts["val"],
                     float(meta["val_bytes_per_token"]))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no tokens: {error.filename} is missing: {files.HOW_TO_GO_ON}") from None
