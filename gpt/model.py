@@ -8,6 +8,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import Tensor, functional as F, nn, optim
+from minigrad.modes import switch
 from minigrad.random import Key
 
 from gpt import pretrained
@@ -214,19 +215,12 @@ class GPT(nn.Module):
         block_size: the last block_size tokens are then at other positions, and are all processed again. ValueError if
         a logit is not finite.
         """
-        training = [module for _, module in self.named_modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with mg.no_grad():
-                if cache is None or idx.shape[-1] > self.config.block_size:
-                    x = self.hidden(idx[..., -self.config.block_size:])                 # (B, T, C)
-                else:
-                    x = self.hidden(idx[..., cache.length:], cache=cache)               # (B, T - cached, C)
-                logits = self.lm_head(x[:, -1]).numpy()                                 # (B, V)
-        finally:
-            for module in training:
-                module.training = True
+        with switch(grad=False, dropout=False):
+            if cache is None or idx.shape[-1] > self.config.block_size:
+                x = self.hidden(idx[..., -self.config.block_size:])                     # (B, T, C)
+            else:
+                x = self.hidden(idx[..., cache.length:], cache=cache)                   # (B, T - cached, C)
+            logits = self.lm_head(x[:, -1]).numpy()                                     # (B, V)
         if not np.isfinite(logits).all():
             raise ValueError("the logits are not finite: the model's training diverged; try a smaller learning rate")
         return logits

@@ -5,8 +5,10 @@ import numpy as np
 
 from minigrad import device
 from minigrad.modes import mode
+from minigrad.random import Key
 
 _NUMBERS = {int, float, bool, np.float64, np.float32, np.int64}
+_UNCHANGED = {int, float, bool, str, type(None), type(...), slice, Key}     # values of an op's keyword arguments
 
 
 def as_array(x: Any) -> Any:
@@ -82,8 +84,10 @@ def numpy_function(recorded: Any, func: Any, args: Any, kwargs: Any) -> Any:
 def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any]:
     """The keyword arguments of an op, with Tensors as arrays. copy: copy the arrays, so that the backward uses these
     values even if the user changes the array before it. TypeError for a Tensor that needs a gradient."""
-    found = {}
+    found = dict(static)
     for name, value in static.items():
+        if type(value) in _UNCHANGED or type(value) is tuple and _UNCHANGED.issuperset(map(type, value)):
+            continue                            # the usual case
         if _needs_gradient(value):
             raise TypeError(f"{op_name}: {name} has no gradient, so it cannot be a Tensor that requires one: give "
                             f"{name}.detach()" + ("; F.maximum and F.minimum have gradients to their limits"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import tape
+from minigrad.modes import mode
 from minigrad.ops import attention, linalg, loss, norm, pointwise, reduce, shape as _shape
 from minigrad.ops import adamw as _adamw, dropout as _dropout, embedding as _embedding, softmax as _softmax
 from minigrad.random import Key
@@ -263,6 +264,8 @@ def embedding(w: Any, idx: Any) -> Tensor:
 def dropout(x: Any, p: float, key: Key | None) -> Tensor:
     """x with each element set to 0 with probability p and the others divided by 1 - p (Srivastava et al. 2014,
     "Dropout"). With the same key, the same elements are set to 0. ValueError unless 0 <= p < 1, and if key is None."""
+    if not mode().dropout:
+        return x if isinstance(x, Tensor) else Tensor(x)
     return apply_one(_dropout.Dropout, x, p=p, key=key)
 
 
@@ -299,6 +302,7 @@ def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, m
     with which an attention weight is set to 0; it needs a key. TypeError for a mask that is not boolean.
     """
     mask = None if mask is None else plain_array(mask)
+    dropout = dropout if mode().dropout else 0.0
     return apply_one(attention.Attention, q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
 
 

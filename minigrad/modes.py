@@ -12,6 +12,7 @@ class Mode(NamedTuple):
     plain: bool = False                         # run the textbook's ops, not kernels
     unfused: bool = False                       # record fused ops as the primitives they are composed of
     detect_nan: bool = False                    # check the results of every op
+    dropout: bool = True                        # False: dropout changes nothing, whatever its arguments
 
 
 _MODE: ContextVar[Mode] = ContextVar("mode", default=Mode(plain=os.environ.get("MINIGRAD_PLAIN", "0") != "0"))

@@ -8,7 +8,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from minigrad import functional as F
-from minigrad.modes import module_path
+from minigrad.modes import mode, module_path
 from minigrad.random import Key
 from minigrad.tensor import Tensor
 
@@ -233,7 +233,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Tensor, key: Key | None = None) -> Tensor:
-        if not self.training or self.p == 0.0:
+        if not self.training or self.p == 0.0 or not mode().dropout:
             return x
         if key is None:
             raise ValueError(

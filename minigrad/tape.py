@@ -89,7 +89,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     Returns a Tensor, or a tuple of Tensors for an op with several outputs. TypeError for two floating dtypes,
     ValueError for two devices. An error of the op gets a note with the op's name, the shapes and the user's line.
     """
-    recording, plain, unfused, detect_nan = mode()
+    recording, plain, unfused, detect_nan, _ = mode()
     if unfused and op_class.fused:
         return op_class.composed(tensor_functions, *operands(op_class, inputs), **static)
     array_type: Any = None

@@ -13,33 +13,28 @@ import numpy as np
 from minigrad import device
 
 NARROW = "eE"                                   # NumPy's letters of float16 and of ml_dtypes's bfloat16
-WIDER = {"e": "float32", "E": "float32", "f": "float64"}
+WIDER = {"e": np.dtype("float32"), "E": np.dtype("float32"), "f": np.dtype("float64")}
 
 
 def wider(dtype: Any) -> Any:
     """The dtype in which numbers of this dtype are added up."""
-    return np.dtype(WIDER.get(dtype.char, dtype))
+    return WIDER.get(dtype.char, dtype)
 
 
 def total(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum of x, an array or a Tensor, over one axis, several, or all if None."""
-    return _reduced(x, axis, keepdims, lambda y: y)
+    if not device.is_array(x) or x.dtype.char not in WIDER:         # Tensors come here again, as arrays
+        return x.sum(axis=axis, keepdims=keepdims)
+    return x.sum(axis=axis, keepdims=keepdims, dtype=WIDER[x.dtype.char]).astype(x.dtype)
 
 
 def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum of x, an array or a Tensor, divided by the number of its terms. NaN if there are none."""
-    def divided(y: Any) -> Any:
-        n = x.size // max(1, y.size)
-        return y / n if n else y + math.nan
-
-    return _reduced(x, axis, keepdims, divided)
-
-
-def _reduced(x: Any, axis: Any, keepdims: bool, finish: Callable[[Any], Any]) -> Any:
-    """finish(sum of x), with the rounding to the dtype of x at the end."""
-    if not device.is_array(x) or x.dtype.char not in WIDER:         # Tensors come here again, as arrays
-        return finish(x.sum(axis=axis, keepdims=keepdims))
-    return finish(x.sum(axis=axis, keepdims=keepdims, dtype=wider(x.dtype))).astype(x.dtype)
+    wide = WIDER.get(x.dtype.char) if device.is_array(x) else None
+    y = x.sum(axis=axis, keepdims=keepdims) if wide is None else x.sum(axis=axis, keepdims=keepdims, dtype=wide)
+    n = x.size // max(1, y.size)
+    y = y / n if n else y + math.nan
+    return y if wide is None else y.astype(x.dtype)
 
 
 def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
@@ -53,15 +48,21 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
 
 
 def centered(x: Any, axis: Any) -> Any:
-    """x - mean(x). The mean was rounded, which matters where it is much larger than the differences from it: what is
-    left of it is subtracted too."""
+    """x - mean(x). The rounding of a mean matters where it is much larger than the differences from it: they are
+    computed in a wider dtype, or, where there is none, what is left of the mean is subtracted too."""
+    if device.is_array(x) and x.dtype.char in WIDER:
+        wide = x.astype(wider(x.dtype))
+        return (wide - mean(wide, axis, keepdims=True)).astype(x.dtype)
     c = x - mean(x, axis, keepdims=True)
     return c - mean(c, axis, keepdims=True)
 
 
 def root_mean_square(xp: Any, x: Any, axis: Any) -> Any:
-    """sqrt(mean(x^2)) along axis, which stays with size 1. The x are divided by the largest of them, because their
-    squares may overflow or underflow."""
+    """sqrt(mean(x^2)) along axis, which stays with size 1. Squares may overflow or underflow: they are computed in a
+    wider dtype, or, where there is none, the x are divided by the largest of them."""
+    if device.is_array(x) and x.dtype.char in WIDER:
+        wide = x.astype(wider(x.dtype))
+        return xp.sqrt(mean(wide * wide, axis, keepdims=True)).astype(x.dtype)
     size = largest(abs(x), axis)
     size = xp.where(size > 0, size, 1.0)
     scaled = x / size
