@@ -1,4 +1,5 @@
-"""Arrays from what a user passes: numbers, nested lists, arrays of any kind, Tensors. No gradient is lost silently."""
+"""Conversion of what a user passes (numbers, nested lists, arrays of any kind, Tensors) to arrays. TypeError where a
+gradient, a mask or a value would be lost."""
 from typing import Any
 
 import numpy as np
@@ -7,22 +8,22 @@ from minigrad import device
 from minigrad.modes import mode
 from minigrad.random import Key
 
-_NUMBERS = {int, float, bool, np.float64, np.float32, np.int64}
-_UNCHANGED = {int, float, bool, str, type(None), type(...), slice, Key}     # values of an op's keyword arguments
+_NUMBERS = {int, float, bool, np.float64, np.float32, np.int64}             # a list of these alone need not be searched
+_UNCHANGED = {int, float, bool, str, type(None), type(...), slice, Key}     # keyword arguments that need no conversion
 
 
 def as_array(x: Any) -> Any:
-    """An array, number or nested list as an array in the machine's byte order; an array that is one already is returned
-    as it is. TypeError for a masked array, and for a list of Tensors that need gradients."""
+    """An array, number or nested list as an array in the machine's byte order. An array in that order is returned as it
+    is. TypeError for a masked array, and for a list of Tensors that need gradients."""
     if not device.is_array(x):
-        _check(x)
+        _refuse_losses(x)
         x = np.asarray(x)
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def as_numbers(x: Any) -> Any:
     """as_array, for the values of a Tensor. TypeError also for a dtype that is not floating, integer or boolean: a cast
-    would make numbers of texts, dates and None, and drop imaginary parts."""
+    would turn texts, dates and None into numbers, and drop imaginary parts."""
     array = as_array(x)
     check_dtype(array.dtype)
     return array
@@ -34,7 +35,8 @@ def check_dtype(dtype: np.dtype) -> None:
         raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {dtype}")
 
 
-def _check(x: Any) -> None:
+def _refuse_losses(x: Any) -> None:
+    """TypeError for a masked array and for a Tensor that needs a gradient, also inside lists and tuples."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array would lose its mask: give x.filled(value), or x.compressed(), which has only "
                         "the entries that are not masked")
@@ -43,16 +45,16 @@ def _check(x: Any) -> None:
                         "one shape along a new axis; [t.item() for t in tensors] has their numbers")
     if isinstance(x, (list, tuple)) and not set(map(type, x)) <= _NUMBERS:
         for entry in x:
-            _check(entry)
+            _refuse_losses(entry)
 
 
 def plain(x: Any) -> Any:
-    """The arrays of Tensors, also inside lists, tuples and dicts; anything else unchanged."""
+    """x with each Tensor replaced by its array, also inside lists, tuples and dicts; anything else unchanged."""
     if isinstance(x, dict):
         return {key: plain(value) for key, value in x.items()}
     if type(x) in (list, tuple):
         return type(x)(map(plain, x))
-    return x._data if hasattr(x, "requires_grad") else x       # a masked array has _data too
+    return x._data if hasattr(x, "requires_grad") else x       # not "_data": a masked array has that too
 
 
 # functions of NumPy whose results have no gradient
@@ -67,10 +69,10 @@ def numpy_function(recorded: Any, func: Any, args: Any, kwargs: Any) -> Any:
     """A function of NumPy that was called on Tensors: see Tensor.__array_function__. recorded: the module
     minigrad.functional."""
     name = {"amax": "max", "amin": "min"}.get(func.__name__, func.__name__)
-    ours = getattr(recorded, name, None) if func.__module__ == "numpy" else None
-    if ours is not None:
+    function = getattr(recorded, name, None) if func.__module__ == "numpy" else None
+    if function is not None:
         try:
-            return ours(*args, **kwargs)
+            return function(*args, **kwargs)
         except TypeError as error:
             error.add_note(f"np.{name} of Tensors runs minigrad.functional.{name} and takes the arguments of that")
             raise
@@ -83,7 +85,8 @@ def numpy_function(recorded: Any, func: Any, args: Any, kwargs: Any) -> Any:
 
 def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any]:
     """The keyword arguments of an op, with Tensors as arrays. copy: copy the arrays, so that the backward uses these
-    values even if the user changes the array before it. TypeError for a Tensor that needs a gradient."""
+    values even if the user changes the array before it. TypeError for a Tensor that needs a gradient and for a masked
+    array."""
     found = dict(static)
     for name, value in static.items():
         if type(value) in _UNCHANGED or type(value) is tuple and _UNCHANGED.issuperset(map(type, value)):
@@ -93,16 +96,18 @@ def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any
                             f"{name}.detach()" + ("; F.maximum and F.minimum have gradients to their limits"
                                                   if op_name == "clip" else ""))
         if isinstance(value, np.ma.MaskedArray):
-            _check(value)
+            _refuse_losses(value)
         found[name] = _copied(plain(value)) if copy else plain(value)
     return found
 
 
 def _copied(x: Any) -> Any:
+    """x with its arrays copied, also inside tuples."""
     if type(x) is tuple:
         return tuple(map(_copied, x))
     return x.copy() if device.is_array(x) else x
 
 
 def _needs_gradient(x: Any) -> bool:
+    """Whether x is a Tensor that needs a gradient, or a list or tuple with one."""
     return any(map(_needs_gradient, x)) if isinstance(x, (list, tuple)) else getattr(x, "requires_grad", False)

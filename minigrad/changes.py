@@ -1,8 +1,8 @@
 """Which memory was given new values, and when. A backward that needs the old values is refused.
 
 Several Tensors may share memory: a Tensor and its detach(), or a view made under no_grad. So changes are stored by
-addresses. An address is not mistaken for that of memory that was freed: a node refers to its inputs, so memory that was
-changed after the node was made, at an address of its inputs, is the memory of its inputs.
+address. Addresses of freed memory are used again, but this causes no mistake: a node refers to its inputs, so their
+memory is not freed while the node exists, and a change at their addresses after the node was made is one of them.
 """
 import itertools
 import os
@@ -13,9 +13,9 @@ from minigrad import device
 
 clock = itertools.count(1).__next__             # numbers all nodes and all changes in order of time
 latest = 0                                      # the time of the latest change
-_changes: dict[tuple[int, int], int] = {}       # addresses of memory, from first to end -> when it changed; latest last
-_lock = threading.RLock()                       # so that threads record their changes in order of time
-if hasattr(os, "register_at_fork"):             # else a child forked while another thread records would wait forever
+_changes: dict[tuple[int, int], int] = {}       # addresses of memory (start, end) -> when it changed; the latest last
+_lock = threading.RLock()                       # keeps the changes of several threads in order of time
+if hasattr(os, "register_at_fork"):             # a fork must not copy the lock while another thread has locked it
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 

@@ -1,4 +1,4 @@
-"""How commands end: with one line instead of a traceback."""
+"""The end of a command: one line on stderr instead of a traceback."""
 import os
 import signal
 import sys
@@ -16,7 +16,7 @@ def run_command(name: str, main: Callable[[], int]) -> NoReturn:
             if sys.stdout is not None:          # it is None where the caller closed it
                 sys.stdout.flush()
     except OSError as error:
-        if sys.stderr is not None:              # print would write to stdout
+        if sys.stderr is not None:              # otherwise print would write to stdout
             print(f"{name}: {error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)            # otherwise Python tries to write the rest at its exit
         status = 2

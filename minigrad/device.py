@@ -84,7 +84,8 @@ def host(array: Any) -> np.ndarray:
 
 
 def addresses(array: Any) -> tuple[int, int]:
-    """The address of the first byte that the array uses, and that after the last. TypeError if it is not an array."""
+    """The address of the first byte that the array uses, and the address after the last. TypeError if it is not an
+    array."""
     start = backend(array).address(array)
     if array.flags.c_contiguous or array.size == 0:
         return start, start + array.nbytes

@@ -39,7 +39,7 @@ def to_one_dtype(op_class: type[Op], arrays: list[Any]) -> list[Any]:
 def first_gradient(y: "Tensor", dy: Any) -> Any:
     """The gradient that a backward of y starts with: dy as an array of y's shape and dtype; if dy is None and y has one
     element, 1. ValueError if y needs no gradient, or if dy has another shape, dtype or device; TypeError for a dy that
-    is not of numbers."""
+    does not hold numbers."""
     if not y.requires_grad:
         raise ValueError(f"backward of a Tensor {y.shape} that needs no gradient: no input had requires_grad=True, "
                          "or it was made under no_grad() or by detach()")
@@ -61,8 +61,8 @@ def first_gradient(y: "Tensor", dy: Any) -> Any:
 
 
 def replacement(returned: Any, g: Any, giver: str = "a hook") -> Any:
-    """What a hook or a step gave in place of the gradient g; g for None. TypeError unless it is an array, or a Tensor
-    where g is one; ValueError for another shape or dtype."""
+    """The gradient that replaces g: what a hook or a step gave, or g if that is None. TypeError if it has another type
+    than g, ValueError if it has another shape or dtype."""
     if returned is None:
         return g
     if g.ndim == 0:                             # NumPy computes scalars from 0-d arrays
@@ -76,7 +76,8 @@ def replacement(returned: Any, g: Any, giver: str = "a hook") -> Any:
 
 
 def gradient_of(p: "Tensor") -> Any:
-    """The `.grad` of a leaf, an array or None. ValueError if it was set to something that does not fit."""
+    """The `.grad` of a leaf, an array or None. ValueError for an array of another shape, dtype or device than the
+    leaf's, and for anything else."""
     if isinstance(p.grad, np.generic):          # NumPy computes scalars from 0-d arrays
         p.grad = np.asarray(p.grad)
     g = p.grad

@@ -118,7 +118,8 @@ def where(mask: Any, a: Any, b: Any) -> Tensor:
 
 
 def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
-    """x limited to [low, high]; None: no limit. The gradient is 0 where x was outside."""
+    """x limited to [low, high], numbers or arrays that broadcast to the shape of x; None: no limit. The gradient is 0
+    where x was outside. ValueError for limits of another shape."""
     return apply_one(pointwise.Clip, x, low=low, high=high)
 
 
@@ -199,7 +200,7 @@ def stack(xs: Any, axis: int = 0) -> Tensor:
 
 def split(x: Any, sections: Any, axis: int = 0) -> tuple[Tensor, ...]:
     """x split along an axis. sections: the number of equal parts, or a list of the indices at which to split.
-    ValueError if equal parts are not possible."""
+    ValueError if equal parts are not possible, or if the indices do not increase."""
     parts: tuple[Tensor, ...] = apply(_shape.Split, x, sections=sections, axis=axis)
     return parts
 
@@ -251,7 +252,7 @@ def log_softmax(x: Any, axis: int = -1) -> Tensor:
 
 def layer_norm(x: Any, w: Any, b: Any = None, eps: float = 1e-5) -> Tensor:
     """x (..., C) normalized to mean 0 and variance 1 along the last axis, times w (C,) plus b (C,)  ->  (..., C). eps
-    is added to the variance (Ba, Kiros & Hinton 2016, "Layer normalization")."""
+    is added to the variance (Ba, Kiros & Hinton 2016, "Layer normalization"). ValueError unless 0 <= eps < infinity."""
     return apply_one(norm.LayerNorm, x, w, eps=eps) if b is None else apply_one(norm.LayerNorm, x, w, b, eps=eps)
 
 
@@ -263,7 +264,8 @@ def embedding(w: Any, idx: Any) -> Tensor:
 
 def dropout(x: Any, p: float, key: Key | None) -> Tensor:
     """x with each element set to 0 with probability p and the others divided by 1 - p (Srivastava et al. 2014,
-    "Dropout"). With the same key, the same elements are set to 0. ValueError unless 0 <= p < 1, and if key is None."""
+    "Dropout"). With the same key, the same elements are set to 0. ValueError unless 0 <= p < 1, and if key is None. In
+    the mode dropout=False, see minigrad/modes.py, x itself."""
     if not mode().dropout:
         return x if isinstance(x, Tensor) else Tensor(x)
     return apply_one(_dropout.Dropout, x, p=p, key=key)
@@ -287,7 +289,7 @@ def linear_cross_entropy(x: Any, w: Any, targets: Any, ignore_index: int = -100,
                          rows: int = 1024) -> Tensor:
     """cross_entropy(x @ w^T, targets), in nats, for x (..., C), w (V, C) and integer targets (...). reduction: "mean"
     or "sum". The logits are computed for a chunk of rows at a time, so that all of them, (..., V), are never in memory
-    at once; rows: the textbook's size of a chunk. Errors as for cross_entropy."""
+    at once; rows: the textbook's size of a chunk. Errors as for cross_entropy; ValueError for rows below 1."""
     return apply_one(loss.LinearCrossEntropy, x, w, targets=plain_array(targets), ignore_index=ignore_index,
                   reduction=reduction, rows=rows)
 
@@ -299,7 +301,8 @@ def scaled_dot_product_attention(q: Any, k: Any, v: Any, causal: bool = False, m
 
     causal: query i may attend to the keys 0 .. S - T + i, so the last query to all. mask: booleans (..., T, S), True
     where a query may attend to a key. The output of a query that may attend to no key is 0. dropout: the probability
-    with which an attention weight is set to 0; it needs a key. TypeError for a mask that is not boolean.
+    with which an attention weight is set to 0; it needs a key. TypeError for a mask that is not boolean, ValueError for
+    shapes that do not fit.
     """
     mask = None if mask is None else plain_array(mask)
     dropout = dropout if mode().dropout else 0.0
@@ -318,7 +321,8 @@ def adamw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Step t = 1, 2, ... of AdamW for a parameter p, its gradient g and its moments m, v, all of one shape  ->  the new
     p, m, v (Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2). The inputs from lr to
-    weight_decay are numbers or 0-d Tensors. All inputs but t can have a gradient. ValueError if t < 1."""
+    weight_decay are numbers or 0-d Tensors. All inputs but t can have a gradient. ValueError if t < 1, and for an eps
+    that is 0 in the dtype of p."""
     if t < 1:
         raise ValueError(f"adamw: t counts steps from 1, got {t}")
     dtype = np.dtype(getattr(p, "dtype", np.float64))

@@ -416,8 +416,8 @@ def check_model(
     if not np.isfinite(loss):
         raise ValueError(f"loss_fn gives {loss}: there is no gradient to check")
     if loss != value():
-        raise ValueError("loss_fn gives another loss when it is called again: make the key of dropout in it, "
-                         "with mg.random.key(seed)")
+        raise ValueError("loss_fn gives another loss when it is called again: make the key of dropout "
+                         "inside loss_fn, with mg.random.key(seed)")
     gradients = [g.numpy() for g in grad(loss_fn(), [p for _, p in named])]
     rng, rows = np.random.default_rng(seed), []
     for (name, p), g in zip(named, gradients):

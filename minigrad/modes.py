@@ -12,7 +12,7 @@ class Mode(NamedTuple):
     plain: bool = False                         # run the textbook's ops, not kernels
     unfused: bool = False                       # record fused ops as the primitives they are composed of
     detect_nan: bool = False                    # check the results of every op
-    dropout: bool = True                        # False: dropout changes nothing, whatever its arguments
+    dropout: bool = True                        # False: dropout returns its input
 
 
 _MODE: ContextVar[Mode] = ContextVar("mode", default=Mode(plain=os.environ.get("MINIGRAD_PLAIN", "0") != "0"))
@@ -34,7 +34,7 @@ class switch(contextlib.ContextDecorator):
     def __exit__(self, *error: Any) -> None:
         _MODE.reset(self.tokens.pop())
 
-    def _recreate_cm(self) -> "switch":         # for each call of a decorated function: calls may overlap, in threads
+    def _recreate_cm(self) -> "switch":         # one for each call of a function, as calls may overlap in threads
         return switch(**self.changes)
 
     def __call__(self, function: Any) -> Any:

@@ -45,7 +45,7 @@ class Module:
         parts = [] if type(value) in _PLAIN else list(_parts(name, value))
         if parts and isinstance(getattr(type(self), name, None), MemberDescriptorType):
             raise TypeError(f"{name} is a slot, where it would not be trained: leave it out of __slots__")
-        for _, part in parts:
+        for _, part in parts:                   # ValueError if one contains self
             if isinstance(part, Module):
                 list(part._named(above=(self,)))
         if len(dict(parts)) < len(parts):
@@ -56,10 +56,10 @@ class Module:
             self._name_parts()
 
     def _name_parts(self) -> None:
-        """Give everything in it its path: that of this Module, and from there on the names of the attributes."""
+        """Set the path of each Module and the name of each Parameter in it, which begin with the path of this Module."""
         named: set[int] = set()
         for path, found in self._named(self.path):
-            if id(found) not in named:          # a shared one has the first of its names
+            if id(found) not in named:          # one that is shared gets its first name
                 named.add(id(found))
                 object.__setattr__(found, "path" if isinstance(found, Module) else "name", path)
 
@@ -82,10 +82,10 @@ class Module:
 
     def _named(self, path: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
         """(path, Module or Parameter): this module and everything in it, in the order of the attributes. above: the
-        Modules that contain it. ValueError if it is one of them."""
+        Modules that contain this one. ValueError if it is one of them."""
         if any(self is module for module in above):
             raise ValueError(f"this {type(self).__name__} would contain itself: a Module that needs the one it belongs "
-                             "to gets it as an argument of forward, or holds a weakref.ref to it")
+                             "to gets it as an argument of forward, or stores a weakref.ref to it")
         yield path, self
         for name, child in self._children():
             full = f"{path}.{name}" if path else name
@@ -113,7 +113,7 @@ class Module:
 
     def parameters(self) -> list[Parameter]:
         """All Parameters in it; a shared one once."""
-        self._name_parts()                      # those added to a list or dict since it was assigned
+        self._name_parts()                      # names those added to a list or dict since it was assigned
         return [p for _, p in self.named_parameters()]
 
     def zero_grad(self) -> None:
@@ -153,7 +153,7 @@ class Module:
 # collections whose entries have no order to name them by, or cannot be exchanged by their names
 _REFUSED = (set, frozenset, deque, UserList, UserDict, ChainMap, MappingProxyType, KeysView, ValuesView, ItemsView,
             np.ndarray)
-_PLAIN = frozenset((int, float, bool, str))    # types of most entries of a long list
+_PLAIN = frozenset((int, float, bool, str))    # types of values that contain no Module
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -224,8 +224,8 @@ class Embedding(Module):
 
 class Dropout(Module):
     """In training mode, sets each element to 0 with probability p and divides the others by 1 - p; in eval mode,
-    returns x (Srivastava et al. 2014, "Dropout"). Each call draws from a stream of its own: the next one of the key,
-    see mg.random.key. ValueError unless 0 <= p < 1, and in training mode with p > 0 if key is None."""
+    and in the engine's mode dropout=False, returns x (Srivastava et al. 2014, "Dropout"). Each call draws from a stream
+    of its own, key.next(). ValueError unless 0 <= p < 1, and in training mode with p > 0 if key is None."""
 
     def __init__(self, p: float) -> None:
         if not 0.0 <= p < 1.0:

@@ -61,11 +61,11 @@ class Optimizer:
             self.groups.append(self.checked({**defaults, **group, "params": members}))
         if not seen:
             raise ValueError(f"{type(self).__name__} was given no parameters")
-        self.check_memory()
+        self.check_overlap()
         self.states = [state for group in self.groups for state in self.allocate(group["params"])]  # one per parameter
 
-    def check_memory(self) -> None:
-        """ValueError if two numbers of the parameters have the same place in memory: it would be updated for each."""
+    def check_overlap(self) -> None:
+        """ValueError if two elements of the parameters are at the same address: it would be updated twice."""
         ordered = sorted(self.params, key=lambda p: device.addresses(p.data))
         for p in ordered:
             start, end = device.addresses(p.data)
@@ -109,7 +109,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter whose `.grad` is not None, in place. ValueError for a `.grad` of another shape, dtype
-        or device and for a hyper-parameter out of range; then nothing is changed."""
+        or device, for a hyper-parameter that is unknown, missing or out of range, and if parameters in `groups` were
+        exchanged; TypeError for a hyper-parameter that is not a number. Then nothing is changed."""
         for p in self.params:
             gradient_of(p)
         for group in self.groups:
@@ -141,8 +142,8 @@ class Optimizer:
         return runs
 
     def allocate(self, params: Iterable[Tensor]) -> Iterator[State]:
-        """The states of parameters before the first step. Moments of a dtype with fewer bits than float32 would lose
-        small gradients, whose squares are 0 there: they are float32."""
+        """The states of parameters before the first step. The moments of float16 parameters are float32: the squares of
+        small gradients would be 0 in float16."""
         for (_, dtype), alike in groupby(params, lambda p: (p.device, p.dtype)):
             members = list(alike)
             sizes = [p.size for p in members]
@@ -169,8 +170,8 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy in what state_dict returned for the same parameters in the same order. ValueError for the state of
-        another kind of optimizer, of parameters of other shapes, or with a t that is no number of steps; TypeError for
-        moments that are not numbers; then nothing is changed."""
+        another kind of optimizer, of parameters of other shapes, or with a t that is not a number of steps; TypeError
+        for moments that are not numbers. Then nothing is changed."""
         expected = ["t", *self.moments]
         if sorted(state) != sorted(expected):
             raise ValueError(f"{type(self).__name__} has a state of {', '.join(expected)}; this one has "
@@ -264,7 +265,7 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
     has a gradient, and for a gradient that was set to something that does not fit or cannot be scaled in place."""
     if not isinstance(max_norm, Real) or not max_norm > 0.0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r:.80}")
-    members = {id(p): p for p in members_of(params)}.values()       # one that is given twice counts once
+    members = {id(p): p for p in members_of(params)}.values()       # one that is given twice is counted once
     grads = [g for g in map(gradient_of, members) if g is not None]
     seen: set[int] = set()
     for p in members:
@@ -279,8 +280,8 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:
     """The learning rate of a step, counted from 0. The rate rises linearly from max_lr / (warmup_steps + 1) at step 0
     to max_lr at warmup_steps, falls along half a cosine to min_lr at max_steps (Loshchilov & Hutter 2017, "SGDR"), and
-    then stays at min_lr. ValueError unless 0 <= step, 0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr, which is
-    finite."""
+    then stays at min_lr. ValueError unless 0 <= step, 0 <= warmup_steps < max_steps and 0 <= min_lr <= max_lr <
+    infinity."""
     if not step >= 0:
         raise ValueError(f"steps are counted from 0, got step {step}")
     if not 0 <= warmup_steps < max_steps:

@@ -17,7 +17,7 @@ class Key:
     step: int = 0               # training step
     micro: int = 0              # micro-batch within the step
     stream: int = 0             # 64-bit hash of the names given to `fold`
-    given: int = field(default=0, compare=False, repr=False)        # how many keys `next` has returned
+    given: int = field(default=0, compare=False, repr=False)        # number of keys that `next` has returned
 
     def fold(self, name: str) -> "Key":
         """The key of an independent stream for this name: always the same for the same name."""
@@ -25,8 +25,8 @@ class Key:
         return replace(self, stream=int.from_bytes(digest, "little"), given=0)
 
     def next(self) -> "Key":
-        """The key of another independent stream at each call. Layers with dropout take their keys by it, so that no two
-        calls in a forward pass draw the same numbers; a forward pass with a new, equal key draws the same again."""
+        """The key of another independent stream at each call. Layers with dropout call it, so that no two calls in a
+        forward pass draw the same numbers. A forward pass with a new, equal key draws the same numbers again."""
         self.given += 1
         return self.fold(f"next {self.given}")
 
@@ -50,7 +50,7 @@ def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
 
 def keep_mask(key: Key | None, shape: tuple[int, ...], p: float) -> np.ndarray:
     """The elements that dropout keeps, each with probability 1 - p: a boolean array of this shape on the host.
-    ValueError unless 0 <= p < 1, and if key is None; TypeError for another key."""
+    ValueError unless 0 <= p < 1, and if key is None; TypeError if it is not a Key."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout probability must be in [0, 1), got {p}")
     if key is None:

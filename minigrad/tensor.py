@@ -58,11 +58,13 @@ class Tensor:
     @property
     def data(self) -> Any:
         """The array itself. `t.data = new` copies new values into it; a backward that needs the old ones then raises
-        ValueError, also if it saw them through another Tensor that shares the memory, such as t.detach(). A write into
-        the array, `t.data[0] = 1`, is not detected: a backward that needs the old values silently uses the new ones.
+        ValueError, also if the forward read them through another Tensor that shares the memory, such as t.detach(). A
+        write into the array, `t.data[0] = 1`, is not detected: a backward that needs the old values silently uses the
+        new ones.
+
         Assigning raises ValueError for another shape, for numbers that an integer or boolean dtype does not hold, and
-        for a Tensor that is no leaf; TypeError as for a new Tensor. Values are copied: to exchange those of two
-        Tensors, copy one first."""
+        for a Tensor that is no leaf; TypeError as for a new Tensor. Values are copied: to exchange the values of two
+        Tensors, copy those of one first."""
         return self._data
 
     @data.setter
@@ -351,6 +353,7 @@ class Tensor:
         return view
 
     def _check_export(self) -> None:
+        """TypeError for an output of an op, outside no_grad: as an array it would lose its gradient."""
         if self.node is not None and mode().grad:
             raise TypeError(f"this Tensor is an output of {self.node}: as an array it would lose its gradient. "
                             "F.stack joins Tensors; .numpy() returns a copy of the numbers")

@@ -5,7 +5,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-MOST = 1024                                     # threads: more than a BLAS takes
+MOST = 1024                                     # threads that are started for a test: more than any BLAS uses
 
 
 @cache                                          # finding the libraries takes milliseconds
@@ -15,16 +15,16 @@ def _blas_libraries() -> list[Any]:
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that matrix products run on; where the system does not start as many, to those that it
-    starts. BLAS splits its sums by the number of threads, so results may differ in the last bits. ValueError unless n
-    is a whole number of at least 1."""
+    """Set the number of threads that matrix products run on; if the system starts fewer than n, use those that
+    it starts. BLAS splits its sums by the number of threads, so results may differ in the last bits. ValueError unless
+    n is a whole number of at least 1."""
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"the number of threads must be a whole number of at least 1, got {n!r}")
     now = get_num_threads()
     if n > now:                                 # BLAS would wait without end for a thread that was not started
         n = now + _startable(n - now)
     for library in _blas_libraries():
-        library.set_num_threads(n)              # libraries have lower limits of their own
+        library.set_num_threads(n)              # a library may have a lower limit of its own
 
 
 def get_num_threads() -> int:
@@ -33,7 +33,7 @@ def get_num_threads() -> int:
 
 
 def _startable(n: int) -> int:
-    """How many of n more threads the system starts: all, unless a limit is reached. At most MOST are tried."""
+    """How many of n more threads the system starts: all, unless a limit is reached. At most MOST are started."""
     done, started = threading.Event(), []
     try:
         for _ in range(min(n, MOST)):

@@ -27,16 +27,17 @@ def allowed_pairs(xp: Any, T: int, S: int, causal: bool, mask: Any) -> Any:
 def without_unused(xp: Any, q: Any, k: Any, v: Any, allowed: Any) -> tuple[Any, Any, Any]:
     """q, k and v with 0 in the queries without an allowed key and in the keys that no query may attend to: these may
     hold anything, and 0 * NaN is NaN in a product."""
-    asks, answers = allowed.any(axis=-1), allowed.any(axis=-2)      # (..., T), (..., S)
-    q = xp.where(asks[..., None], q, 0.0)
-    return q, xp.where(answers[..., None], k, 0.0), xp.where(answers[..., None], v, 0.0)
+    has_key = allowed.any(axis=-1)[..., None]                       # (..., T, 1)
+    has_query = allowed.any(axis=-2)[..., None]                     # (..., S, 1)
+    return xp.where(has_key, q, 0.0), xp.where(has_query, k, 0.0), xp.where(has_query, v, 0.0)
 
 
-FAR_BELOW = -1e4                                # the score of a masked pair, below the row's maximum: exp of it is 0
+FAR_BELOW = -1e4                                # the score of a masked pair, minus the row's maximum: exp of it is 0
 
 
 def highest(xp: Any, S: Any, allowed: Any) -> Any:
-    """The highest score of each query among the keys that it may attend to: (..., T, S) -> (..., T, 1). 0 if none."""
+    """The highest score of each query among the keys that it may attend to: (..., T, S) -> (..., T, 1). 0 if there is
+    none, or if all are -inf."""
     m = largest(S if allowed is None else xp.where(allowed, S, -math.inf), -1)
     return xp.where(m == -math.inf, 0.0, m)
 

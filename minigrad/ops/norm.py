@@ -54,7 +54,7 @@ class LayerNorm(Fused):
     def composed(F, x, w, b=None, *, eps=1e-5):
         LayerNorm.check(x, w, b, eps)
         c = x - F.mean(x, axis=-1, keepdims=True)
-        c = c - F.mean(c, axis=-1, keepdims=True)                   # what rounding has left of the mean
+        c = c - F.mean(c, axis=-1, keepdims=True)                   # the rounding error of the mean
         size = F.maximum(largest(abs(c.detach()), -1), 1e-15)       # a constant: it cancels, and no square overflows
         c = c / size
         rstd = 1.0 / F.sqrt(F.mean(c * c, axis=-1, keepdims=True) + eps / size / size)

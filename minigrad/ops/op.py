@@ -21,7 +21,7 @@
   on Tensors instead of arrays, with `self.xp` = minigrad.functional.
 - Sums and means are those of minigrad/ops/sums.py: exact to the last digits along every axis. With `wide = True` the
   engine computes float16 and bfloat16 in float32.
-- What does not count is selected by `where`, not multiplied by 0: 0 * inf is NaN.
+- Elements that do not count are replaced by `where`, not multiplied by 0: 0 * inf is NaN.
 - The engine sums gradients over broadcast axes, accumulates them, checks shapes and dtypes; an op does none of it.
 - The docstring is data that the stepper displays: the shapes, then sections named forward, backward, why, identity (an
   equation that the gradients satisfy, tested on numbers) and source.
@@ -40,14 +40,14 @@ class Op:
     """An op; an instance is one call of it, with what its forward saved. Subclass Primitive or Fused.
 
     Defining a subclass registers it in OPS under `name`, by default the class name in snake case. A class of the same
-    module and name replaces the one before, as when a notebook's cell runs again; ValueError if there is another op of
+    module and name replaces the earlier one, so a notebook's cell can run again; ValueError if there is another op of
     that name. With register=False it is not registered.
     """
     name: ClassVar[str]
     samples: ClassVar[list[Sample]] = []
     fused: ClassVar[bool]                           # True: second derivatives only through its decomposition
     broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
-    wide: ClassVar[bool] = False                    # of float16 and bfloat16 inputs, it is computed in float32
+    wide: ClassVar[bool] = False                    # True: float16 and bfloat16 are computed in float32
     analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
     composed: ClassVar[Callable[..., Any]]          # of a fused op: the same from primitives
 

@@ -270,7 +270,7 @@ class Relu(Primitive):
 
     forward   y = 0 where x <= 0, else x
     backward  dx = 0 where x <= 0, else dy
-    why       a NaN is not below 0: it stays in y, where it can be seen
+    why       NaN <= 0 is false, so a NaN in x stays NaN in y
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
     wide = True
@@ -291,7 +291,7 @@ class Gelu(Fused):
 
     forward   u = k (x + c x^3)    t = tanh(u)    y = x (1 + t) / 2    k = sqrt(2 / pi)    c = 0.044715
     backward  du = k (1 + 3 c x^2)    dx = dy * ((1 + t) / 2 + x (1 - t^2) du / 2)
-    why       beyond -10 and 10, t is -1 and 1 to all digits: there y is 0 and x, without the cube, which may overflow
+    why       where |x| > 10, t is -1 or 1 to all digits and y is 0 or x; the cube, which may overflow, is not computed
     identity  scaling x scales y, as for relu, up to a term that vanishes far from 0:
               sum(dx * x) = sum(dy * y) + sum(dy * x**2 * (1 - t**2) * du) / 2
     source    Hendrycks & Gimpel 2016, "Gaussian error linear units", the tanh form that GPT-2 uses

@@ -1,8 +1,8 @@
 """Sums, means and maxima that every op uses.
 
-A library may add along an axis one number after the other: NumPy's float32 sum of a million equal numbers along the
-first axis is 1 % off, and a float16 sum above 65,504 is infinite even if only its mean is wanted. So sums are
-accumulated in a wider dtype and rounded once: float16 and bfloat16 in float32, float32 in float64.
+NumPy adds along some axes one number after the other, so rounding errors grow: its float32 sum of a million equal
+numbers along the first axis is 1 % off. And a float16 sum above 65,504 is infinite even if only the mean is needed. So
+sums are accumulated in a wider dtype and rounded once: float16 and bfloat16 in float32, float32 in float64.
 """
 import functools
 import math
@@ -23,7 +23,7 @@ def wider(dtype: Any) -> Any:
 
 def total(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The sum of x, an array or a Tensor, over one axis, several, or all if None."""
-    if not device.is_array(x) or x.dtype.char not in WIDER:         # Tensors come here again, as arrays
+    if not device.is_array(x) or x.dtype.char not in WIDER:         # a Tensor's sum is an op that calls total
         return x.sum(axis=axis, keepdims=keepdims)
     return x.sum(axis=axis, keepdims=keepdims, dtype=WIDER[x.dtype.char]).astype(x.dtype)
 
@@ -48,8 +48,8 @@ def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
 
 
 def centered(x: Any, axis: Any) -> Any:
-    """x - mean(x). The rounding of a mean matters where it is much larger than the differences from it: they are
-    computed in a wider dtype, or, where there is none, what is left of the mean is subtracted too."""
+    """x - mean(x). If the mean is much larger than the differences from it, its rounding error is not negligible. So it
+    is computed in a wider dtype, or, where there is none, the mean of the result is subtracted once more."""
     if device.is_array(x) and x.dtype.char in WIDER:
         wide = x.astype(wider(x.dtype))
         return (wide - mean(wide, axis, keepdims=True)).astype(x.dtype)
@@ -106,10 +106,10 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(op: Any, method: Callable[..., Any], arrays: Sequence[Any], static: dict[str, Any]) -> Any:
-    """Call the forward or the backward of an op: of a wide one in float32 if an array is narrow. Tensors are left as
-    they are, because the ops that record them come here one by one."""
+    """Call the forward or the backward of an op; if the op is wide and an array is narrow, in float32. Tensors are not
+    cast, because each op that runs on their arrays is called by this function too."""
     if op.wide:
-        for a in arrays:                        # not any(...): this runs in every call of an op
+        for a in arrays:                        # not any(...), which takes longer: this runs in every call of an op
             if device.is_array(a) and a.dtype.char in NARROW:
                 return in_float32(method)(*arrays, **static)
     return method(*arrays, **static)

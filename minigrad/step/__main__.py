@@ -2,8 +2,8 @@
 import argparse
 import difflib
 
-from minigrad.ops.op import OPS
 from minigrad.command import run_command
+from minigrad.ops.op import OPS
 from minigrad.step.examples import example, op
 from minigrad.step.terminal import show
 

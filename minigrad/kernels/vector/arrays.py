@@ -60,8 +60,8 @@ def ones(n: int, like: Any) -> Any:
 
 
 def sum_of_rows(x: Any) -> Any:
-    """The sum of the rows of x (N, C)  ->  (C,), in float64. A product adds up the rows of a block. In float32 it loses
-    digits if there are many of them, so the blocks are small, and their sums are added in float64."""
+    """The sum of the rows of x (N, C)  ->  (C,), in float64. A product with ones adds up the rows of a block. In
+    float32 it loses digits if there are many rows, so blocks are small, and their sums are added in float64."""
     total = np.zeros(x.shape[1])
     for s in partition(len(x), settings.summed_rows):
         total += ones(s.stop - s.start, x) @ x[s]

@@ -8,7 +8,7 @@ from minigrad.ops import norm
 
 class LayerNorm(Kernel, norm.LayerNorm, register=False):
     """The textbook's formulas, computed in place, piece by piece. Sums and means over an axis are products with a
-    vector. The textbook runs inputs whose squares overflow, and those with a variance of 0 if eps is 0."""
+    vector. Inputs whose squares overflow, and inputs of variance 0 if eps is 0, are computed by the textbook's op."""
     unaliased, drops = (0, 1, 2), (0,)
 
     def forward(self, x, w, b=None, *, eps=1e-5):
@@ -21,7 +21,7 @@ class LayerNorm(Kernel, norm.LayerNorm, register=False):
             for s in pieces(x2):
                 c, r = xhat[s], rstd[s]
                 np.subtract(x2[s], (x2[s] @ of_row / C)[:, None], out=c)
-                c -= (c @ of_row / C)[:, None]                      # what rounding has left of the mean
+                c -= (c @ of_row / C)[:, None]                      # the rounding error of the mean
                 np.vecdot(c, c, out=r)
                 r /= C                                              # var(x)
                 r += eps

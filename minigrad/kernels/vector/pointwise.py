@@ -22,7 +22,7 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
     forward   z = (1 + tanh(k (x + c x^3))) / 2    y = x z    slope = z + 2 x (1 - z) z du,  du = k (1 + 3 c x^2)
     backward  dx = dy * slope
 
-    The textbook runs a piece that has an x beyond -10 or 10.
+    A piece with an |x| > 10 is computed by the textbook's op.
     """
     unaliased = drops = 0,
 
@@ -41,7 +41,7 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
         return dx.reshape(shape)
 
     def piece(self, x, y, slope):
-        """Write y, and slope unless it is None, for the numbers x (n,)."""
+        """Compute y (n,), and slope (n,) unless it is None, in place, for x (n,)."""
         z = scratch("z", x, len(x))
         q = z if slope is None else slope
         with np.errstate(over="ignore"):
