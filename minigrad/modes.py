@@ -57,7 +57,7 @@ def plain() -> switch:
 
 
 def unfused() -> switch:
-    """Record fused ops as the primitives they are composed of: attention, for example, as nine to twelve nodes. Their
+    """Record fused ops as the primitives they are composed of: attention, for example, as nine to fifteen nodes. Their
     gradients can be differentiated again."""
     return switch(unfused=True)
 

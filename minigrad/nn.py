@@ -56,7 +56,7 @@ class Module:
             self._name_parts()
 
     def _name_parts(self) -> None:
-        """Set the path of each Module and the name of each Parameter in it, which begin with the path of this Module."""
+        """Set the path of each Module and the name of each Parameter in it; both begin with this Module's path."""
         named: set[int] = set()
         for path, found in self._named(self.path):
             if id(found) not in named:          # one that is shared gets its first name
