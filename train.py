@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 if __name__ == "__main__":
-    on_ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)        # during the imports it prints no traceback
+    on_ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)        # during the imports, Ctrl-C prints no traceback
 
 from gpt.model import GPT               # before NumPy: importing gpt sets environment variables that OpenBLAS reads
 from gpt.run.run import Run, opened
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, on_ctrl_c)
-    if isinstance(sys.stdout, io.TextIOWrapper):            # it is none in a notebook, and None if it is closed
+    if isinstance(sys.stdout, io.TextIOWrapper):            # another type in a notebook, None if it is closed
         sys.stdout.reconfigure(line_buffering=True)         # a log shows each line at once
     try:
         main(sys.argv[1:])

@@ -1,5 +1,6 @@
-"""Files that damage cannot change unnoticed: sealed with a SHA-256, complete after a crash at any moment, and never
-written through a symbolic link. What is read must be a regular file: a FIFO would wait forever."""
+"""Reading and writing the files of a run and of a model. A file is written as a whole or not at all, never through a
+symbolic link, and has a SHA-256, so that damage is noticed. Only regular files are read: a read of a FIFO would wait
+forever."""
 import contextlib
 import errno
 import hashlib
@@ -68,7 +69,7 @@ def read_sealed(path: Path, names: Collection[str], limit: int = SMALL) -> dict[
     if unknown:
         raise damaged(path, f"unknown name {unknown[0]!r:.40}")
     if seal not in (None, sha256(record)):
-        raise damaged(path, "its SHA-256 is another one than it says")
+        raise damaged(path, "its content does not have the SHA-256 that is in it")
     return record
 
 
@@ -81,7 +82,7 @@ def write_atomically(path: Path, data: Any) -> None:
     if temporary.is_dir() and not temporary.is_symlink():
         raise OSError(errno.EISDIR, f"{os.strerror(errno.EISDIR)}: move it away", str(temporary))
     try:
-        temporary.unlink(missing_ok=True)       # left by a crash, or a link to another file
+        temporary.unlink(missing_ok=True)       # it was left by a crash, or is a link to another file
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()

@@ -46,13 +46,13 @@ class KVCache:
 
     def __init__(self) -> None:
         self.length = 0                                 # number of positions
-        self.layers: list[list[Any]] = []               # of each attention layer: k, v, each (B, nh, capacity, hs)
-        self.layer = 0                                  # the next one that is extended
+        self.layers: list[list[Any]] = []               # k, v of each attention layer, each (B, nh, capacity, hs)
+        self.layer = 0                                  # index of the layer that `extend` extends next
 
     def extend(self, k: Tensor, v: Tensor) -> list[Tensor]:
         """Append the keys and values k, v (B, nh, T, hs) of new positions to those of the next layer; returns all of
         them. ValueError if they require gradients, which would not reach the earlier positions, and if they do not
-        fit the positions in the cache: those of another batch or another model."""
+        fit those in the cache, because they are of another batch or another model."""
         if k.requires_grad:
             raise ValueError("a KVCache has no gradients: use it inside `with mg.no_grad():`")
         B, nh, T, hs = k.shape
@@ -186,7 +186,7 @@ class GPT(nn.Module):
                              f"{idx.shape}{f' after {past} in the cache' if past else ''}: crop a longer one, as in "
                              "idx[:, -block_size:]")
         x = self.wte(idx) + self.wpe(np.arange(past, past + idx.shape[1]))              # (B, T, C) + (T, C)
-        key = key and key.fold("gpt")       # numbers the streams from the first, so that an equal key draws the same
+        key = key and key.fold("gpt")       # a new Key, whose streams start from the first: an equal key draws the same
         if cache is not None:
             cache.layer = 0
         x = self.drop(x, key)

@@ -20,7 +20,7 @@ from gpt.files import open_regular, write_atomically
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
-LARGEST_JSON = 1_000_000                            # bytes; a header of GPT-2 XL has 60,000
+LARGEST_JSON = 1_000_000                            # bytes; the header of GPT-2 XL has 60,000
 NAMED = 20                                          # names listed in an error
 # Accepted values of settings that this model does not have. The first is the default where config.json has none.
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -76,7 +76,7 @@ def shapes(config: Any) -> dict[str, tuple[int, ...]]:
 
 def misfits(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
     """How names and shapes of tensors differ from those of a GPT-2 of this GPTConfig, in words; "" if they do not."""
-    if config.n_layer > len(found):             # otherwise as many names as n_layer says would be made
+    if config.n_layer > len(found):             # its names might not fit into memory
         return f"n_layer is {reprlib.repr(config.n_layer)}, but there are {len(found)} tensors in all"
     expected = shapes(config)
     different = [f"{name} has shape {found[name]}, expected {shape}" for name, shape in expected.items()
@@ -92,7 +92,7 @@ def _listed(texts: list[str], separator: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text from a file for an error of one line."""
+    """A text from a file in a form that fits into a message of one line."""
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -189,7 +189,7 @@ def _header(path: Path) -> tuple[Any, list[Stored]]:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {_shown(str(error))}") from None
     n_head = (header.pop("__metadata__", None) or {}).get("n_head")
-    if not all(isinstance(x, dict) for x in header.values()):       # safetensors takes lists for objects
+    if not all(isinstance(x, dict) for x in header.values()):       # safetensors accepts a list for an object
         raise ValueError(f"{path} is damaged: expected an object for each tensor")
     return n_head, [Stored(path, name, x["dtype"], tuple(x["shape"]), 8 + size + x["data_offsets"][0])
                     for name, x in header.items()]

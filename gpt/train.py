@@ -1,4 +1,4 @@
-"""Train a GPT: python -m gpt.train is the same program as train.py, for those who have no copy of that file at hand."""
+"""Train a GPT: python -m gpt.train is the same program as train.py. An installed wheel has no other command for it."""
 import runpy
 
 from gpt.run.command_line import TRAIN

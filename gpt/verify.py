@@ -27,8 +27,8 @@ class Options:
 
 
 def copy_run(run: Path, copy: Path, steps: int) -> int:
-    """Copy a run with one checkpoint alone, the newest that is `steps` or more before its end  ->  its step. ValueError
-    for none, ValueError or OSError for a file that cannot be copied."""
+    """Copy a run with one of its checkpoints, the newest that is `steps` or more before its end  ->  its step.
+    ValueError if there is no such checkpoint, ValueError or OSError for a file that cannot be copied."""
     options, _, _ = folder.read_config(run)
     while True:
         step = checkpoint.newest_step(run, options["max_iters"] - steps)
@@ -46,7 +46,7 @@ def copy_run(run: Path, copy: Path, steps: int) -> int:
         except FileNotFoundError:
             if (run / record).exists():
                 raise
-            shutil.rmtree(copy / "checkpoints")         # a training goes on in this run, and has deleted it
+            shutil.rmtree(copy / "checkpoints")         # a training that runs has deleted the checkpoint
 
 
 def train_and_kill(run: Path, step: int) -> str:

@@ -214,7 +214,7 @@ def test_an_unknown_kind_of_tokenizer_is_rejected():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prepared_folder_can_be_opened_without_the_source_text(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
-    prepared = dataset.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    prepared = dataset.tokenize(str(text_file), kind, vocab_size=300).write(tmp_path / "run")
     text_file.unlink()
     opened = dataset.open_data(tmp_path / "run")
     for d in (prepared, opened):
@@ -231,13 +231,14 @@ def test_a_prepared_folder_can_be_opened_without_the_source_text(kind, text_file
 def test_a_vocabulary_above_65536_takes_4_bytes_per_token(tmp_path):
     text = "".join(map(chr, range(0x10000, 0x10000 + 70_000)))
     (tmp_path / "text").write_text(text, "utf-8")
-    d = dataset.prepare(tmp_path / "run", str(tmp_path / "text"))
+    d = dataset.tokenize(str(tmp_path / "text")).write(tmp_path / "run")
     assert d.val.dtype == np.uint32 and np.array_equal(d.val, np.arange(63_000, 70_000)) and d.val_bytes_per_token == 4
 
 
 def test_the_text_of_fables_depends_on_the_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "FABLES_CHARACTERS", 10_000)
-    one, same, other = (dataset.prepare(tmp_path / f"{i}", "fables", seed=seed) for i, seed in enumerate((0, 0, 1)))
+    one, same, other = (dataset.tokenize("fables", seed=seed).write(tmp_path / str(i))
+                        for i, seed in enumerate((0, 0, 1)))
     assert len(one.train) == 9000 and len(one.val) == 1000 and one.name == "fables"
     assert np.array_equal(one.train, same.train) and not np.array_equal(one.train, other.train)
 
@@ -250,7 +251,7 @@ def test_the_text_of_fables_depends_on_the_seed(tmp_path, monkeypatch):
 def test_a_short_text_is_rejected_before_anything_is_written(tmp_path, text, block_size, fix):
     (tmp_path / "text").write_text(text, "utf-8")
     with pytest.raises(ValueError, match=fix):
-        dataset.prepare(tmp_path / "run", str(tmp_path / "text"), block_size=block_size)
+        dataset.tokenize(str(tmp_path / "text"), block_size=block_size).write(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -262,7 +263,7 @@ def test_a_short_text_is_rejected_before_anything_is_written(tmp_path, text, blo
     ("tokenizer.json", b"{}", "tokenizer.json is damaged"), ("tokenizer.json", b'{"type": "word"}', "'word'"),
 ])
 def test_a_missing_or_damaged_file_is_named(text_file, tmp_path, file, content, message):
-    d = dataset.prepare(tmp_path / "run", str(text_file))
+    d = dataset.tokenize(str(text_file)).write(tmp_path / "run")
     del d                                           # closes the memory-mapped files
     (tmp_path / "run" / file).unlink()
     if content is not None:
@@ -350,7 +351,7 @@ def test_no_training_token_is_in_a_validation_window(tmp_path_factory, size, blo
     """In a text whose characters are all different."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text").write_text("".join(map(chr, range(0x4E00, 0x4E00 + size))), "utf-8")
-    d = dataset.prepare(folder, str(folder / "text"), block_size=block_size)
+    d = dataset.tokenize(str(folder / "text"), block_size=block_size).write(folder)
     trained = {token for step in range(20) for part in batches.batch(d.train, block_size, 16, seed, step, sampling)
                for token in part.ravel()}
     assert trained.isdisjoint(batches.windows(d.val, block_size).ravel())
@@ -394,7 +395,7 @@ def test_bigrams_predict_an_alternating_text_that_unigrams_cannot():
 @pytest.mark.parametrize("kind", KINDS)
 def test_reference_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
-    d = dataset.prepare(tmp_path / "run", str(text_file), kind, vocab_size=300)
+    d = dataset.tokenize(str(text_file), kind, vocab_size=300).write(tmp_path / "run")
     windows = batches.windows(d.val, 8)
     lines = baselines.reference_lines(d, windows)
     V = len(d.tokenizer)
@@ -434,7 +435,7 @@ def test_reference_lines_of_the_fables_are_exact(kind, tmp_path):
     """With one token per character: six n-grams, the best possible loss below them, and the entropy rate below that.
     With others the n-grams are counted, and the entropy rate is multiplied by the characters per token."""
     make(kind, TEXT)
-    d = dataset.prepare(tmp_path, "fables", kind, vocab_size=300)
+    d = dataset.tokenize("fables", kind, vocab_size=300).write(tmp_path)
     lines = baselines.reference_lines(d, batches.windows(d.val, 64, 200))
     rate = fables.source().entropy_rate()
     exact = kind != "bpe"

@@ -1,9 +1,9 @@
-"""Numbers at the edges: infinities, NaN, huge and tiny ones, signed zeros, empty axes, sums of very many, float16.
+"""Extreme numbers: infinities, NaN, huge and tiny ones, signed zeros, empty axes, sums of very many, float16.
 
-The rule: what a dtype can represent is right, however large or small the numbers in between; a result beyond its range
-is infinite; a result is NaN only where a NaN reaches it or mathematics defines none. What does not count (an ignored
-row, a masked pair, a dropped element, the branch not chosen) has no influence, even if it is NaN. All of it holds for
-kernels, for the textbook and for the composed forms, without a warning where the result is finite.
+A result that its dtype can represent is right, even if intermediate values could overflow or underflow; a result beyond
+the range of the dtype is infinite; a result is NaN only if an input is NaN or if it is not defined. Elements that do
+not count (an ignored row, a masked pair, a dropped element, the branch not chosen) have no influence, even if they are
+NaN. This holds for kernels, for the textbook and for decompositions, without a warning where the result is finite.
 """
 import math
 from typing import Any, NamedTuple
@@ -67,13 +67,13 @@ FAR_LEFT = 1.0 / (1.0 + np.exp([20.0, 36.0, 80.0]))
 
 ROWS = [
     # ---- elementwise
-    Row("relu keeps NaN, where it can be seen", F.relu, ([nan, -1.0, 0.0, 2.0],), [nan, 0.0, 0.0, 2.0],
+    Row("relu of NaN is NaN", F.relu, ([nan, -1.0, 0.0, 2.0],), [nan, 0.0, 0.0, 2.0],
         ([1.0, 0.0, 0.0, 1.0],)),
     Row("relu of infinities", F.relu, ([inf, -inf],), [inf, 0.0], ([1.0, 0.0],)),
-    Row("gelu far out: the cube overflows, the value and the slope do not", F.gelu,
+    Row("gelu of huge numbers: the cube overflows, the value and the slope do not", F.gelu,
         ([1e14, 1e30, inf, -1e14, -1e30, -inf, 11.0, -11.0],), [1e14, 1e30, inf, 0.0, 0.0, 0.0, 11.0, 0.0],
         ([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0],)),
-    Row("gelu keeps NaN", F.gelu, ([nan, 0.0],), [nan, 0.0], ([nan, 0.5],)),
+    Row("gelu of NaN is NaN", F.gelu, ([nan, 0.0],), [nan, 0.0], ([nan, 0.5],)),
     Row("gelu of tiny numbers is x / 2", F.gelu, ([1e-30, -1e-30],), [5e-31, -5e-31], ([0.5, 0.5],)),
     Row("sigmoid far left is exp(x), and its slope too", F.sigmoid, ([-20.0, -36.0, -80.0],),
         FAR_LEFT, (FAR_LEFT * (1.0 - FAR_LEFT),)),
@@ -110,12 +110,12 @@ ROWS = [
         [nan, nan, nan, inf], ([1.0, 0.0, 0.5, 0.5], [0.0, 1.0, 0.5, 0.5])),
     Row("minimum: the NaN becomes y and gets the gradient", F.minimum, ([nan, 1.0, nan, -inf], [1.0, nan, nan, 3.0]),
         [nan, nan, nan, -inf], ([1.0, 0.0, 0.5, 1.0], [0.0, 1.0, 0.5, 0.0])),
-    Row("clip: NaN is within no limits and beyond none: it stays", lambda x: F.clip(x, -1.0, 1.0),
+    Row("clip of NaN is NaN", lambda x: F.clip(x, -1.0, 1.0),
         ([nan, inf, -inf, 1.0, -0.0],), [nan, 1.0, -1.0, 1.0, 0.0], ([1.0, 0.0, 0.0, 1.0, 1.0],)),
     Row("where: the branch that is not chosen may be NaN", lambda a, b: F.where(np.array([True, False]), a, b),
         ([1.0, nan], [nan, 2.0]), [1.0, 2.0], ([1.0, 0.0], [0.0, 1.0])),
     # ---- reductions
-    Row("sum and mean of nothing along an axis that is empty, beside one that is not", lambda x: x.sum(axis=1),
+    Row("the sum along an empty axis is 0", lambda x: x.sum(axis=1),
         (np.ones((2, 0)),), [0.0, 0.0], (np.ones((2, 0)),)),
     Row("the mean of numbers whose sum overflows", lambda x: x.mean(), ([3e38, 3e38, 3e38],), 3e38, ([1 / 3] * 3,),
         "float32"),
@@ -127,9 +127,9 @@ ROWS = [
         [nan, nan], ([[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]],)),
     Row("max of infinities, shared equally", lambda x: x.max(axis=1), ([[inf, 1.0, inf], [-inf, -inf, -inf]],),
         [inf, -inf], ([[0.5, 0.0, 0.5], [1 / 3] * 3],)),
-    Row("logsumexp: log 0 is -inf, and no x of -inf has a share in a sum", lambda x: F.logsumexp(x, axis=1),
+    Row("logsumexp: of -inf alone it is -inf, and an x of -inf gets no gradient", lambda x: F.logsumexp(x, axis=1),
         ([[-inf, -inf], [-inf, 2.0]],), [-inf, 2.0], ([[0.0, 0.0], [0.0, 1.0]],)),
-    Row("logsumexp with inf: all that are inf share it", lambda x: F.logsumexp(x, axis=1),
+    Row("logsumexp with inf: those that are inf share the gradient", lambda x: F.logsumexp(x, axis=1),
         ([[inf, 0.0, -inf], [inf, inf, 1.0]],), [inf, inf], ([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]],)),
     Row("logsumexp of huge and of equal numbers", lambda x: F.logsumexp(x, axis=1),
         ([[1e30, 1e30], [-1e30, -1e30], [1e4, 1e4]],), [1e30, -1e30, 1e4 + math.log(2)], (np.full((3, 2), 0.5),)),
@@ -228,7 +228,7 @@ ROWS = [
 @every_way
 @both_dtypes
 @pytest.mark.parametrize("row", ROWS, ids=[row.reason for row in ROWS])
-def test_value_and_slope(row, dtype, way):
+def test_value_and_slope_are_right_up_to_rounding(row, dtype, way):
     if dtype in row.dtypes.split():
         y, slopes = run(way, row.function, *row.inputs, dtype=dtype)
         close(y, row.value, row.rtol * EPS[dtype])
@@ -236,7 +236,7 @@ def test_value_and_slope(row, dtype, way):
             np.testing.assert_allclose(got, want, rtol=row.rtol * EPS[dtype], atol=1e-45 if dtype == "float32" else 0.0)
 
 
-# ---- infinite or undefined: NumPy's warnings stay -------------------------------------------------------------------
+# ---- infinite or undefined results: NumPy warns -------------------------------------------------------------------
 
 @every_way
 @both_dtypes
@@ -245,7 +245,7 @@ def test_value_and_slope(row, dtype, way):
     (lambda x: x ** -1.0, 0.0, inf, -inf), (lambda x: 1.0 / x, 0.0, inf, -inf), (F.log, -1.0, nan, -1.0),
     (lambda x: x - x * 1.0, inf, nan, 0.0), (lambda x: F.softmax(F.stack([x, x])).sum(), -inf, nan, nan),
     (lambda x: F.cross_entropy(F.stack([x, x]), 0), inf, nan, nan)])
-def test_at_poles_results_are_infinite_and_where_undefined_nan(function, x, y, slope, dtype, way):
+def test_a_result_is_infinite_at_a_pole_and_nan_where_it_is_undefined(function, x, y, slope, dtype, way):
     with np.errstate(all="ignore"):
         got, (dx,) = run(way, function, x, dtype=dtype)
     assert np.array_equal(got, y, equal_nan=True) and np.array_equal(dx, slope, equal_nan=True)
@@ -258,7 +258,7 @@ def test_at_poles_results_are_infinite_and_where_undefined_nan(function, x, y, s
     F.relu, F.abs, lambda x: F.clip(x, -1.0, 1.0), lambda x: F.maximum(x, 3.0), lambda x: F.minimum(-x, -3.0),
     lambda x: F.where(np.array([True, False]), x, 1.0), lambda x: F.stack([x, x + 5.0]).max(axis=0),
     lambda x: F.dropout(x, 0.5, Key(seed=0))])
-def test_what_was_not_chosen_has_slope_0_also_if_dy_is_infinite(function, way):
+def test_an_infinite_dy_gives_no_nan_where_an_input_was_not_chosen(function, way):
     """0 * inf would be NaN: the gradient is selected, not multiplied."""
     _, (dx,) = run(way, function, [-2.0, 0.0], dy=inf)
     assert not np.isnan(dx).any()
@@ -286,12 +286,11 @@ N = 1_000_000
 MANY = np.full((N, 2), 0.1, "float32")
 TENTH = float(np.float32(0.1))
 ROW = np.zeros((N, 1), int)
-VIEW_3D = np.moveaxis(np.full((100, 2, 10_000), 0.1, "float32"), 0, 1)      # (2, 100, 10_000), not contiguous
 
 
 @pytest.fixture
 def large_pieces(monkeypatch):
-    """Kernels split arrays as outside of tests."""
+    """Kernels split arrays into pieces as large as outside of tests."""
     monkeypatch.setattr(kernel_settings.settings, "piece", 1 << 16)
     monkeypatch.setattr(kernel_settings.settings, "vocabulary", 128)
 

@@ -141,7 +141,7 @@ def test_what_is_no_ordinary_file_is_named_and_not_waited_for(tmp_path, file, ki
     "a\n.safetensors", "\ud800.safetensors", "config.json", "missing.safetensors", "x" * 300 + ".safetensors",
     "x" * 100_000, None, 3, ["a.safetensors"], {},
 ], ids=short)
-def test_a_shard_outside_the_folder_or_of_no_name_is_refused(tmp_path, name):
+def test_a_shard_outside_the_folder_or_with_another_name_than_safetensors_is_refused(tmp_path, name):
     folder = tmp_path / "model"
     folder.mkdir()
     edit_index(write_gpt2(folder, shards=3), name)

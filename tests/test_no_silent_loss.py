@@ -1,4 +1,4 @@
-"""What would lose a gradient, a mask or a change without a word is recorded, noticed or refused."""
+"""Where a gradient, a mask or a change of data could be lost silently, it is recorded, noticed or refused."""
 import contextlib
 import copy
 import math
@@ -79,7 +79,7 @@ def test_other_functions_of_numpy_refuse_a_tensor_that_needs_a_gradient(call):
         call(leaf(2, 2))
 
 
-def test_the_message_names_what_is_recorded_and_the_way_out():
+def test_the_message_for_a_function_of_numpy_names_recorded_functions_and_detach():
     x = leaf(3)
     with pytest.raises(TypeError, match=r"np.linalg.norm of a Tensor would lose its gradient.*F.stack.*t.detach\(\)"):
         np.linalg.norm(x)
@@ -96,7 +96,7 @@ def test_functions_of_numpy_without_a_gradient_take_tensors():
     np.testing.assert_allclose(x, x.data)
 
 
-def test_a_recorded_result_does_not_become_an_array_unasked():
+def test_a_recorded_result_becomes_an_array_only_inside_no_grad():
     y, z = leaf(2) * 2.0, leaf(2) * 3.0
     for call in (lambda: np.asarray(y), lambda: np.array([y, z]), lambda: np.mean([y, z]), lambda: np.from_dlpack(y)):
         with pytest.raises(TypeError, match=r"F.stack joins Tensors; .numpy\(\)"):
@@ -143,7 +143,7 @@ def test_an_index_may_be_an_integer_of_numpy(index):
         x[np.int64(3)]
 
 
-def test_a_key_that_mg_random_did_not_make_is_named():
+def test_a_key_that_is_not_made_by_mg_random_is_refused():
     with pytest.raises(TypeError, match=r"mg.random.key\(seed, step\), got 0"):
         F.dropout(leaf(3), 0.5, 0)
 
@@ -257,7 +257,7 @@ def test_new_data_that_an_integer_dtype_does_not_hold_is_refused(dtype, values):
     lambda x, t: F.cross_entropy(x, np.array([0, 1]), label_smoothing=t),
     lambda x, t: F.dropout(x, t, mg.random.key(0)),
 ])
-def test_a_tensor_that_needs_a_gradient_is_refused_where_there_is_none(make):
+def test_an_argument_without_a_gradient_refuses_a_tensor_that_needs_one(make):
     with pytest.raises(TypeError, match="has no gradient"):
         make(leaf(2, 3), Tensor(0.1, requires_grad=True))
 
@@ -356,7 +356,7 @@ def _without_grad(view, p):
         return view(p)
 
 
-def test_new_data_of_other_memory_does_not_matter():
+def test_new_data_of_adjacent_memory_is_not_taken_for_a_change():
     flat = np.arange(12.0)
     p, q, w = Tensor(flat[:6], requires_grad=True), Tensor(flat[6:], requires_grad=True), leaf(1)
     y = (p.detach() * w).sum() + (p.detach().numpy() * w).sum()
@@ -367,7 +367,7 @@ def test_new_data_of_other_memory_does_not_matter():
 
 
 def test_a_change_is_noticed_while_other_threads_record_theirs(monkeypatch):
-    """A thread that has got the time of its change waits, while another one records a later change."""
+    """One thread waits between taking the time of its change and recording it; another one records a later change."""
     x, other = leaf(3), Tensor(np.zeros(5))
     stopped, go_on = threading.Event(), threading.Event()
     clock = changes.clock
@@ -391,7 +391,7 @@ def test_a_change_is_noticed_while_other_threads_record_theirs(monkeypatch):
         y.backward()
 
 
-def test_new_data_before_the_forward_does_not_matter():
+def test_new_data_before_the_forward_is_not_taken_for_a_change():
     p = leaf(3)
     for _ in range(3):
         p.data = p.data + 1.0
@@ -461,7 +461,7 @@ def test_hooks_of_a_0_d_tensor_may_compute_a_scalar_of_numpy():
     assert x.grad == 31.0 and type(x.grad) is np.ndarray
 
 
-def test_retain_grad_keeps_what_all_hooks_made_of_the_gradient():
+def test_retain_grad_stores_the_gradient_after_all_hooks():
     x = leaf(2)
     y = x * 2.0
     y.retain_grad()
@@ -503,7 +503,7 @@ def test_a_failed_backward_leaves_the_grad_of_every_tensor_as_before():
 # ---- copies ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
-def test_a_result_of_an_op_cannot_be_copied_and_its_detach_can(copied):
+def test_an_output_of_an_op_is_not_copied_and_its_detach_and_leaves_are(copied):
     x = leaf(2)
     y = x * 2.0
     with pytest.raises(TypeError, match=r"output of mul at .*only leaves can be copied.*detach\(\)"):

@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_passed_over(capsys, damage, kind):
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["env.json", "metrics.jsonl", "stats.jsonl"])
 def test_a_damaged_file_that_is_not_needed_is_noticed_at_the_start(capsys, damage, file):
-    """It is mended with a note, or refused; a training never ends with an error because of it."""
+    """It is repaired with a note, or refused before the first step."""
     path = Path("run", file)
     steps = []
     DAMAGES[damage](path)
@@ -167,7 +167,7 @@ def test_a_damaged_file_that_is_not_needed_is_noticed_at_the_start(capsys, damag
 @given(position=st.floats(0.0, 0.999), bit=st.integers(0, 7), name=st.sampled_from(NEEDED))
 @settings(max_examples=60, deadline=None)
 def test_one_flipped_bit_is_noticed_or_changes_nothing(prepared, position, bit, name):
-    """Nothing: white space between the values of a JSON file, or 1e-3 and 1E-3."""
+    """Nothing changes by a bit of white space in a JSON file, or of the e in 1e-3."""
     path = prepared / "run" / name
     original = path.read_bytes()
     data = bytearray(original)
@@ -266,7 +266,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_read_is_no_run_without_checkpoin
     assert "run holds no checkpoint: it starts again from step 0" in capsys.readouterr().err
 
 
-def test_a_run_ends_well_without_any_validation_in_its_log():
+def test_a_resumed_run_without_any_validation_in_its_log_ends_without_an_error():
     Path("run/metrics.jsonl").write_bytes(b"")
     resume()
     assert [row["step"] for row in folder.read_rows(Path("run/metrics.jsonl"))] == [6]
@@ -286,7 +286,7 @@ def test_a_text_or_options_in_no_regular_file_are_refused(capsys, damage, call, 
 
 @pytest.mark.parametrize("val_loss", [None, 99.0, 0.001, "2.5"])
 def test_another_validation_loss_in_a_checkpoint_is_noticed_before_its_tensors_are_read(capsys, val_loss):
-    """Otherwise gpt.sample would take another checkpoint without a word."""
+    """Otherwise gpt.sample would silently use another checkpoint."""
     for path in checkpoint.newest_first(Path("run")):
         path.write_text(json.dumps(json.loads(path.read_bytes()) | {"val_loss": val_loss}))
         checkpoint.load_model(Path("run"))
@@ -307,7 +307,7 @@ def test_the_stepper_takes_another_checkpoint_for_a_damaged_newest_one(capsys, a
 
 @posix
 def test_verify_reads_no_logs(monkeypatch):
-    """One of 20 GB would be copied."""
+    """Otherwise one of 20 GB would be copied."""
     os.truncate("run/metrics.jsonl", 20 * 10 ** 9)
     copied = []
     monkeypatch.setattr(verify, "train_and_kill",
@@ -431,7 +431,7 @@ def test_a_run_whose_checkpoints_have_all_diverged_says_so(capsys):
     ["--eval_interval=1", "--checkpoint_interval=1"], ["--checkpoint_interval=1"], ["--max_iters=1"],
     ["--sample_interval=1"], ["--eval_interval=100"]])
 def test_a_run_that_diverges_keeps_a_checkpoint_to_resume_from(capsys, monkeypatch, options):
-    """Weights of 1e38 are finite, and every loss of theirs is NaN; with --keep=1."""
+    """Weights of 1e38 are finite, and their loss is NaN; with --keep=1."""
     monkeypatch.setattr(run_module, "samples", draw_samples)
     line = exits_with_one_line(capsys, train.main, [*RUN, "--learning_rate=1e38", "--grad_clip=0", "--keep=1", *options,
                                                     "--out_dir=new"], code=1)
@@ -500,7 +500,7 @@ OTHER = {"pid": 12, "host": "another-host", "since": "2020-01-02 03:04:05"}
 
 @pytest.mark.parametrize("flock", ["works", "does not exist", "is not supported by this disk"])
 def test_a_lock_of_another_host_is_refused_with_how_to_go_on(monkeypatch, capsys, flock):
-    """It may be alive: whether flock reaches other hosts of a shared disk is not known."""
+    """Its process may be running: whether an flock is seen on other hosts of a shared disk is not known."""
     if flock == "does not exist":
         monkeypatch.setattr(lock, "fcntl", None)
     elif flock != "works":
@@ -536,7 +536,7 @@ def test_a_lock_that_is_no_file_is_named(capsys, damage):
     assert str(Path("run/lock")) in exits_with_one_line(capsys, resume)
 
 
-def test_folders_without_a_name_are_never_shared():
+def test_runs_without_an_out_dir_that_start_at_the_same_time_get_different_folders():
     made = []
     threads = [threading.Thread(target=lambda: made.append(folder.make("", "stars.txt"))) for _ in range(20)]
     for thread in threads:
@@ -546,7 +546,7 @@ def test_folders_without_a_name_are_never_shared():
     assert sorted(made) == [Path("runs", f"stars-{i:03}") for i in range(1, 21)]
 
 
-def test_only_one_of_many_gets_a_lock():
+def test_only_one_of_many_threads_gets_a_lock():
     holders, most, refused, barrier = [], [], [], threading.Barrier(8)
 
     def work():
@@ -648,8 +648,8 @@ def test_the_folder_itself_may_be_a_link():
 
 
 @posix
-def test_a_log_with_another_name_outside_is_not_changed_there():
-    """As by cp -l, the copy of a backup."""
+def test_a_hard_link_to_a_log_outside_the_folder_is_not_changed():
+    """As made by a backup with cp -l."""
     os.link("run/metrics.jsonl", "backup.jsonl")
     before = Path("backup.jsonl").read_bytes()
     resume("--max_iters=8")
@@ -683,7 +683,7 @@ class Failing(io.StringIO):
 
 @pytest.mark.parametrize("stdout, stderr", [(Failing, io.StringIO), (Failing, Failing), (lambda: None, io.StringIO),
                                             (io.StringIO, lambda: None), (lambda: None, lambda: None)])
-def test_a_training_goes_on_without_its_streams(monkeypatch, stdout, stderr):
+def test_a_training_goes_on_where_a_stream_is_closed_or_fails(monkeypatch, stdout, stderr):
     out, err = stdout(), stderr()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -717,7 +717,7 @@ def test_a_full_disk_is_named_where_the_lock_is_written(monkeypatch):
     assert error.value.filename == str(Path("run/lock"))
 
 
-def test_a_lack_of_file_descriptors_is_one_line(capsys, monkeypatch):
+def test_a_lack_of_file_descriptors_ends_a_run_with_one_line(capsys, monkeypatch):
     """The folder of checkpoints cannot be listed either."""
     def too_many(*_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -726,7 +726,7 @@ def test_a_lack_of_file_descriptors_is_one_line(capsys, monkeypatch):
     assert "Too many open files. Its checkpoints cannot be read now (Too many open files)" in line
 
 
-def test_a_plot_that_fails_costs_no_other_result(capsys, monkeypatch):
+def test_a_plot_that_fails_is_noted_and_the_report_goes_on(capsys, monkeypatch):
     """As with MPLBACKEND=unknown."""
     def fail(*_):
         raise ValueError("Key backend: 'unknown' is not a valid value for backend")
@@ -746,7 +746,7 @@ def test_characters_that_a_stream_does_not_have_become_question_marks(monkeypatc
 
 @posix
 @pytest.mark.parametrize("streams", [">&- 2>&- <&-", ">/dev/full 2>/dev/full", "| true"])
-def test_train_py_without_streams(streams):
+def test_train_py_ends_with_status_0_where_its_streams_are_closed_full_or_not_read(streams):
     if "/dev/full" in streams and not Path("/dev/full").exists():
         streams = ">&-"
     done = subprocess.run(["bash", "-c", f'set -o pipefail; "$@" {streams}', "bash", sys.executable, "-W", "error",
@@ -779,7 +779,7 @@ def test_printed_commands_quote_the_folder(capsys, name):
 
 @posix
 def test_an_ignored_hangup_stays_ignored():
-    """As under nohup; otherwise the first one ends the run after its step."""
+    """As under nohup. If it is not ignored, the first one ends the run after its step."""
     before = signal.getsignal(signal.SIGHUP)
     try:
         for handler, received_after in ((signal.SIG_IGN, []), (signal.SIG_DFL, [signal.SIGHUP])):
@@ -826,6 +826,6 @@ def test_a_lack_of_memory_while_the_model_is_made_names_the_options(capsys, monk
             assert "out of memory: Unable to allocate 3 TiB; lower --batch_size=99" in line
 
 
-def test_verify_takes_its_options_in_both_spellings(monkeypatch):
+def test_verify_takes_the_folder_with_and_without_out_dir(monkeypatch):
     monkeypatch.setattr(verify, "train_and_kill", lambda run, step: str(step))
     assert verify.main(["run", "--steps", "2"]) == verify.main(["--out_dir", "run", "--steps=2"]) == 0

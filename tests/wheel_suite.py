@@ -20,7 +20,7 @@ RUN = ["--out_dir=a run", "--dataset=stars.txt", "--n_layer=1", "--n_head=2", "-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A function that runs a command in a new environment with the wheel and its requirements, in a folder without the
-    repository, and returns what it prints. The wheel is built with the setuptools that is here, without a network."""
+    repository, and returns what it prints. The wheel is built with the installed setuptools, without a network."""
     folder = tmp_path_factory.mktemp("wheel")
     keep_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests", "runs")
     shutil.copytree(ROOT, folder / "source", ignore=keep_out)
@@ -56,14 +56,14 @@ def trained(installed):
     return installed("-m", "gpt.train", *RUN)
 
 
-def test_training_ends_with_commands_that_work_here(installed, trained):
+def test_training_prints_commands_that_work_without_train_py(installed, trained):
     assert "python train.py" not in trained
     nexts = re.findall(r"python (-m gpt\.train .*)", trained)
     assert len(nexts) == 2 and "--init_from=resume" in nexts[0]
     assert "2 of 8 steps" in installed("-m", "gpt.train", "--init_from=resume", "--out_dir=a run", "--max_iters=8")
 
 
-def test_a_message_recommends_the_program_that_is_there(installed, trained):
+def test_messages_recommend_gpt_train_where_there_is_no_train_py(installed, trained):
     assert "gpt.train: unknown option --oops" in installed("-m", "gpt.train", "--oops=1", status=2)
     for program in ("gpt.sample", "gpt.step"):
         said = installed("-m", program, "--out_dir=nowhere", status=2)

@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from minigrad.device import resolve
 from minigrad.command import end_on_signals
+from minigrad.device import resolve
 
 from gpt.bench.machine import on_threads
 from gpt.bench.options import Options
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_torch(device: str) -> None:
-    """ValueError if the installed PyTorch does not load, or has no CUDA device though one is asked for."""
+    """ValueError if the installed PyTorch does not load, or has no CUDA device where `device` is one."""
     try:
         torch_side = importlib.import_module("gpt.bench.torch_side")
     except (ImportError, OSError) as error:

@@ -31,8 +31,8 @@ def peak_memory(name: str, p: Preset, device: str, threads: int) -> int | None:
 
 
 def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), computed in a new process, without a thread in this one; None if that process dies or the system
-    starts none."""
+    """function(*args), computed in a new process; no thread is started in this one. None if that process dies or
+    cannot be started."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, function, *args))
@@ -50,8 +50,9 @@ def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _send(sender: Any, function: Callable[..., Any], *args: Any) -> None:
+    """The new process: send function(*args)."""
     end_on_signals()
-    with contextlib.suppress(BrokenPipeError):      # a Ctrl-C has ended the process that waits for it
+    with contextlib.suppress(BrokenPipeError):      # Ctrl-C has ended the process that waits for the result
         sender.send(function(*args))
 
 

@@ -1,11 +1,11 @@
 """Checkpoints of a run.
 
     checkpoints/step_000200.safetensors weights under GPT-2's names, the optimizer's moments (optimizer.m.wte.weight)
-    checkpoints/step_000200.json        step, validation loss, lengths of the logs, and their SHA-256, alone and with
-                                        the tensors
+    checkpoints/step_000200.json        step, validation loss, lengths of the logs; the SHA-256 of these, and of these
+                                        with the tensors
 
-The JSON is written last and makes a checkpoint valid. Files that do not match the SHA-256 are not used, nor are values
-that are not finite.
+The JSON is written last and makes a checkpoint valid. A checkpoint is not used if a SHA-256 does not match, or if a
+value is not finite.
 """
 import json
 import math
@@ -53,7 +53,7 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     files.write_atomically(path.with_suffix(".safetensors"), data)
     files.write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
 
-    paths = [path for path in newest_first(out_dir) if step_of(path) <= step]   # not those that a resume passed over
+    paths = [path for path in newest_first(out_dir) if step_of(path) <= step]   # a resume has skipped later ones
     best = min(paths, key=_val_loss)            # the newest of equals
     for path in paths[keep:]:
         if path != best:
@@ -69,7 +69,7 @@ def sealed(record: Mapping[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def discard(out_dir: Path, step: int) -> None:
-    """Delete the checkpoint of a step, if there is one: its loss turned out to be that of a divergence."""
+    """Delete the checkpoint of a step, if there is one: for a step whose training loss shows a divergence."""
     for path in newest_first(out_dir):
         if step_of(path) == step:
             _delete(path)
@@ -104,13 +104,13 @@ def step_of(path: Path) -> int:
 
 
 def _is_named(path: Path) -> bool:
-    """Whether a file has the name of a checkpoint's: step_000200 (copy).json and step_old.json have not."""
+    """Whether the name of a file is that of a checkpoint; step_000200 (copy).json and step_old.json are not."""
     return bool(re.fullmatch("step_([0-9]{6}|[1-9][0-9]{6,17})", path.stem))
 
 
 def _note_foreign(out_dir: Path) -> list[Path]:
-    """Name on stderr what lies among the checkpoints like one, and is none: copies with other names, folders, and one
-    without its JSON."""
+    """Print a note for each path that looks like a checkpoint and is not one: copies with other names, folders, and
+    tensors without their JSON. Returns these paths."""
     found = [path for kind in ("json", "safetensors") for path in sorted(out_dir.glob(f"checkpoints/step_*.{kind}"))
              if not _is_named(path) or not path.is_file() or not os.path.lexists(path.with_suffix(".json"))]
     for path in found:
@@ -143,8 +143,8 @@ class _Unusable(Exception):
 
 
 def _load(path: Path, n_weights: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(record, tensors) of the checkpoint with this JSON. n_weights: how many numbers its weights are together; None
-    for any. _Unusable if it is damaged, of another model, or not finite."""
+    """(record, tensors) of the checkpoint with this JSON. n_weights: the number of elements of all its weights;
+    None for any. _Unusable if it is damaged, of another model, or not finite."""
     record = _record(path)
     try:
         with files.open_regular(path.with_suffix(".safetensors")) as file:
@@ -170,7 +170,7 @@ def _first_intact(paths: list[Path], n_weights: int | None = None, listed: Calla
     """(record, tensors) of the first usable one of these checkpoints; those before it are named on stderr. None if
     there are no checkpoints, ValueError if none is usable. n_weights: see _load.
 
-    listed: returns the paths anew. A run that goes on may delete all of them meanwhile: then its new ones are used.
+    listed: lists the paths again. A training that runs may have deleted all of them: then its newer ones are tried.
     """
     before: list[Path] = []
     while paths != before:
@@ -193,7 +193,7 @@ def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: flo
     checkpoint  ->  its step. None if there are no checkpoints: the run starts from step 0, and is the same run.
     ValueError if no checkpoint is intact, if it is of a step after max_iters, or if a log is not a file."""
     for path in _note_foreign(out_dir):
-        if _is_named(path) and path.is_dir():           # in the way of a checkpoint
+        if _is_named(path) and path.is_dir():           # a later checkpoint may have this name
             path.rename(path.with_name(f"{path.name}.moved"))
     record = restore(model, optimizer, newest_first(out_dir))
     if record is None:
@@ -232,21 +232,21 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     """The model of a run at its checkpoint with the lowest validation loss, and its tokenizer. ValueError names what is
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
-    text = tokenizer.load(out_dir / "tokenizer.json")
-    if len(text) != shape.vocab_size:
-        raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(text)} tokens and the model {shape.vocab_size}: it is "
-                         "of another run; restore it from a copy")
+    loaded = tokenizer.load(out_dir / "tokenizer.json")
+    if len(loaded) != shape.vocab_size:
+        raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(loaded)} tokens and the model {shape.vocab_size}: it "
+                         "is of another run; restore it from a copy")
     _note_foreign(out_dir)
 
     def best_first() -> list[Path]:
-        # damaged ones come first: they are named, because the best may be among them
+        # Damaged ones come first, so that each gets a note: the best may be one of them.
         return sorted(newest_first(out_dir), key=lambda path: (_record(path) is not None, _val_loss(path)))
     found = _first_intact(best_first(), parameter_count(shape), best_first)
     if found is None:
         raise missing(out_dir)
     model = GPT(shape, device=device, dtype=options["dtype"])
     model.load_state_dict(weights(found[1]))
-    return model, text
+    return model, loaded
 
 
 def newest_step(out_dir: Path, last: float = math.inf) -> int | None:

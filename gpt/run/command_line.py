@@ -106,7 +106,8 @@ def _value(kind: type, name: str, text: str) -> Any:
 def help_text(options: Any) -> str:
     """The text of --help: one line per option with its default, under the headings of the groups."""
     about = (options.__doc__ or "").strip()
-    lines = [] if about.startswith(f"{options.__name__}(") else [about]     # python -OO: dataclass writes a signature
+    # Under python -OO the docstring is the signature that dataclass writes where there is none.
+    lines = [] if about.startswith(f"{options.__name__}(") else [about]
     for f in dataclasses.fields(options):
         if f.metadata["group"]:
             lines.append(f.metadata["group"])
@@ -132,7 +133,7 @@ def train_name() -> str:
 @contextlib.contextmanager
 def bad_input_exits(program: str) -> Iterator[None]:
     """Turn ValueError, OSError and MemoryError into one line on stderr and exit status 2, without a traceback."""
-    if sys.stderr is None:                      # the caller closed it: print would write messages to stdout
+    if sys.stderr is None:                      # the caller closed it: otherwise print would write to stdout
         sys.stderr = open(os.devnull, "w")
     try:
         yield

@@ -18,7 +18,7 @@ from gpt.run.options import Options
 
 def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, repeat: Callable[[], Any]) -> NoReturn:
     """Exit with a message that says what showed the divergence, "the loss is nan", and names the op which computed the
-    first value that is not finite. repeat: computes what went wrong again; the weights have not changed since."""
+    first value that is not finite. repeat: computes it again; the weights have not changed since."""
     model.zero_grad()
     try:
         with mg.detect_nan():

@@ -5,7 +5,7 @@
     metrics.jsonl       training and validation losses, one JSON object per line
     stats.jsonl         norms of each tensor, its gradient and its update
     samples.md          texts that the model generated
-    lock                while a training runs: its process
+    lock                only while a training runs: its process
 """
 import contextlib
 import dataclasses
@@ -44,8 +44,8 @@ def make(out_dir: str, dataset: str) -> Path:
 
 @contextlib.contextmanager
 def claimed(path: Path, new: bool = False) -> Iterator[Path]:
-    """The folder of a run, locked. ValueError for a new run in a folder that has a run, for a folder in which another
-    training runs, and for one with symbolic links: a run writes into its folder alone."""
+    """Inside, the folder of a run is locked. ValueError for a new run in a folder that has a run, for a folder in which
+    another training runs, and for one with symbolic links, through which a run would write outside its folder."""
     with locked(path):
         for file in (*path.glob("*"), *path.glob("tokens/*"), *path.glob("checkpoints/*.tmp")):
             if file.is_symlink():
@@ -88,7 +88,7 @@ def out_dir_option(out_dir: Path) -> str:
 
 
 def note(text: str) -> None:
-    """Print to stderr what a run goes on without."""
+    """Print to stderr that something is missing or damaged, and the run goes on without it."""
     print(f"note    {text}", file=sys.stderr)
 
 
@@ -151,7 +151,7 @@ def append_samples(out_dir: Path, title: str, texts: list[str]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; none if there is no file. Lines that are no rows are left out."""
+    """The rows of a file of JSON lines; none if there is no file. Damaged lines are left out."""
     if not path.exists():
         return []
     with files.open_regular(path) as file:
@@ -177,7 +177,7 @@ def cut_log(path: Path, size: int) -> None:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row in a line of metrics.jsonl or stats.jsonl: its step and other numbers. None if it is none."""
+    """The row in a line of metrics.jsonl or stats.jsonl: its step and other numbers. None if the line is damaged."""
     try:
         row = json.loads(line)
         right = (type(row["step"]) is int and isinstance(row.get("tensor", ""), str)

@@ -27,9 +27,9 @@ def locked(out_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() == owner:                # and not a fork of it, which may end first
+        if os.getpid() == owner:                # not in a fork, which may end before its parent
             with contextlib.suppress(OSError):
-                path.unlink()                   # before it is closed, which lets others lock it
+                path.unlink()                   # before the close, after which others can lock it
         if descriptor is not None:
             os.close(descriptor)
 
@@ -37,31 +37,31 @@ def locked(out_dir: Path) -> Iterator[None]:
 def _lock(path: Path) -> int | None:
     """Make the file and lock it  ->  its descriptor, which holds the flock; None where there is no flock."""
     created, descriptor = _open(path)
-    held = False
+    keep = False
     try:
         flock = _flock(descriptor)
         if flock and not _is_at(path, descriptor):
-            return _lock(path)                  # its owner ended and deleted it after it was opened here
+            return _lock(path)                  # its owner deleted it after it was opened here
         owner = {} if created else _owner(descriptor)
         here = owner.get("host", platform.node()) == platform.node()
         if flock is False or not (created or flock and here):
             raise _refusal(path, owner, certain=flock is False and here)
-        mine = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        record = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(mine).encode())
+            os.write(descriptor, json.dumps(record).encode())
         except OSError as error:                # a full disk
             raise OSError(error.errno, error.strerror, str(path)) from None
-        held = bool(flock)
-        return descriptor if held else None
+        keep = bool(flock)
+        return descriptor if keep else None
     finally:
-        if not held:
+        if not keep:
             os.close(descriptor)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether this is the file at the path."""
+    """Whether the descriptor is that of the file at the path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

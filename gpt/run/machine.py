@@ -31,7 +31,7 @@ def memory() -> float:
     amounts = [math.inf]
     if hasattr(os, "sysconf"):
         amounts.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with contextlib.suppress(OSError, ValueError):          # of a container; the text is "max" where there is no limit
+    with contextlib.suppress(OSError, ValueError):          # the limit of a container; "max" if there is none
         amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
     return min(amounts)
 

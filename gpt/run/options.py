@@ -52,7 +52,7 @@ class Options:
     config: str = option("", "a TOML file of options: n_layer = 4")
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():       # from a config.json they may be of any type
+        for name, kind in get_type_hints(type(self)).items():       # values from a config.json may be of any type
             value = getattr(self, name)
             if not (type(value) is kind or kind is float and type(value) is int):
                 raise ValueError(f"--{name} must be of type {kind.__name__}, got {value!r:.60}")

@@ -18,7 +18,7 @@ def draw(out_dir: Path, o: Options, title: str, metrics: Sequence[Row], stats: S
          lines: Mapping[str, float], unit: str) -> None:
     """Draw loss.png, lr.png and, if there are statistics of tensors, stats.png. unit: singular noun for a token."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")         # of characters that the font lacks, and losses of 0 on a log scale
+        warnings.simplefilter("ignore")         # about characters that the font lacks, and losses of 0 on a log scale
         loss_curve(out_dir / "loss.png", title, metrics, lines, unit)
         lr_curve(out_dir / "lr.png", metrics, o.warmup_iters, decay_start(o.lr_schedule, o.warmup_iters, o.max_iters),
                  o.max_iters)
@@ -43,7 +43,7 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
     axes.errorbar(steps, losses, errors, fmt="o-", color=ORANGE, linewidth=0.8, markersize=4, capsize=2, clip_on=False,
                   zorder=3, label="validation, ± standard error")
     axes.set(xlabel="step", ylabel=f"loss (nats per {unit})", xlim=(0, max(steps[-1], 1)))
-    axes.set_title(title.encode(errors="replace").decode(), parse_math=False)       # the name of any file
+    axes.set_title(title.encode(errors="replace").decode(), parse_math=False)       # it may have any characters
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

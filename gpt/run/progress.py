@@ -13,7 +13,7 @@ class Progress:
     def __init__(self, first_step: int, max_iters: int, flops_per_token: int, peak: float) -> None:
         """peak: floating-point operations per second of the machine's matrix product."""
         self.max_iters, self.flops_per_token, self.peak = max_iters, flops_per_token, peak
-        tqdm.monitor_interval = 0               # no thread of tqdm's: where none can be started, it warns
+        tqdm.monitor_interval = 0               # otherwise tqdm starts a thread, and warns if it cannot
         self.bar = tqdm(total=max_iters, initial=first_step, disable=None, dynamic_ncols=True, leave=False,
                         bar_format="{desc}{remaining}", desc="started")
         self.mark = time.perf_counter()         # where the measured time starts, moved forward by pauses

@@ -49,7 +49,7 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
         with failures_exit(run.options, run.out_dir), stop_signals() as run.stopped, np.errstate(all="ignore"):
             try:
                 yield run
-            except SystemExit as end:           # its message is printed by the main thread alone
+            except SystemExit as end:           # Python prints its message in the main thread only
                 if isinstance(end.code, str) and threading.current_thread() is not threading.main_thread():
                     print(end.code, file=sys.stderr)
                 raise
@@ -61,7 +61,7 @@ class Run:
     None of it changes what is learned: the weights after a step depend on the options that train.py's loop reads.
     """
 
-    stopped: list[int]                  # the signal that ends the run
+    stopped: list[int]                  # holds the signal that ends the run, or nothing
 
     def __init__(self, o: Options, sources: dict[str, str], changes: list[str], claims: contextlib.ExitStack) -> None:
         """Start or resume the run that `configure` describes, and print its header. ValueError or OSError for options
@@ -71,7 +71,7 @@ class Run:
         if resumed:
             self.out_dir = claims.enter_context(folder.claimed(Path(o.out_dir)))
         elif o.out_dir:
-            folder.check_unused(Path(o.out_dir))        # now, and not only after the text was read
+            folder.check_unused(Path(o.out_dir))        # before the text is read, which may take long
 
         self.device = device.resolve(o.device)
         mg.set_num_threads(o.threads or len(allowed_cores()))
@@ -191,11 +191,11 @@ class Run:
     def stop_diverged(self, step: int, loss: float, repeat: Callable[[], Any]) -> NoReturn:
         """Exit with a message that names the first value which is not finite. repeat: computes the gradient again."""
         if not loss < 100.0:
-            checkpoint.discard(self.out_dir, step)      # of the same weights: every resume of it would end here
+            checkpoint.discard(self.out_dir, step)      # it has the same weights: a resume from it would end here again
         exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}", repeat)
 
     def _exit_diverged(self, step: int, what: str) -> NoReturn:
-        """Exit as stop_diverged does, of a divergence that shows between the steps."""
+        """As stop_diverged, for a divergence that is noticed between the steps."""
         exit_diverged(self.model, self.options, self.out_dir, step, what,
                       lambda: evaluate(self.model, self.val_windows, self.options.batch_size))
 
@@ -225,7 +225,7 @@ class Run:
 
         metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
         evaluated = [row for row in metrics if "val_loss" in row]
-        if evaluated:                           # none where metrics.jsonl was damaged
+        if evaluated:                           # empty if metrics.jsonl was damaged
             try:
                 plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
                           self.lines, self._unit())

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a run: it stops after its step."""
+"""Signals to a run: Ctrl-C, SIGTERM and SIGHUP let it stop after its step."""
 import contextlib
 import signal
 import threading
@@ -17,7 +17,7 @@ def stop_signals() -> Iterator[list[int]]:
     before = {getattr(signal, name): signal.getsignal(getattr(signal, name))
               for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}     # Windows has no SIGHUP
     if before.get(getattr(signal, "SIGHUP", None)) == signal.SIG_IGN:
-        del before[signal.SIGHUP]               # nohup: the run goes on without its terminal
+        del before[signal.SIGHUP]               # set by nohup: the run goes on without its terminal
 
     def on_signal(number: int, frame: Any) -> None:
         if received:

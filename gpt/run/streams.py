@@ -1,5 +1,5 @@
-"""Standard streams that are closed, or cannot be written any more: a full disk, a closed pipe, a terminal that is gone.
-What is printed is lost then, and the training goes on."""
+"""Standard streams that are closed, or that cannot be written to any more because of a full disk, a closed pipe or a
+closed terminal. What is printed is then lost, and the training goes on."""
 import contextlib
 import os
 import sys
@@ -23,7 +23,7 @@ class _Stream:
         return len(text)
 
     def flush(self) -> None:
-        self._try(getattr(self.stream, "flush", str))       # an object may have nothing but `write`
+        self._try(getattr(self.stream, "flush", str))       # the object may have no flush
 
     def _try(self, call: Callable[..., Any], *arguments: str) -> None:
         if self.lost:
@@ -43,7 +43,7 @@ class _Stream:
 def streams_may_fail() -> Iterator[None]:
     """Inside, printing never fails; closed streams are replaced by os.devnull."""
     before = sys.stdout, sys.stderr
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:      # no file of the run becomes stdout or stderr
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:      # else a file of the run becomes stdout or stderr
         pass
     os.close(descriptor)
     with contextlib.ExitStack() as opened:

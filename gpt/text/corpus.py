@@ -32,7 +32,7 @@ def load_text(dataset: str, seed: int = 1337) -> str:
         return python_source()
     if dataset == "shakespeare":
         return shakespeare()
-    if not Path(dataset).is_file():             # a FIFO would wait, and a device does not end
+    if not Path(dataset).is_file():             # a read of a FIFO would wait, and that of a device may never end
         raise ValueError(f"{dataset}: No such file; --dataset takes fables, python, shakespeare or a UTF-8 text file")
     text = read_text(Path(dataset))
     if not text:

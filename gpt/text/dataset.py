@@ -26,10 +26,10 @@ class Data:
 
 @dataclass
 class Tokenized:
-    """A text as tokens in memory: what the files of a run are written from."""
+    """A text as tokens in memory, before they are written to the folder of a run."""
     tokenizer: Tokenizer
     parts: dict[str, np.ndarray]        # "train" and "val": tokens (N,), integers
-    meta: dict[str, Any]                # the content of meta.json but for the SHA-256 of the other files
+    meta: dict[str, Any]                # the content of meta.json without the SHA-256 of the other files
 
     def write(self, folder: Path) -> Data:
         """Write tokenizer.json, tokens/train.bin and tokens/val.bin (raw little-endian integers of 2 bytes, or of 4 for
@@ -67,19 +67,13 @@ def tokenize(dataset: str, tokenizer: str = "char", vocab_size: int = 1024, seed
                        f"{len(made):,} different"})
 
 
-def prepare(folder: Path, dataset: str, tokenizer: str = "char", vocab_size: int = 1024, seed: int = 1337,
-            block_size: int = 1) -> Data:
-    """Tokenize a dataset into a folder. ValueError as by tokenize; then nothing is written."""
-    return tokenize(dataset, tokenizer, vocab_size, seed, block_size).write(folder)
-
-
 def open_data(folder: Path) -> Data:
     """Open the files that Tokenized.write wrote. ValueError if one is missing or damaged."""
     tokenizer, path = tokenizers.load(folder / "tokenizer.json"), folder / "tokens" / "meta.json"
     try:
         meta = files.read_sealed(path, ("name", "dtype", "length", "val_bytes_per_token", "description", "sha256_of"))
         parts = {part: _tokens(path.with_name(f"{part}.bin"), meta, part, len(tokenizer)) for part in ("train", "val")}
-        name = str(meta["name"]).encode(errors="replace").decode()      # that of a file may have bytes that are no text
+        name = str(meta["name"]).encode(errors="replace").decode()      # a name may have bytes that are not text
         return Data(name, str(meta["description"]), tokenizer, parts["train"], parts["val"],
                     float(meta["val_bytes_per_token"]))
     except FileNotFoundError as error:

@@ -19,8 +19,8 @@
 - `backward` gets the gradient of each output and returns one for each input. It never writes into its arguments.
 - `self.xp` is the array library to compute with: numpy or cupy. For gradients of gradients the engine runs a primitive
   on Tensors instead of arrays, with `self.xp` = minigrad.functional.
-- Sums and means are those of minigrad/ops/sums.py: exact to the last digits along every axis. With `wide = True` the
-  engine computes float16 and bfloat16 in float32.
+- Sums and means are those of minigrad/ops/sums.py, which accumulate in a wider dtype and round once. With `wide = True`
+  the engine computes float16 and bfloat16 in float32.
 - Elements that do not count are replaced by `where`, not multiplied by 0: 0 * inf is NaN.
 - The engine sums gradients over broadcast axes, accumulates them, checks shapes and dtypes; an op does none of it.
 - The docstring is data that the stepper displays: the shapes, then sections named forward, backward, why, identity (an

@@ -1,4 +1,4 @@
-"""Checks on random inputs, many a second: python -m tests.randomised --help.
+"""Checks on random inputs: python -m tests.randomised --help.
 
     programs    random programs of 5 to 40 ops, with hooks, several backwards, interruptions and reuse of graphs
     nets        random small networks, trained, copied and pickled on the way
@@ -7,5 +7,5 @@
     kills       signals to a training run at random instants
 
 A trial is a function of the seed, the part and the number of the trial, so that the options printed with a fault repeat
-it; of a kill only the delays before the signals are repeated.
+it. Of the part kills, only the delays before the signals are repeated.
 """

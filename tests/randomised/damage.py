@@ -1,6 +1,6 @@
 """Random damage to the folders that a training run and `save_pretrained` write. A command on such a folder gives the
 same bits as without the damage, or ends with status 2 and one line that names the file; it never hangs, shows a
-traceback, or goes on to another result without a word.
+traceback, or silently gives another result.
 """
 import json
 import math

@@ -1,5 +1,5 @@
-"""Signals at random instants: SIGINT, SIGTERM and SIGKILL to a tiny training run, several times. Resumed until it has
-ended, it has the bits of a run that was left alone.
+"""Signals at random instants: SIGINT, SIGTERM and SIGKILL to a tiny training run, several times. It is resumed until it
+ends, and must then have the same bits as a run without signals.
 """
 import shutil
 import signal

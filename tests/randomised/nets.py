@@ -1,6 +1,6 @@
-"""Random small networks, trained for a few steps. Copied, pickled or loaded into another network on the way, a training
-must go on with the same bits; and every loss and weight must be PyTorch's, where it is installed. Where not, those of
-the textbook's ops and of an optimizer in NumPy.
+"""Random small networks, trained for a few steps. If the network is copied, pickled or loaded into another one in
+between, the training must go on with the same bits. Every loss and weight must be PyTorch's where it is installed;
+where it is not, those of the textbook's ops and of an optimizer in NumPy.
 """
 import copy
 import pickle
@@ -230,7 +230,7 @@ def torch_train(spec, masks):
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 def check(spec):
-    """Raises Wrong if a training of this network goes wrong."""
+    """Train this network. Raises Wrong if a check fails."""
     with MODES[spec["mode"]](), np.errstate(all="ignore"):
         losses, net, masks = train(spec, spec["dtype"])
         if spec["roundtrip"]:

@@ -1,5 +1,5 @@
-"""Random programs: a graph of 5 to 40 ops, and what a user does with it. Every value and every gradient must be right,
-or the call refused where a graph was used up or its inputs were changed.
+"""Random programs: a graph of 5 to 40 ops, and what a user does with it. Every value and every gradient must be right;
+only where a graph was freed or its inputs were changed, the call may be refused instead.
 
 A program is text. GRAPH has a line per op; USES a line per use, each a call of a method of `Session`:
 
@@ -8,8 +8,8 @@ A program is text. GRAPH has a line per op; USES a line per use, each a call of 
     l0 = total(t1, x0)                      rebuild()
 
 x... are leaves, t... results, l... sums over several results, v... arrays that the user holds. The gradients are
-compared with PyTorch's on the same lines where it is installed. Where not, with those of the textbook's ops, recorded
-as primitives in float64, and these with a difference along a random direction.
+compared with PyTorch's for the same lines where it is installed. Where it is not, they are compared with those of the
+textbook's ops, recorded as primitives in float64, and these with a finite difference along a random direction.
 """
 import contextlib
 import copy
@@ -188,7 +188,7 @@ def difference(got, want):
 # ---- running a program ----------------------------------------------------------------------------------------------
 
 class Session:
-    """A graph in minigrad and what is done with it. Each use checks all it can see, and raises `Wrong`."""
+    """A graph in minigrad and what is done with it. Each use checks all values that it changes, and raises `Wrong`."""
 
     def __init__(self, graph, dtype="float64", mode="kernels"):
         self.graph, self.dtype, self.mode = graph, dtype, mode
@@ -263,9 +263,9 @@ class Session:
 
     @contextlib.contextmanager
     def use(self, name, dy=None, complete=True, whole=True):
-        """Around a use of `name` that adds its gradients: all, or if it is interrupted or refused, none.
-        complete=False: to each leaf its gradient or nothing, as where not all steps of a backward are run. whole=False:
-        a use that is refused half way may leave any .grad."""
+        """Around a use of `name`: checks that it adds the gradients of all leaves or, if it is interrupted or refused,
+        of none. complete=False: each leaf may get its gradient or none, as where only some steps of a backward are run.
+        whole=False: after a refusal any .grad is accepted."""
         before = {n: x.grad for n, x in self.leaves().items()}
         copies = {n: None if g is None else g.copy() for n, g in before.items()}
         interrupted = False
@@ -299,7 +299,7 @@ class Session:
                 raise Wrong(f"{what}, which the user holds, was written into")
 
     def check_refused(self, error):
-        """Raise an error again that is not the refusal of a graph that was used up or whose inputs were changed."""
+        """Raise the error again unless it refuses a graph that was freed or whose inputs were changed."""
         if not self.spoiled or not re.search("freed|changed", str(error)):
             raise error
 
@@ -553,7 +553,7 @@ def draw(rng):
 
 
 def extra(d, name, names, run, n):
-    """Now and then: what users do to a result besides computing with it."""
+    """At random: what users do to a result besides computing with it."""
     x = d.among([x for x in d.shapes if x[0] == "x"] or [None])
     if names[name].requires_grad and name not in d.outputs and d.chance(0.06):
         run(f"{name}." + d.among(["register_hook(lambda g: None)", "register_hook(lambda g: g * 2.0)",
