@@ -84,8 +84,8 @@ class Optimizer:
         for problem, names in (("unknown", group.keys() - self.defaults.keys() - {"params"}),
                                ("missing", self.defaults.keys() - group.keys())):
             if names:
-                raise ValueError(f"{type(self).__name__}: {problem} {', '.join(sorted(names))} in a group: it knows "
-                                 f"{', '.join(self.defaults)}")
+                raise ValueError(f"{type(self).__name__}: {problem} {', '.join(sorted(names))} in a group: "
+                                 f"the hyper-parameters are {', '.join(self.defaults)}")
         for name in self.defaults:
             for value in group[name] if name == "betas" else (group[name],):
                 if not isinstance(value, Real):

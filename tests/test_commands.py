@@ -1,4 +1,4 @@
-"""What all commands share: how train.py is named, odd streams, and a system that starts no thread."""
+"""What all commands share: how train.py is named, closed and full streams, and a system that starts no thread."""
 import io
 import os
 import subprocess
@@ -55,7 +55,7 @@ def test_another_train_py_in_the_current_folder_is_not_recommended(tmp_path, mon
     assert "train first, with python -m gpt.train --out_dir=nowhere" in capsys.readouterr().err
 
 
-def test_the_module_is_the_same_program(tmp_path):
+def test_python_m_gpt_train_is_the_same_program_as_train_py(tmp_path):
     said = [subprocess.run([sys.executable, *how, "--help"], capture_output=True, cwd=ROOT, check=True).stdout
             for how in (["train.py"], ["-m", "gpt.train"])]
     assert said[0] == said[1] and b"--out_dir" in said[0]
@@ -163,7 +163,7 @@ def test_matrix_products_run_on_as_many_threads_as_can_be_started(monkeypatch, a
         mg.set_num_threads(before)
 
 
-def test_only_so_many_threads_are_tried(monkeypatch):
+def test_the_number_of_threads_started_for_a_test_is_limited(monkeypatch):
     before, started = mg.get_num_threads(), []
     monkeypatch.setattr(threads, "MOST", 5)
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
@@ -192,7 +192,7 @@ def test_a_new_process_gives_a_result_or_none_where_it_dies():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-def test_a_new_process_is_quiet_where_the_one_that_waits_is_gone():
+def test_a_new_process_prints_nothing_where_the_process_that_waits_for_it_has_ended():
     code = ("import os, threading, time; from gpt.bench.memory import in_new_process\n"
             "if __name__ == '__main__':\n"
             "    threading.Timer(0.5, os._exit, [0]).start()\n"

@@ -183,7 +183,7 @@ def test_names_of_hyper_parameters_are_checked_in_groups_changed_later():
     assert p.data == 1.0
 
 
-def test_one_tensor_is_a_parameter():
+def test_an_optimizer_takes_one_tensor():
     p = parameter([1.0, 2.0])
     for opt in (SGD(p, lr=0.5), SGD([{"params": p}], lr=0.5)):
         assert opt.params == [p]

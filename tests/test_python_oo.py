@@ -1,4 +1,4 @@
-"""python -OO leaves out docstrings and asserts: every command works, and says so where a formula would stand."""
+"""python -OO leaves out docstrings and asserts: every command works, and prints a sentence in place of a formula."""
 import ast
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_no_check_is_an_assert(path):
     assert not [node.lineno for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Assert)]
 
 
-def test_a_run_is_trained_sampled_and_stepped(tmp_path):
+def test_a_run_is_trained_sampled_and_stepped_under_oo(tmp_path):
     (tmp_path / "stars.txt").write_text("the fox sees the stars\n" * 40)
     # without plots: Matplotlib would be compiled anew for -OO
     code = "import sys, train; from gpt.run import plot; plot.draw = lambda *_: None; train.main(sys.argv[1:])"
@@ -42,18 +42,18 @@ def test_a_run_is_trained_sampled_and_stepped(tmp_path):
     assert "'[!!' cannot be read" in said and "  optimizer\n" in said
 
 
-def test_ops_are_checked():
+def test_gradcheck_checks_ops_under_oo():
     assert " 0 failures" in command("-m", "minigrad.gradcheck")
     assert NO_FORMULAS in command("-m", "minigrad.gradcheck", "--op=gelu")
 
 
 @pytest.mark.parametrize("program", ["gpt.train", "gpt.sample", "gpt.step", "gpt.verify", "gpt.bench"])
-def test_help_lists_the_options(program):
+def test_help_lists_the_options_under_oo(program):
     said = command("-m", program, "--help")
     assert "--out_dir=" in said or "--preset=" in said
     assert "Options(" not in said and said.isascii() and all(len(line) < 100 for line in said.splitlines())
 
 
-def test_benchmarks_measure():
+def test_benchmarks_measure_under_oo():
     assert "overhead of an op" in command("-m", "minigrad.bench", "--rounds=1")
     assert "ms/step" in command("-m", "gpt.bench", "--steps=1", "--threads=1")

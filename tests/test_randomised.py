@@ -26,14 +26,14 @@ def failure(program):
 
 
 def first_failure(trial, most):
-    """What the first of so many trials that fails returns."""
+    """The result of the first of `most` trials that fails, or None."""
     found = (trial(np.random.default_rng([12, n])) for n in range(most))
     return next((result for result in found if result is not None), None)
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Many programs."""
+    """120 random programs."""
     return [programs.draw(np.random.default_rng([12, n])) for n in range(120)]
 
 

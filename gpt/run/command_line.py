@@ -13,7 +13,7 @@ from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
 
 from gpt.files import open_regular
 
-TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"      # where installed, beside the package gpt
+TRAIN = Path(__file__).resolve().parent.parent.parent / "train.py"      # an installed one too: beside the package gpt
 
 Options = TypeVar("Options")
 Layer = tuple[str, Mapping[str, Any]]           # a name of a source of values, and its values
