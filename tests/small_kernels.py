@@ -9,7 +9,7 @@ from minigrad.executor import EXECUTORS
 from minigrad.kernels.vector.settings import settings
 from minigrad.modes import switch
 
-SMALL = dict(piece=24, queries=3, scores=40, vocabulary=6, logits=130, stretch=20, reused_bytes=64)
+SMALL = dict(piece=24, summed_rows=5, queries=3, scores=40, vocabulary=6, logits=130, stretch=20, reused_bytes=64)
 
 
 @contextlib.contextmanager
