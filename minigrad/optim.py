@@ -121,19 +121,22 @@ class Optimizer:
         for group in self.groups:
             for run in self.runs([state for _, state in zip(group["params"], rest) if state.p.grad is not None]):
                 first, last, members = run[0], run[-1], [state.p for state in run]
-                hyper, static = self.hyper(group, first.t)
+                hyper, static = self.hyper(group, first.t + 1)
                 executor = executor_of(type(first.p.data), mode().plain)
-                executor.update(self.op, [p.data for p in members], [p.grad for p in members],
-                                [m[first.at.start:last.at.stop] for m in first.flat], hyper, static)
-                for p in members:
-                    p.changed()
+                try:
+                    executor.update(self.op, [p.data for p in members], [p.grad for p in members],
+                                    [m[first.at.start:last.at.stop] for m in first.flat], hyper, static)
+                finally:
+                    for p in members:           # also after an interrupt: some may have new values
+                        p.changed()
+                for state in run:
+                    state.t += 1
 
     def runs(self, states: list[State]) -> list[list[State]]:
-        """Increase the t of each state, and return the states in runs. In a run, all have the same t and their moments
-        are adjacent in memory, so one call of the executor updates all their parameters."""
+        """The states in runs. In a run, all have the same t and their moments are adjacent in memory, so one call of
+        the executor updates all their parameters."""
         runs: list[list[State]] = []
         for state in states:
-            state.t += 1
             before = runs[-1][-1] if runs else None
             if before and before.flat is state.flat and (before.at.stop, before.t) == (state.at.start, state.t):
                 runs[-1].append(state)

@@ -10,6 +10,8 @@ from hypothesis import given, strategies as st
 
 import minigrad as mg
 from minigrad import Tensor, functional as F
+from minigrad.executor import EXECUTORS
+from minigrad.modes import switch
 from minigrad.optim import SGD, AdamW, clip_grad_norm, warmup_cosine
 
 
@@ -302,6 +304,27 @@ def test_adamw_in_float16_refuses_an_eps_that_is_0_there():
     p = Tensor(np.ones(2, "float16"))
     with pytest.raises(ValueError, match="eps 1e-08 is 0 in float16"):
         F.adamw(p, p, p, p, 0.1, 0.9, 0.99, 1e-8, 0.0, 1)
+
+
+def test_after_an_interrupted_step_t_counts_finished_updates_and_the_new_values_are_noticed(monkeypatch):
+    p, q = parameter([1.0]), parameter([2.0])
+    optimizer = AdamW([{"params": [p]}, {"params": [q]}])
+    loss = (p * q).sum()
+    p.grad, q.grad = np.ones(1), np.ones(1)
+    update, calls = EXECUTORS[np.ndarray].update, []
+
+    def interrupted(*arguments):
+        update(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EXECUTORS[np.ndarray], "update", interrupted)
+    with switch(plain=False), pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert optimizer.state_dict()["t"] == [1, 0]
+    with pytest.raises(ValueError, match="was changed after mul"):
+        loss.backward()
 
 
 def test_other_parameters_in_the_groups_of_an_optimizer_are_an_error():
