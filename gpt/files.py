@@ -32,13 +32,19 @@ def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
     try:
         if len(data) > limit:
             raise ValueError(f"it has more than {limit:,} bytes")
-        content = json.loads(data)
-        if not isinstance(content, dict):
-            raise ValueError(f"expected {{name: value, ...}}, got a {type(content).__name__}")
-    except RecursionError:
-        raise damaged(path, "it is nested too deeply") from None
+        return json_object(data)
     except ValueError as error:
         raise damaged(path, error) from None
+
+
+def json_object(text: str | bytes, **options: Any) -> dict[str, Any]:
+    """The object in the text of a JSON file. options: of json.loads. ValueError for anything else."""
+    try:
+        content = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected {{name: value, ...}}, got a {type(content).__name__}")
     return content
 
 

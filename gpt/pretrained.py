@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gpt.files import open_regular, write_atomically
+from gpt.files import json_object, open_regular, write_atomically
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
@@ -256,11 +256,6 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
     if len(data) > LARGEST_JSON:
         raise ValueError(f"{path} is longer than {LARGEST_JSON} bytes: is it of a GPT-2?")
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-    except RecursionError:
-        raise ValueError(f"{path} is damaged: it is nested too deeply") from None
+        return json_object(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: expected {{name: value, ...}}, got a {type(found).__name__}")
-    return found

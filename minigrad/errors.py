@@ -88,9 +88,9 @@ def gradient_of(p: "Tensor") -> Any:
                      f"its shape, dtype {p.dtype} and device {p.device}")
 
 
-def name_of(p: "Tensor") -> str:
-    """A leaf's name and shape, for messages."""
-    return f"{getattr(p, 'name', '') or 'a parameter'} {p.shape}"
+def name_of(p: "Tensor", unnamed: str = "a parameter") -> str:
+    """The name of a Tensor, or what it is called without one, and its shape, for messages."""
+    return f"{getattr(p, 'name', '') or unnamed} {p.shape}"
 
 
 def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
@@ -120,7 +120,7 @@ def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], stati
 
 def changed(x: "Tensor", node: "Node", advice: str) -> ValueError:
     """The error for an input that was given other values after a node had used it. advice: the end of the message."""
-    return ValueError(f"{getattr(x, 'name', '') or 'a Tensor'} {x.shape} was changed after {node} had used it{advice}")
+    return ValueError(f"{name_of(x, 'a Tensor')} was changed after {node} had used it{advice}")
 
 
 def check_finite(where: str, results: Iterable[Any], inputs: Iterable[Any]) -> None:

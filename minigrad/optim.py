@@ -189,12 +189,15 @@ class Optimizer:
         t = np.asarray(state["t"])
         if t.dtype.kind not in "iu" or t.min() < 0:
             raise ValueError(f"this state's t must be the numbers of steps so far, got {state['t']!r:.80}")
-        moments = [[Tensor(x, dtype=flat.dtype, device=own.p.device).data.reshape(-1) for m, flat in
-                    zip(self.moments, own.flat) for x in (state[m][i],)] for i, own in enumerate(self.states)]
-        for own, steps, new in zip(self.states, t.tolist(), moments):
+        copies: list[tuple[Any, Any]] = []      # a part of the moments and its new values: all before a change
+        for k, m in enumerate(self.moments):
+            for own, values in zip(self.states, state[m]):
+                part = own.flat[k][own.at]
+                copies.append((part, Tensor(values, dtype=part.dtype, device=own.p.device).data.reshape(-1)))
+        for own, steps in zip(self.states, t.tolist()):
             own.t = steps
-            for flat, values in zip(own.flat, new):
-                flat[own.at] = values
+        for part, new in copies:
+            part[...] = new
 
 
 class AdamW(Optimizer):

@@ -83,7 +83,7 @@ class KernelExecutor(Executor):
     def backward(self, op: Op, dys: Sequence[Any], grads: Any) -> Any:
         grads.unaliased = []
         if not isinstance(op, Kernel):
-            return run(op, op.backward, dys, op.saved)
+            return super().backward(op, dys, grads)
         if not grads.exclusive:
             op.exposed = True
             return op.backward(*dys, **op.saved)
