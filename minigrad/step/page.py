@@ -23,6 +23,9 @@ from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
 from minigrad.step.view import View, view
 
 WEB = Path(__file__).parent / "web"
+STYLES = "layout", "figures", "panels", "media"
+SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
+           "page")                              # one script: a name that a file uses at its top level comes before it
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
@@ -84,8 +87,9 @@ def _contents(record: Record) -> Contents:
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
     """The page with as much as fits into the budget, and what was omitted."""
     template = (WEB / "page.html").read_text(encoding="utf-8")
-    for part in "css", "js":
-        template = template.replace(f"/*{part}*/", (WEB / f"page.{part}").read_text(encoding="utf-8"))
+    for kind, names in (("css", STYLES), ("js", SCRIPTS)):
+        parts = [(WEB / f"{name}.{kind}").read_text(encoding="utf-8") for name in names]
+        template = template.replace(f"/*{kind}*/", "\n".join(parts))
     for forward, saved, bounds in (True, True, CELLS), (False, True, CELLS[-1:]), (False, False, CELLS[-1:]):
         store = ArrayStore()
         data = _data(contents, store, forward, saved)

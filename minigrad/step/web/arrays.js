@@ -1,0 +1,44 @@
+// ---- arrays --------------------------------------------------------------------------------------------------------
+
+function half(bits) {                                       // IEEE 754 binary16
+  const sign = bits & 0x8000 ? -1 : 1, exponent = bits >> 10 & 31, fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+function array(position) {                                  // of data.arrays; decoded when it is first shown
+  const a = data.arrays[position];
+  if (a.panels !== undefined || !a.shape.length) return a;
+  const [R, C] = [a.shape.at(-2) ?? 1, a.shape.at(-1)];
+  const stride = a.stride ?? [1, 1, 1], kept = (n, s) => Math.ceil(n / s);
+  a.full = [sizeOf(a.shape.slice(0, -2)), R, C];
+  [a.panels, a.rows, a.columns] = a.full.map((n, k) => kept(n, stride[k]));
+  a.steps = stride;
+  if (a.ints) a.numbers = Float64Array.from(a.ints);
+  else {
+    const bytes = atob(a.half), unit = Number(a.max) || 1;
+    a.numbers = new Float64Array(bytes.length / 2);
+    for (let k = 0; k < a.numbers.length; k++)
+      a.numbers[k] = half(bytes.charCodeAt(2 * k) | bytes.charCodeAt(2 * k + 1) << 8) * unit;
+  }
+  return a;
+}
+
+const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
+
+function trueIndex(a, panel, row, column) {                 // of a cell of a heat map, in the whole array
+  let rest = panel * a.steps[0];
+  const leading = [];
+  for (const n of a.shape.slice(0, -2).reverse()) {
+    leading.unshift(rest % n);
+    rest = Math.floor(rest / n);
+  }
+  return [...leading, ...a.shape.length > 1 ? [row * a.steps[1]] : [], column * a.steps[2]];
+}
+
+function cellOf(a, at) {                                    // the cell that shows this index, or of a sample the one nearest before it
+  const flat = a.shape.slice(0, -2).reduce((k, n, axis) => k * n + at[axis], 0);
+  const row = a.shape.length > 1 ? at.at(-2) : 0;
+  return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
+}

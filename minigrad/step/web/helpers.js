@@ -1,0 +1,36 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const {steps, optimizer, nudges, tokens} = data;
+const $ = id => document.getElementById(id);
+
+// ---- small helpers -------------------------------------------------------------------------------------------------
+
+function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element[name] = value;
+    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(9).filter(child => child != null && child !== false));
+  return element;
+}
+
+function num(x, digits = 3) {                               // short: −0.0123, 1.2e−7, 4
+  x = Number(x);
+  if (!isFinite(x)) return isNaN(x) ? "NaN" : x > 0 ? "∞" : "−∞";
+  const size = Math.abs(x);
+  const text = Number.isInteger(x) && size < 1e6 ? `${x}` :
+    size >= 1e6 || size < 1e-3 ? x.toExponential(digits - 1) : x.toPrecision(digits);
+  return text.replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "").replaceAll("-", "−").replace("e+", "e");
+}
+
+const index = at => `[${at.join(", ")}]`;
+const dims = shape => shape.length ? shape.join(" × ") : "a scalar";
+const visible = token => token.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
+const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+const sum = (xs, f) => xs.reduce((total, x) => total + f(x), 0);
+
+const store = {                                             // a browser may refuse it to a page from disk
+  get(key) { try { return localStorage.getItem(key); } catch { return null; } },
+  set(key, value) { try { localStorage.setItem(key, value); } catch { /* then it is forgotten with the page */ } },
+};

@@ -1,0 +1,103 @@
+// ---- positions: forward f0, f1, ...; backward b0, b1, ...; the nudges n; the optimizer's updates u0, u1, ... -------
+
+const KINDS = {f: "Forward", b: "Backward", n: "Nudge", u: "Update"};
+const positions = [
+  ...steps.map((_, k) => ({kind: "f", k: steps.length - 1 - k})), ...steps.map((_, k) => ({kind: "b", k})),
+  ...nudges.length ? [{kind: "n", k: 0}] : [], ...(optimizer?.updates ?? []).map((_, k) => ({kind: "u", k})),
+];
+const find = (kind, k = 0) => positions.findIndex(s => s.kind === kind && s.k === k);
+const state = {at: find("b"), line: 0, pick: 0, trail: [], quiz: false, unfolded: new Set()};
+const here = () => positions[state.at];
+const listingOf = ({kind, k}) => kind === "n" ? {lines: []} : kind === "u" ? optimizer.updates[k] :
+  steps[k][kind === "f" ? "forward" : "backward"];
+const title = ({kind, k}) => kind === "n" ? "nudges" : kind === "u" ? `${optimizer.op} → ${optimizer.updates[k].leaf}` :
+  steps[k].name === steps[k].op ? steps[k].op : `${steps[k].op} → ${steps[k].name}`;
+
+function called(s) {                                        // steps are counted from 0, as in Python
+  const n = steps.length - 1;
+  if (s.kind === "n") return "nudges";
+  return {f: `forward ${n - s.k} of ${n}`, b: `step ${s.k} of ${n}`,
+    u: `update ${s.k} of ${optimizer?.updates.length - 1}`}[s.kind] + `: ${title(s)}`;
+}
+
+function address() {
+  const {kind, k} = here();
+  return `#${kind}${k}${state.line || state.pick ? `.${state.line}` : ""}${state.pick ? `.${state.pick}` : ""}`;
+}
+
+function go(at, line = 0, pick = 0, trail = []) {           // line 0: the op as a whole; n: after its n-th line
+  at = Math.max(0, Math.min(positions.length - 1, at));
+  if (at !== state.at) state.unfolded = new Set();
+  Object.assign(state, {at, line: Math.min(line, listingOf(positions[at]).lines.length), pick, trail});
+  draw();
+  if (!data.embedded && location.hash !== address()) location.hash = address();
+}
+
+function goTo(kind, k, line, pick, trail) { go(find(kind, k), line, pick, trail); }
+
+function fromHash() {
+  const found = /^#([fbnu])(\d+)(?:\.(\d+))?(?:\.(\d+))?$/.exec(location.hash);
+  if (!found || location.hash === address()) return;
+  const at = find(found[1], Number(found[2]));
+  if (at >= 0) go(at, Number(found[3] ?? 0), Number(found[4] ?? 0));
+}
+
+function nextLine() {
+  if (state.line < listingOf(here()).lines.length) go(state.at, state.line + 1, state.pick);
+  else if (state.at + 1 < positions.length) go(state.at + 1, 1);
+}
+
+function previousLine() {
+  if (state.line > 1) go(state.at, state.line - 1, state.pick);
+  else if (state.at > 0) go(state.at - 1, Infinity);
+}
+
+const sameKind = () => positions.flatMap((s, at) => s.kind === here().kind ? [at] : []);
+
+// ---- breakpoints: the same words as loss.backward_steps(until=...) -------------------------------------------------
+
+function namesOf(step) {
+  const parts = step.name === step.op ? [] : step.name.split(".");
+  const modules = parts.map((_, k) => parts.slice(0, k + 1).join("."));
+  return new Set([step.op, ...modules, ...step.inputs.map(x => x.leaf).filter(Boolean)]);
+}
+
+const allNames = [...new Set(steps.flatMap(s => [...namesOf(s)]))].sort();
+
+function stops(text) {
+  const bound = /^norm\s*>\s*(\S+)$/.exec(text);
+  if (text === "bad") return s => !s.checks.length || s.checks.some(row => !row.ok);
+  if (text === "nan") return s => s.bad_origin !== "";
+  if (bound && isFinite(bound[1])) {
+    return s => s.inputs.some(x => "gradient" in x && norm(x.gradient) > Number(bound[1]));
+  }
+  if (allNames.includes(text)) return s => namesOf(s).has(text);
+}
+
+const norm = position => { const a = data.arrays[position]; return Math.abs(Number(a.norm ?? a.value)); };
+
+function distance(a, b) {                                   // Levenshtein's
+  let row = [...Array(b.length + 1).keys()];
+  for (let i = 1; i <= a.length; i++) {
+    const above = row;
+    row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      row.push(Math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] !== b[j - 1])));
+    }
+  }
+  return row[b.length];
+}
+
+function runTo(text) {
+  const stop = stops(text);
+  if (!stop) {
+    const nearest = [...allNames].sort((a, b) => distance(a, text) - distance(b, text)).slice(0, 3);
+    return say(`nothing here is called “${text}”; nearest: ${nearest.join(", ")}`);
+  }
+  const kind = here().kind === "f" ? "f" : "b", start = here().kind === kind ? state.at + 1 : find("b");
+  const at = positions.findIndex((s, k) => k >= start && s.kind === kind && stop(steps[s.k]));
+  if (at < 0) return say(`no later step stops at “${text}”`);
+  go(at);
+}
+
+const say = text => { $("message").textContent = text; };
