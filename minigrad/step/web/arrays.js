@@ -22,7 +22,19 @@ function array(position) {                                  // of data.arrays; d
     for (let k = 0; k < a.numbers.length; k++)
       a.numbers[k] = half(bytes.charCodeAt(2 * k) | bytes.charCodeAt(2 * k + 1) << 8) * unit;
   }
+  a.constant = !a.stride && a.numbers.length > 1 && a.numbers.every(x => x === a.numbers[0]);
   return a;
+}
+
+const swapped = xs => xs.length < 2 ? xs : [...xs.slice(0, -2), xs.at(-1), xs.at(-2)];
+
+function transposed(a) {                                    // with its last two axes exchanged
+  if (a.transpose || a.shape.length < 2) return a.transpose ?? a;
+  const {rows, columns, panels} = a, size = rows * columns, numbers = new Float64Array(a.numbers.length);
+  for (let p = 0; p < panels; p++) for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
+    numbers[p * size + c * rows + r] = a.numbers[p * size + r * columns + c];
+  return a.transpose = {...a, numbers, rows: columns, columns: rows, shape: swapped(a.shape), full: swapped(a.full),
+    steps: swapped(a.steps), images: {}};
 }
 
 const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
@@ -42,3 +54,19 @@ function cellOf(a, at) {                                    // the cell that sho
   const row = a.shape.length > 1 ? at.at(-2) : 0;
   return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
 }
+
+// ---- axes ----------------------------------------------------------------------------------------------------------
+
+function axesOf(name, shape) {                              // the names of the axes of an array of this step; "" where unknown
+  const known = "fb".includes(here().kind) ? steps[here().k].axes?.[name] : undefined;
+  return known?.length === shape.length ? known : shape.map(() => "");
+}
+
+const labelsOf = axis => data.labels?.[axis] ?? [];         // the labels of its indices: tokens, characters
+
+function inWords(axis, k) {                                 // query 15 "n"; without a name the index alone
+  const label = labelsOf(axis)[k];
+  return (axis ? `${axis} ${k}` : `${k}`) + (label === undefined ? "" : ` "${visible(label)}"`);
+}
+
+const placed = (axes, at) => `[${at.map((k, n) => inWords(axes[n], k)).join(", ")}]`;

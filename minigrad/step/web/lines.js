@@ -1,34 +1,58 @@
 // ---- the right column: arrays --------------------------------------------------------------------------------------
 
 function section(name, figures, legend) {
-  return [el("h3", {}, name, legend && el("span", {class: "legend"}, "−max", el("i"), "+max, signed square root")),
-    el("div", {class: "figures"}, figures)];
+  return [el("h3", {}, name, legend && el("span", {class: "legend"}, "square-root scale:", COLOURS.map(([colour, words]) =>
+    el("span", {class: colour}, el("i"), words)))), el("div", {class: "figures"}, figures)];
 }
 
+const COLOURS = [["negative", "negative"], ["zero", "0"], ["positive", "positive"], ["neutral", "masked, integer, all equal"],
+  ["cross", "NaN, ∞"]];
 const GRADIENTS = "gradients with respect to the inputs", UPSTREAM = "upstream gradient and saved arrays";
 
 function upstreamAndSaved(step) {
-  return [...Object.entries(step.dys).map(([name, a]) => heatmap(name, a, {size: SMALL})),
-    ...Object.entries(step.saved).map(([name, a]) => heatmap(name, a, {size: SMALL, tag: "saved"}))];
+  const asks = name => ({asks: {name, line: 0}, size: SMALL});
+  return [...Object.entries(step.dys).map(([name, a]) => heatmap(name, a, asks(name))),
+    ...Object.entries(step.saved).map(([name, a]) => heatmap(name, a, {...asks(name), tag: "saved"}))];
 }
 
 function drawRight(step, kind) {                            // the newest arrays on top
   const {lines} = listingOf(here()), n = lines.length, forward = kind === "f";
-  const whole = state.line === 0 || state.line === n, isNew = state.line > 0;
+  const whole = state.line === 0 || state.line === n, isNew = state.line > 0, last = state.line || n;
+  const shown = new Set();                                  // "name position" of the arrays in the pictures
+  const newest = state.line ? newestOf(step, lines, shown) : [];
+  const isShown = ([name, a]) => shown.has(`${name} ${a}`);
+
+  const results = !whole ? [] : forward ?
+    Object.entries(step.outputs).filter(out => !isShown(out)).map(([name, a]) => heatmap(name, a, {isNew, asks: {name, line: n}})) :
+    step.inputs.flatMap(x => "gradient" in x ? gradientOf(x, isShown([`d${x.name}`, x.gradient])) : []);
+  const finals = !whole ? [] : finalsOf(step, forward);
+  const before = lines.slice(0, state.line ? last - 1 : last).flatMap(([, , values], k) =>
+    Object.entries(values).filter(value => !finals.includes(value[1]) && !isShown(value)).map(
+      ([name, a]) => heatmap(name, a, {tag: `line ${k + 1}`, size: SMALL, asks: {name, line: k + 1}})));
   const given = !forward ? upstreamAndSaved(step) :
-    step.inputs.map(x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL}));
-  const results = !whole ? [] : forward ? Object.entries(step.outputs).map(([name, a]) => heatmap(name, a, {isNew})) :
-    step.inputs.flatMap((x, i) => "gradient" in x ? [gradientOf(x, i)] : []);
-  const finals = !whole ? [] : forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
-  const computed = (k, size) => Object.entries(lines[k - 1][2]).filter(([, a]) => !finals.includes(a)).map(
-    ([name, a]) => heatmap(name, a, {tag: `line ${k}`, isNew: size === LARGE, size}));
-  const last = state.line || n, newest = state.line ? computed(last, LARGE) : [];
-  const before = Array.from({length: state.line ? last - 1 : last}, (_, k) => computed(k + 1, SMALL)).flat();
+    step.inputs.map(x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL, asks: {name: x.name, line: 0}}));
   const parts = [
     [`line ${last} of ${n} computed`, newest], [forward ? "outputs" : GRADIENTS, results],
     ["intermediate values", before], [forward ? "inputs" : UPSTREAM, given]].filter(([, figures]) => figures.length);
   if (!newest.length && !results.length) parts.unshift([`line ${last} of ${n} computed no array`, []]);
   $("right").replaceChildren(...parts.flatMap(([name, figures], k) => section(name, figures, k === 0)));
+  lightFormula(isNew ? Object.keys(lines[last - 1][2]) : []);
+}
+
+const finalsOf = (step, forward) => forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
+
+function newestOf(step, lines, shown) {                     // what the current line computed: pictures where it has trees
+  const [, , values, trees = {}] = lines[state.line - 1], last = state.line === lines.length;
+  const finals = last ? finalsOf(step, here().kind === "f") : [];
+  const lineOf = name => lines.slice(0, state.line - 1).findLastIndex(([, , earlier]) => name in earlier) + 1;
+  return Object.entries(values).flatMap(([name, a]) => {
+    const input = last && step.inputs.find(x => x.gradient === a && name === `d${x.name}`);
+    const figure = {tag: `line ${state.line}`, isNew: true, to: input?.label, asks: {name, line: state.line}};
+    const drawn = trees[name] && picture(name, trees[name], a, {figure, lineOf});
+    if (!drawn && finals.includes(a)) return [];
+    shown.add(`${name} ${a}`);
+    return [drawn ?? heatmap(name, a, figure)];
+  });
 }
 
 const whyOf = (step, input, at) => data.whys[`${step}:${input}:${at.join()}`];
@@ -38,18 +62,40 @@ for (const key of Object.keys(data.whys)) {
   (explainable[`${step}:${input}`] ??= []).push(at ? at.split(",").map(Number) : []);
 }
 
-function gradientOf(x, i) {
-  const k = here().k, a = array(x.gradient), explained = explainable[`${k}:${i}`] ?? [], name = `d${x.name}`;
-  const explain = at => {
-    const found = explained.find(other => other.join() === at.join()) ??
-      explained.find(other => cellOf(a, other).join() === cellOf(a, at).join());
-    openWhy([{step: k, input: i, at: found ?? at}]);
-  };
-  const size = "earlier" in x ? THIRD : LARGE;
-  const figure = heatmap(name, x.gradient, {to: x.label, explained, explain, isNew: state.line > 0, size});
-  if (explained.length) figure.append(el("div", {class: "chips"}, "why?", explained.slice(0, 4).map(at =>
-    el("button", {onclick: () => openWhy([{step: k, input: i, at}])}, index(at)))));
-  if (!("earlier" in x)) return figure;
-  return el("div", {class: "sum"}, heatmap("earlier", x.earlier, {to: x.label, size: THIRD}), el("span", {}, "+"), figure,
-    el("span", {}, "="), heatmap("sum", x.sum, {to: x.label, size: THIRD}));
+function gradientOf(x, isShown) {                           // of an input; with what earlier steps sent it, if there is any
+  const name = `d${x.name}`, asks = {name, line: listingOf(here()).lines.length}, isNew = state.line > 0;
+  if (!("earlier" in x)) return isShown ? [] : [withWhy(heatmap(name, x.gradient, {to: x.label, isNew, asks}), x, asks)];
+  const axes = axesOf(name, x.shape), arrays = [x.earlier, x.gradient, x.sum].map(array);
+  const unit = Math.max(...arrays.map(magnitude)) || 1, options = {to: x.label, size: THIRD, axes, unit};
+  const gradient = heatmap(name, x.gradient, {...options, isNew: isNew && !isShown, asks, scale: "same scale"});
+  return [el("div", {class: "equation"}, heatmap("earlier", x.earlier, options), el("span", {class: "sign"}, "+"),
+    withWhy(gradient, x, asks), el("span", {class: "sign"}, "="), heatmap("sum", x.sum, {...options, scale: "same scale"}))];
+}
+
+function withWhy(figure, x, asks) {                         // buttons that ask about the largest entries
+  const a = array(x.gradient), axes = axesOf(asks.name, x.shape), {kind, k} = here();
+  figure.append(el("div", {class: "chips"}, "why?", largestOf(a, "earlier" in x ? 2 : 3).map(at =>
+    el("button", {title: asks.name + placed(axes, at), onclick: () => askWhy({kind, k, ...asks, at})}, index(at)))));
+  return figure;
+}
+
+function largestOf(a, count) {                              // the indices of the numbers of the largest magnitudes
+  if (!a.shape.length) return [[]];
+  const size = k => isFinite(a.numbers[k]) ? Math.abs(a.numbers[k]) : 0, area = a.rows * a.columns, found = [];
+  for (let k = 0; k < a.numbers.length; k++) {
+    if (found.length === count && size(k) <= size(found.at(-1))) continue;
+    found.push(k);
+    found.sort((i, j) => size(j) - size(i));
+    found.length = Math.min(found.length, count);
+  }
+  return found.map(k => trueIndex(a, Math.floor(k / area), Math.floor(k % area / a.columns), k % a.columns));
+}
+
+// ---- the formula: which of its equations the current line computes ---------------------------------------------------
+
+function lightFormula(names) {
+  for (const row of $("left").querySelectorAll("math mtr, math [data-name]")) {
+    const name = row.dataset.name ?? row.querySelector("mtd")?.textContent ?? "";
+    row.classList.toggle("lit", names.includes(name.replace("^", "hat")));
+  }
 }

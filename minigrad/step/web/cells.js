@@ -1,0 +1,91 @@
+// ---- cells of heat maps: read by mouse and keys, asked, lit --------------------------------------------------------
+
+function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, transpose}) {
+  const cursor = el("i"), {rows, columns} = a, canvases = [...panels.querySelectorAll("canvas")];
+  const frame = (n, [r0, c0], [r1, c1], box) => {           // put a box around the cells from (r0, c0) to (r1, c1) of the nth panel
+    const {w, h, left, top} = canvases[n].cell, below = canvases[n].offsetTop;
+    box.style.cssText = `left:${left + c0 * w - 1.5}px;top:${below + top + r0 * h - 1.5}px;` +
+      `width:${(c1 - c0 + 1) * w + 3}px;height:${(r1 - r0 + 1) * h + 3}px`;
+    panels.children[n].append(box);
+  };
+  const indexOf = ([n, row, column]) => {                   // in the array itself
+    const at = trueIndex(a, shown[n], row, column);
+    return transpose ? swapped(at) : at;
+  };
+  let cell = null;
+  const clear = () => { cell = null; cursor.remove(); reading.textContent = ""; };
+  const show = (n, row, column) => {
+    cell = [n, row, column];
+    frame(n, [row, column], [row, column], cursor);
+    reading.classList.toggle("left", figure.getBoundingClientRect().left + 350 > document.documentElement.clientWidth);
+    const x = a.numbers[(shown[n] * rows + row) * columns + column];
+    reading.textContent = (asks?.name ?? name) + placed(transpose ? swapped(axes) : axes, indexOf(cell)) + " = " +
+      (a.mask !== undefined && !isFinite(x) ? num(a.mask) + ", masked" : num(x, 4));
+  };
+  const ask = at => {
+    const {kind, k} = here();
+    askWhy({kind, k, name: asks.name, line: asks.line, at});
+  };
+  const under = event => {
+    const n = canvases.indexOf(event.target);
+    if (n < 0) return;
+    const box = event.target.getBoundingClientRect(), {w, h, left, top} = event.target.cell;
+    const row = Math.floor((event.clientY - box.top - top) / h);
+    const column = Math.floor((event.clientX - box.left - left) / w);
+    if (row >= 0 && column >= 0 && row < rows && column < columns) return [n, row, column];
+  };
+  panels.onmousemove = event => { const over = under(event); if (over) show(...over); else clear(); };
+  panels.onmouseleave = panels.onblur = clear;
+  panels.onmousedown = event => event.preventDefault();     // no focus: the arrow keys still go to the next line
+  panels.onclick = event => { const over = under(event); if (over && asks) ask(indexOf(over)); };
+  panels.onkeydown = event => {
+    const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
+    if (event.key === "Enter" && cell && asks) ask(indexOf(cell));
+    if (event.key === "Escape") panels.blur();
+    if (!move) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!cell) return show(0, 0, 0);
+    let [n, row, column] = [cell[0], cell[1] + move[0], cell[2] + move[1]];
+    if (column < 0 && n > 0) [n, column] = [n - 1, columns - 1];        // over the edge into the next panel
+    if (column >= columns && n + 1 < shown.length) [n, column] = [n + 1, 0];
+    show(n, Math.max(0, Math.min(rows - 1, row)), Math.max(0, Math.min(columns - 1, column)));
+  };
+  figure.panelOf = at => a.panels > 1 ? cellOf(a, transpose ? swapped(at) : at)[0] : undefined;
+  figure.light = indices => {
+    const lit = indices.map(at => cellOf(a, transpose ? swapped(at) : at));
+    shown.forEach((p, n) => {
+      const cells = lit.filter(([panel]) => panel === p).map(([, row, column]) => [row, column]);
+      for (const [first, last] of boxesOf(cells)) frame(n, first, last, el("i", {class: "lit"}));
+    });
+  };
+}
+
+function boxesOf(cells) {                                   // [first, last] of rectangles that cover these cells and no others
+  const at = (list, k) => [Math.min(...list.map(cell => cell[k])), Math.max(...list.map(cell => cell[k]))];
+  const keys = new Set(cells.map(cell => cell.join()));
+  if (!keys.size) return [];
+  const [[r0, r1], [c0, c1]] = [at(cells, 0), at(cells, 1)];
+  if ((r1 - r0 + 1) * (c1 - c0 + 1) === keys.size) return [[[r0, c0], [r1, c1]]];
+  const boxes = [];
+  for (const key of keys) {                                 // runs along the rows
+    const [row, column] = key.split(",").map(Number);
+    if (keys.has([row, column - 1].join())) continue;
+    let last = column;
+    while (keys.has([row, last + 1].join())) last++;
+    boxes.push([[row, column], [row, last]]);
+  }
+  return boxes;
+}
+
+const figuresOf = name => [...$("right").querySelectorAll("figure")].filter(f => f.dataset.name === name && f.light);
+
+function lightCells(cells) {                                // outline these cells of the arrays on the screen: [{name, at}, ...]
+  clearLight();
+  const byName = new Map();
+  for (const {name, at} of cells) byName.set(name, [...byName.get(name) ?? [], at]);
+  showPanelOf(byName);
+  for (const [name, indices] of byName) for (const figure of figuresOf(name)) figure.light(indices);
+}
+
+function clearLight() { for (const box of $("right").querySelectorAll("i.lit")) box.remove(); }
