@@ -39,17 +39,15 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, tran
   panels.onmousedown = event => event.preventDefault();     // no focus: the arrow keys still go to the next line
   panels.onclick = event => { const over = under(event); if (over && asks) ask(indexOf(over)); };
   panels.onkeydown = event => {
-    const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
+    const move = {ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0],
+      ...shown.length > 1 && {PageUp: [-1, 0, 0], PageDown: [1, 0, 0]}}[event.key];
     if (event.key === "Enter" && cell && asks) ask(indexOf(cell));
     if (event.key === "Escape") panels.blur();
     if (!move) return;
     event.preventDefault();
     event.stopPropagation();
-    if (!cell) return show(0, 0, 0);
-    let [n, row, column] = [cell[0], cell[1] + move[0], cell[2] + move[1]];
-    if (column < 0 && n > 0) [n, column] = [n - 1, columns - 1];        // over the edge into the next panel
-    if (column >= columns && n + 1 < shown.length) [n, column] = [n + 1, 0];
-    show(n, Math.max(0, Math.min(rows - 1, row)), Math.max(0, Math.min(columns - 1, column)));
+    const limits = [shown.length, rows, columns];
+    show(...(cell ?? [0, 0, 0]).map((k, axis) => Math.max(0, Math.min(limits[axis] - 1, k + (cell ? move[axis] : 0)))));
   };
   figure.panelOf = at => a.panels > 1 ? cellOf(a, transpose ? swapped(at) : at)[0] : undefined;
   figure.light = indices => {

@@ -68,9 +68,9 @@ function panelName(a, axes, p) {                            // "head 2"; "" for 
   return long.every(k => axes[k]) ? long.map(k => inWords(axes[k], at[k])).join(", ") : index(at);
 }
 
-function legendOf(a, unit, words, norm) {                   // of the colour scale of one heat map, and its norm
+function legendOf(a, unit, words, norm) {                   // of the colour scale of one heat map; with the norm, where there is room
   if (a.constant) return el("div", {class: "scale"}, `all ${num(a.numbers[0])}`);
-  return el("div", {class: "scale"}, a.ints ? [] : words ?? [num(-unit), el("i"), num(unit)],
+  return a.ints ? "" : el("div", {class: "scale"}, words ?? [num(-unit), el("i"), num(unit)],
     norm && el("span", {}, `norm ${num(a.norm)}`));
 }
 

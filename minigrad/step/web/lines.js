@@ -68,8 +68,9 @@ function gradientOf(x, isShown) {                           // of an input; with
   const axes = axesOf(name, x.shape), arrays = [x.earlier, x.gradient, x.sum].map(array);
   const unit = Math.max(...arrays.map(magnitude)) || 1, options = {to: x.label, size: THIRD, axes, unit};
   const gradient = heatmap(name, x.gradient, {...options, isNew: isNew && !isShown, asks, scale: "same scale"});
-  return [el("div", {class: "equation"}, heatmap("earlier", x.earlier, options), el("span", {class: "sign"}, "+"),
-    withWhy(gradient, x, asks), el("span", {class: "sign"}, "="), heatmap("sum", x.sum, {...options, scale: "same scale"}))];
+  const other = (word, a, more) => heatmap(word, a, {...options, ...more, asks: {...asks, name: `${word} ${name}`}});
+  return [el("div", {class: "equation"}, other("earlier", x.earlier), el("span", {class: "sign"}, "+"),
+    withWhy(gradient, x, asks), el("span", {class: "sign"}, "="), other("sum", x.sum, {scale: "same scale"}))];
 }
 
 function withWhy(figure, x, asks) {                         // buttons that ask about the largest entries
