@@ -67,6 +67,9 @@ class Factor(NamedTuple):
     elements: tuple[tuple[str, Index], ...]     # the name and index of each element in it
 
 
+MINUS = Factor("-1", -1.0, ())
+
+
 # ---- reading a statement --------------------------------------------------------------------------------------------
 
 def trees(source: str, first: int, scope: Mapping[str, Any], before: Mapping[str, Any], results: Sequence[str]
@@ -76,28 +79,32 @@ def trees(source: str, first: int, scope: Mapping[str, Any], before: Mapping[str
     source: of the function; first: the statement's first line in it, from 0; scope: the function's globals; before: its
     local variables before the statement; results: names of the values that it returns.
     """
-    read = _Reader(scope, before)
     try:
-        match _statement(source, first):
-            case ast.Assign(targets=[ast.Name(name)], value=value):
-                return {name: read(value)}
-            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
-                return {ast.unparse(t): tree for t, tree in zip(targets, read.several(value), strict=True)}
-            case ast.Assign(targets=[ast.Subscript(value=ast.Name(name) as target, slice=key)], value=value):
-                return {name: read.scattered(target, key, read(value), replaces=True)}
-            case ast.AugAssign(target=ast.Name(name) as target, op=op, value=value):
-                return {name: read(ast.BinOp(ast.Name(name, ast.Load()), op, value))}
-            case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key), op=ast.Add(), value=value):
-                return {name: read.scattered(target, key, read(value))}
-            case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key), op=ast.Sub(), value=value):
-                return {name: read.scattered(target, key, read(ast.UnaryOp(ast.USub(), value)))}
-            case ast.Expr(value=ast.Call(func=ast.Attribute(attr="at") as at, args=[ast.Name(name) as target, key, value])
-                          ) if read.value(at.value) is np.add:
-                return {name: read.scattered(target, key, read(value))}
-            case ast.Return(value=ast.expr() as value):
-                return dict(zip(results, read.several(value) if isinstance(read.value(value), tuple) else [read(value)]))
+        found = _assigned(_statement(source, first), _Reader(scope, before), results)
     except Exception:                           # the code of any op: what cannot be read has no tree
         return {}
+    return {name: tree for name, tree in found.items() if isinstance(tree.value, (np.ndarray, np.generic, int, float))}
+
+
+def _assigned(statement: ast.stmt | None, read: "_Reader", results: Sequence[str]) -> "dict[str, Tree]":
+    match statement:
+        case ast.Assign(targets=[ast.Name(name)], value=value):
+            return {name: read(value)}
+        case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
+            return {ast.unparse(t): tree for t, tree in zip(targets, read.several(value), strict=True)}
+        case ast.Assign(targets=[ast.Subscript(value=ast.Name(name) as target, slice=key)], value=value):
+            return {name: read.scattered(target, key, read(value), replaces=True)}
+        case ast.AugAssign(target=ast.Name(name) as target, op=op, value=value):
+            return {name: read(ast.BinOp(ast.Name(name, ast.Load()), op, value))}
+        case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key), op=ast.Add(), value=value):
+            return {name: read.scattered(target, key, read(value))}
+        case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key), op=ast.Sub(), value=value):
+            return {name: read.scattered(target, key, read(ast.UnaryOp(ast.USub(), value)))}
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr="at") as at, args=[ast.Name(name) as target, key, value])
+                      ) if read.value(at.value) is np.add:
+            return {name: read.scattered(target, key, read(value))}
+        case ast.Return(value=ast.expr() as value):
+            return dict(zip(results, read.several(value) if isinstance(read.value(value), tuple) else [read(value)]))
     return {}
 
 
@@ -112,12 +119,12 @@ class _Reader:
     variables that the statement had before it ran."""
 
     def __init__(self, scope: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-        self.scope, self.before = {**scope, "index_": np.s_}, dict(before)
+        self.names = {**scope, "index_": np.s_, **before}
 
     def value(self, node: ast.expr) -> Any:
         code = compile(ast.fix_missing_locations(ast.Expression(node)), "line", "eval")
         with np.errstate(all="ignore"):
-            return eval(code, self.scope, self.before)
+            return eval(code, self.names)
 
     def several(self, node: ast.expr) -> list[Tree]:
         """The trees of the parts of a tuple."""
@@ -130,7 +137,7 @@ class _Reader:
                 names = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
                 items = [item if len(names) > 1 else (item,) for item in self.value(loop.iter)]
                 bound = [dict(zip(map(ast.unparse, names), item)) for item in items]
-                return [_Reader(self.scope, self.before | variables)(part) for variables in bound]
+                return [_Reader(self.names, variables)(part) for variables in bound]
         return [Tree("call", value, ast.unparse(node)) for value in self.value(node)]
 
     def __call__(self, node: ast.expr) -> Tree:
@@ -209,7 +216,7 @@ class _Reader:
             case ast.List(elts=parts) | ast.Tuple(elts=parts):
                 arrays = [self(part) for part in parts]
             case ast.Name(name):
-                arrays = [Tree("array", x, f"{name.rstrip('s')}{i}") for i, x in enumerate(self.before[name])]
+                arrays = [Tree("array", x, f"{name.rstrip('s')}{i}") for i, x in enumerate(self.names[name])]
         ends = itertools.accumulate((x.value.size for x in arrays), initial=0)
         numbered = [np.arange(x.value.size).reshape(x.shape) + start for x, start in zip(arrays, ends)]
         positions = function(numbered, **{str(k.arg): self.value(k.value) for k in keywords})
@@ -268,14 +275,23 @@ def _scattered(target: Tree, index: Any, added: Tree, replaces: bool = False) ->
     return Tree("scatter", value, "", (target, added), positions=positions, replaces=replaces)
 
 
+def unbroadcast(tree: Tree, shape: tuple[int, ...]) -> Tree:
+    """The gradient of an input that was broadcast: the sum over its copies. shape: of the input."""
+    extra = len(tree.shape) - len(shape)
+    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n != tree.shape[i + extra]))
+    total = _reduced("sum", tree, axes, False)
+    return Tree("reshape", total.value.reshape(shape), "", (total,))
+
+
 # ---- one element ----------------------------------------------------------------------------------------------------
 
 def terms(tree: Tree, at: Index) -> Iterator[tuple[Factor, ...]]:
-    """One element of a tree as a sum of products: the factors of each term. Sums, differences and products are
-    multiplied out, as long as only one factor of a product is a sum; other operations are one factor."""
+    """One element of a tree as a sum of products: the factors of each term. Products with a sum are multiplied out, as
+    long as only one factor is a sum. A sum over an axis that is itself a term, as in x - mean(x), stays one factor, and
+    so do other operations."""
     match tree.op:
         case "+" | "-":
-            a, b = (list(terms(x, _own(x, at))) for x in tree.of)
+            a, b = (list(_parts(x, _own(x, at))) for x in tree.of)
             yield from a
             yield from b if tree.op == "+" else map(_negated, b)
         case "neg":
@@ -286,7 +302,10 @@ def terms(tree: Tree, at: Index) -> Iterator[tuple[Factor, ...]]:
             a, b = tree.of
             divisor = _factor(b, _own(b, at))
             inverse = Factor(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
-            yield from ((*factors, inverse) for factors in terms(a, _own(a, at)))
+            if a.op == "number" and a.value == 1.0:
+                yield (inverse,)
+            else:
+                yield from ((*factors, inverse) for factors in terms(a, _own(a, at)))
         case "@":
             for x, y in _pairs(tree, at):
                 yield from _products((tree.of[0], x), (tree.of[1], y))
@@ -354,7 +373,13 @@ def _own(x: Tree, at: Symbols) -> Symbols:
 
 
 def _negated(factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
-    return (Factor("-1", -1.0, ()), *factors)
+    return _signed((MINUS, *factors))
+
+
+def _parts(x: Tree, at: Index) -> Iterator[tuple[Factor, ...]]:
+    """The terms of an element that is added to others."""
+    found = list(terms(x, at))
+    yield from found if x.op in ("+", "-", "neg") or len(found) < 2 else [(_factor(x, at),)]
 
 
 def _quotient(a: float, b: float) -> float:
@@ -374,7 +399,13 @@ def _products(*operands: tuple[Tree, Index]) -> Iterator[tuple[Factor, ...]]:
     left, right = list(terms(a, i)), list(terms(b, j))
     if len(left) > 1 and len(right) > 1:
         left, right = (left, [(_factor(b, j),)]) if len(left) >= len(right) else ([(_factor(a, i),)], right)
-    yield from ((*x, *y) for x in left for y in right)
+    yield from (_signed((*x, *y)) for x in left for y in right)
+
+
+def _signed(factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
+    """The factors with at most one -1, in front."""
+    others = tuple(f for f in factors if f != MINUS)
+    return (MINUS, *others) if (len(factors) - len(others)) % 2 else others or factors[:1]
 
 
 def _pairs(tree: Tree, at: Symbols, inner: Any = None) -> Iterator[tuple[Symbols, Symbols]]:
@@ -481,7 +512,8 @@ def _written(tree: Tree, at: Symbols, letters: Iterator[str]) -> str:
             places = _added(tree, at)
             added = [_written(tree.of[1], _own(tree.of[1], p), letters) for p in places[:MOST_WRITTEN]]
             more = [f"... ({len(places)} terms)"] if len(places) > MOST_WRITTEN else []
-            start = [] if tree.of[0].op == "number" and places else [_written(tree.of[0], at, letters)]
+            empty = not _at(tree.of[0].value, at)
+            start = ([] if places else ["0"]) if empty else [_written(tree.of[0], at, letters)]
             return " + ".join((added[-1:] if tree.replaces and places else start + added + more)).replace("+ -", "- ")
     if tree.of and tree.op not in ("reshape", "index", "max", "join", "where", "scatter"):
         return f"{tree.op}({', '.join(write(x) for x in tree.of)})"

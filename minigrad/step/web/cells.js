@@ -76,14 +76,24 @@ function boxesOf(cells) {                                   // [first, last] of 
   return boxes;
 }
 
-const figuresOf = name => [...$("right").querySelectorAll("figure")].filter(f => f.dataset.name === name && f.light);
+let lit = [];                                               // the cells that are outlined: [{name, at}, ...], of an answer also kind, k, line
 
-function lightCells(cells) {                                // outline these cells of the arrays on the screen: [{name, at}, ...]
-  clearLight();
-  const byName = new Map();
-  for (const {name, at} of cells) byName.set(name, [...byName.get(name) ?? [], at]);
-  showPanelOf(byName);
-  for (const [name, indices] of byName) for (const figure of figuresOf(name)) figure.light(indices);
+function lightCells(cells) {                                // outline these cells in the figures of their arrays
+  lit = cells.filter(c => c.kind === undefined || c.kind === here().kind && c.k === here().k);
+  const inPictures = lit.map(c => figuresOf(c).find(f => f.closest(".picture"))?.panelOf(c.at)).filter(p => p !== undefined);
+  if (inPictures.length && !inPictures.includes(state.panel)) choosePanel(inPictures[0]);
+  else outline();
 }
 
-function clearLight() { for (const box of $("right").querySelectorAll("i.lit")) box.remove(); }
+function clearLight() { lit = []; outline(); }
+
+function outline() {
+  for (const box of $("right").querySelectorAll("i.lit")) box.remove();
+  for (const number of $("right").querySelectorAll(".number.lit")) number.classList.remove("lit");
+  const cells = new Map();                                  // of each figure
+  for (const c of lit) for (const figure of figuresOf(c)) cells.set(figure, [...cells.get(figure) ?? [], c.at]);
+  for (const [figure, indices] of cells) figure.light(indices);
+}
+
+const figuresOf = ({name, line}) => [...$("right").querySelectorAll("figure")].filter(
+  f => f.light && f.dataset.name === name && (line === undefined || Number(f.dataset.line) === line));

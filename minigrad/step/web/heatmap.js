@@ -27,7 +27,8 @@ const lettersWide = n => 7.3 * type() * n;
 function heatmap(name, position, options = {}) {
   // options: to (the input whose gradient it is; with from, the input whose value it is), tag, isNew, size; axes: their
   // names; unit: the largest magnitude of the colour scale; scale: words for its legend; panel: the only one that is
-  // shown; transpose: show the last two axes exchanged; asks: {name, line} of the array that a click asks about
+  // shown; transpose: show the last two axes exchanged; asks: {name, line} of the array that a click asks about;
+  // largest: how many of its largest entries get a button that asks about them
   const whole = array(position), a = options.transpose ? transposed(whole) : whole;
   const {to, from, tag, isNew, size = LARGE, asks, panel} = options;
   let axes = options.axes ?? axesOf(asks?.name ?? name, whole.shape);
@@ -35,8 +36,8 @@ function heatmap(name, position, options = {}) {
   const caption = el("figcaption", {}, el("b", {}, name),
     el("span", {class: "shape"}, dims(panel === undefined ? a.shape : a.shape.slice(-2))),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
-  const figure = el("figure", {class: isNew ? "new" : null, "data-name": asks?.name ?? name}, caption);
-  if (!a.shape.length) { figure.append(el("div", {class: "number"}, num(a.value, 4))); return figure; }
+  const figure = el("figure", {class: isNew ? "new" : null, "data-name": asks?.name ?? name, "data-line": asks?.line}, caption);
+  if (!a.shape.length) { figure.append(scalar(a, figure, asks)); return figure; }
   if (!sizeOf(a.shape)) { figure.append(el("div", {class: "reading"}, "empty")); return figure; }
 
   const shown = panel === undefined ? [...Array(a.panels).keys()] : [panel % a.panels];
@@ -58,8 +59,18 @@ function heatmap(name, position, options = {}) {
     figure.append(el("div", {class: "note"},
       `sampled ${all.map(k => kept[k]).join(" × ")} of ${all.map(k => a.full[k]).join(" × ")}`));
   }
+  if (options.largest) figure.append(whyButtons(a, asks, axes, options.largest));
   readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, transpose: options.transpose});
   return figure;
+}
+
+function scalar(a, figure, asks) {                          // one number instead of a heat map
+  const {kind, k} = here(), text = num(a.value, 4);
+  const number = !asks ? el("div", {class: "number"}, text) : el("button", {class: "number", title: `why ${asks.name}?`,
+    onclick: () => askWhy({kind, k, ...asks, at: []})}, text);
+  figure.panelOf = () => undefined;
+  figure.light = () => number.classList.add("lit");
+  return number;
 }
 
 function panelName(a, axes, p) {                            // "head 2"; "" for the only panel

@@ -41,47 +41,37 @@ function drawRight(step, kind) {                            // the newest arrays
 
 const finalsOf = (step, forward) => forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
 
-function newestOf(step, lines, shown) {                     // what the current line computed: pictures where it has trees
-  const [, , values, trees = {}] = lines[state.line - 1], last = state.line === lines.length;
+function newestOf(step, lines, shown) {                     // what the current line computed, as pictures where it can be drawn
+  const line = lines[state.line - 1], [, , values, trees] = line, last = state.line === lines.length;
   const finals = last ? finalsOf(step, here().kind === "f") : [];
-  const lineOf = name => lines.slice(0, state.line - 1).findLastIndex(([, , earlier]) => name in earlier) + 1;
   return Object.entries(values).flatMap(([name, a]) => {
     const input = last && step.inputs.find(x => x.gradient === a && name === `d${x.name}`);
-    const figure = {tag: `line ${state.line}`, isNew: true, to: input?.label, asks: {name, line: state.line}};
-    const drawn = trees[name] && picture(name, trees[name], a, {figure, lineOf});
+    const figure = {tag: `line ${state.line}`, isNew: true, to: input?.label, asks: {name, line: state.line}, largest: 1};
+    const tree = trees[name] && input ? unbroadcast(trees[name], input.shape) : trees[name];
+    const drawn = tree && picture(name, tree, a, figure, line);
     if (!drawn && finals.includes(a)) return [];
     shown.add(`${name} ${a}`);
     return [drawn ?? heatmap(name, a, figure)];
   });
 }
 
-const whyOf = (step, input, at) => data.whys[`${step}:${input}:${at.join()}`];
-const explainable = {};                                     // "step:input" -> indices that have an answer
-for (const key of Object.keys(data.whys)) {
-  const [step, input, at] = key.split(":");
-  (explainable[`${step}:${input}`] ??= []).push(at ? at.split(",").map(Number) : []);
-}
-
 function gradientOf(x, isShown) {                           // of an input; with what earlier steps sent it, if there is any
   const name = `d${x.name}`, asks = {name, line: listingOf(here()).lines.length}, isNew = state.line > 0;
-  if (!("earlier" in x)) return isShown ? [] : [withWhy(heatmap(name, x.gradient, {to: x.label, isNew, asks}), x, asks)];
-  const axes = axesOf(name, x.shape), arrays = [x.earlier, x.gradient, x.sum].map(array);
-  const unit = Math.max(...arrays.map(magnitude)) || 1, options = {to: x.label, size: THIRD, axes, unit};
-  const gradient = heatmap(name, x.gradient, {...options, isNew: isNew && !isShown, asks, scale: "same scale"});
-  const other = (word, a, more) => heatmap(word, a, {...options, ...more, asks: {...asks, name: `${word} ${name}`}});
-  return [el("div", {class: "equation"}, other("earlier", x.earlier), el("span", {class: "sign"}, "+"),
-    withWhy(gradient, x, asks), el("span", {class: "sign"}, "="), other("sum", x.sum, {scale: "same scale"}))];
+  if (!("earlier" in x)) return isShown ? [] : [heatmap(name, x.gradient, {to: x.label, isNew, asks, largest: 3})];
+  const axes = axesOf(name, x.shape), unit = Math.max(...[x.earlier, x.gradient, x.sum].map(p => magnitude(array(p)))) || 1;
+  const part = (word, a, more) => heatmap(word, a, {to: x.label, size: THIRD, axes, unit, asks: {...asks, name: `${word} ${name}`}, ...more});
+  return [el("div", {class: "equation"}, part("earlier", x.earlier), el("span", {class: "sign"}, "+"),
+    part(name, x.gradient, {asks, isNew: isNew && !isShown, scale: "same scale", largest: 2}),
+    el("span", {class: "sign"}, "="), part("sum", x.sum, {scale: "same scale"}))];
 }
 
-function withWhy(figure, x, asks) {                         // buttons that ask about the largest entries
-  const a = array(x.gradient), axes = axesOf(asks.name, x.shape), {kind, k} = here();
-  figure.append(el("div", {class: "chips"}, "why?", largestOf(a, "earlier" in x ? 2 : 3).map(at =>
-    el("button", {title: asks.name + placed(axes, at), onclick: () => askWhy({kind, k, ...asks, at})}, index(at)))));
-  return figure;
+function whyButtons(a, asks, axes, count) {                 // they ask about the largest entries
+  const {kind, k} = here();
+  return el("div", {class: "chips"}, "why?", largestOf(a, count).map(at =>
+    el("button", {title: asks.name + placed(axes, at), onclick: () => askWhy({kind, k, ...asks, at})}, index(at))));
 }
 
 function largestOf(a, count) {                              // the indices of the numbers of the largest magnitudes
-  if (!a.shape.length) return [[]];
   const size = k => isFinite(a.numbers[k]) ? Math.abs(a.numbers[k]) : 0, area = a.rows * a.columns, found = [];
   for (let k = 0; k < a.numbers.length; k++) {
     if (found.length === count && size(k) <= size(found.at(-1))) continue;
