@@ -19,14 +19,15 @@ function array(position) {                                  // of data.arrays; d
   return a;
 }
 
-const swapped = xs => xs.length < 2 ? xs : [...xs.slice(0, -2), xs.at(-1), xs.at(-2)];
+// the last two of an array's shape, axes or index exchanged; a vector gets a second axis
+const swapped = (xs, second) => xs.length < 2 ? [...xs, second] : [...xs.slice(0, -2), xs.at(-1), xs.at(-2)];
 
-function transposed(a) {                                    // with its last two axes exchanged
-  if (a.transpose || a.shape.length < 2) return a.transpose ?? a;
+function transposed(a) {                                    // with its last two axes exchanged; a vector as one column
+  if (a.transpose) return a.transpose;
   const {rows, columns, panels} = a, size = rows * columns, numbers = new Float64Array(a.numbers.length);
   for (let p = 0; p < panels; p++) for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
     numbers[p * size + c * rows + r] = a.numbers[p * size + r * columns + c];
-  return a.transpose = {...a, numbers, rows: columns, columns: rows, shape: swapped(a.shape), full: swapped(a.full),
+  return a.transpose = {...a, numbers, rows: columns, columns: rows, shape: swapped(a.shape, 1), full: swapped(a.full),
     steps: swapped(a.steps), images: {}};
 }
 

@@ -1,6 +1,6 @@
 // ---- cells of heat maps: read by mouse and keys, asked, lit --------------------------------------------------------
 
-function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, transpose}) {
+function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, whole}) {
   const cursor = el("i"), {rows, columns} = a, canvases = [...panels.querySelectorAll("canvas")];
   const frame = (n, [r0, c0], [r1, c1], box) => {           // put a box around the cells from (r0, c0) to (r1, c1) of the nth panel
     const {w, h, left, top} = canvases[n].cell, below = canvases[n].offsetTop;
@@ -8,10 +8,11 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, tran
       `width:${(c1 - c0 + 1) * w + 3}px;height:${(r1 - r0 + 1) * h + 3}px`;
     panels.children[n].append(box);
   };
-  const indexOf = ([n, row, column]) => {                   // in the array itself
+  const indexOf = ([n, row, column]) => {                   // in the array itself, which may be shown transposed
     const at = trueIndex(a, shown[n], row, column);
-    return transpose ? swapped(at) : at;
+    return whole === a ? at : swapped(at).slice(-whole.shape.length);
   };
+  const cellAt = at => cellOf(a, whole === a ? at : swapped(at, 0));
   let cell = null;
   const clear = () => { cell = null; cursor.remove(); reading.textContent = ""; };
   const show = (n, row, column) => {
@@ -19,7 +20,7 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, tran
     frame(n, [row, column], [row, column], cursor);
     reading.classList.toggle("left", figure.getBoundingClientRect().left + 350 > document.documentElement.clientWidth);
     const x = a.numbers[(shown[n] * rows + row) * columns + column];
-    reading.textContent = (asks?.name ?? name) + placed(transpose ? swapped(axes) : axes, indexOf(cell)) + " = " +
+    reading.textContent = (asks?.name ?? name) + placed(whole === a ? axes : swapped(axes).slice(-whole.shape.length), indexOf(cell)) + " = " +
       (a.mask !== undefined && !isFinite(x) ? num(a.mask) + ", masked" : num(x, 4));
   };
   const ask = at => {
@@ -49,9 +50,9 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, tran
     const limits = [shown.length, rows, columns];
     show(...(cell ?? [0, 0, 0]).map((k, axis) => Math.max(0, Math.min(limits[axis] - 1, k + (cell ? move[axis] : 0)))));
   };
-  figure.panelOf = at => a.panels > 1 ? cellOf(a, transpose ? swapped(at) : at)[0] : undefined;
+  figure.panelOf = at => a.panels > 1 ? cellAt(at)[0] : undefined;
   figure.light = indices => {
-    const lit = indices.map(at => cellOf(a, transpose ? swapped(at) : at));
+    const lit = indices.map(cellAt);
     shown.forEach((p, n) => {
       const cells = lit.filter(([panel]) => panel === p).map(([, row, column]) => [row, column]);
       for (const [first, last] of boxesOf(cells)) frame(n, first, last, el("i", {class: "lit"}));

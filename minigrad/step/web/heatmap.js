@@ -27,12 +27,12 @@ const lettersWide = n => 7.3 * type() * n;
 function heatmap(name, position, options = {}) {
   // options: to (the input whose gradient it is; with from, the input whose value it is), tag, isNew, size; axes: their
   // names; unit: the largest magnitude of the colour scale; scale: words for its legend; panel: the only one that is
-  // shown; transpose: show the last two axes exchanged; asks: {name, line} of the array that a click asks about;
+  // shown; transpose: show the last two axes exchanged, a vector upright; asks: {name, line} of the array that a click asks about;
   // largest: how many of its largest entries get a button that asks about them
-  const whole = array(position), a = options.transpose ? transposed(whole) : whole;
+  const whole = array(position), a = options.transpose && whole.shape.length ? transposed(whole) : whole;
   const {to, from, tag, isNew, size = LARGE, asks, panel} = options;
   let axes = options.axes ?? axesOf(asks?.name ?? name, whole.shape);
-  if (options.transpose) axes = swapped(axes);
+  if (options.transpose) axes = swapped(axes, "");
   const caption = el("figcaption", {}, el("b", {}, name),
     el("span", {class: "shape"}, dims(panel === undefined ? a.shape : a.shape.slice(-2))),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
@@ -53,14 +53,14 @@ function heatmap(name, position, options = {}) {
     paint(a, p, unit, axes, n && !size.indices ? {...layout, ...layout.bare} : layout, written, labelled))));
   if (a.ints || a.constant || a.mask !== undefined) figure.classList.add("neutral");
   if (a.numbers.some(x => !isFinite(x)) && (a.mask === undefined || a.numbers.some(isNaN))) figure.classList.add("cross");
-  figure.append(panels, reading, legendOf(a, unit, options.scale, size !== PICTURE));
+  figure.append(panels, reading, legendOf(a, unit, options.scale, !size.cell));
   if (a.stride) {
     const all = a.full[0] > 1 ? [0, 1, 2] : [1, 2], kept = [a.panels, a.rows, a.columns];
     figure.append(el("div", {class: "note"},
       `sampled ${all.map(k => kept[k]).join(" × ")} of ${all.map(k => a.full[k]).join(" × ")}`));
   }
   if (options.largest) figure.append(whyButtons(a, asks, axes, options.largest));
-  readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, transpose: options.transpose});
+  readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, whole});
   return figure;
 }
 
@@ -92,10 +92,10 @@ function texts(a, panels) {
   // numbers are written in units of it. Floats have the same number of decimals, so that magnitudes can be compared.
   const few = a.columns <= 8 && a.rows <= 8 || a.rows === 1 && a.columns <= 32;
   if (panels > 4 || !(few || a.ints && a.rows <= 32 && a.columns <= 32)) return;
-  const exponent = Math.floor(Math.log10(Number(a.max) || 1)), apart = !a.ints && (exponent < -2 || exponent > 4);
+  const exponent = Math.floor(Math.log10(Number(a.max) || 1)), apart = !a.ints && !a.constant && (exponent < -2 || exponent > 4);
   const decimals = a.ints || a.numbers.every(Number.isInteger) ? 0 : apart ? 2 : Math.max(0, 2 - exponent);
   const factor = apart ? 10 ** exponent : 1;
-  const text = x => isFinite(x) ? x === 0 ? "0" : (x / factor).toFixed(decimals).replace("-", "−") :
+  const text = x => isFinite(x) ? x === 0 ? "0" : a.constant ? num(x, 4) : (x / factor).toFixed(decimals).replace("-", "−") :
     a.mask !== undefined && !isNaN(x) ? num(a.mask) : num(x);
   const words = Array.from(a.numbers, text);
   return {words, few, longest: Math.max(...words.map(word => word.length)), factor: apart && `1e${exponent}`.replace("-", "−")};
@@ -176,7 +176,7 @@ function paint(a, panel, unit, axes, layout, written, label) {
   const {canvas: small, bad, colors} = a.images[`${panel} ${unit}`] ??= image(a, panel, unit);
   const dense = window.devicePixelRatio || 1;
   const wide = Math.max(left + columns * w, layout.columns ? left + lettersWide(layout.columns.name.length + 2) : 0);
-  const high = Math.max(top + rows * h, layout.rows ? top + lettersWide(layout.rows.name.length) : 0);
+  const high = Math.max(top + rows * h + (layout.everyRow ? Math.max(0, 7 * type() - h / 2) : 0), layout.rows ? top + lettersWide(layout.rows.name.length) : 0);
   const canvas = el("canvas", {role: "img", "aria-label": label,
     width: Math.ceil(wide * dense), height: Math.ceil(high * dense), style: `width:${wide}px;height:${high}px`});
   Object.assign(canvas, {cell: {w, h, left, top}});

@@ -46,12 +46,12 @@ function newestOf(step, lines, shown) {                     // what the current 
   const finals = last ? finalsOf(step, here().kind === "f") : [];
   return Object.entries(values).flatMap(([name, a]) => {
     const input = last && step.inputs.find(x => x.gradient === a && name === `d${x.name}`);
-    const figure = {tag: `line ${state.line}`, isNew: true, to: input?.label, asks: {name, line: state.line}, largest: 1};
+    const figure = {tag: `line ${state.line}`, isNew: true, to: input?.label, asks: {name, line: state.line}};
     const tree = trees[name] && input ? unbroadcast(trees[name], input.shape) : trees[name];
     const drawn = tree && picture(name, tree, a, figure, line);
     if (!drawn && finals.includes(a)) return [];
     shown.add(`${name} ${a}`);
-    return [drawn ?? heatmap(name, a, figure)];
+    return [drawn ?? heatmap(name, a, {...figure, largest: 1})];
   });
 }
 

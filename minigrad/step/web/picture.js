@@ -11,9 +11,10 @@ state.panel = 0;                                            // the panel that th
 const strength = node => STRENGTH[node.op] ?? 5;
 const isReduction = node => ["sum", "mean", "max"].includes(node.op);
 const isLiteral = node => node.op === "number" && isFinite(node.text);
-const isTransposed = ({op, of, sources}) => op === "view" && of[0].op === "array" && sources?.length > 1 &&
+const isTransposed = ({op, of, sources, shape}) => op === "view" && of[0].op === "array" && (sources?.length > 1 ?
   sources.every(([axis, start, step], k, all) => start === 0 && step <= 1 &&
-    (axis === (k < all.length - 2 ? k : 2 * all.length - 3 - k) || axis === null && of[0].shape[k] === 1));
+    (axis === (k < all.length - 2 ? k : 2 * all.length - 3 - k) || axis === null && of[0].shape[k] === 1)) : isUpright({of, shape}));
+const isUpright = ({of: [x], shape}) => x.shape.length === 1 && shape.length > 1 && shape.at(-1) === 1 && shape.at(-2) === x.shape[0];
 const isSame = ({op, of, sources = [], shape}) => op === "reshape" || op === "view" && !!sources.every(     // the same numbers
   ([axis, start, step], k) => start === 0 && step <= 1 && (axis === null ? of[0].shape[k] === 1 :
     axis === k + shape.length - sources.length || axis >= k && sizeOf(shape) === sizeOf(of[0].shape))) && sources.every(
@@ -45,7 +46,7 @@ function wordsOf(node) {                                    // as text: "Σ over
   const binds = strength(node), [a, b] = node.of ?? [];
   if (node.op === "array") return node.name;
   if (node.op === "number" || node.op === "call") return node.text;
-  if (isTransposed(node)) return `${a.name}ᵀ`;
+  if (isTransposed(node)) return isUpright(node) ? a.name : `${a.name}ᵀ`;
   if (isSame(node)) return wordsOf(a);
   if (node.op === "neg") return `−${inside(a, binds + 1)}`;
   if (binds < 5) return `${inside(a, binds)} ${signOf(node)} ${inside(b, binds + 1)}`;
@@ -100,7 +101,8 @@ function picture(name, tree, position, options, line) {     // null where there 
     scale.maps = (scale.maps ?? 0) + (a.shape.length ? 1 : 0);
   }
   const arrays = drawn.map(({a}) => a).filter(a => a.shape.length), panels = Math.max(1, ...arrays.map(a => a.panels));
-  const shown = {panel: state.panel % panels, size: {...PICTURE, cell: cellThatFits(arrays, 30 * (parts.length - arrays.length + 2))}};
+  const others = 40 + sum(parts, part => part.node ? arrayOf(part.node)?.shape.length ? 0 : 110 : 12 + 13 * part.length);
+  const shown = {panel: state.panel % panels, size: {...PICTURE, cell: cellThatFits(arrays, others)}};
   const shared = scale => {                                 // the first figure of a sum has the legend
     if (!(scale?.maps > 1)) return {};
     const words = scale.seen ? "same scale" : undefined;
@@ -120,15 +122,17 @@ function picture(name, tree, position, options, line) {     // null where there 
   const row = parts.map(part => part.node ? show(part) : el("span", {class: "sign"}, part));
   return el("div", {class: "picture"}, panels > 1 && result.panels > 1 && panelChooser(result, name),
     el("div", {class: "equation"}, row, el("span", {class: "sign"}, "="),
-      heatmap(name, position, {...options, ...shown, ...shared(ofSum)})));
+      heatmap(name, position, {...options, ...shown, ...shared(ofSum)})),
+    result.shape.length > 0 && whyButtons(result, options.asks, axesOf(name, result.shape), 1));
 }
 
 function cellThatFits(arrays, others) {                     // the size of a cell: all of a picture in one row, or two, or three
   const width = ($("right").clientWidth || 800) - 20;
   const total = cell => others + sum(arrays, a => 20 + Math.max(110, 45 + a.columns * cell));
-  const tallest = Math.max(1, ...arrays.map(a => a.rows)), most = rows => Math.floor(Math.min(18, 300 / rows / tallest));
-  for (const [rows, least] of [[1, 5], [2, 4], [3, 3]])
-    for (let cell = most(rows); cell >= least; cell--) if (total(cell) <= width * rows * (rows > 1 ? .85 : 1)) return cell;
+  const tallest = Math.max(1, ...arrays.map(a => a.rows));
+  for (const [rows, height] of [[1, 280], [2, 100], [3, 70]])
+    for (let cell = Math.min(18, Math.floor(height / tallest)); cell >= 4; cell--)
+      if (total(cell) <= width * rows * (rows > 1 ? .85 : 1)) return cell;
   return 3;
 }
 
