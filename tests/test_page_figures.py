@@ -79,8 +79,9 @@ def test_a_cell_is_read_with_the_names_of_its_axes_and_its_tokens_by_keyboard_an
       for (const key of ["ArrowRight", "ArrowDown", "ArrowDown"]) press(key);
       seen.read = text("figure.new .reading");
       seen.hash = location.hash;
-      const canvas = map.querySelector("canvas"), {right, bottom} = canvas.getBoundingClientRect();
-      canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: right - 2, clientY: bottom - 2}));
+      const canvas = map.querySelector("canvas"), {left, top} = canvas.getBoundingClientRect(), {cell} = canvas;
+      canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true,
+        clientX: left + cell.left + 15.5 * cell.w, clientY: top + cell.top + 15.5 * cell.h}));
       seen.hovered = text("figure.new .reading");
       seen.sides = textsIn("dS");
     """)
@@ -90,7 +91,7 @@ def test_a_cell_is_read_with_the_names_of_its_axes_and_its_tokens_by_keyboard_an
     assert where == 'dS[batch 0, head 0, query 2 "t2", key 0 "t0"]' and seen.hash == f"#b{attention.index}.{line}"
     assert float(value.replace("−", "-")) == pytest.approx(dS[0, 0, 2, 0], rel=1e-2)
     assert seen.hovered.startswith('dS[batch 0, head 0, query 15 "t15", key 15 "t15"] = ')
-    assert {"query", "key →", "t0", "t14"} <= set(seen.sides)
+    assert {"query", "key →", "t0", "t8"} <= set(seen.sides)
 
 
 def test_panels_are_named_by_head_and_unnamed_axes_by_number(tmp_path):
@@ -213,6 +214,7 @@ def test_a_click_on_any_cell_of_any_array_of_a_step_asks_why_it_has_its_value(tm
       seen.asked = asked;
     """)
     assert len(seen.asked) == seen.figures > 300
+    parts = set()
     for question in seen.asked:
         v, name = banana().views[question["k"]], question["name"]
         listing = v.forward if question["kind"] == "f" else v.backward
@@ -221,7 +223,11 @@ def test_a_click_on_any_cell_of_any_array_of_a_step_asks_why_it_has_its_value(tm
             known = dict(listing.lines[question["line"] - 1].values)
         if question["line"] == len(listing.lines):
             known |= v.outputs | {f"{word}d{x.name}": x.gradient for x in v.inputs for word in ("", "earlier ", "sum ")}
-        assert question["at"] == [0] * np.ndim(known[name])
+        if name in known:
+            assert question["at"] == [0] * np.ndim(known[name])
+        else:                                   # a part of the line's expression
+            parts.add(name)
+    assert parts <= {"x > far", "exp(z − m)", "Z == 0"}
 
 
 def test_enter_asks_about_the_cell_under_the_cursor(tmp_path):
@@ -251,3 +257,129 @@ def test_lit_cells_are_outlined_a_row_or_a_column_as_one(tmp_path):
     """)
     assert seen.lit == {"row": [[1, 1, 8]], "column": [[1, 16, 1]], "apart": [[2, 1, 1], [2, 1, 1]]}
     assert seen.cleared == 0
+
+
+# ---- a line as a picture --------------------------------------------------------------------------------------------
+
+PICTURE = """
+  const read = () => all(".picture .equation > *").map(e => e.matches("figure") ? e.querySelector("b").textContent : e.textContent.trim());
+  const scales = () => Object.fromEntries(all(".picture figure").map(f =>
+    [f.querySelector("b").textContent, f.querySelector(".scale")?.firstChild.textContent ?? ""]));
+  const number = text => Number(text.replaceAll("−", "-"));
+"""
+
+
+def test_the_line_of_dS_is_drawn_as_its_operands_and_operators_with_one_scale_for_what_is_subtracted(tmp_path):
+    attention, line = line_of("dS", "attention")
+    seen = browse(tmp_path, named_page(), PICTURE + f"goTo('b', {attention.index}, {line});" + """
+      seen.read = read();
+      seen.scales = scales();
+      seen.lowest = number(seen.scales.dP);
+      const {dS} = listingOf(here()).lines[state.line - 1][3], row = dS.of[0].of[1].of[1];
+      seen.rows = [...array(row.a).numbers];
+      seen.framed = all("figure.new b").map(e => e.textContent);
+    """)
+    P, dP = attention.saved["P"], attention.backward.lines[line - 2].values["dP"]
+    assert seen.read == ["P", "⊙", "(", "dP", "−", "Σ over key of dP ⊙ P", ")", "×", "scale", "=", "dS"]
+    np.testing.assert_allclose(seen.rows, (dP * P).sum(-1).ravel(), rtol=1e-5, atol=1e-9)
+    assert seen.lowest == pytest.approx(-np.abs(dP).max(), rel=1e-2)
+    assert seen.scales["Σ over key of dP ⊙ P"] == "same scale"
+    assert seen.scales["P"] != "same scale" != seen.scales["dS"]
+    assert seen.framed == ["dS"]
+
+
+def test_one_choice_of_a_head_holds_for_all_arrays_of_a_picture_and_an_answer_chooses_its_own(tmp_path):
+    attention, line = line_of("dS", "attention")
+    seen = browse(tmp_path, named_page(), PICTURE + f"goTo('b', {attention.index}, {line});" + """
+      const readOf = f => { const map = f.querySelector(".panels"); map.focus(); press("ArrowRight");
+        const words = f.querySelector(".reading").textContent; map.blur(); return words.split(", ")[1]; };
+      const heads = () => all(".picture figure").filter(f => f.querySelector(".panels")).map(readOf);
+      seen.names = all(".chooser button").map(b => b.textContent);
+      seen.first = heads();
+      all(".chooser button")[3].click();
+      seen.chosen = heads();
+      askWhy({kind: "b", k: here().k, line: state.line, name: "dS", at: [0, 2, 9, 3]});
+      seen.asked = heads();
+      seen.lit = all(".picture figure").filter(f => f.querySelector("i.lit")).map(f => f.dataset.name);
+    """)
+    assert seen.names == [f"head {i}" for i in range(4)]
+    assert set(seen.first) == {"head 0"} and set(seen.chosen) == {"head 3"} and set(seen.asked) == {"head 2"}
+    assert {"P", "dP", "dS"} <= set(seen.lit)
+
+
+def test_a_matrix_product_is_drawn_with_its_transposed_operand_whose_cells_ask_about_the_operands_own(tmp_path):
+    attention, line = line_of("dk", "attention")
+    seen = browse(tmp_path, named_page(), PICTURE + ASKED + f"goTo('b', {attention.index}, {line});" + """
+      seen.read = read();
+      const dS = all(".picture figure")[0], a = array(listingOf(here()).lines[state.line - 1][3].dk.of[0].of[0].a);
+      dS.querySelector(".panels").focus();
+      for (const key of ["ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown", "Enter"]) press(key);
+      seen.asked = asked;
+      seen.value = a.numbers[2 * 16 + 1];
+      seen.reading = dS.querySelector(".reading").textContent;
+    """)
+    dS = attention.backward.lines[line_of("dS", "attention")[1] - 1].values["dS"]
+    assert seen.read == ["dSᵀ", "·", "q", "=", "dk"]
+    assert seen.asked == [{"kind": "b", "k": attention.index, "name": "dS", "line": line_of("dS", "attention")[1],
+                           "at": [0, 0, 2, 1]}]
+    assert seen.value == pytest.approx(dS[0, 0, 2, 1])
+    where, value = seen.reading.split(" = ")
+    assert where == 'dS[batch 0, head 0, query 2 "t2", key 1 "t1"]'
+    assert float(value.replace("−", "-")) == pytest.approx(dS[0, 0, 2, 1], rel=1e-3)
+
+
+def test_every_picture_of_every_op_has_operands_and_the_array_that_the_line_computed(tmp_path):
+    seen = browse(tmp_path, gpt_page(), PICTURE + """
+      seen.pictures = {};
+      positions.filter(s => "fb".includes(s.kind)).forEach(s => {
+        for (let line = 1; line <= listingOf(s).lines.length; line++) {
+          const key = `${s.kind} ${steps[s.k].op} ${line}`;
+          if (key in seen.pictures) continue;
+          goTo(s.kind, s.k, line);
+          seen.pictures[key] = all(".picture").length ? [read(), Object.keys(listingOf(s).lines[line - 1][2])] : null;
+        }
+      });
+    """)
+    pictures = {key: value for key, value in seen.pictures.items() if value}
+    assert len(pictures) > 40
+    for parts, computed in pictures.values():
+        assert parts[-2] == "=" and parts[-1] in computed
+        assert not any("undefined" in part or part == "" for part in parts)
+    layer_norm, _ = pictures["b layer_norm 7"]
+    assert layer_norm == ["rstd", "⊙", "(", "dxhat", "−", "shift", "−", "xhat", "⊙", "scale", ")", "=", "dx"]
+    seen = browse(tmp_path, banana_page(), PICTURE + """
+      goTo("b", 0, 6);
+      seen.read = read();
+      seen.below = all("#right > .figures").slice(1).flatMap(e => [...e.querySelectorAll("figure")]).map(f =>
+        `${f.dataset.name} ${f.dataset.line}`);
+    """)
+    assert seen.read == ["p", "⊙", "share", "=", "dlogits"]
+    assert "p 2" in seen.below and not {"p 4", "share 5", "dlogits 6"} & set(seen.below)     # no array is drawn twice
+
+
+def test_earlier_plus_gradient_equals_sum_has_one_colour_scale(tmp_path):
+    v = next(v for v in gpt().views if any(x.earlier is not None for x in v.inputs))
+    x = next(x for x in v.inputs if x.earlier is not None)
+    seen = browse(tmp_path, gpt_page(), PICTURE + f"goTo('b', {v.index});" + """
+      const row = all("#right .equation").find(e => e.textContent.includes("earlier"));
+      seen.read = [...row.children].map(e => e.matches("figure") ? e.querySelector("b").textContent : e.textContent);
+      seen.scales = [...row.querySelectorAll(".scale")].map(e => e.firstChild.textContent);
+      seen.lowest = number(seen.scales[0]);
+    """)
+    largest = max(np.abs(a).max() for a in (x.earlier, x.gradient, x.earlier + x.gradient))
+    assert seen.read == ["earlier", "+", f"d{x.name}", "=", "sum"]
+    assert seen.lowest == pytest.approx(-largest, rel=1e-2)
+    assert seen.scales[1:] == ["same scale", "same scale"]
+
+
+def test_the_equation_that_a_line_computes_is_lit(tmp_path):
+    attention, line = line_of("dS", "attention")
+    seen = browse(tmp_path, gpt_page(), f"const k = {attention.index}, line = {line};" + """
+      const lit = () => all(".formula .lit").map(e => (e.querySelector("mtd") ?? e).textContent);
+      goTo("b", k, line);
+      seen.line = lit();
+      goTo("b", k);
+      seen.none = lit();
+    """)
+    assert len(seen.line) == 1 and "dS" in seen.line[0]
+    assert seen.none == []

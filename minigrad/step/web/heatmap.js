@@ -21,6 +21,8 @@ const LARGE = {width: 440, height: 280, panel: 150, panels: 900, indices: true};
 const SMALL = {width: 200, height: 110, panel: 50, panels: 330};
 const THIRD = {width: 205, height: 200, panel: 50, panels: 220};
 
+const ROUND = [1, 2, 5].flatMap(n => [...Array(9).keys()].map(k => n * 10 ** k)).sort((a, b) => a - b);
+
 const type = () => parseFloat(getComputedStyle(document.body).fontSize) / 15;           // larger for a projector
 const lettersWide = n => 7.3 * type() * n;
 
@@ -36,7 +38,8 @@ function heatmap(name, position, options = {}) {
   const caption = el("figcaption", {}, el("b", {}, name),
     el("span", {class: "shape"}, dims(panel === undefined ? a.shape : a.shape.slice(-2))),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
-  const figure = el("figure", {class: isNew ? "new" : null, "data-name": asks?.name ?? name, "data-line": asks?.line}, caption);
+  const figure = el("figure", {class: isNew ? "new" : null, "data-name": asks?.name ?? name, "data-line": asks?.line,
+    "data-whole": panel === undefined || a.panels === 1}, caption);
   if (!a.shape.length) { figure.append(scalar(a, figure, asks)); return figure; }
   if (!sizeOf(a.shape)) { figure.append(el("div", {class: "reading"}, "empty")); return figure; }
 
@@ -114,8 +117,8 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
   const perPanel = panels === 1 ? Math.min(available, size.width) :
     Math.max(size.panel, Math.min(available, size.panels) / Math.min(panels, 4) - 12);
   const long = (axis, n) => a.shape.length + axis >= 0 && n > 1;        // this axis exists and has several indices
-  const side = (axis, full, n) => !long(axis, full) ? null :
-    {name: axes.at(axis) || `axis ${a.shape.length + axis}`, labels: labelsAt(axes.at(axis), n, a.steps[3 + axis], size)};
+  const side = (axis, full, n) => !long(axis, full) ? null : {name: axes.at(axis) || `axis ${a.shape.length + axis}`,
+    words: labelsOf(axes.at(axis)).length > 0, labels: labelsAt(axes.at(axis), n, a.steps[3 + axis], size)};
   const rows = side(-2, a.full[1], a.rows), columns = side(-1, a.full[2], a.columns);
   const widest = labels => Math.max(0, ...labels.map(label => label.length));
   let left = !rows ? 0 : line + (rows.labels.length ? lettersWide(widest(rows.labels)) + 5 : 0);
@@ -131,16 +134,19 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
     if (h * a.rows < 16) h = whole(16 / a.rows);
     writes = written && wide - 6 <= w && h >= line - 1;
   }
-  const thin = (cell, needed) => Math.ceil(needed / cell);
+  // every how many rows and columns a label fits; more than five are too far apart for words, but not for indices
+  const thin = (side, cell, needed) => {
+    const every = Math.ceil(needed / cell);
+    return side.words ? every > 5 ? 0 : every : ROUND.find(n => n >= every);
+  };
   let everyRow = 0, everyColumn = 0, turned = false, above = 0;
-  if (rows?.labels.length) everyRow = thin(h, line - 1);
-  if (everyRow > 5) [everyRow, left] = [0, line];
+  if (rows?.labels.length) everyRow = thin(rows, h, line - 1);
+  if (!everyRow) left = rows ? line : 0;
   if (columns?.labels.length) {
     const letters = widest(columns.labels);
-    turned = letters > 2 && lettersWide(letters) + 4 > w;
-    everyColumn = thin(w, turned ? line - 1 : lettersWide(letters) + (letters > 1 ? 5 : 1));
-    if (everyColumn > 5) everyColumn = 0;
-    else above = turned ? lettersWide(letters) + 4 : line;
+    turned = columns.words && letters > 2 && lettersWide(letters) + 4 > w;
+    everyColumn = thin(columns, w, turned ? line - 1 : lettersWide(letters) + (letters > 1 ? 5 : 1));
+    if (everyColumn) above = turned ? lettersWide(letters) + 4 : line;
   }
   const top = (columns ? line : 0) + above || (everyRow ? Math.max(0, (line - h) / 2) : 0);
   return {w, h, left, top, rows, columns, everyRow, everyColumn, turned, written: writes, bare: {left: 0, rows: null, columns: null, everyRow: 0, everyColumn: 0}};

@@ -18,19 +18,21 @@ function upstreamAndSaved(step) {
 function drawRight(step, kind) {                            // the newest arrays on top
   const {lines} = listingOf(here()), n = lines.length, forward = kind === "f";
   const whole = state.line === 0 || state.line === n, isNew = state.line > 0, last = state.line || n;
-  const shown = new Set();                                  // "name position" of the arrays in the pictures
-  const newest = state.line ? newestOf(step, lines, shown) : [];
-  const isShown = ([name, a]) => shown.has(`${name} ${a}`);
+  const newest = state.line ? newestOf(step, lines) : [];
+  const inPictures = new Set(newest.flatMap(e => e.matches("figure") ? [e] : [...e.querySelectorAll("figure")]).filter(
+    f => f.dataset.whole !== undefined).map(f => `${f.dataset.name} ${f.dataset.line}`));
+  const isShown = (name, line) => inPictures.has(`${name} ${line}`);
 
-  const results = !whole ? [] : forward ?
-    Object.entries(step.outputs).filter(out => !isShown(out)).map(([name, a]) => heatmap(name, a, {isNew, asks: {name, line: n}})) :
-    step.inputs.flatMap(x => "gradient" in x ? gradientOf(x, isShown([`d${x.name}`, x.gradient])) : []);
+  const results = !whole ? [] : !forward ? step.inputs.flatMap(x => "gradient" in x ? gradientOf(x, isShown(`d${x.name}`, n)) : []) :
+    Object.entries(step.outputs).filter(([name]) => !isShown(name, n)).map(
+      ([name, a]) => heatmap(name, a, {isNew, asks: {name, line: n}}));
   const finals = !whole ? [] : finalsOf(step, forward);
   const before = lines.slice(0, state.line ? last - 1 : last).flatMap(([, , values], k) =>
-    Object.entries(values).filter(value => !finals.includes(value[1]) && !isShown(value)).map(
+    Object.entries(values).filter(([name, a]) => !finals.includes(a) && !isShown(name, k + 1)).map(
       ([name, a]) => heatmap(name, a, {tag: `line ${k + 1}`, size: SMALL, asks: {name, line: k + 1}})));
-  const given = !forward ? upstreamAndSaved(step) :
-    step.inputs.map(x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL, asks: {name: x.name, line: 0}}));
+  const given = (!forward ? upstreamAndSaved(step) :
+    step.inputs.map(x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL, asks: {name: x.name, line: 0}}))
+  ).filter(f => !isShown(f.dataset.name, 0));
   const parts = [
     [`line ${last} of ${n} computed`, newest], [forward ? "outputs" : GRADIENTS, results],
     ["intermediate values", before], [forward ? "inputs" : UPSTREAM, given]].filter(([, figures]) => figures.length);
@@ -41,7 +43,7 @@ function drawRight(step, kind) {                            // the newest arrays
 
 const finalsOf = (step, forward) => forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
 
-function newestOf(step, lines, shown) {                     // what the current line computed, as pictures where it can be drawn
+function newestOf(step, lines) {                     // what the current line computed, as pictures where it can be drawn
   const line = lines[state.line - 1], [, , values, trees] = line, last = state.line === lines.length;
   const finals = last ? finalsOf(step, here().kind === "f") : [];
   return Object.entries(values).flatMap(([name, a]) => {
@@ -50,7 +52,6 @@ function newestOf(step, lines, shown) {                     // what the current 
     const tree = trees[name] && input ? unbroadcast(trees[name], input.shape) : trees[name];
     const drawn = tree && picture(name, tree, a, figure, line);
     if (!drawn && finals.includes(a)) return [];
-    shown.add(`${name} ${a}`);
     return [drawn ?? heatmap(name, a, {...figure, largest: 1})];
   });
 }

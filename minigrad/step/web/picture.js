@@ -39,7 +39,7 @@ function reduction({op, of: [x], axes, shape}) {            // "Σ over key"
   return (op === "sum" ? "Σ" : op) + (names.length && over.length > 1 ? ` over ${names.join(", ")}` : "");
 }
 
-const NAMED = {index: "elements of", view: "part of", join: "join", scatter: "scatter"};
+const NAMED = {index: "elements of", view: "part of"};
 
 function wordsOf(node) {                                    // as text: "Σ over key of dP ⊙ P"
   const inside = (child, least) => strength(bare(child)) < least ? `(${wordsOf(child)})` : wordsOf(child);
@@ -62,7 +62,7 @@ function partsOf(node, top, whole, scale) {                 // whole: functions 
     const parts = partsOf(child, top, whole, shared);
     return strength(bare(child)) < least && parts.length > 1 ? ["(", ...parts, ")"] : parts;
   };
-  if (!node.of || isTransposed(node)) return [{node, scale}];
+  if (!node.of?.length || isTransposed(node)) return [{node, scale}];
   if (isSame(node)) return partsOf(a, top === node ? a : top, whole, scale);
   if (node !== top && "a" in node && (isReduction(node) || !whole)) return [{node, scale}];
   if (node.op === "+" || node.op === "-") {
@@ -71,9 +71,13 @@ function partsOf(node, top, whole, scale) {                 // whole: functions 
   }
   if (node.op === "neg") return ["−", ...inside(a, binds + 1, scale)];
   if (binds < 5) return [...inside(a, binds), signOf(node), ...inside(b, binds + 1)];
-  const operands = node.of.filter(x => node.op !== "scatter" || x.op !== "number");
+  if (node.op === "scatter") {
+    const shared = scale ?? {}, at = `at ${plural(sizeOf(array(node.positions).shape), "place")}`;
+    return [...a.op === "number" ? ["0"] : partsOf(a, top, whole, shared), node.replaces ? `replaced ${at} by` : `+ ${at}`,
+      ...inside(b, 2, shared)];
+  }
   return [`${isReduction(node) ? reduction(node) : NAMED[node.op] ?? node.op} (`,
-    ...operands.flatMap((x, k) => [...k ? [","] : [], ...partsOf(x, top, whole)]), ")"];
+    ...node.of.flatMap((x, k) => [...k ? [","] : [], ...partsOf(x, top, whole)]), ")"];
 }
 
 function partsOfLine(tree) {                                // null if it computes nothing: it only names or cuts an array
@@ -82,7 +86,7 @@ function partsOfLine(tree) {                                // null if it comput
   if (!computes(tree)) return null;
   for (const [whole, most] of [[true, FEW_FIGURES], [false, MOST_FIGURES]]) {
     const parts = partsOf(tree, tree, whole);
-    if (parts.filter(part => part.node).length <= most) return parts;
+    if (parts.filter(part => part.node && !isLiteral(part.node)).length <= most) return parts;
   }
   return null;
 }
@@ -94,19 +98,19 @@ function picture(name, tree, position, options, line) {     // null where there 
   const parts = partsOfLine(tree);
   if (!parts) return null;
   const root = bare(tree), result = array(position), figures = parts.filter(part => part.node);
-  const ofSum = ["+", "-"].includes(root.op) ? figures.find(part => part.scale)?.scale : undefined;
+  const ofSum = ["+", "-", "scatter"].includes(root.op) ? figures.find(part => part.scale)?.scale : undefined;
   const drawn = [...figures.map(({node, scale}) => ({a: arrayOf(node), scale})), {a: result, scale: ofSum}].filter(({a}) => a);
   for (const {a, scale} of drawn) if (scale) {
     scale.unit = Math.max(scale.unit ?? 0, magnitude(a));
     scale.maps = (scale.maps ?? 0) + (a.shape.length ? 1 : 0);
   }
   const arrays = drawn.map(({a}) => a).filter(a => a.shape.length), panels = Math.max(1, ...arrays.map(a => a.panels));
-  const others = 40 + sum(parts, part => part.node ? arrayOf(part.node)?.shape.length ? 0 : 110 : 12 + 13 * part.length);
+  const others = 25 + sum(parts, part => part.node ? arrayOf(part.node)?.shape.length ? 0 : 110 : 10 + 13 * part.length);
   const shown = {panel: state.panel % panels, size: {...PICTURE, cell: cellThatFits(arrays, others)}};
-  const shared = scale => {                                 // the first figure of a sum has the legend
+  const shared = (scale, a) => {                            // the first figure of a sum has the legend
     if (!(scale?.maps > 1)) return {};
     const words = scale.seen ? "same scale" : undefined;
-    scale.seen = true;
+    scale.seen ||= !a.constant;
     return {unit: scale.unit || 1, scale: words};
   };
   const show = ({node, scale}) => {
@@ -116,19 +120,19 @@ function picture(name, tree, position, options, line) {     // null where there 
     const base = isTransposed(node) ? node.of[0] : node, words = wordsOf(node);
     if (base.op !== "array") (line.parts ??= {})[words] = node;
     const asked = base.op !== "array" ? options.asks.line : base.line;
-    return heatmap(words, base.a, {...shown, ...shared(scale), axes: axesOfNode(base), transpose: base !== node,
+    return heatmap(words, base.a, {...shown, ...shared(scale, array(base.a)), axes: axesOfNode(base), transpose: base !== node,
       asks: asked === null ? undefined : {name: base.op === "array" ? base.name : words, line: asked}});
   };
   const row = parts.map(part => part.node ? show(part) : el("span", {class: "sign"}, part));
   return el("div", {class: "picture"}, panels > 1 && result.panels > 1 && panelChooser(result, name),
     el("div", {class: "equation"}, row, el("span", {class: "sign"}, "="),
-      heatmap(name, position, {...options, ...shown, ...shared(ofSum)})),
+      heatmap(name, position, {...options, ...shown, ...shared(ofSum, result), tag: undefined})),
     result.shape.length > 0 && whyButtons(result, options.asks, axesOf(name, result.shape), 1));
 }
 
 function cellThatFits(arrays, others) {                     // the size of a cell: all of a picture in one row, or two, or three
   const width = ($("right").clientWidth || 800) - 20;
-  const total = cell => others + sum(arrays, a => 20 + Math.max(110, 45 + a.columns * cell));
+  const total = cell => others + sum(arrays, a => 20 + Math.max(96, 45 + a.columns * cell));
   const tallest = Math.max(1, ...arrays.map(a => a.rows));
   for (const [rows, height] of [[1, 280], [2, 100], [3, 70]])
     for (let cell = Math.min(18, Math.floor(height / tallest)); cell >= 4; cell--)
