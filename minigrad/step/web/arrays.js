@@ -52,8 +52,11 @@ function cellOf(a, at) {                                    // the cell that sho
 // ---- axes ----------------------------------------------------------------------------------------------------------
 
 function axesOf(name, shape) {                              // the names of the axes of an array of this step; "" where unknown
-  const known = "fb".includes(here().kind) ? steps[here().k].axes?.[name] : undefined;
-  return known?.length === shape.length ? known : shape.map(() => "");
+  const known = "fb".includes(here().kind) && steps[here().k].axes?.[name] || [];
+  if (known.length === shape.length) return known;
+  if (known.length < shape.length || !shape.length) return shape.map(() => "");
+  const [rows, ...rest] = known.slice(-shape.length);       // the op has merged the axes before the last into rows
+  return [labelsOf(rows).length === shape[0] ? rows : "", ...rest];
 }
 
 const labelsOf = axis => data.labels?.[axis] ?? [];         // the labels of its indices: tokens, characters

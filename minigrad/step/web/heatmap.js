@@ -36,7 +36,7 @@ function heatmap(name, position, options = {}) {
   let axes = options.axes ?? axesOf(asks?.name ?? name, whole.shape);
   if (options.transpose) axes = swapped(axes, "");
   const caption = el("figcaption", {}, el("b", {}, name),
-    el("span", {class: "shape"}, dims(panel === undefined ? a.shape : a.shape.slice(-2))),
+    (panel === undefined || a.shape.length > 0) && el("span", {class: "shape"}, dims(panel === undefined ? a.shape : a.shape.slice(-2))),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
   const figure = el("figure", {class: isNew ? "new" : null, "data-name": asks?.name ?? name, "data-line": asks?.line,
     "data-whole": panel === undefined || a.panels === 1}, caption);
@@ -84,7 +84,7 @@ function panelName(a, axes, p) {                            // "head 2"; "" for 
 
 function legendOf(a, unit, words, norm) {                   // of the colour scale of one heat map; with the norm, where there is room
   if (a.constant) return el("div", {class: "scale"}, `all ${num(a.numbers[0])}`);
-  return a.ints ? "" : el("div", {class: "scale"}, words ?? [num(-unit), el("i"), num(unit)],
+  return a.ints ? "" : el("div", {class: "scale"}, words ?? [el("i"), `±${num(unit)}`],
     norm && el("span", {}, `norm ${num(a.norm)}`));
 }
 
@@ -139,17 +139,18 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
     const every = Math.ceil(needed / cell);
     return side.words ? every > 5 ? 0 : every : ROUND.find(n => n >= every);
   };
-  let everyRow = 0, everyColumn = 0, turned = false, above = 0;
+  let everyRow = 0, everyColumn = 0, turned = false, above = 0, over = 0;
   if (rows?.labels.length) everyRow = thin(rows, h, line - 1);
   if (!everyRow) left = rows ? line : 0;
   if (columns?.labels.length) {
     const letters = widest(columns.labels);
     turned = columns.words && letters > 2 && lettersWide(letters) + 4 > w;
     everyColumn = thin(columns, w, turned ? line - 1 : lettersWide(letters) + (letters > 1 ? 5 : 1));
+    if (!turned) over = Math.max(0, (lettersWide(letters) - w) / 2);
     if (everyColumn) above = turned ? lettersWide(letters) + 4 : line;
   }
   const top = (columns ? line : 0) + above || (everyRow ? Math.max(0, (line - h) / 2) : 0);
-  return {w, h, left, top, rows, columns, everyRow, everyColumn, turned, written: writes, bare: {left: 0, rows: null, columns: null, everyRow: 0, everyColumn: 0}};
+  return {w, h, left, top, rows, columns, everyRow, everyColumn, turned, over, written: writes, bare: {left: 0, rows: null, columns: null, everyRow: 0, everyColumn: 0}};
 }
 
 function labelsAt(axis, n, step, size) {                    // the labels of the shown indices of an axis; if there are none, the indices
@@ -181,7 +182,7 @@ function paint(a, panel, unit, axes, layout, written, label) {
   const {w, h, left, top} = layout, {rows, columns} = a;
   const {canvas: small, bad, colors} = a.images[`${panel} ${unit}`] ??= image(a, panel, unit);
   const dense = window.devicePixelRatio || 1;
-  const wide = Math.max(left + columns * w, layout.columns ? left + lettersWide(layout.columns.name.length + 2) : 0);
+  const wide = Math.max(left + columns * w + (layout.over ?? 0), layout.columns ? left + lettersWide(layout.columns.name.length + 2) : 0);
   const high = Math.max(top + rows * h + (layout.everyRow ? Math.max(0, 7 * type() - h / 2) : 0), layout.rows ? top + lettersWide(layout.rows.name.length) : 0);
   const canvas = el("canvas", {role: "img", "aria-label": label,
     width: Math.ceil(wide * dense), height: Math.ceil(high * dense), style: `width:${wide}px;height:${high}px`});

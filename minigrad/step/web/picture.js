@@ -105,7 +105,7 @@ function picture(name, tree, position, options, line) {     // null where there 
     scale.maps = (scale.maps ?? 0) + (a.shape.length ? 1 : 0);
   }
   const arrays = drawn.map(({a}) => a).filter(a => a.shape.length), panels = Math.max(1, ...arrays.map(a => a.panels));
-  const others = 25 + sum(parts, part => part.node ? arrayOf(part.node)?.shape.length ? 0 : 110 : 10 + 13 * part.length);
+  const others = 40 + sum(parts, part => !part.node ? 8 + 13 * part.length : arrayOf(part.node)?.shape.length ? 0 : 90);
   const shown = {panel: state.panel % panels, size: {...PICTURE, cell: cellThatFits(arrays, others)}};
   const shared = (scale, a) => {                            // the first figure of a sum has the legend
     if (!(scale?.maps > 1)) return {};
@@ -132,7 +132,7 @@ function picture(name, tree, position, options, line) {     // null where there 
 
 function cellThatFits(arrays, others) {                     // the size of a cell: all of a picture in one row, or two, or three
   const width = ($("right").clientWidth || 800) - 20;
-  const total = cell => others + sum(arrays, a => 20 + Math.max(96, 45 + a.columns * cell));
+  const total = cell => others + sum(arrays, a => 14 + Math.max(96, 37 + a.columns * cell));
   const tallest = Math.max(1, ...arrays.map(a => a.rows));
   for (const [rows, height] of [[1, 280], [2, 100], [3, 70]])
     for (let cell = Math.min(18, Math.floor(height / tallest)); cell >= 4; cell--)
