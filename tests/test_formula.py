@@ -98,8 +98,8 @@ def test_text_of_an_equation(source, text):
 
 
 def test_text_has_the_lines_of_the_docstring():
-    assert parse(mg.OPS["linear"]).text.splitlines()[:4] == [
-        "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "forward   y = x w + b",
+    assert parse(mg.OPS["linear"]).text.splitlines()[:5] == [
+        "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "axes      I feature, O feature", "forward   y = x w + b",
         "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ(dy) over all rows"]
     for op in mg.OPS.values():
         assert len(parse(op).text.splitlines()) == len(parse(op).doc.splitlines())

@@ -48,8 +48,9 @@ def scale_of(q: Any) -> float:
 
 
 class Attention(Fused):
-    """q (..., T, D), k (..., S, D), v (..., S, E); causal, mask, dropout, key  ->  y (..., T, E)
+    """q (..., T, D), k (..., S, D), v (..., S, E); mask (..., T, S), causal, dropout, key  ->  y (..., T, E)
 
+    axes      T query, S key, D feature, E feature
     forward   S = q @ k^T / sqrt(D)    P = softmax(S)    A = P * keep / (1 - dropout)    y = A @ v
     backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
               dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q

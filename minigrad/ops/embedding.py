@@ -10,6 +10,7 @@ from minigrad.ops.sums import wider
 class Embedding(Fused):
     """w (V, C); idx (...)  ->  y (..., C)
 
+    axes      V vocabulary, C feature, ... batch, token
     forward   y = w[idx]
     backward  dw = zeros; dw[idx] += dy
     why       a row that idx names several times gets the sum of the gradients of all its uses

@@ -57,6 +57,7 @@ class Matmul(Primitive):
 class Linear(Fused):
     """x (..., I), w (I, O), b (O,)  ->  y (..., O)
 
+    axes      I feature, O feature
     forward   y = x @ w + b
     backward  dx = dy @ w^T    dw = x^T @ dy    db = sum(dy) over all rows
     identity  y depends on x and w only through their product: sum(dx * x) = sum(dw * w);

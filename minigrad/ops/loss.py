@@ -14,6 +14,7 @@ from minigrad.ops.sums import in_float32, largest
 class CrossEntropy(Fused):
     """logits (..., V); targets (...), ignore_index, label_smoothing, reduction  ->  loss () or, for "none", (...)
 
+    axes      V vocabulary
     forward   p = softmax(logits)    q = (1 - s) onehot(target) + s / V    loss_i = -sum(q log p)
               loss = sum(loss_i) / n over the n targets that are not ignore_index, 0 if there are none
               n = 1 for "sum" and "none"
@@ -111,6 +112,7 @@ def count(xp: Any, counted: Any, reduction: str, dtype: Any) -> Any:
 class LinearCrossEntropy(Fused):
     """x (..., C), w (V, C); targets (...), ignore_index, reduction, rows  ->  loss ()
 
+    axes      V vocabulary, C feature
     forward   loss = cross_entropy(x @ w^T), in chunks of rows
     backward  in chunks of rows, whose logits are computed again:
               dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x

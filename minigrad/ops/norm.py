@@ -9,6 +9,7 @@ from minigrad.ops.sums import centered, in_float32, largest, mean, root_mean_squ
 class LayerNorm(Fused):
     """x (..., C), w (C,), b (C,); eps  ->  y (..., C)
 
+    axes      C feature
     forward   xhat = (x - mean(x)) * rstd    rstd = 1 / sqrt(var(x) + eps)    y = xhat * w + b
     backward  dw = sum(dy * xhat)    db = sum(dy)    dxhat = dy * w
               dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))

@@ -347,8 +347,9 @@ class Split(Primitive):
 
 
 class SplitHeads(Primitive):
-    """x (B, T, 3 C); n_head  ->  y0, y1, y2 (B, nh, T, C / nh)
+    """x (B, T, 3 n_head hs); n_head  ->  y0, y1, y2 (B, n_head, T, hs)
 
+    axes      B batch, T token, 3 n_head hs feature, n_head head, hs feature
     forward   ys = queries, keys and values, the thirds of the last axis of x, each cut into n_head heads
     backward  dx = the heads of all dys side by side
     identity  dx holds the dys of all heads: sum(dx) = sum(dys)
@@ -373,6 +374,7 @@ class SplitHeads(Primitive):
 class MergeHeads(Primitive):
     """x (B, nh, T, hs)  ->  y (B, T, nh hs)
 
+    axes      B batch, T token, nh head, hs feature, nh hs feature
     forward   y = the heads of each position side by side
     backward  dx = dy cut into heads again
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)

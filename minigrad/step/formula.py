@@ -1,8 +1,8 @@
 """An op's docstring as data: its sections, and its equations as text, LaTeX and MathML.
 
-The first line of the docstring gives shapes. The sections forward, backward, why, identity, source follow, each from a
-line that begins with its name. Two or more spaces separate equations on one line; minigrad.step.notation describes
-their notation.
+The first line of the docstring gives shapes. The sections axes, forward, backward, why, identity, source follow, each
+from a line that begins with its name. Two or more spaces separate equations on one line; minigrad.step.notation
+describes their notation.
 """
 import re
 import sys
@@ -13,7 +13,7 @@ from typing import Iterator
 from minigrad.ops.op import Op, docstring
 from minigrad.step.typeset import to_latex, to_mathml, to_text
 
-SECTIONS = "forward", "backward", "why", "identity", "source"
+SECTIONS = "axes", "forward", "backward", "why", "identity", "source"
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Formula:
     """The sections of an op's docstring, in its own notation. An entry of forward or backward is one equation or clause
     (an equation with words around it)."""
     shapes: str
+    axes: dict[str, list[str]]                  # letter in the shapes -> its word; of "..." a word for each last axis
     forward: list[str]
     backward: list[str]
     why: str
@@ -69,12 +70,25 @@ def parse(op_class: type[Op]) -> Formula:
     found: dict[str, list[str]] = {"shapes": [], **{section: [] for section in SECTIONS}}
     for section, _, body in _sections(doc):
         found.setdefault(section, []).append(body)
-    forward, backward = ([c for line in found[s] for c in re.split(r"\s{2,}", line) if c] for s in SECTIONS[:2])
+    forward, backward = ([c for line in found[s] for c in re.split(r"\s{2,}", line) if c]
+                         for s in ("forward", "backward"))
     names = {name for f in (op_class.forward, op_class.backward) for name in f.__code__.co_varnames}
     names.update(re.findall(r"([^\W\d]\w*'?) \+?= ", "\n".join(forward + backward)))
-    why, identity, source = (" ".join(found[s]) for s in SECTIONS[2:])
+    why, identity, source = (" ".join(found[s]) for s in ("why", "identity", "source"))
     shapes = " ".join(found["shapes"]) if sys.flags.optimize < 2 else doc
-    return Formula(shapes, forward, backward, why, identity, source, doc, frozenset(names))
+    axes = _axes(" ".join(found["axes"]))
+    return Formula(shapes, axes, forward, backward, why, identity, source, doc, frozenset(names))
+
+
+def _axes(section: str) -> dict[str, list[str]]:
+    """The words for letters in `T query, S key, ... batch, token`: an entry of one word continues the one before."""
+    found: dict[str, list[str]] = {}
+    letter = ""
+    for entry in filter(None, map(str.strip, section.split(","))):
+        *start, word = entry.split()
+        letter = " ".join(start) or letter
+        found.setdefault(letter, []).append(word)
+    return found
 
 
 def _sections(doc: str) -> Iterator[tuple[str, str, str]]:

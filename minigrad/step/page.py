@@ -10,10 +10,12 @@ import html as markup
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple
+from types import MappingProxyType
+from typing import Any, Iterable, Mapping, NamedTuple
 
 import numpy as np
 
+from minigrad.step.axes import name_axes
 from minigrad.step.backward_record import Record
 from minigrad.step.explain import Why, largest_entries, why
 from minigrad.step.formula import Formula
@@ -54,6 +56,7 @@ def iframe(step: Any) -> str:
         return names.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(names)}")
 
     shown = view(step, label, {})
+    name_axes([shown])
     shown.inputs = [x if getattr(t, "node", None) is None else
                     x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
     whys = [why(step, i, at) for i, x in enumerate(shown.inputs) if x.gradient is not None
@@ -72,6 +75,7 @@ class Contents(NamedTuple):
     views: list[View]
     whys: Iterable[Why]
     tokens: list[str] | None = None
+    labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
     nudges: Iterable[Nudge] = ()
@@ -80,8 +84,8 @@ class Contents(NamedTuple):
 
 
 def _contents(record: Record) -> Contents:
-    return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.notes,
-                    record.loss, record.nudges(), record.optimizer_step)
+    return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.labels,
+                    record.notes, record.loss, record.nudges(), record.optimizer_step)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -126,7 +130,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
         formulas[optimizer.op] = optimizer.updates[0].formula
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
-        "embedded": contents.embedded,
+        "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
         "formulas": {op: {"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
                      for op, f in formulas.items()},
@@ -155,7 +159,7 @@ def _step(v: View, store: "ArrayStore", forward: bool, saved: bool) -> dict[str,
         inputs.append(shown)
     return {
         "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel_note, "bad_origin": v.bad_origin,
-        "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
+        "axes": v.axes, "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
         "saved": put(v.saved) if saved else {},
         "forward": _listing(v.forward, store, forward), "backward": _listing(v.backward, store),
         "identity": v.identity and {"words": v.identity.words, "expression": v.identity.expression,
