@@ -27,11 +27,10 @@ NAMES = sorted(mg.OPS)
 def test_the_sections_of_a_docstring():
     f = parse(mg.OPS["attention"])
     assert f.shapes.startswith("q (..., T, D), k (..., S, D)") and f.shapes.endswith("->  y (..., T, E)")
-    assert f.forward[0] == "S = q @ k^T / sqrt(D)" and len(f.forward) == 4
-    assert f.backward == [
-        "dv = A^T @ dy", "dA = dy @ v^T", "dP = dA * keep / (1 - dropout)",
-        "dS = P * (dP - sum(dP * P)) / sqrt(D)", "dq = dS @ k", "dk = dS^T @ q",
-    ]
+    assert f.axes == {"T": ["query"], "S": ["key"], "D": ["feature"], "E": ["feature"]}
+    assert f.forward == ["S = q @ k^T / sqrt(D)", "A = P = softmax_key(S)", "y = A @ v"]
+    assert f.backward == ["dv = A^T @ dy", "dA = dP = dy @ v^T", "dS = P * (dP - sum_key(dP * P)) / sqrt(D)",
+                          "dq = dS @ k", "dk = dS^T @ q"]
     assert f.why.startswith("each output row is a weighted average of the rows of v")
     assert f.identity.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
     assert f.source == 'Vaswani et al. 2017, "Attention is all you need", eq. 1'
@@ -74,11 +73,14 @@ def test_a_docstring_of_prose_is_unchanged_and_has_no_equations():
 @pytest.mark.parametrize("source, text", [
     ("da = dy @ b^T", "da = dy bᵀ"),
     ("S = q @ k^T / sqrt(D)", "S = q kᵀ / √D"),
-    ("dS = P * (dP - sum(dP * P)) / sqrt(D)", "dS = P · (dP − Σ(dP · P)) / √D"),
-    ("dx = rstd * (dxhat - mean(dxhat))", "dx = rstd · (dx̂ − mean(dx̂))"),
+    ("dS = P * (dP - sum_key(dP * P)) / sqrt(D)", "dS = P ⊙ (dP − Σ_key(dP ⊙ P)) / √D"),
+    ("dx = rstd * (dxhat - mean_feature(dxhat))", "dx = rstd ⊙ (dx̂ − mean_feature(dx̂))"),
+    ("db = sum(dy)", "db = Σ(dy)"),
+    ("dx = 0.5 * dy * 2", "dx = 0.5 · dy · 2"),
+    ("S = -inf where the mask is False", "S = −∞ where the mask is False"),
     ("c1 = 1 - beta1^t", "c₁ = 1 − β₁ᵗ"),
-    ("dm' = dm_new + du / (r + eps)", "dm′ = dm_new + du / (r + ε)"),
-    ("dx = dy * p * x ** (p - 1)", "dx = dy · p · xᵖ⁻¹"),
+    ("dm_all = dm_new + du / (r + eps)", "dm_all = dm_new + du / (r + ε)"),
+    ("dx = dy * p * x ** (p - 1)", "dx = dy ⊙ p ⊙ xᵖ⁻¹"),
     ("y = x^{", "y = x^{"),
     ("y = x^(p / q)", "y = x^(p / q)"),
     ("dx = dy where low <= x <= high, else 0", "dx = dy where low ≤ x ≤ high, else 0"),
@@ -100,7 +102,7 @@ def test_text_of_an_equation(source, text):
 def test_text_has_the_lines_of_the_docstring():
     assert parse(mg.OPS["linear"]).text.splitlines()[:5] == [
         "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "axes      I feature, O feature", "forward   y = x w + b",
-        "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ(dy) over all rows"]
+        "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ_rows(dy)"]
     for op in mg.OPS.values():
         assert len(parse(op).text.splitlines()) == len(parse(op).doc.splitlines())
 
@@ -110,9 +112,8 @@ def test_text_has_the_lines_of_the_docstring():
 def test_latex_of_attention():
     assert parse(mg.OPS["attention"]).latex == r"""\begin{aligned}
 dv &= {A}^{\top} \, dy \\
-dA &= dy \, {v}^{\top} \\
-dP &= \frac{dA \cdot \mathrm{keep}}{1 - \mathrm{dropout}} \\
-dS &= \frac{P \cdot (dP - \sum(dP \cdot P))}{\sqrt{D}} \\
+dA &= dP = dy \, {v}^{\top} \\
+dS &= \frac{P \odot (dP - \sum_{\text{key}}(dP \odot P))}{\sqrt{D}} \\
 dq &= dS \, k \\
 dk &= {dS}^{\top} \, q
 \end{aligned}"""
@@ -130,7 +131,7 @@ def test_latex_is_balanced(name):
         assert not re.search(r"(?<!\\)[#%$]|(?<![\\}\w])_", latex)
 
 
-TAGS = set("math mtable mtr mtd mrow mi mn mo mtext mspace mfrac msqrt msup msub mover".split())
+TAGS = set("math mtable mtr mtd mrow mi mn mo mtext mspace mfrac msqrt msup msub munder mover msubsup".split())
 
 
 def mathml(source, *names):
@@ -143,13 +144,17 @@ def mathml(source, *names):
 
 def test_mathml_of_an_equation():
     assert re.sub(r' style="[^"]*"', "", mathml("dx = dy / sqrt(y)")) == (
-        '<math display="block"><mtable displaystyle="true"><mtr>'
+        '<math display="block"><mtable displaystyle="true"><mtr data-name="dx">'
         '<mtd><mrow><mi>d</mi><mi>x</mi></mrow></mtd>'
-        '<mtd><mrow><mo form="infix">=</mo>'
+        '<mtd><mrow><mi></mi><mo form="infix">=</mo>'
         '<mfrac><mrow><mi>d</mi><mi>y</mi></mrow><msqrt><mi>y</mi></msqrt></mfrac></mrow></mtd>'
         '</mtr></mtable></math>')
     assert "<msup><mi>b</mi><mo>⊤</mo></msup>" in mathml("da = dy @ b^T")
     assert "<msub><mi>β</mi><mn>1</mn></msub>" in mathml("c = beta1 m")
+    assert "<msubsup><mi>β</mi><mn>1</mn><mi>t</mi></msubsup>" in mathml("c = beta1^t")
+    assert "<mi>a</mi><mo form=\"infix\">⊙</mo><mi>b</mi>" in mathml("y = a * b", "a", "b")
+    assert "<munder><mo lspace=\"0\" rspace=\"0\">∑</mo><mtext>key</mtext></munder>" in mathml("y = sum_key(x)")
+    assert "<msub><mi>mean</mi><mtext>feature</mtext></msub>" in mathml("y = mean_feature(x)")
     assert '<mover accent="true"><mi>x</mi><mo stretchy="false">^</mo></mover>' in mathml("y = xhat", "xhat")
     assert "<mtext>\u00a0where\u00a0</mtext>" in mathml("da = dy where a > b", "a", "b")
 

@@ -58,7 +58,7 @@ class Transpose(Primitive):
 
     forward   y = x with its axes in the given order (None: reversed)
     backward  dx = dy with its axes in the inverse order
-    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
+    identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axes=None):
@@ -79,7 +79,7 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
-    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
+    identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis1, axis2):
@@ -99,8 +99,8 @@ class BroadcastTo(Primitive):
 
     forward   y = x repeated along new axes and axes of size 1
     backward  dx = dy summed over the copies
-    why       the engine takes the sum over the copies, as for every op that broadcasts: this backward returns dy
-    identity  each x gets the sum of the dy of its copies: sum(dx) = sum(dy)
+    why       the engine computes the sum over the copies, as for every op that broadcasts; so this backward returns dy
+    identity  each dx is the sum of the dy of its copies: sum(dx) = sum(dy)
     """
     broadcasts = True
 
@@ -210,7 +210,8 @@ class Getitem(Primitive):
     """x; index  ->  y
 
     forward   y = x[index]    index: integers, slices, boolean masks, arrays of integers with repeats
-    backward  dx = zeros, with each dy added at the index that it was read from
+    backward  dx = 0    dx[index] += dy, once for each index
+    why       an element of x that was read several times gets the sum of the gradients of its copies
     identity  y is linear in x: sum(dx * x) = sum(dy * y); each dy is added to one element of dx: sum(dx) = sum(dy)
     """
 
@@ -238,9 +239,9 @@ class Getitem(Primitive):
 class ScatterAdd(Primitive):
     """x; index, shape  ->  y
 
-    forward   y = zeros(shape); y[index] += x, repeats added up
+    forward   y = 0    y[index] += x, once for each index
     backward  dx = dy[index]
-    why       the adjoint (transpose) of the linear map y = x[index]
+    why       every x is added to one element of y, and gets the gradient of this element
     identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
@@ -277,7 +278,7 @@ class Concatenate(Primitive):
 
     forward   y = the xs joined along an axis
     backward  dxs = dy cut at the same places
-    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
+    identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -300,7 +301,7 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
-    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
+    identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):

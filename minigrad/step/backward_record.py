@@ -203,7 +203,7 @@ class Record:
         results = output_names(optimizer.op, 1 + len(moments))
         (new, *_), listing = trace_lines(op.forward, results, *inputs, **static)
         change = new - old
-        update = ParameterUpdate(self.label(p), parse(optimizer.op), listing, given, change,
+        update = ParameterUpdate(self.label(p), parse(optimizer.op, given), listing, given, change,
                                  largest_entries(gradient, 3), float((gradient * change).sum()),
                                  self.replay.change({id(p): new}))
         return update, new

@@ -124,23 +124,25 @@ def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[
 
 
 def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -> dict[str, Any]:
-    formulas: dict[str, Formula] = {v.op: v.formula for v in contents.views}
     optimizer = contents.optimizer_step
-    if optimizer is not None and optimizer.updates:
-        formulas[optimizer.op] = optimizer.updates[0].formula
+    formulas: list[Formula] = []                # each once
+    for formula in [x.formula for x in (*contents.views, *(optimizer.updates if optimizer else ()))]:
+        if formula not in formulas:
+            formulas.append(formula)
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
-        "formulas": {op: {"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
-                     for op, f in formulas.items()},
-        "steps": [_step(v, store, forward, saved) for v in contents.views],
+        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
+                     for f in formulas],
+        "steps": [_step(v, store, forward, saved) | {"formula": formulas.index(v.formula)} for v in contents.views],
         "whys": {f"{w.step}:{w.input}:{','.join(map(str, w.at))}": _why(w) for w in contents.whys},
         "nudges": [{"leaf": n.leaf, "at": n.at} | {k: _number(getattr(n, k)) for k in (
             "gradient", "delta", "predicted", "actual")} for n in contents.nudges],
         "optimizer": None if optimizer is None else {
             "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
-            "actual": _number(optimizer.actual), "updates": [_update(u, store) for u in optimizer.updates]},
+            "actual": _number(optimizer.actual), "updates": [
+                _update(u, store) | {"formula": formulas.index(u.formula)} for u in optimizer.updates]},
     }
 
 

@@ -8,7 +8,7 @@ from minigrad.gradcheck import Report
 from minigrad.ops.op import Op
 from minigrad.step.axes import CallAxes, call_axes
 from minigrad.step.explain import REFERENCE, bad_origin, check
-from minigrad.step.formula import Formula, parse
+from minigrad.step.formula import Formula, call_of, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, output_names
@@ -87,7 +87,7 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
     saved = {name: np.array(a) if isinstance(a, np.ndarray) else a for name, a in op.saved.items()
              if isinstance(a, (np.ndarray, int, float, np.generic))}
     difference = max((row.error for row in report.rows if row.check == REFERENCE), default=0.0)
-    formula = parse(step.op_class)
+    formula = parse(step.op_class, call_of(step))
     return View(step, step.index, step.op, step.name, step.created_at, formula, inputs,
                 dict(zip(output_names(step.op_class, len(ys)), ys)),
                 dict(zip(rerun.upstream_names(), map(np.array, rerun.dys))), saved, forward, backward, report, identity,
