@@ -97,7 +97,8 @@ def call_of(step: Any) -> dict[str, Any]:
 def _doc_of_call(op_class: type[Op], call: Mapping[str, Any] | None) -> str:
     """The docstring of an op with the equations of one call; sums over `axis` are over all axes if it is None."""
     parameters = list(inspect.signature(op_class.forward).parameters.values())[1:]
-    known = {p.name: p.default if p.default is not p.empty else () for p in parameters} | (call or {})
+    known: dict[str, Any] = {p.name: p.default if p.default is not p.empty else () for p in parameters}
+    known |= call or {}
     if call is None:
         known |= {p.name: True for p in parameters if p.kind is not p.KEYWORD_ONLY}
     lines, head = [], ""

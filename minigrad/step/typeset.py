@@ -49,7 +49,9 @@ def to_mathml(clauses: list[str], names: frozenset[str]) -> str:
 
 def defined_names(clause: str) -> list[str]:
     """The variables that an equation defines: ["dA", "dP"] for `dA = dP = dy @ v^T`."""
-    return re.findall(r"(?<![\w'])([^\W\d]\w*'*)(?:\[[^\]]*\])? \+?= ", clause)
+    target = r"([^\W\d]\w*'*)(?:\[[^\]]*\])? \+?= "
+    chain = re.match(rf"(?:{target})+", clause)
+    return re.findall(target, chain[0]) if chain else []
 
 
 def _plain_product(a: Tree, b: Tree) -> bool:
@@ -257,4 +259,5 @@ def _mathml_subscript(subscript: str) -> str:
 def _mathml_signs(sides: list[Tree], signs: list[str]) -> str:
     """A relation without its first side. The empty <mi> keeps a browser from taking a sign with words after it, which
     MathML counts as space, for an operator of its own."""
-    return "<mi></mi>" + "".join(_mo(sign, ' form="infix"') + _mathml(sides[i + 1:i + 2]) for i, sign in enumerate(signs))
+    others = (_mo(sign, ' form="infix"') + _mathml(sides[i + 1:i + 2]) for i, sign in enumerate(signs))
+    return "<mi></mi>" + "".join(others)
