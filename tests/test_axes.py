@@ -1,6 +1,8 @@
 """The axes of a step's arrays have names: those of the docstrings, passed along the graph; no name rather than a wrong
 one."""
 import functools
+import json
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import minigrad as mg
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, nn
 from minigrad.ops.op import OPS, Primitive
-from minigrad.step import examples, record
+from minigrad.step import examples, page, record
 from minigrad.step.axes import shape_letters, spelled
 from minigrad.step.formula import parse
+from minigrad.step.view import view_alone
 from minigrad.tape import apply
 
 B, T, C, NH, V = 2, 7, 12, 3, 11                # batch, token, feature, head, vocabulary: all lengths differ
@@ -246,6 +249,19 @@ def test_a_table_in_whose_order_tokens_stand_by_chance_has_no_name_for_its_rows(
     logits = w(np.array([0, 1, 2]))
     r = record(logits.sum(), vocabulary="abcd")
     assert axes_of(r, "embedding")["w"] == ("", "feature")
+
+
+def test_the_page_has_the_axes_of_each_step_and_the_labels_of_the_record():
+    text = page.html(examples.tiny())
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+    assert data["labels"] == examples.tiny().labels
+    assert data["steps"][0]["axes"]["dlogits"] == ["token", "vocabulary"]
+    assert [step["axes"].keys() for step in data["steps"]] == [v.axes.keys() for v in examples.tiny().views]
+
+
+def test_a_step_alone_has_the_names_of_its_own_docstring():
+    step = next(tokens().sum().backward_steps(until="embedding"))
+    assert view_alone(step).axes["dw"] == ("vocabulary", "feature")
 
 
 def test_a_record_without_tokens_has_names_and_no_labels():

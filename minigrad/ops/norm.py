@@ -17,7 +17,7 @@ class LayerNorm(Fused):
               dx = rstd * (dxhat - shift - xhat * scale)
     why       adding a number to a row of x, or multiplying the row by one, leaves y unchanged. So a row of dx must be
               orthogonal to a row of ones and to xhat: subtracting the two means makes it so
-    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; each row of dx is orthogonal to xhat, but for eps:
+    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; each row of dx is orthogonal to xhat, if eps is 0:
               sum(dx * xhat, axis=-1, keepdims=True) = eps * rstd**3 * sum(dxhat * xhat, axis=-1, keepdims=True)
     source    Ba, Kiros & Hinton 2016, "Layer normalization"
     """

@@ -352,7 +352,7 @@ class Maximum(Primitive):
     """a, b  ->  y
 
     forward   y = max(a, b)
-    backward  da = dy where a > b    db = dy where b > a    half to each where a = b
+    backward  da = dy where a > b, dy / 2 where a = b, else 0    db = dy where b > a, dy / 2 where a = b, else 0
     why       the output is one of the inputs, and this one gets the gradient. NaN counts as larger than any number
     identity  each dy is passed to a or b, or half to each: sum(da) + sum(db) = sum(dy);
               a gets dy where y is a, and half of it where a = b: sum(da) = sum(dy * (a_wins + tie / 2))
@@ -377,7 +377,7 @@ class Minimum(Primitive):
     """a, b  ->  y
 
     forward   y = min(a, b)
-    backward  da = dy where a < b    db = dy where b < a    half to each where a = b
+    backward  da = dy where a < b, dy / 2 where a = b, else 0    db = dy where b < a, dy / 2 where a = b, else 0
     why       the output is one of the inputs, and this one gets the gradient. NaN counts as smaller than any number
     identity  each dy is passed to a or b, or half to each: sum(da) + sum(db) = sum(dy);
               a gets dy where y is a, and half of it where a = b: sum(da) = sum(dy * (a_wins + tie / 2))

@@ -56,8 +56,10 @@ class Reshape(Primitive):
 class Transpose(Primitive):
     """x; axes  ->  y
 
-    forward   y = x with its axes in the given order (None: reversed)
-    backward  dx = dy with its axes in the inverse order
+    forward   y = x with its axes in reverse order [if axes is not given]
+              y = x with its axes in the given order [if axes is given]
+    backward  dx = dy with its axes in reverse order [if axes is not given]
+              dx = dy with its axes in the inverse order [if axes is given]
     identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
@@ -121,7 +123,8 @@ class BroadcastTo(Primitive):
 class Squeeze(Primitive):
     """x; axis  ->  y
 
-    forward   y = x without the given axes of size 1 (None: without any)
+    forward   y = x without its axes of size 1 [if axis is not given]
+              y = x without the given axes of size 1 [if axis is given]
     backward  dx = dy in the shape of x
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """

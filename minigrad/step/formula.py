@@ -89,9 +89,9 @@ def parse(op_class: type[Op], call: Mapping[str, Any] | None = None) -> Formula:
 
 
 def call_of(step: Any) -> dict[str, Any]:
-    """The inputs and keyword arguments of a step's op, by name, on the host."""
+    """The inputs and keyword arguments of a step's op, by name; the latter on the host."""
     inputs = dict(zip(input_names(step.op_class, len(step.inputs)), step.inputs))
-    return {name: on_host(value) for name, value in (inputs | step.static).items()}
+    return inputs | {name: on_host(value) for name, value in step.static.items()}
 
 
 def _doc_of_call(op_class: type[Op], call: Mapping[str, Any] | None) -> str:
