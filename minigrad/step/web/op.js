@@ -24,7 +24,7 @@ function verdicts(step) {
 }
 
 function drawLeft(step, kind) {
-  const formula = data.formulas[step.op], listing = listingOf(here()), backward = kind === "b";
+  const formula = data.formulas[step.formula], listing = listingOf(here()), backward = kind === "b";
   const failures = step.checks.filter(row => !row.ok).map(row => el("p", {class: "alert"}, row.detail));
   const identity = step.identity && el("p", {class: "say"}, el("span", {class: step.identity.ok ? "good" : "bad"},
     step.identity.ok ? "✓ identity verified: " : "✗ identity violated: "), step.identity.words,
