@@ -415,8 +415,8 @@ def check(op_class: type[Op], *inputs: Any, seed: int = 0, **static: Any) -> Rep
     samples = given or op_class.samples
     if not samples:
         needed = ", ".join(p.name for p in list(inspect.signature(op_class.forward).parameters.values())[1:])
-        raise ValueError(f"{op_class.name} has no samples to check it on: give inputs for forward({needed}), a shape or "
-                         f"an array for each, such as check({op_class.__name__}, (3, 5)); or put samples = "
+        raise ValueError(f"{op_class.name} has no samples to check it on: give inputs for forward({needed}), a shape "
+                         f"or an array for each, such as check({op_class.__name__}, (3, 5)); or put samples = "
                          "[Sample((3, 5))] in the class")
     rows = [row for sample in samples for row in _check_sample(op_class, sample, seed, CHECKS)]
     if all(row.ok for row in rows):
