@@ -125,22 +125,25 @@ def _differences(a: Any, b: Any) -> Any:
     return np.abs(a - b) / max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0), 1e-3)
 
 
-def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS) -> np.ndarray:
+def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS,
+                     block: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """df/dx, of the shape of x, by central differences with step eps: f() is called with each element of x changed in
-    place in turn, and x is restored. TypeError unless x is float64."""
+    place in turn, and x is restored. block: indices along each axis; only the elements at them are computed, and the
+    result has the shape of the block. TypeError unless x is float64."""
     if x.dtype != np.float64:
         raise TypeError(
             f"numeric derivatives need float64, got {x.dtype}: in lower precision rounding errors hide them"
         )
-    gradient = np.empty_like(x)
-    for i in np.ndindex(x.shape):
+    axes = [range(n) for n in x.shape] if block is None else block
+    gradient = np.empty([len(axis) for axis in axes])
+    for k, i in zip(np.ndindex(gradient.shape), itertools.product(*axes)):
         here = x[i]
         x[i] = here + eps
         above = f()
         x[i] = here - eps
         below = f()
         x[i] = here
-        gradient[i] = (above - below) / (2.0 * eps)
+        gradient[k] = (above - below) / (2.0 * eps)
     return gradient
 
 
