@@ -15,18 +15,17 @@ from typing import Any, Iterable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.step.backward_record import Record
+from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
-from minigrad.step.line_trace import Listing
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
-from minigrad.step.elements import Tree
 
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
-           "page")                              # one script: a name that a file uses at its top level comes before it
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update",
+           "quiz", "page")                      # one script: a name that a file uses at its top level comes before it
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
@@ -75,7 +74,8 @@ class Contents(NamedTuple):
 
 
 def _contents(record: Record) -> Contents:
-    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(), record.optimizer_step)
+    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(),
+                    record.optimizer_step)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -249,7 +249,8 @@ class ArrayStore:
     def encoded(self, cells: int) -> list[dict[str, Any]]:
         """All arrays for JSON: a description and at most `cells` numbers of each. "same": the position of an array of
         another shape that has the same numbers in the same order."""
-        found, known = [], {}
+        found: list[dict[str, Any]] = []
+        known: dict[str, int] = {}
         for a, description in zip(self.arrays, self._described):
             with np.errstate(all="ignore"):
                 numbers = sampled(a, cells)
