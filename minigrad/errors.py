@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PROMOTED = (": a float64 constant or array, such as np.float64(2), np.zeros(n) or np.eye(n), does that: write Python "
             "numbers, and dtype=x.dtype where an array is made")
+WRITES = "writes into an array that it was given: compute a new one, x = x * 2, not x *= 2"
 ON_TENSORS = ("for gradients of gradients a Primitive runs on Tensors: call self.xp.exp, not np.exp, and write nothing "
               "in place; or subclass minigrad.Op, which has no second derivatives")
 MIXED = ": backward would mix old and new values; run the forward again first"
@@ -153,18 +154,28 @@ def outputs(op: Op, y: Any) -> Any:
 
 def wrong_count(op_class: type[Op], result: Any, n: int) -> str:
     """The message for a backward whose result is not one gradient for each of n inputs."""
-    wanted = f"return {', '.join(f'd{name}' for name in input_names(op_class, n))}"
+    write = f"write `return {', '.join(f'd{name}' for name in input_names(op_class, n))}`"
     if result is None:
-        return f"backward returns nothing: is its `return` missing? {wanted}"
+        return f"backward returns nothing: {write}"
     if type(result) is list:
-        return f"backward returns a list: return a tuple, {wanted}"
+        return f"backward returns a list: {write}"
     given = len(result) if type(result) is tuple else 1
-    return (f"backward returns {given} gradients for {n} inputs: {wanted}, None for an input that has no gradient; or "
-            "give what has none by keyword")
+    return (f"backward returns {given} gradients for {n} inputs: {write}, with None for an input that has no gradient; "
+            "or give such an input by keyword")
+
+
+def check_kind(op_class: type[Op], name: str, dx: Any, kind: type, shape: tuple[int, ...]) -> None:
+    """TypeError if the gradient of this name, which a backward returned, is not of this kind of array."""
+    if type(dx) is not kind and not isinstance(dx, (kind, np.generic)):
+        raise TypeError(f"{op_class.name}: backward returns a {type(dx).__name__} for {name}: return an array of shape "
+                        f"{shape}")
 
 
 def clearer_backward_error(error: Exception, op: Any, dys: Sequence[Any]) -> Exception:
-    """A clearer error for a backward that takes other names than the forward saved; else the error itself."""
+    """A clearer error for a backward that takes other names than the forward saved, or writes into an array that may
+    not change; else the error itself."""
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        return ValueError(f"backward of {type(op).__name__} {WRITES} ({error})")
     if not isinstance(error, TypeError):
         return error
     try:
@@ -177,7 +188,8 @@ def clearer_backward_error(error: Exception, op: Any, dys: Sequence[Any]) -> Exc
     unused = [name for name in op.saved if name not in takes]
     name = type(op).__name__
     if len(parameters) < len(dys):
-        words = f"takes {len(parameters)} gradients: there are {len(dys)} outputs, each has one"
+        words = (f"takes {len(parameters)} arguments, but there are {len(dys)} outputs, and it gets the gradient of "
+                 f"each: `def backward(self, {', '.join(f'dy{k}' for k in range(len(dys)))}, ...)`")
     elif missing and unused:
         near = difflib.get_close_matches(missing[0], unused, 1, 0.0)[0]
         words = (f"takes {missing[0]}, but forward saved {near}: the names must agree, "
@@ -199,8 +211,7 @@ def fitted(op_class: type[Op], inputs: Sequence[Any], i: int, dx: Any, kind: typ
     if dx is None:
         raise ValueError(f"{given} None for {name}, which is needed: is its `return` missing? If no output depends on "
                          "this input, return zeros")
-    if type(dx) is not kind and not isinstance(dx, np.generic):
-        raise TypeError(f"{given} a {type(dx).__name__} for {name}: return an array of shape {x.shape}")
+    check_kind(op_class, name, dx, kind, x.shape)
     if dx.dtype != x.dtype:
         raise TypeError(f"{given} {name}, a gradient of dtype {dx.dtype}, the input is {x.dtype}{PROMOTED}")
     if dx.shape == x.shape:

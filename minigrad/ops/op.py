@@ -56,6 +56,7 @@ class Op:
     Defining a subclass registers it in OPS under `name`, by default the class name in snake case. A class of the same
     module and class name replaces the earlier one, so a notebook's cell can run again; ValueError if another module has
     defined an op of that name. With register=False it is not registered, and a subclass of an op keeps the op's name.
+    TypeError if forward or backward is no method, or forward has no input.
     """
     name: ClassVar[str] = ""
     samples: ClassVar[list[Sample]] = []
@@ -70,6 +71,12 @@ class Op:
     saved: dict[str, Any] = {}
 
     def __init_subclass__(cls, register: bool = True, name: str | None = None) -> None:
+        for method in ("forward", "backward"):
+            given = vars(cls).get(method, Op.__dict__[method])
+            if isinstance(given, (staticmethod, classmethod)) or len(inspect.signature(given).parameters) < 2:
+                raise TypeError(f"{method} of {cls.__name__} must be a method with an argument, "
+                                f"`def {method}(self, {'x' if method == 'forward' else 'dy'})`; forward stores what "
+                                "backward needs with self.save(x=x)")
         if not register and cls.name:
             return
         cls.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()

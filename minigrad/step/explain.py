@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from minigrad import errors
 from minigrad.diagnose import Block, diagnose
 from minigrad.gradcheck import EPS, TOLERANCE, Report, Row, numeric_gradient, relative_error
 from minigrad.step.line_trace import Listing, is_finite
@@ -46,7 +47,7 @@ def check(step: Any, full: bool = False) -> Report:
         dxs = rerun.gradients(op)
     except Exception as error:
         if isinstance(error, ValueError) and "read-only" in str(error):
-            return failed(f"{running} writes into an array that it was given: compute a new one, x = x * 2, not x *= 2")
+            return failed(f"{running} {errors.WRITES}")
         return failed(f"{running} raised {type(error).__name__}: {error}")
     finally:
         for a in arrays:
