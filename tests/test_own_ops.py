@@ -336,7 +336,7 @@ def test_the_name_of_an_op_of_another_module_is_an_error_that_says_how_to_go_on(
         class Softmax(mg.Op):
             pass
 
-    class Softmax(mg.Op, name="my_softmax"):    # noqa: F811
+    class Softmax(mg.Op, name="my_softmax"):
         pass
     assert mg.OPS["my_softmax"] is Softmax and mg.OPS["softmax"] is not Softmax
 
@@ -424,6 +424,26 @@ def test_a_module_that_is_edited_and_reloaded_gives_its_new_op(tmp_path, monkeyp
         del sys.modules["own_op_of_a_test"]
 
 
+def test_after_ipythons_autoreload_the_new_source_is_shown(tmp_path, monkeypatch):
+    """It compiles an edited method by itself, so that its line numbers are not those of the file."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "edited_op_of_a_test.py"
+    text = "import minigrad as mg\n\n" + CELL
+    file.write_text(text.replace("{factor}", "2.0"))
+    module = importlib.import_module("edited_op_of_a_test")
+    file.write_text(text.replace("{factor}", "17.0").replace("        dx =", "        # a comment\n        dx ="))
+    alone = "class Alone:\n    def backward(self, dy):\n        dx = 17.0 * dy\n        return dx"
+    names = {}
+    exec(compile(alone, file, "exec"), names)
+    try:
+        module.Scaled.backward.__code__ = names["Alone"].backward.__code__
+        step = next(mg.apply(module.Scaled, leaf(3)).backward_steps(np.ones(3)))
+        assert step.source == "def backward(self, dy):\n    dx = 17.0 * dy\n    return dx"
+        assert [(line.first, line.last, list(line.values)) for line in step.lines] == [(1, 1, ["dx"]), (2, 2, [])]
+    finally:
+        del sys.modules["edited_op_of_a_test"]
+
+
 # ---- in the stepper -------------------------------------------------------------------------------------------------
 
 def typed(record, *commands):
@@ -492,7 +512,10 @@ def test_a_gradient_that_is_added_to_a_small_loss_is_shown_in_its_own_size():
 def test_the_page_and_the_terminal_show_why_a_check_failed():
     recorded = record(loss_of(ForgetsTheMean))
     assert WHY in html(recorded)
-    assert WHY in re.sub(r"\s+", " ", typed(recorded, "check"))
+    shown = typed(recorded, "check")
+    assert WHY in re.sub(r"\s+", " ", shown)
+    at = recorded.views[0].report.failures[0].worst
+    assert f"dlogits, yours    finite difference    error, worst at {list(at)}" in re.sub(r" {3,}", "    ", shown)
     assert WHY in recorded.views[0].step._repr_html_()
 
 

@@ -79,7 +79,8 @@ def check(step: Any, full: bool = False) -> Report:
 
 def _most(arrays: list[Any]) -> int:
     """How many elements of a wrong gradient are compared one by one, each by two forwards on these arrays."""
-    return min(2048, max(32, 2 ** 25 // max(1, sum(a.size for a in arrays))))
+    size: int = sum(a.size for a in arrays)
+    return min(2048, max(32, 2 ** 25 // max(1, size)))
 
 
 def _known(rerun: Rerun) -> dict[str, Any]:
