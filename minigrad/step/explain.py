@@ -23,7 +23,7 @@ DIFFERENCES, REFERENCE = "finite differences", "reference code"     # what a gra
 def check(step: Any, full: bool = False) -> Report:
     """Compare the gradients of this op alone with central differences of its forward, in float64: along one random
     direction for each input, or element by element if `full`. Where the direction shows a wrong gradient, a block of at
-    most 2048 elements is compared one by one too, so that the row says how they differ. Compare also the gradients in
+    most 1024 elements is compared one by one too, so that the row says how they differ. Compare also the gradients in
     `step.dxs`, which a kernel may have computed in its own precision and the caller may have edited, with those of the
     reference code, the textbook's backward.
 
@@ -80,7 +80,7 @@ def check(step: Any, full: bool = False) -> Report:
 def _most(arrays: list[Any]) -> int:
     """How many elements of a wrong gradient are compared one by one, each by two forwards on these arrays."""
     size: int = sum(a.size for a in arrays)
-    return min(2048, max(32, 2 ** 25 // max(1, size)))
+    return min(1024, max(32, 2 ** 25 // max(1, size)))
 
 
 def _known(rerun: Rerun) -> dict[str, Any]:
