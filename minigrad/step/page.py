@@ -25,8 +25,8 @@ from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update",
-           "quiz", "page")                      # one script: a name that a file uses at its top level comes before it
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "check", "op", "lines", "why", "nudge",
+           "update", "quiz", "page")            # one script: a name that a file uses at its top level comes before it
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
@@ -143,14 +143,19 @@ def _step(v: View, store: "ArrayStore", forward: bool, saved: bool) -> dict[str,
     def put(arrays: dict[str, Any]) -> dict[str, int]:
         return {name: store.put(a) for name, a in arrays.items()}
 
+    failed = {r.of: r for r in v.report.failures if r.numeric is not None}
     inputs = []
     for x in v.inputs:
-        shown = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "out": x.out, "leaf": x.leaf,
-                 "value": store.put(x.value)}
+        shown: dict[str, Any] = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "out": x.out,
+                                 "leaf": x.leaf, "value": store.put(x.value)}
         if x.gradient is not None:
             shown |= {"gradient": store.put(x.gradient)}
             if x.earlier is not None:
                 shown |= {"earlier": store.put(x.earlier), "sum": store.put(x.earlier + x.gradient)}
+        if row := failed.get(f"d{x.name}"):
+            shown["failed"] = {"analytic": store.put(row.analytic), "numeric": store.put(row.numeric),
+                               "error": store.put(row.analytic - row.numeric), "worst": row.worst,
+                               "sentence": row.detail}
         inputs.append(shown)
     return {
         "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel_note, "bad_origin": v.bad_origin,

@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
+from minigrad.gradcheck import Row
 from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, nearest
 from minigrad.step.explain import DIFFERENCES
@@ -323,6 +324,18 @@ class Terminal(cmd.Cmd):
             raise ValueError(f"write check or check full, not {text!r}")
         for row in (self.view.step.check(full=True) if text else self.view.report).rows:
             self.say(f"{mark(row.ok)} {row.of:12} {row.check:20} {row.error:8.1e}  {row.detail}")
+            if not row.ok and row.numeric is not None:
+                for line in self.comparison(row):
+                    print(f"  {line}".rstrip(), file=self.stdout)
+
+    def comparison(self, row: Row) -> list[str]:
+        """A wrong gradient, what finite differences give, and the error, as heat maps side by side."""
+        arrays = {f"{row.of}, yours": row.analytic, "finite difference": row.numeric,
+                  f"error, worst at {list(row.worst or ())}": row.analytic - row.numeric}
+        width = max((self.width - 8) // 3, 20)
+        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color).splitlines()]
+                  for name, a in arrays.items()]
+        return side_by_side(blocks, self.width - 2)
 
     def do_optimizer(self, text: str) -> None:
         """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or the arithmetic of one weight"""
