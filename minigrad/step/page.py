@@ -23,9 +23,9 @@ from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
 from minigrad.step.view import View, view
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
-           "page")                              # one script: a name that a file uses at its top level comes before it
+STYLES = "layout", "figures", "panels", "tour", "media"
+SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz", "tour",
+           "glossary", "page")                  # one script: a name that a file uses at its top level comes before it
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
