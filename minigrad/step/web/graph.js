@@ -25,14 +25,14 @@ function svg(tag, attributes, ...children) {
   return element;
 }
 
-const pen = document.createElement("canvas").getContext("2d");
+const ruler = document.createElement("canvas").getContext("2d");
 
 function widthOf(text) {                                    // of a label of the graph
-  pen.font = `600 12px ${getComputedStyle(document.documentElement).getPropertyValue("--sans")}`;
-  return Math.ceil(pen.measureText(text).width);
+  ruler.font = `600 12px ${getComputedStyle(document.documentElement).getPropertyValue("--sans")}`;
+  return Math.ceil(ruler.measureText(text).width);
 }
 
-const inside = (name, module) => module && name.startsWith(module + ".") ? name.slice(module.length + 1) : name;
+const withoutModule = (name, module) => module && name.startsWith(module + ".") ? name.slice(module.length + 1) : name;
 
 let graph = {};                                             // the drawing, until a module folds or unfolds
 
@@ -73,19 +73,19 @@ function markSeen() {                                       // in the overview: 
   graph.seen.setAttribute("width", clientWidth < scrollWidth ? clientWidth / graph.scale : 0);
 }
 
-function labelsOf({module, nodes, fold}) {                  // of a box: two lines, and its leaves
+function textsOfBox({module, nodes, fold}) {                  // of a box: two lines, and its leaves
   const step = steps[nodes[0]];
   if (fold) return {lines: [module, plural(nodes.length, "op")], leaves: []};
   const shape = dims(data.arrays[Object.values(step.outputs)[0]].shape);
-  const leaves = step.inputs.filter(x => x.leaf).map(x => ({leaf: x.leaf, label: inside(inside(x.leaf, step.name), module),
+  const leaves = step.inputs.filter(x => x.leaf).map(x => ({leaf: x.leaf, label: withoutModule(withoutModule(x.leaf, step.name), module),
     title: `${x.leaf}, ${dims(x.shape)}`}));
   if (leaves.length > 4) leaves.splice(3, Infinity, {label: `${leaves.length - 3} more`,
     title: leaves.slice(3).map(x => x.title).join("\n")});
-  return {lines: [step.op, step.name === step.op || step.name === module ? shape : inside(step.name, module)], leaves};
+  return {lines: [step.op, step.name === step.op || step.name === module ? shape : withoutModule(step.name, module)], leaves};
 }
 
 function builtGraph(columns) {
-  const where = new Map(columns.flatMap((c, x) => c.nodes.map(n => [n, x]))), labels = columns.map(labelsOf);
+  const where = new Map(columns.flatMap((c, x) => c.nodes.map(n => [n, x]))), labels = columns.map(textsOfBox);
   let width = GAP;
   const places = labels.map(({lines, leaves}) => {          // each box is as wide as its longest label
     const wide = Math.max(56, ...lines.map(text => widthOf(text) + 14), ...leaves.map(x => widthOf(x.label) + 18));

@@ -41,6 +41,22 @@ function intoSight(element, {top, bottom}, margin = 0) {    // a part of an elem
   if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(over, under);
 }
 
+let asked;                                                  // where the reader asked why: a figure, and the rows of pixels in it
+
+function rememberAsked({key, target, clientY}) {
+  if (key && key !== "Enter") return;
+  const figure = target.closest("figure"), cursor = key && figure?.querySelector(".panel i")?.getBoundingClientRect();
+  if (!figure) return;
+  const from = figure.getBoundingClientRect().top, y = cursor ? cursor.top + cursor.height / 2 : clientY;
+  asked = {figure, top: y - from - 12, bottom: y - from + 12};
+}
+
+function showAsked() {                                      // the answer takes its place from the columns: keep the number in sight
+  if ($("why").hidden || !asked?.figure.isConnected) return;
+  const {top} = asked.figure.getBoundingClientRect();
+  intoSight(asked.figure, {top: top + asked.top, bottom: top + asked.bottom}, 12);
+}
+
 function overlay(...children) {
   $("overlay").replaceChildren(...children, el("p", {}, el("button", {onclick: () => $("overlay").close()}, "Close")));
   $("overlay").showModal();
@@ -142,7 +158,8 @@ function start() {
   let before;                                               // print on white
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
-  new ResizeObserver(showLine).observe($("left"));          // it is lower while the answer to why is open
+  for (const type of ["click", "keydown"]) $("right").addEventListener(type, rememberAsked, {capture: true});
+  new ResizeObserver(() => { showLine(); showAsked(); }).observe(document.querySelector("main"));
   if (!data.embedded && location.hash) fromHash();
   draw();
   startTour();
