@@ -159,7 +159,7 @@ function start() {
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
   for (const type of ["click", "keydown"]) $("right").addEventListener(type, rememberAsked, {capture: true});
-  new ResizeObserver(() => { showLine(); showAsked(); }).observe(document.querySelector("main"));
+  new MutationObserver(() => { showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
   if (!data.embedded && location.hash) fromHash();
   draw();
   startTour();
