@@ -42,7 +42,10 @@ function markTerms(column) {
       text => text.parentNode.closest("a, button, code, b, dfn, math") ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
     const found = [];
     while (texts.nextNode()) found.push(texts.currentNode);
-    for (const text of found) text.replaceWith(...withTerms(text.data, seen));
+    for (const text of found) {
+      const parts = withTerms(text.data, seen);
+      if (parts.length > 1) text.replaceWith(el("span", {}, parts));
+    }
   }
 }
 

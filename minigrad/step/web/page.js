@@ -20,6 +20,7 @@ function draw() {
   }
   drawWhy();
   showLine();
+  placeTour();
   const computed = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
   $("printed").replaceChildren(el("b", {}, document.title), `  ·  ${called(here())}`, state.line ? `, line ${state.line} of ${n}` : "");
   $("live").textContent = called(here()) +
@@ -159,7 +160,7 @@ function start() {
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
   for (const type of ["click", "keydown"]) $("right").addEventListener(type, rememberAsked, {capture: true});
-  new MutationObserver(() => { showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
+  new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
   if (!data.embedded && location.hash) fromHash();
   draw();
   startTour();
