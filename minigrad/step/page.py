@@ -24,8 +24,9 @@ from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "tour", "media"
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update",
-           "quiz", "tour", "glossary", "page")  # one script: a name that a file uses at its top level comes before it
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "op", "picture", "lines", "why",
+           "nudge", "update", "quiz", "tour", "glossary", "page")   # one script: a name that a file uses at its top level
+                                                                    # comes before it
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
