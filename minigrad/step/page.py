@@ -24,9 +24,10 @@ from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "check", "op", "lines", "why", "nudge",
-           "update", "quiz", "page")            # one script: a name that a file uses at its top level comes before it
+STYLES = "layout", "figures", "panels", "tour", "media"
+# one script: a name that a file uses at its top level comes before it
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "op", "picture", "lines",
+           "why", "nudge", "update", "quiz", "tour", "glossary", "page")
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
