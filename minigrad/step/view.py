@@ -8,6 +8,7 @@ from minigrad.gradcheck import Report
 from minigrad.ops.op import Op
 from minigrad.step.axes import CallAxes, call_axes, name_axes
 from minigrad.step.explain import REFERENCE, bad_origin, check
+from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula, call_of, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
@@ -53,6 +54,14 @@ class View:
     """The name of each axis of an array, "" where it has none: {"q": ("batch", "head", "query", "feature")}. An array
     of a line that has another number of axes than the op's array of the same name is found with it: "dy:2". Set by
     minigrad.step.axes.name_axes, as names pass from step to step."""
+    _trees: dict[tuple[bool, int], dict[str, Tree]] = field(default_factory=dict)
+
+    def trees(self, forward: bool, line: int) -> dict[str, Tree]:
+        """For each variable that a line computed, its expression; {} if it cannot be read. line: counted from 1."""
+        key = forward, line
+        if key not in self._trees:
+            self._trees[key] = (self.forward if forward else self.backward).trees(line - 1)
+        return self._trees[key]
 
     @property
     def kernel_note(self) -> str:
