@@ -45,7 +45,7 @@ def test_docstring_has_shapes_and_sections_in_order(name):
     assert "->" in lines[0]
     heads = [line.split()[0] for line in lines if line.split() and line.split()[0] in SECTIONS]
     assert heads == [h for h in SECTIONS if h in heads]
-    assert heads[:2] == ["forward", "backward"] and "identity" in heads
+    assert [h for h in heads if h != "axes"][:2] == ["forward", "backward"] and "identity" in heads
 
 
 @pytest.mark.parametrize("name", [n for n in EXPECTED if n not in ("astype", "sgd", "adamw", "dropout")])

@@ -24,8 +24,9 @@
   the engine computes float16 and bfloat16 in float32.
 - Elements that do not count are replaced by `where`, not multiplied by 0: 0 * inf is NaN.
 - The engine sums gradients over broadcast axes, accumulates them, checks shapes and dtypes; an op does none of it.
-- The docstring is data that the stepper displays: the shapes, then sections named forward, backward, why, identity (an
-  equation that the gradients satisfy, tested on numbers) and source.
+- The docstring is data that the stepper displays: the shapes, then sections named axes (words for the letters in the
+  shapes), forward, backward, why, identity (an equation that the gradients satisfy, tested on numbers) and source. The
+  notation is that of minigrad/step/formula.py and notation.py.
 """
 import inspect
 import re

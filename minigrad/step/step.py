@@ -42,7 +42,7 @@ class Step(Visit):
 
     @property
     def formula(self) -> str:
-        """The op's docstring, its equations in Unicode: shapes, forward, backward, why, identity, source."""
+        """The op's docstring, with the equations of this call in Unicode."""
         return self._formula().text
 
     @property
@@ -51,8 +51,8 @@ class Step(Visit):
         return self._formula().latex
 
     def _formula(self) -> "Formula":
-        from minigrad.step.formula import parse
-        return parse(self.op_class)
+        from minigrad.step.formula import call_of, parse
+        return parse(self.op_class, call_of(self))
 
     @property
     def source(self) -> str:
