@@ -1,90 +1,167 @@
-"""An array as a heat map in text: blocks in 24-bit colour, or characters without colour."""
+"""An array as a heat map in text: its numbers while it is small, else blocks in 24-bit colour, or characters without
+colour."""
 import re
-from typing import Any, Sequence
+import unicodedata
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 NEGATIVE, ZERO, POSITIVE = (29, 92, 176), (255, 255, 255), (194, 65, 12)    # the colour-blind can tell them apart
 BAD = (255, 230, 0), (0, 0, 0)                  # NaN and infinity: a black ! on yellow
 MASK, MASKED = 1e20, (150, 150, 150)            # larger numbers are masks, not values: they get one colour
+BLACK = 0, 0, 0
 RAMPS = " .+*#", " ,-=%"                        # without colour: from 0 to the largest, from 0 to the smallest
 LEGENDS = (f"blank: zero; {RAMPS[0].strip()} positive; {RAMPS[1].strip()} negative; x masked; ! NaN or infinity",
            "white: zero; orange: positive; blue: negative; grey: masked; !: NaN or infinity")
 MOST_ROWS = 16
+MOST_NUMBERS = 8                                # rows and columns of a matrix whose numbers stand in the cells
+LONGEST_LABEL = 8
 BESIDE = "  "                                   # between panels
 RESET = "\x1b[0m"
+ANSI = re.compile("\x1b\\[[^m]*m")
 
 
-def heatmap(array: Any, width: int = 80, color: bool = True, tokens: Sequence[str] | None = None) -> str:
-    """Lines of at most `width` columns; the shade of a number is the signed square root of its share in the largest
-    magnitude.
+class Charset(NamedTuple):
+    """What a terminal can show. blocks: the half block, with which a line of text shows two rows."""
+    color: bool = True
+    blocks: bool = True
 
-    The last two axes make a panel; panels stand side by side. An axis as long as `tokens` is labelled with them. An
-    array that does not fit is sampled evenly, and the last line says so. A 0-d array is written as a number.
+
+def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Sequence[str] = (),
+            labels: Mapping[str, Sequence[str]] | None = None, height: int = MOST_ROWS + 3) -> list[str]:
+    """Lines of at most `width` columns, at most `height` of them; the shade of a number is the signed square root of
+    its share in the largest magnitude.
+
+    The last two axes make a panel; panels stand side by side. Rows and columns have the labels of their axis, else
+    their index. Integers and booleans are printed, floats too in panels of at most 8 x 8. An array that does not fit is
+    sampled evenly, and the last line says so. A 0-d array is written as a number, a constant as "all 0.5".
+
+    axes: the name of each axis, "" where unknown. labels: of the indices of an axis, by the name of the axis.
     """
     a = np.asarray(array)
     if a.ndim == 0:
-        return number(a)
+        return [number(a)]
     if a.size == 0:
-        return "(empty)"
-    panels = a.astype(np.float64).reshape(-1, *((1,) + a.shape)[-2:])                       # (N, R, C)
+        return ["(empty)"]
+    if (a == a.flat[0]).all():
+        return [f"all {number(a.flat[0])}" if a.size > 1 else number(a.flat[0])]
+    names = axis_names(axes, a.ndim)
+    panels = a.reshape(-1, *((1,) + a.shape)[-2:])                                          # (N, R, C)
     N, R, C = panels.shape
-    names = list(tokens or [])
-    row_names = names if R == len(names) and a.ndim > 1 else []
-    column_names = names if C == len(names) else []
-    margin = max(map(len, row_names), default=-1) + 1
-    room = width if column_names else width // 2
-    cell = 2 if N * (2 * C + len(BESIDE)) + margin <= room and (row_names or R <= 8) else 1     # characters wide
+    row_labels = _labels(names[-2], R, labels) if a.ndim > 1 else []
+    column_labels = _labels(names[-1], C, labels)
+    named = a.ndim > 2 and N > 1
+    margin = max(map(columns, row_labels), default=-1) + 1
 
-    rows, columns = _spread(R, MOST_ROWS), _spread(C, max((width - margin) // cell, 1))
-    fitting = max((width - margin + len(BESIDE)) // (cell * len(columns) + len(BESIDE)), 1)
+    texts = _texts(panels, width - margin)
+    if texts is not None:
+        cell, per_line = max(map(len, texts.reshape(-1))) + 1, 1
+    else:
+        header = 1 + named
+        whole = R <= height - header and N * (2 * C + len(BESIDE)) + margin <= width
+        cell = 2 if whole else 1                                                            # characters wide
+        per_line = 2 if charset.color and charset.blocks and not whole else 1               # rows of a line
+        if per_line == 2 and row_labels:
+            margin = 2 * margin                                                             # "a b " stands for two rows
+    chosen_columns = _spread(C, max((width - margin) // cell, 1))
+    fitting = max((width - margin + len(BESIDE)) // (cell * len(chosen_columns) + len(BESIDE)), 1)
     chosen = _spread(N, fitting)
-    levels = _levels(panels)[np.ix_(chosen, rows, columns)]                                 # (n, r, c)
+    titles = [_title(names[:-2], a.shape[:-2], k) for k in chosen] if named and height >= 5 else []
+    room = height - bool(titles) - (height >= 4)
+    rows = _spread(R, max(room, 1) * per_line)
+    sampled = (len(chosen), len(rows), len(chosen_columns)) != (N, R, C)
+    if sampled and room > 1:                    # one line says so
+        rows = _spread(R, (room - 1) * per_line)
+    shown = np.ix_(chosen, rows, chosen_columns)
+    levels = _levels(panels.astype(np.float64))[shown]                                      # (n, r, c)
+    cells = None if texts is None else texts[shown]
 
     lines = []
-    if column_names:
-        head = "".join(f"{column_names[k]:{cell}.{cell}}" for k in columns)
+    if titles:
+        across = cell * len(chosen_columns)
+        lines.append(" " * margin + BESIDE.join(padded(title, across) for title in titles))
+    if height >= 4:
+        head = _header([column_labels[k] for k in chosen_columns], cell, cells is not None,
+                       names[-1] in (labels or {}))
         lines.append(" " * margin + BESIDE.join([head] * len(chosen)))
-    per_line = 2 if color and cell == 1 and not row_names else 1                            # rows on a line
     for i in range(0, len(rows), per_line):
-        label = f"{row_names[rows[i]]:>{margin - 1}} " if row_names else ""
-        lines.append(label + BESIDE.join(_row(panel[i:i + per_line], cell, color) for panel in levels))
-    if levels.size < a.size:
+        label = " ".join(row_labels[k].rjust(1) for k in rows[i:i + per_line]) if row_labels else ""
+        parts = [_numbers(cells[n, i], cell, panel[i] if charset.color and a.dtype.kind == "f" else None)
+                 if cells is not None else _row(panel[i:i + per_line], cell, charset.color)
+                 for n, panel in enumerate(levels)]
+        lines.append(" " * (margin - 1 - columns(label)) + label + " " * bool(label) + BESIDE.join(parts))
+    if sampled and room > 1:
         which = [f"{len(chosen)} of {N} panels"] if len(chosen) < N else []
-        which += [f"{len(rows)} x {len(columns)} of {R} x {C}"] if (len(rows), len(columns)) != (R, C) else []
-        lines.append(f"sampled {', '.join(which)}")
-    return "\n".join(line.rstrip() if not color else line for line in lines)
+        which += [f"{len(rows)} x {len(chosen_columns)} of {R} x {C}"] * ((len(rows), len(chosen_columns)) != (R, C))
+        lines.append(clipped(f"sampled {', '.join(which)}", width))
+    return [line if "\x1b" in line else line.rstrip() for line in lines]
+
+
+def axis_names(axes: Sequence[str], ndim: int) -> list[str]:
+    """The name of each axis; "axis 1" where it is unknown."""
+    return [axes[k] if k < len(axes) and axes[k] else f"axis {k}" for k in range(ndim)]
+
+
+def directions(axes: Sequence[str], ndim: int) -> str:
+    """The names of the axes that run down and across a panel: "query ↓ key →"."""
+    names = axis_names(axes, ndim)[-2:]
+    return " ".join(f"{name} {arrow}" for name, arrow in zip(names, "↓→"[-len(names):])) if names else ""
 
 
 def side_by_side(blocks: list[list[str]], width: int) -> list[str]:
     """Blocks of lines next to each other, as many as fit into the width; the others below, after an empty line."""
     lines: list[str] = []
-    rest = [(block, max(map(visible_width, block))) for block in blocks]
+    rest = [(block, max(map(columns, block))) for block in blocks]
     while rest:
         row = [rest.pop(0)]
         while rest and sum(w + 3 for _, w in row) + rest[0][1] <= width:
             row.append(rest.pop(0))
         for k in range(max(len(block) for block, _ in row)):
             cells = [(block[k] if k < len(block) else "", w) for block, w in row]
-            lines.append("   ".join(text + " " * (w - visible_width(text)) for text, w in cells).rstrip())
+            lines.append("   ".join(padded(text, w) for text, w in cells).rstrip())
         lines.append("")
     return lines
 
 
-def visible_width(line: str) -> int:
-    """The number of characters of a line without its colour codes."""
-    return len(re.sub("\x1b\\[[^m]*m", "", line))
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: none for colour codes and combining characters, two for wide ones,
+    as in Chinese and most emoji."""
+    if text.isascii() and "\x1b" not in text:
+        return len(text)
+    return sum(map(_columns_of, ANSI.sub("", text)))
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def padded(text: str, width: int) -> str:
+    """The text, cut or filled with spaces to this many columns."""
+    text = clipped(text, width)
+    return text + " " * (width - columns(text))
+
+
+def clipped(text: str, width: int) -> str:
+    """The text, if necessary cut to this many columns; its colour codes stay."""
+    if columns(text) <= width:
+        return text
+    kept, used = [], 0
+    for part in re.split("(\x1b\\[[^m]*m)", text):
+        for character in [part] if part.startswith("\x1b") else part:
+            used += 0 if character.startswith("\x1b") else _columns_of(character)
+            if used <= width or character.startswith("\x1b"):
+                kept.append(character)
+    return "".join(kept)
 
 
 def number(x: Any) -> str:
     """A number as text, with four digits."""
     x = np.asarray(x).item()
     return f"{x:.4g}" if isinstance(x, float) else str(x)
-
-
-def _spread(n: int, most: int) -> list[int]:
-    """At most `most` of n indices, evenly spaced from the first to the last."""
-    return [int(k) for k in np.linspace(0, n - 1, min(n, most)).round()]
 
 
 def summary(array: Any) -> str:
@@ -97,6 +174,72 @@ def summary(array: Any) -> str:
         f", {bad.sum()} NaN or infinite!" if bad.any() else "")
 
 
+# ---- the parts of a heat map ----------------------------------------------------------------------------------------
+
+def _labels(axis: str, n: int, labels: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """The label of each index of an axis of length n, with visible characters for spaces and control characters; the
+    index where the axis has no labels."""
+    found = (labels or {}).get(axis, ())
+    if len(found) != n:
+        return [str(k) for k in range(n)]
+    shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in label).replace(" ", "␣") for label in found]
+    widest = min(max(map(columns, shown)), LONGEST_LABEL)
+    return [" " * (widest - columns(label)) + label for label in (clipped(label, widest) for label in shown)]
+
+
+def _title(names: list[str], shape: tuple[int, ...], k: int) -> str:
+    """Which panel this is, by its index in the axes that are longer than 1: "head 2"."""
+    at = zip(names, np.unravel_index(k, shape), shape)
+    return ", ".join(f"{name}{': ' if name.startswith('axis ') else ' '}{i}" for name, i, n in at if n > 1)
+
+
+def _header(labels: list[str], cell: int, right: bool, own: bool) -> str:
+    """The labels of the columns: all of them above numbers and where the axis has labels of its own; otherwise as many
+    indices as there is room for. right: whether cells are aligned to the right, as numbers are."""
+    if right:
+        return "".join(" " * max(cell - columns(text), 1) + text for text in (clipped(x, cell - 1) for x in labels))
+    if own:
+        return "".join(padded(label.strip(), cell) for label in labels)
+    every = next(k for k in (1, 2, 5, 10, 20, 50, 100) if k * cell > max(map(len, labels)) or k == 100)
+    ticks = [label.ljust(cell * every) for label in labels[::every]]
+    if len(ticks[-1].rstrip()) > cell * (len(labels) - every * (len(ticks) - 1)):
+        ticks.pop()                             # it would be cut
+    return padded("".join(ticks), cell * len(labels))
+
+
+def _texts(panels: np.ndarray, width: int) -> np.ndarray | None:
+    """The numbers as text, of one number of decimals: all integers and booleans; floats in panels of at most
+    MOST_NUMBERS x MOST_NUMBERS, with three digits of the largest or, where the width is small, two. None for others."""
+    if panels.dtype.kind in "biu":
+        return np.array([str(x) for x in panels.reshape(-1).tolist()], dtype=object).reshape(panels.shape)
+    if max(panels.shape[1:]) > MOST_NUMBERS or panels.dtype.kind != "f":
+        return None
+    a = panels.astype(np.float64)
+    usual = np.abs(a[np.isfinite(a) & (np.abs(a) < MASK)])
+    largest = float(usual.max(initial=0.0))
+    for digits in (3, 2):
+        decimals = digits - 1 - int(np.floor(np.log10(largest))) if largest else 0
+        texts = [_text(x, decimals, digits) for x in a.reshape(-1).tolist()]
+        if (max(map(len, texts)) + 1) * panels.shape[2] <= width:
+            return np.array(texts, dtype=object).reshape(panels.shape)
+    return None
+
+
+def _text(x: float, decimals: int, digits: int) -> str:
+    if not np.isfinite(x):
+        return f"{x}!"
+    if x == 0.0:
+        return "0"
+    if abs(x) >= MASK:
+        return "masked"
+    return f"{x:.{max(decimals, 0)}f}" if -3 <= decimals <= 5 else f"{x:.{digits - 1}e}"
+
+
+def _spread(n: int, most: int) -> list[int]:
+    """At most `most` of n indices, evenly spaced from the first to the last."""
+    return [int(k) for k in np.linspace(0, n - 1, min(n, most)).round()]
+
+
 def _levels(a: np.ndarray) -> np.ndarray:
     """Signed square roots of x / max|x|, in [-1, 1]; a mask becomes infinity, NaN and infinity become NaN."""
     shown = np.isfinite(a) & (np.abs(a) < MASK)
@@ -104,6 +247,15 @@ def _levels(a: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         levels = np.sign(a) * np.sqrt(np.abs(a) / (largest or 1.0))
     return np.where(shown, levels, np.where(np.isfinite(a), np.inf, np.nan))
+
+
+def _numbers(texts: Sequence[str], cell: int, levels: np.ndarray | None) -> str:
+    """One row of numbers; on the colours of these levels, unless they are None."""
+    parts = [text.rjust(cell) for text in texts]
+    if levels is None:
+        return "".join(parts)
+    return "".join(_painted(text, *(BAD if np.isnan(t) else (_rgb(t), _readable(_rgb(t)))))
+                   for text, t in zip(parts, levels)) + RESET
 
 
 def _row(levels: np.ndarray, cell: int, color: bool) -> str:
@@ -130,6 +282,12 @@ def _rgb(t: float) -> tuple[int, ...]:
         return MASKED
     end = POSITIVE if t > 0.0 else NEGATIVE
     return tuple(round(zero + (pole - zero) * abs(t)) for zero, pole in zip(ZERO, end))
+
+
+def _readable(background: tuple[int, ...]) -> tuple[int, ...]:
+    """Black or white, whichever has more contrast with a background."""
+    r, g, b = background
+    return BLACK if 0.2126 * r ** 2.2 + 0.7152 * g ** 2.2 + 0.0722 * b ** 2.2 > 0.18 * 255 ** 2.2 else ZERO
 
 
 def _character(t: float) -> str:

@@ -1,36 +1,42 @@
 """The stepper in a terminal: walk a Record with commands like those of a debugger.
 
-Heat maps are coloured Unicode blocks in a terminal that has colour, characters elsewhere.
+In an interactive terminal each command redraws the screen; elsewhere each answer is printed below the last one. Heat
+maps are coloured Unicode blocks in a terminal that has colour, characters elsewhere.
 """
 import cmd
 import io
+import itertools
 import os
 import re
-import shutil
+import signal
 import sys
 import textwrap
+from functools import partial
 from typing import Any, Callable, Iterable
 
 import numpy as np
 
 from minigrad.step.backward_record import Record
-from minigrad.step.breakpoints import SYNTAX, nearest
+from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.explain import DIFFERENCES, Term, Why, checked_index, largest_entries
-from minigrad.step.heatmap import LEGENDS, heatmap, number, side_by_side, summary
+from minigrad.step.heatmap import LEGENDS, Charset, clipped, columns, directions, heatmap, number, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
+from minigrad.step.screen import ASCII, TALLEST, Draw, arranged, shows_unicode, size
 from minigrad.step.view import Input, View
 
-COMMANDS = ("next", "previous", "line", "break", "continue", "jump", "where", "forward", "why", "nudge", "check",
-            "optimizer", "page", "quit", "help")
+COMMANDS = ("next", "previous", "line", "show", "break", "continue", "jump", "where", "forward", "why", "nudge",
+            "check", "optimizer", "page", "quit", "help")
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"
 AROUND = 8                                      # steps that `where` shows on either side
+SHORT = 4                                       # lines of an answer that stand below the arrays, not in their place
 FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of the default nudge: the ratio goes to 1 as the nudge shrinks
+ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"     # the terminal's second screen, which keeps what was on the first
+HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 class Terminal(cmd.Cmd):
     """Commands that walk a Record. color: None for colour if stdout is a terminal that has it and NO_COLOR is unset."""
-    prompt = "(step) "
 
     def __init__(self, record: Record, start: int = 0, color: bool | None = None, stdin: Any = None,
                  stdout: Any = None) -> None:
@@ -41,37 +47,105 @@ class Terminal(cmd.Cmd):
         self.breakpoints: dict[str, Callable[[View], bool]] = {}
         self.terms: list[Term] = []             # of the last `why`, numbered from 1 on the screen
         self.use_rawinput = self.stdin is sys.stdin and sys.stdin.isatty()
+        self.redraws = self.use_rawinput and self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.color = has_color(self.stdout) if color is None else color
+        self.unicode = shows_unicode(self.stdout)
+        self.answer: list[str] = []             # of the last command, where the screen is redrawn
+        self.rest: list[str] = []               # of an answer longer than the screen
+        self.screen: list[str] = []             # as drawn last
+
+    @property
+    def prompt(self) -> str:                    # type: ignore[override]
+        return "(more: Enter) " if self.rest else "(step) "
 
     # ---- the loop ----
 
-    def preloop(self) -> None:
+    def cmdloop(self, intro: Any = None) -> None:
+        """Read and run commands until the input ends. In an interactive terminal Ctrl-C stops a command, not the
+        program."""
+        if not self.use_rawinput:
+            self.begin()
+            return super().cmdloop(intro)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            if self.redraws:
+                self.stdout.write(ENTER)
+            self.begin()
+            while True:
+                try:
+                    return super().cmdloop(intro)
+                except KeyboardInterrupt:
+                    self.answer, self.rest = [], []
+                    self.redraw() if self.redraws else print(file=self.stdout)
+        finally:
+            if self.redraws:                    # the last screen stays visible
+                self.stdout.write(LEAVE + "".join(f"{line}\n" for line in self.screen))
+            signal.signal(signal.SIGINT, before)
+
+    def begin(self) -> None:
+        """The first screen."""
         steps = len(self.record.views)
         self.say(f"{self.record.title or 'a backward'}: loss {self.record.loss:.6g}, {steps} steps", BOLD)
         for note in self.record.notes:
             self.say(note)
-        self.say("n: next op   l: next line   why, nudge: explain a number   h: all commands")
-        self.say()
-        self.show()
+        self.say("n: next op   l: next line   show, why, nudge: arrays and numbers   h: all commands")
+        if self.redraws:
+            self.redraw()
+        else:
+            self.say()
+            self.draw()
 
     def precmd(self, line: str) -> str:
         """The line with the name of its command completed: any prefix of a name is a command."""
-        if not self.use_rawinput:               # show the commands in a transcript
+        if not self.use_rawinput and not self.redraws:          # show the commands in a transcript
             print("" if line == "EOF" else line.rstrip("\n"), file=self.stdout)
         word, _, rest = line.strip().partition(" ")
-        full = next((command for command in COMMANDS if word and command.startswith(word)), word)
-        return f"{full} {rest.strip()}".strip()
+        return f"{self.full(word)} {rest.strip()}".strip()
+
+    def full(self, word: str) -> str:
+        """The name of the command that a word is a prefix of; else the word."""
+        return next((command for command in COMMANDS if word and command.startswith(word)), word)
 
     def onecmd(self, line: str) -> bool:
+        self.answer = []
         try:
             return bool(super().onecmd(line))
         except (ValueError, IndexError, OSError) as error:
             self.say(str(error))
             return False
 
+    def emptyline(self) -> bool:
+        """The next page of a long answer, or else the last command again."""
+        if not self.rest:
+            return bool(super().emptyline())
+        self.answer = self.rest
+        return False
+
+    def postcmd(self, stop: bool, line: str) -> bool:
+        if self.redraws and not stop:
+            self.redraw()
+        return stop
+
     def default(self, line: str) -> None:
         word = line.split()[0]
         raise ValueError(f"no command {word!r}{nearest(word, COMMANDS)}; h lists all commands")
+
+    def completenames(self, text: str, *_: Any) -> list[str]:
+        """The commands that begin with a text, for the Tab key."""
+        return [f"{command} " for command in COMMANDS if command.startswith(text)]
+
+    def completedefault(self, *args: Any) -> list[str]:
+        """What may follow the name of a command, for the Tab key: names of arrays, leaves, ops and modules."""
+        text, line, *_ = args
+        command = self.full(line.split()[0])
+        if command in ("break", "continue", "jump"):
+            names = {"bad", "nan"}.union(*(names_of(v.op, v.step.node.module, ()) | {x.leaf for x in v.inputs}
+                                           for v in self.record.views))
+        else:
+            names = {"show": set(self.arrays()), "why": {f"d{x.name}" for x in wanted(self.view)},
+                     "nudge": set(self.record.gradients), "optimizer": set(self.record.gradients),
+                     "check": {"full"}}.get(command, set())
+        return sorted(name for name in names - {""} if name.startswith(text))
 
     # ---- moving ----
 
@@ -87,9 +161,44 @@ class Terminal(cmd.Cmd):
         """l             the next line and the values it computes; after the last line, the next op"""
         if self.l + 1 < len(self.listing.lines):
             self.l += 1
-            self.show()
+            self.draw()
         else:
             self.do_next("")
+
+    def do_show(self, text: str) -> None:
+        """show P 0 2    one array of this step, or a part of it by its first indices; show: the names of all"""
+        arrays = self.arrays()
+        if not text:
+            for name, (value, label) in arrays.items():
+                what = f"{shape(value)}  {summary(value)}" if np.ndim(value) else f"= {number(value)}"
+                self.say(f"  {name:12} {what:36} {label}", hang=15)
+            return
+        name, at, delta = target(text)
+        if name not in arrays or delta is not None:
+            raise ValueError(f"{text!r} is no array of this step{nearest(name, arrays)}")
+        value, label = arrays[name]
+        at = () if at is None else at
+        if len(at) > np.ndim(value) or any(not -n <= k < n for k, n in zip(at, np.shape(value))):
+            raise IndexError(f"{name} has shape {np.shape(value)}: {list(at)} is not in it")
+        height = self.room - 2 if self.redraws else max(self.room, TALLEST)
+        part = np.asarray(value)[at]
+        for line in self.block(name + index(at), part, label, self.axes(name)[len(at):], self.width - 2, height):
+            self.put(f"  {line}".rstrip())
+
+    def arrays(self) -> dict[str, tuple[Any, str]]:
+        """The arrays and numbers of this step, as they are after the current line, and where each comes from."""
+        v = self.view
+        found = {name: (y, "output") for name, y in v.outputs.items()}
+        found |= {x.name: (x.value, f"input, {x.label}") for x in v.inputs if x.value is not None}
+        found |= {x.leaf: (x.value, f"input {x.name}") for x in v.inputs if x.leaf}
+        found |= {name: (a, "saved by the forward") for name, a in v.saved.items()}
+        found |= {name: (dy, "upstream gradient") for name, dy in v.dys.items()}
+        gradients = {f"d{x.name}": (x.gradient, f"gradient of {x.label}") for x in wanted(v)}
+        lines = self.listing.lines[:self.l + 1 if self.l >= 0 else None]
+        found |= gradients
+        found |= {name: (value, f"computed by line {i}") for i, line in enumerate(lines, 1)
+                  for name, value in line.values.items()}
+        return found | gradients if self.has_gradients else found
 
     def do_break(self, text: str) -> None:
         """b [NAME]      set a breakpoint: an op, module, parameter, bad, nan, norm > 3; b: list; b clear [NAME]"""
@@ -137,12 +246,13 @@ class Terminal(cmd.Cmd):
         if not 0 <= i < len(self.record.views):
             raise ValueError(f"there is no op beyond {'the loss' if i < 0 else 'the first op'}; f switches direction")
         self.i, self.l = i, -1
-        self.show()
+        self.draw()
 
     def do_where(self, _: str) -> None:
         """w             where: the steps around this one, done or to do, and where each sends gradients"""
         views = self.record.views
-        first, last = max(self.i - AROUND, 0), min(self.i + AROUND + 1, len(views))
+        around = max(min(AROUND, (self.room - 5) // 2), 1) if self.redraws else AROUND
+        first, last = max(self.i - around, 0), min(self.i + around + 1, len(views))
         if first:
             self.say(f"  ... {first} more, up to the loss", DIM)
         for v in views[first:last]:
@@ -165,70 +275,199 @@ class Terminal(cmd.Cmd):
 
     @property
     def width(self) -> int:
-        return max(shutil.get_terminal_size((100, 30)).columns, 40)
+        return size()[0]
 
-    def show(self) -> None:
-        """One screen, of the op as a whole or of one line: position, formula, source, arrays."""
-        v, listing = self.view, self.listing
-        line = listing.lines[self.l] if self.l >= 0 else None
-        title = f"── step {v.index}/{len(self.record.views) - 1}  {v.op}{f' → {v.name}' if v.name != v.op else ''}"
-        title += f"  {v.created_at} {'forward ' if self.forward else ''}"
-        self.say(f"{title:─<{self.width}}"[:self.width], BOLD)
-        for equations in formula_lines(v.formula.text, "forward" if self.forward else "backward"):
-            self.say(equations, hang=10)
-        self.say()
-        for k, code in enumerate(listing.source.splitlines()):
-            here = line is not None and line.first <= k <= line.last
-            code = code if len(code) + 2 <= self.width else re.sub(r"\s+#", "  #", code)
-            deeper = len(code) - len(code.lstrip()) + 8
-            self.say(f"{'→' if here else ' '} {code}", BOLD if here else DIM if line else "", deeper)
-        if line is None and not self.forward:
-            saved = [f"{name} {shape(a)}" for name, a in v.saved.items() if np.ndim(a)]
-            self.say(f"  saved by the forward: {', '.join(saved) or 'no arrays'}", DIM)
-        for note in filter(None, (v.kernel_note, listing.note, v.bad_origin)):
-            self.say(f"! {note}")
-        self.say()
-
-        room = shutil.get_terminal_size((100, 30)).lines - len(listing.source.splitlines()) - 12
-        rows = side_by_side(self.blocks(self.record.tokens), self.width - 2)
-        if self.color and len(rows) > room:     # without labels a line shows two rows
-            rows = side_by_side(self.blocks(None), self.width - 2)
-        for row in rows:
-            print(f"  {row}".rstrip(), file=self.stdout)
-        if self.has_gradients:
-            for x in wanted(v):
-                self.say(f"  {self.verdict(x)}")
-            if v.identity is not None:
-                verified = "identity verified" if v.identity.ok else "identity violated"
-                self.say(f"  {mark(v.identity.ok)} {verified}, residual {v.identity.residual:.0e}: {v.identity.words}")
+    @property
+    def room(self) -> int:
+        """The lines of the screen above the prompt."""
+        return size()[1] - 1
 
     @property
     def has_gradients(self) -> bool:
         """Whether the screen shows the gradients of the inputs: for the op as a whole, and after its last line."""
         return not self.forward and self.l in (-1, len(self.listing.lines) - 1)
 
-    def blocks(self, tokens: list[str] | None) -> list[list[str]]:
-        """The arrays of a screen, each as lines of text: inputs and results of the op, or the values of one line."""
+    def draw(self) -> None:
+        """Print the screen of the op as a whole or of one line; where each command redraws it, this comes later."""
+        if not self.redraws:
+            for line in [*self.head(), "", *self.body()]:
+                print(line.rstrip(), file=self.stdout)
+
+    def redraw(self) -> None:
+        """Draw the screen in place of the last one: the position and the source always stand at the top; below them
+        the arrays, or the answer to the last command; the legend and the prompt at the bottom."""
+        head = self.head(self.room)
+        legend = [self.paint(clipped(LEGENDS[self.color], self.width), DIM)] if self.room >= 12 else []
+        room, self.rest = self.room - len(head) - len(legend), []
+        if len(self.answer) <= min(SHORT, room // 2):
+            below = [*self.answer, *legend]
+            shown = head + self.body(room - len(self.answer))
+        elif len(self.answer) <= room:
+            below, shown = legend, head + self.answer
+        else:
+            page = self.room - 1 - len(legend)
+            below, shown, self.rest = legend, head[:1] + self.answer[:page], self.answer[page:]
+        self.screen = shown + [""] * (self.room - len(shown) - len(below)) + below
+        text = "".join(f"{clipped(line, self.width)}{REST_OF_LINE}\n" for line in self.screen)
+        self.stdout.write(HOME + text + REST_OF_SCREEN)
+        self.stdout.flush()
+
+    def head(self, room: int | None = None) -> list[str]:
+        """Position, formula and source. room: of the whole screen; the formula gets a seventh of it, the source a
+        third, scrolled to the current line. None: all lines of both."""
+        v = self.view
+        title = f"── step {v.index}/{len(self.record.views) - 1}  {v.op}{f' → {v.name}' if v.name != v.op else ''}"
+        title += f"  {v.created_at} {'forward ' if self.forward else ''}"
+        title = clipped(title + "─" * self.width, self.width)
+        shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
+                             formula_lines(v.formula.text, "forward" if self.forward else "backward"))
+        if room is None:
+            return [*self.wrapped(title, BOLD), *shapes, *equations, "", *itertools.chain(*self.source())]
+        most = max(room // 7, 1)
+        formula = [*shapes, *equations] if len(shapes) + len(equations) <= most else equations[:most]
+        return [*self.wrapped(title, BOLD), *formula, *self.window(max(room // 3, 3))]
+
+    def source(self) -> list[list[str]]:
+        """The lines of the source, each wrapped to the width. The statements that ran have their numbers."""
+        rows = []
+        lines = self.listing.lines
+        now = lines[self.l] if self.l >= 0 else None
+        for k, code in enumerate(self.listing.source.splitlines()):
+            here = now is not None and now.first <= k <= now.last
+            runs = [i for i, line in enumerate(lines) if line.first == k]
+            run = next((i for i in reversed(runs) if i <= self.l), runs[0] if runs else None)    # of several in a loop
+            gutter = f"{'→' if here else ' '}{'' if run is None else run + 1:>3} "
+            if len(gutter + code) > self.width:
+                code = re.sub(r"\s+#", "  #", code)
+            indent = len(gutter) + len(code) - len(code.lstrip()) + 8
+            rows.append(self.wrapped(gutter + code, BOLD if here else DIM if now else "", indent))
+        return rows
+
+    def window(self, most: int) -> list[str]:
+        """At most this many lines of the source, with the current line; ⋮ where it goes on above and below."""
+        rows = self.source()
+        now = self.listing.lines[self.l] if self.l >= 0 else None
+        first, last = (now.first, now.last) if now else (0, 0)
+        rows = [row if first <= k <= last else [clipped(row[0], self.width - 1) + "…" if len(row) > 1 else row[0]]
+                for k, row in enumerate(rows)]
+        height = lambda: sum(map(len, rows[first:last + 1]))
+        while last + 1 < len(rows) or first:    # alternately one more line below and above
+            grown = [(max(first - 1, 0), last), (first, min(last + 1, len(rows) - 1))]
+            fitting = [(a, b) for a, b in grown if (a, b) != (first, last) and sum(map(len, rows[a:b + 1])) <= most]
+            if not fitting:
+                break
+            before, after = (now.first - first, last - now.last) if now else (1, 0)
+            first, last = fitting[0] if len(fitting) == 1 or before < after else fitting[-1]
+        shown = list(itertools.chain(*rows[first:last + 1]))[:most]
+        more = self.signs("⋮")
+        return [line.replace(" ", more, 1) if more and (k == 0 and first or k == len(shown) - 1 and last + 1 < len(rows))
+                and line.lstrip("\x1b[0123456789m").startswith(" ") else line for k, line in enumerate(shown)]
+
+    def body(self, room: int | None = None) -> list[str]:
+        """The arrays of the op as a whole or of one line, and the verdicts. room: at most this many lines."""
+        v = self.view
+        notes = [line for note in (v.kernel_note, self.listing.note, v.bad_origin) if note
+                 for line in self.wrapped(f"! {note}")]
+        if self.l == -1 and not self.forward and (room is None or room >= 20):
+            saved = [f"{name} {shape(a)}" for name, a in v.saved.items() if np.ndim(a)]
+            notes = self.wrapped(f"  saved by the forward: {', '.join(saved) or 'no arrays'}", DIM) + notes
+        verdicts = self.verdicts()
+        if room is None:
+            arrays, _ = arranged(self.blocks(), self.width - 2, 10 ** 6)
+            return [*notes, *[""] * bool(notes), *(f"  {row}".rstrip() for row in arrays), "", *verdicts]
+        notes = notes[:max(room // 4, 1)]
+        if len(verdicts) > max(room // 3, 1):
+            verdicts = self.verdicts(shortened=True)
+        verdicts = verdicts[:max(room // 2, 1)]
+        left = room - len(notes) - len(verdicts)
+        blocks = self.blocks()
+        arrays, shown = arranged(blocks, self.width - 2, left)
+        if shown < len(blocks) and left > 6:
+            arrays, shown = arranged(blocks, self.width - 2, left - 1)
+            also = ", ".join(name for name, *_ in self.shown()[shown:])
+            arrays += self.wrapped(self.paint(clipped(f"also: {also}; show NAME", self.width - 2), DIM))
+        return [*notes, *(f"  {row}" for row in arrays), *verdicts]
+
+    def blocks(self) -> list[Draw]:
+        """The arrays of the screen, to be drawn in any size."""
+        return [partial(self.block, *each) for each in self.shown()] or [
+            lambda width, height: [clipped("(this line computes no array)", width)][:height]]
+
+    def block(self, name: str, value: Any, label: str, axes: list[str], width: int, height: int) -> list[str]:
+        """The lines of one array: name, shape and largest magnitude; the names of its axes; the heat map."""
+        if not np.ndim(value):
+            lines = [f"{name} = {number(value)}", *([self.paint(clipped(label, width), DIM)] if label else [])]
+        else:
+            charset = Charset(self.color, self.unicode)
+            second = "  ".join(filter(None, (directions(axes, np.ndim(value)), label)))
+            drawn = heatmap(value, width, charset, axes, self.labels, max(height - 1 - bool(second), 1))
+            caption = f"{name} {shape(value)}  {summary(value)}"
+            if len(drawn) == 1 and drawn[0].startswith("all "):
+                caption, drawn = f"{name} {shape(value)}  {drawn[0]}", []
+            lines = [clipped(caption, width), self.paint(clipped(self.signs(second), width), DIM), *drawn]
+        return [self.signs(line) for line in lines][:height]
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        return getattr(self.record, "labels", None) or {}
+
+    def shown(self) -> list[tuple[str, Any, str, list[str]]]:
+        """Name, array, label and axes of what the screen shows: inputs and results of the op; or the values of one
+        line, then its operands."""
         v, record = self.view, self.record
-        shown: list[tuple[str, Any, str]] = []
+        found: list[tuple[str, Any, str]] = []
         if self.l >= 0:
-            shown = [(name, value, "") for name, value in self.listing.lines[self.l].values.items()]
+            found = [(name, value, "") for name, value in self.listing.lines[self.l].values.items()]
         elif self.forward:
-            shown = [(x.name, x.value, x.label) for x in v.inputs]
-            shown += [(name, y, "output") for name, y in v.outputs.items()]
+            found = [(x.name, x.value, x.label) for x in v.inputs]
+            found += [(name, y, "output") for name, y in v.outputs.items()]
         else:
             for out, (name, dy) in enumerate(v.dys.items()):
                 sources = ", ".join(str(step) for step in sorted({step for step, _ in record.uses(v.step, out)}))
                 otherwise = "of an output that nothing used" if v.index else "of the loss itself"
-                shown.append((name, dy, f"from step {sources}" if sources else otherwise))
+                found.append((name, dy, f"from step {sources}" if sources else otherwise))
         if self.has_gradients:
-            shown += [(f"d{x.name}", x.gradient, f"to {x.label}") for x in wanted(v)]
-        blocks = []
-        for name, value, label in shown:
-            caption = f"{name} {shape(value)}  {summary(value)}" if np.ndim(value) else f"{name} = {number(value)}"
-            arrays = heatmap(value, self.width - 2, self.color, tokens).splitlines() if np.ndim(value) else []
-            blocks.append([caption, *([self.paint(label, DIM)] if label else []), *arrays])
-        return blocks or [["(this line computes no array)"]]
+            computed = {f"d{x.name}": (f"d{x.name}", x.gradient, f"to {x.label}") for x in wanted(v)}
+            found = [each for each in found if each[0] not in computed] + list(computed.values())
+        if self.l >= 0:
+            found += self.operands()
+        return [(name, value, label, self.axes(name)) for name, value, label in found]
+
+    def operands(self) -> list[tuple[str, Any, str]]:
+        """Name, value and label of the variables that the current line reads."""
+        line, before = self.listing.lines[self.l], self.known(self.l)
+        code = "\n".join(re.sub(r"#.*", "", text)
+                         for text in self.listing.source.splitlines()[line.first:line.last + 1])
+        names = dict.fromkeys(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
+        return [(name, before[name], "before this line" if name in line.values else "") for name in names
+                if name in before and before[name] is not None]
+
+    def known(self, lines: int) -> dict[str, Any]:
+        """The values of the step by name after so many of its lines."""
+        v = self.view
+        values = {x.name: x.value for x in v.inputs} | ({} if self.forward else v.saved | v.dys)
+        for line in self.listing.lines[:lines]:
+            values |= line.values
+        return values
+
+    def axes(self, name: str) -> list[str]:
+        """The names of the axes of an array of this step, as far as they are known."""
+        return getattr(self.view, "axes", {}).get(name, [])
+
+    def verdicts(self, shortened: bool = False) -> list[str]:
+        """The checks of the gradients, failed ones first, and the identity; one line each if shortened."""
+        if not self.has_gradients:
+            return []
+        v = self.view
+        texts = [self.verdict(x) for x in wanted(v)]
+        texts.sort(key=lambda text: not text.startswith(mark(False)))
+        if v.identity is not None:
+            verified = "identity verified" if v.identity.ok else "identity violated"
+            texts.append(f"{mark(v.identity.ok)} {verified}, residual {v.identity.residual:.0e}: {v.identity.words}")
+        each = [self.wrapped(f"  {text}") for text in texts]
+        if not shortened:
+            return list(itertools.chain(*each))
+        return [clipped(lines[0], self.width - 1) + self.signs("…") * (len(lines) > 1) for lines in each]
 
     def verdict(self, x: Input) -> str:
         """One line about the gradient of an input: its checks, and the earlier gradient that it is added to."""
@@ -354,23 +593,47 @@ class Terminal(cmd.Cmd):
         """h             help: this list; an empty line repeats the last command"""
         for command in COMMANDS:
             self.say(f"  {getattr(self, f'do_{command}').__doc__ or command}", hang=16)     # -OO leaves out docstrings
-        self.say()
-        self.say(f"  {LEGENDS[self.color]}")
+        if not self.redraws:
+            self.say()
+            self.say(f"  {LEGENDS[self.color]}")
 
     def do_quit(self, _: str) -> bool:
         """q             quit"""
         return True
 
-    do_EOF = do_quit
+    def do_EOF(self, _: str) -> bool:
+        """The end of the input."""
+        if self.use_rawinput and not self.redraws:
+            print(file=self.stdout)             # the shell's prompt begins a line
+        return True
 
     # ---- text ----
 
     def say(self, text: str = "", code: str = "", hang: int = 4) -> None:
         """Print text, wrapped to the width; lines after the first one are indented by hang."""
-        for line in textwrap.wrap(text, self.width, subsequent_indent=" " * hang, break_on_hyphens=False) or [""]:
+        for line in self.wrapped(text, code, hang):
+            self.put(line)
+
+    def put(self, line: str) -> None:
+        """Print a line; where the screen is redrawn, it becomes a line of the answer."""
+        if self.redraws:
+            self.answer.append(line)
+        else:
+            print(line, file=self.stdout)
+
+    def wrapped(self, text: str, code: str = "", hang: int = 4) -> list[str]:
+        """Text as lines of the width; those after the first one are indented by hang."""
+        lines = []
+        for line in textwrap.wrap(self.signs(text), self.width, subsequent_indent=" " * min(hang, self.width // 2),
+                                  break_on_hyphens=False) or [""]:
             for sign, own in (("✓", GREEN), ("✗", RED)):
                 line = line.replace(sign, self.paint(sign, own))
-            print(self.paint(line, code), file=self.stdout)
+            lines.append(self.paint(line, code))
+        return lines
+
+    def signs(self, text: str) -> str:
+        """The text in signs that the output has."""
+        return text if self.unicode else text.translate(ASCII)
 
     def paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.color and code else text
@@ -382,15 +645,17 @@ def has_color(stream: Any) -> bool:
 
 
 def target(text: str) -> tuple[str, tuple[int, ...] | None, float | None]:
-    """"w[1, 2] 0.1"  ->  ("w", (1, 2), 0.1); None for a part that is missing."""
-    found = re.fullmatch(r"([^\s\[]*)\s*(?:\[([\d\s,-]*)\])?\s*(\S*)", text)
+    """"w[1, 2] 0.1" or "w 1 2 0.1"  ->  ("w", (1, 2), 0.1); None for a part that is missing."""
+    found = re.fullmatch(r"([^\s\[]*)\s*(?:\[([\d\s,-]*)\]|((?:-?\d+(?:[\s,]+|$))*))\s*(\S*)", text)
     try:
         if found is None:
             raise ValueError
-        at = None if found[2] is None else tuple(int(k) for k in found[2].split(",") if k.strip())
-        return found[1], at, float(found[3]) if found[3] else None
+        at = found[2] if found[2] is not None else found[3] or None
+        return (found[1], None if at is None else tuple(map(int, at.replace(",", " ").split())),
+                float(found[4]) if found[4] else None)
     except ValueError:
-        raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2]; nudge: also a number") from None
+        raise ValueError(f"{text!r} cannot be read: write a name and an index, w[0,2] or w 0 2; nudge: also a number"
+                         ) from None
 
 
 def wanted(view: View) -> list[Input]:
@@ -421,15 +686,16 @@ def mark(ok: bool) -> str:
     return "✓" if ok else "✗"
 
 
-def formula_lines(text: str, section: str) -> list[str]:
-    """The lines of an op's formula that give its shapes and the equations of one direction."""
-    lines, current = [], "shapes"
+def formula_lines(text: str, section: str) -> tuple[list[str], list[str]]:
+    """The lines of an op's formula that give its shapes, and those with the equations of one direction."""
+    lines: dict[str, list[str]] = {"shapes": [], section: []}
+    current = "shapes"
     for line in text.splitlines():
         word = re.match(r"(forward|backward|why|identity|source)\b", line)
         current = word[1] if word else current
-        if line and current in ("shapes", section):
-            lines.append(line)
-    return lines
+        if line and current in lines:
+            lines[current].append(line)
+    return lines["shapes"], lines[section]
 
 
 def write_page(record: Record, path: str) -> str:
