@@ -2,7 +2,8 @@
 colour."""
 import re
 import unicodedata
-from typing import Any, Mapping, NamedTuple, Sequence
+from functools import partial
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -14,7 +15,8 @@ RAMPS = " .+*#", " ,-=%"                        # without colour: from 0 to the 
 LEGENDS = (f"blank: zero; {RAMPS[0].strip()} positive; {RAMPS[1].strip()} negative; x masked; ! NaN or infinity",
            "white: zero; orange: positive; blue: negative; grey: masked; !: NaN or infinity")
 MOST_ROWS = 16
-MOST_NUMBERS = 8                                # rows and columns of a matrix whose numbers stand in the cells
+TALLEST = MOST_ROWS + 4                         # lines of a heat map: rows, names of axes, panels and columns, a note
+MOST_NUMBERS, MOST_PANELS = 8, 64               # rows and columns, and panels, of an array whose numbers are written
 LONGEST_LABEL = 8
 BESIDE = "  "                                   # between panels
 RESET = "\x1b[0m"
@@ -28,15 +30,17 @@ class Charset(NamedTuple):
 
 
 def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Sequence[str] = (),
-            labels: Mapping[str, Sequence[str]] | None = None, height: int = MOST_ROWS + 3) -> list[str]:
+            labels: Mapping[str, Sequence[str]] | None = None, height: int = TALLEST, note: str = "") -> list[str]:
     """Lines of at most `width` columns, at most `height` of them; the shade of a number is the signed square root of
     its share in the largest magnitude.
 
-    The last two axes make a panel; panels stand side by side. Rows and columns have the labels of their axis, else
-    their index. Integers and booleans are printed, floats too in panels of at most 8 x 8. An array that does not fit is
-    sampled evenly, and the last line says so. A 0-d array is written as a number, a constant as "all 0.5".
+    The first line names the axes. The last two axes make a panel; panels stand side by side. Rows and columns have the
+    labels of their axis, else their index. Integers and booleans are printed, floats too in panels of at most 8 x 8. An
+    array that does not fit is sampled evenly, and the last line says how much of it is shown. A 0-d array is one line,
+    the number; a constant is one line, "all 0.5".
 
-    axes: the name of each axis, "" where unknown. labels: of the indices of an axis, by the name of the axis.
+    axes: the name of each axis, "" where unknown. labels: of the indices of an axis, by the name of the axis. note:
+    text for the first line.
     """
     a = np.asarray(array)
     if a.ndim == 0:
@@ -50,15 +54,13 @@ def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Seq
     N, R, C = panels.shape
     row_labels = _labels(names[-2], R, labels) if a.ndim > 1 else []
     column_labels = _labels(names[-1], C, labels)
-    named = a.ndim > 2 and N > 1
     margin = max(map(columns, row_labels), default=-1) + 1
 
-    texts = _texts(panels, width - margin)
-    if texts is not None:
-        cell, per_line = max(map(len, texts.reshape(-1))) + 1, 1
+    written, longest = _format(panels, width - margin)
+    if written:
+        cell, per_line = longest + 1, 1
     else:
-        header = 1 + named
-        whole = R <= height - header and N * (2 * C + len(BESIDE)) + margin <= width
+        whole = R <= height - 2 - (N > 1) and N * (2 * C + len(BESIDE)) + margin <= width + len(BESIDE)
         cell = 2 if whole else 1                                                            # characters wide
         per_line = 2 if charset.color and charset.blocks and not whole else 1               # rows of a line
         if per_line == 2 and row_labels:
@@ -66,46 +68,43 @@ def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Seq
     chosen_columns = _spread(C, max((width - margin) // cell, 1))
     fitting = max((width - margin + len(BESIDE)) // (cell * len(chosen_columns) + len(BESIDE)), 1)
     chosen = _spread(N, fitting)
-    titles = [_title(names[:-2], a.shape[:-2], k) for k in chosen] if named and height >= 5 else []
-    room = height - bool(titles) - (height >= 4)
+    titles = [_title(names[:-2], a.shape[:-2], k) for k in chosen] if N > 1 else []
+    first = _first_line(axes, names[-2:], titles[0] if len(titles) == 1 else "", note, width)
+    titles = titles if len(titles) > 1 and height > 5 else []
+    room = height - (height > 1) - bool(titles) - (height > 3)      # for the rows and a line that says what is shown
     rows = _spread(R, max(room, 1) * per_line)
     sampled = (len(chosen), len(rows), len(chosen_columns)) != (N, R, C)
-    if sampled and room > 1:                    # one line says so
+    if sampled and room > 1:
         rows = _spread(R, (room - 1) * per_line)
-    shown = np.ix_(chosen, rows, chosen_columns)
-    levels = _levels(panels.astype(np.float64))[shown]                                      # (n, r, c)
-    cells = None if texts is None else texts[shown]
+    shown = panels[np.ix_(chosen, rows, chosen_columns)]                                    # (n, r, c)
+    levels = _levels(shown.astype(np.float64), _largest(a))
 
-    lines = []
+    lines = [first] if height > 1 else []
     if titles:
         across = cell * len(chosen_columns)
         lines.append(" " * margin + BESIDE.join(padded(title, across) for title in titles))
-    if height >= 4:
-        head = _header([column_labels[k] for k in chosen_columns], cell, cells is not None,
+    if height > 3:
+        head = _header([column_labels[k] for k in chosen_columns], cell, bool(written),
                        names[-1] in (labels or {}))
         lines.append(" " * margin + BESIDE.join([head] * len(chosen)))
     for i in range(0, len(rows), per_line):
         label = " ".join(row_labels[k].rjust(1) for k in rows[i:i + per_line]) if row_labels else ""
-        parts = [_numbers(cells[n, i], cell, panel[i] if charset.color and a.dtype.kind == "f" else None)
-                 if cells is not None else _row(panel[i:i + per_line], cell, charset.color)
-                 for n, panel in enumerate(levels)]
+        if written:
+            tinted = charset.color and a.dtype.kind == "f"
+            parts = [_numbers([written(x).rjust(cell) for x in panel[i].tolist()], level[i] if tinted else None)
+                     for panel, level in zip(shown, levels)]
+        else:
+            parts = [_row(level[i:i + per_line], cell, charset.color) for level in levels]
         lines.append(" " * (margin - 1 - columns(label)) + label + " " * bool(label) + BESIDE.join(parts))
     if sampled and room > 1:
-        which = [f"{len(chosen)} of {N} panels"] if len(chosen) < N else []
-        which += [f"{len(rows)} x {len(chosen_columns)} of {R} x {C}"] * ((len(rows), len(chosen_columns)) != (R, C))
-        lines.append(clipped(f"sampled {', '.join(which)}", width))
+        parts_shown = [(len(chosen), N, "panels"), (len(rows), R, "rows"), (len(chosen_columns), C, "columns")]
+        lines.append(_shown(parts_shown, width))
     return [line if "\x1b" in line else line.rstrip() for line in lines]
 
 
 def axis_names(axes: Sequence[str], ndim: int) -> list[str]:
     """The name of each axis; "axis 1" where it is unknown."""
     return [axes[k] if k < len(axes) and axes[k] else f"axis {k}" for k in range(ndim)]
-
-
-def directions(axes: Sequence[str], ndim: int) -> str:
-    """The names of the axes that run down and across a panel: "query ↓ key →"."""
-    names = axis_names(axes, ndim)[-2:]
-    return " ".join(f"{name} {arrow}" for name, arrow in zip(names, "↓→"[-len(names):])) if names else ""
 
 
 def side_by_side(blocks: list[list[str]], width: int) -> list[str]:
@@ -187,6 +186,24 @@ def _labels(axis: str, n: int, labels: Mapping[str, Sequence[str]] | None) -> li
     return [" " * (widest - columns(label)) + label for label in (clipped(label, widest) for label in shown)]
 
 
+def _first_line(axes: Sequence[str], names: list[str], title: str, note: str, width: int) -> str:
+    """The panel, the axes that run down and across it, and the note: "head 2  query ↓ key →  saved by the forward". If
+    this is too wide: the note is cut, or comes first if the axes have no names."""
+    directions = " ".join(f"{name} {arrow}" for name, arrow in zip(names, "↓→"[-len(names):]))
+    parts = [title, directions, note] if any(axes[-2:]) else [title, note, directions]
+    return clipped("  ".join(filter(None, parts)), width)
+
+
+def _shown(parts: list[tuple[int, int, str]], width: int) -> str:
+    """How many of the panels, rows and columns are shown, in as many words as fit."""
+    parts = [part for part in parts if part[0] < part[1]]
+    texts = [f"shown: {', '.join(f'{k} of {n} {what}' for k, n, what in parts)}",
+             f"shown: {', '.join(f'{k}/{n} {what}' for k, n, what in parts)}",
+             ", ".join(f"{k}/{n} {what}" for k, n, what in parts),
+             ", ".join(f"{k}/{n}" for k, n, what in parts)]
+    return next((text for text in texts if len(text) <= width), clipped(texts[-1], width))
+
+
 def _title(names: list[str], shape: tuple[int, ...], k: int) -> str:
     """Which panel this is, by its index in the axes that are longer than 1: "head 2"."""
     at = zip(names, np.unravel_index(k, shape), shape)
@@ -207,22 +224,31 @@ def _header(labels: list[str], cell: int, right: bool, own: bool) -> str:
     return padded("".join(ticks), cell * len(labels))
 
 
-def _texts(panels: np.ndarray, width: int) -> np.ndarray | None:
-    """The numbers as text, of one number of decimals: all integers and booleans; floats in panels of at most
-    MOST_NUMBERS x MOST_NUMBERS, with three digits of the largest or, where the width is small, two. None for others."""
+def _format(panels: np.ndarray, width: int) -> tuple[Callable[[Any], str] | None, int]:
+    """A function that writes each number of an array, and the length of the longest text. Integers and booleans are all
+    written; floats in panels of at most MOST_NUMBERS x MOST_NUMBERS, with three digits of the largest or, if a panel is
+    then too wide, two. None for others."""
     if panels.dtype.kind in "biu":
-        return np.array([str(x) for x in panels.reshape(-1).tolist()], dtype=object).reshape(panels.shape)
-    if max(panels.shape[1:]) > MOST_NUMBERS or panels.dtype.kind != "f":
-        return None
-    a = panels.astype(np.float64)
-    usual = np.abs(a[np.isfinite(a) & (np.abs(a) < MASK)])
-    largest = float(usual.max(initial=0.0))
+        return lambda x: str(int(x)), max(len(str(int(panels.min()))), len(str(int(panels.max()))))
+    if max(panels.shape[1:]) > MOST_NUMBERS or panels.shape[0] > MOST_PANELS:
+        return None, 0
+    largest = _largest(panels)
     for digits in (3, 2):
         decimals = digits - 1 - int(np.floor(np.log10(largest))) if largest else 0
-        texts = [_text(x, decimals, digits) for x in a.reshape(-1).tolist()]
-        if (max(map(len, texts)) + 1) * panels.shape[2] <= width:
-            return np.array(texts, dtype=object).reshape(panels.shape)
-    return None
+        written = partial(_text, decimals=decimals, digits=digits)
+        longest = max(len(written(x)) for x in panels.reshape(-1).tolist())
+        if (longest + 1) * panels.shape[2] <= width:
+            return written, longest
+    return None, 0
+
+
+def _largest(a: np.ndarray) -> float:
+    """The largest magnitude of the numbers that are finite and no masks; 0 if there are none."""
+    magnitudes = np.abs(a.astype(np.int64) if a.dtype.kind == "b" else a)
+    largest = magnitudes.max(initial=0)
+    if not largest < MASK:                      # or NaN
+        largest = magnitudes[magnitudes < MASK].max(initial=0)
+    return float(largest)
 
 
 def _text(x: float, decimals: int, digits: int) -> str:
@@ -240,22 +266,20 @@ def _spread(n: int, most: int) -> list[int]:
     return [int(k) for k in np.linspace(0, n - 1, min(n, most)).round()]
 
 
-def _levels(a: np.ndarray) -> np.ndarray:
-    """Signed square roots of x / max|x|, in [-1, 1]; a mask becomes infinity, NaN and infinity become NaN."""
+def _levels(a: np.ndarray, largest: float) -> np.ndarray:
+    """Signed square roots of x / largest, in [-1, 1]; a mask becomes infinity, NaN and infinity become NaN."""
     shown = np.isfinite(a) & (np.abs(a) < MASK)
-    largest = np.abs(a, where=shown, out=np.zeros_like(a)).max()
     with np.errstate(invalid="ignore", over="ignore"):
         levels = np.sign(a) * np.sqrt(np.abs(a) / (largest or 1.0))
     return np.where(shown, levels, np.where(np.isfinite(a), np.inf, np.nan))
 
 
-def _numbers(texts: Sequence[str], cell: int, levels: np.ndarray | None) -> str:
+def _numbers(texts: list[str], levels: np.ndarray | None) -> str:
     """One row of numbers; on the colours of these levels, unless they are None."""
-    parts = [text.rjust(cell) for text in texts]
     if levels is None:
-        return "".join(parts)
+        return "".join(texts)
     return "".join(_painted(text, *(BAD if np.isnan(t) else (_rgb(t), _readable(_rgb(t)))))
-                   for text, t in zip(parts, levels)) + RESET
+                   for text, t in zip(texts, levels)) + RESET
 
 
 def _row(levels: np.ndarray, cell: int, color: bool) -> str:

@@ -2,10 +2,9 @@
 import shutil
 from typing import Any, Callable, Sequence
 
-from minigrad.step.heatmap import MOST_ROWS, columns, side_by_side
+from minigrad.step.heatmap import TALLEST, columns, side_by_side
 
 NARROWEST, LOWEST = 22, 7                       # columns and lines of a heat map beside or below others
-TALLEST = MOST_ROWS + 5                         # lines of a heat map with its caption
 Draw = Callable[[int, int], list[str]]          # (width, height) -> the lines of a block, no more and no wider
 
 # for terminals whose encoding lacks them
@@ -34,7 +33,7 @@ def shows_unicode(stream: Any) -> bool:
 def arranged(blocks: Sequence[Draw], width: int, room: int) -> tuple[list[str], int]:
     """The lines of as many blocks as fit, and how many these are: all beside and below each other at their full size if
     that fits into `room` lines; else in rows of equal height, those of a row in shares of the width."""
-    lines = side_by_side([draw(width, TALLEST) for draw in blocks], width)[:-1]
+    lines = side_by_side([draw(width, TALLEST + 1) for draw in blocks], width)[:-1]
     if len(lines) <= room:
         return lines, len(blocks)
     lines, done = [], 0
@@ -49,4 +48,6 @@ def arranged(blocks: Sequence[Draw], width: int, room: int) -> tuple[list[str], 
         drawn = [draw(min(w, share), height) for draw, w in zip(some, widths)]
         lines += side_by_side(drawn, width)[:height]
         done += len(some)
+    while lines and not lines[-1]:
+        lines.pop()
     return lines[:room], done

@@ -12,17 +12,17 @@ import signal
 import sys
 import textwrap
 from functools import partial
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
 from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.explain import DIFFERENCES, Term, Why, checked_index, largest_entries
-from minigrad.step.heatmap import LEGENDS, Charset, clipped, columns, directions, heatmap, number, summary
+from minigrad.step.heatmap import LEGENDS, TALLEST, Charset, clipped, heatmap, number, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
-from minigrad.step.screen import ASCII, TALLEST, Draw, arranged, shows_unicode, size
+from minigrad.step.screen import ASCII, Draw, arranged, shows_unicode, size
 from minigrad.step.view import Input, View
 
 COMMANDS = ("next", "previous", "line", "show", "break", "continue", "jump", "where", "forward", "why", "nudge",
@@ -88,7 +88,7 @@ class Terminal(cmd.Cmd):
         self.say(f"{self.record.title or 'a backward'}: loss {self.record.loss:.6g}, {steps} steps", BOLD)
         for note in self.record.notes:
             self.say(note)
-        self.say("n: next op   l: next line   show, why, nudge: arrays and numbers   h: all commands")
+        self.say("n: next op   l: next line   show, why: arrays, numbers   h: all commands")
         if self.redraws:
             self.redraw()
         else:
@@ -158,7 +158,7 @@ class Terminal(cmd.Cmd):
         self.go(self.i - (-1 if self.forward else 1))
 
     def do_line(self, _: str) -> None:
-        """l             the next line and the values it computes; after the last line, the next op"""
+        """l             the next line and the values it computes; then the next op"""
         if self.l + 1 < len(self.listing.lines):
             self.l += 1
             self.draw()
@@ -166,7 +166,7 @@ class Terminal(cmd.Cmd):
             self.do_next("")
 
     def do_show(self, text: str) -> None:
-        """show P 0 2    one array of this step, or a part of it by its first indices; show: the names of all"""
+        """show P 0 2    an array of this step, here P[0, 2]; show: the names of all"""
         arrays = self.arrays()
         if not text:
             for name, (value, label) in arrays.items():
@@ -180,9 +180,11 @@ class Terminal(cmd.Cmd):
         at = () if at is None else at
         if len(at) > np.ndim(value) or any(not -n <= k < n for k, n in zip(at, np.shape(value))):
             raise IndexError(f"{name} has shape {np.shape(value)}: {list(at)} is not in it")
-        height = self.room - 2 if self.redraws else max(self.room, TALLEST)
-        part = np.asarray(value)[at]
-        for line in self.block(name + index(at), part, label, self.axes(name)[len(at):], self.width - 2, height):
+        axes = self.axes(name, value)
+        where = [f"{axis} {k}" for axis, k in zip(axes, at) if axis]
+        height = self.room - 2 if self.redraws else max(self.room, TALLEST + 1)
+        for line in self.block(name + index(at), np.asarray(value)[at], ", ".join([*where, label]), axes[len(at):],
+                               self.width - 2, height):
             self.put(f"  {line}".rstrip())
 
     def arrays(self) -> dict[str, tuple[Any, str]]:
@@ -201,7 +203,7 @@ class Terminal(cmd.Cmd):
         return found | gradients if self.has_gradients else found
 
     def do_break(self, text: str) -> None:
-        """b [NAME]      set a breakpoint: an op, module, parameter, bad, nan, norm > 3; b: list; b clear [NAME]"""
+        """b [NAME]      break at an op, module, parameter, bad, nan, norm > 3; b clear [NAME]"""
         word, _, name = text.partition(" ")
         if word == "clear":
             if name and name not in self.breakpoints:
@@ -216,7 +218,7 @@ class Terminal(cmd.Cmd):
             self.say(f"no breakpoints; one is {SYNTAX}")
 
     def do_continue(self, text: str) -> None:
-        """c [NAME]      continue to the next step where a breakpoint (or NAME) stops; if there is none, to the end"""
+        """c [NAME]      continue to the next breakpoint, or NAME; if none, to the end"""
         stops_here = [self.record.breakpoint(text)] if text else list(self.breakpoints.values())
         way = range(self.i - 1, -1, -1) if self.forward else range(self.i + 1, len(self.record.views))
         found = [k for k in way if any(stop(self.record.views[k]) for stop in stops_here)]
@@ -225,7 +227,7 @@ class Terminal(cmd.Cmd):
             self.say(f"{text or 'no breakpoint'} stops at {'none' if text else 'any'} of the remaining steps", BOLD)
 
     def do_jump(self, text: str) -> None:
-        """j 3, j NAME   jump to a step: by number, or to the next one of an op, module or parameter, cyclically"""
+        """j 3, j NAME   jump to a step by its number, op, module or parameter"""
         n = len(self.record.views)
         if re.fullmatch(r"-?\d+", text) and not 0 <= int(text) < n:
             raise ValueError(f"there is no step {text}: they are 0 to {n - 1}")
@@ -238,7 +240,7 @@ class Terminal(cmd.Cmd):
         self.go(found[0])
 
     def do_forward(self, _: str) -> None:
-        """f             switch direction: this op's forward, then n goes towards the loss; f again: the backward"""
+        """f             reverse: show the forward, n goes to the loss; f again: the backward"""
         self.forward = not self.forward
         self.go(self.i)
 
@@ -249,7 +251,7 @@ class Terminal(cmd.Cmd):
         self.draw()
 
     def do_where(self, _: str) -> None:
-        """w             where: the steps around this one, done or to do, and where each sends gradients"""
+        """w             where: the steps around this one, and where they send gradients"""
         views = self.record.views
         around = max(min(AROUND, (self.room - 5) // 2), 1) if self.redraws else AROUND
         first, last = max(self.i - around, 0), min(self.i + around + 1, len(views))
@@ -257,7 +259,7 @@ class Terminal(cmd.Cmd):
             self.say(f"  ... {first} more, up to the loss", DIM)
         for v in views[first:last]:
             mark = "→" if v.index == self.i else "✗" if not v.report.ok else "✓" if v.index < self.i else " "
-            to = [x.leaf.removeprefix(f"{v.name}.") or f"step {x.source}" for x in wanted(v)]
+            to = dict.fromkeys(x.leaf.removeprefix(f"{v.name}.") or f"step {x.source}" for x in wanted(v))
             self.say(f"{mark} {v.index:3}  {v.op:20.20}  {v.name if v.name != v.op else '':24.24}  to {', '.join(to)}",
                      BOLD if v.index == self.i else "")
         if last < len(views):
@@ -322,46 +324,36 @@ class Terminal(cmd.Cmd):
         shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
                              formula_lines(v.formula.text, "forward" if self.forward else "backward"))
         if room is None:
-            return [*self.wrapped(title, BOLD), *shapes, *equations, "", *itertools.chain(*self.source())]
+            return [*self.wrapped(title, BOLD), *shapes, *equations, "", *self.source()]
         most = max(room // 7, 1)
         formula = [*shapes, *equations] if len(shapes) + len(equations) <= most else equations[:most]
-        return [*self.wrapped(title, BOLD), *formula, *self.window(max(room // 3, 3))]
+        return [*self.wrapped(title, BOLD), *formula, *self.source(max(room // 3, 3))]
 
-    def source(self) -> list[list[str]]:
-        """The lines of the source, each wrapped to the width. The statements that ran have their numbers."""
-        rows = []
+    def source(self, most: int | None = None) -> list[str]:
+        """The lines of the source; the statements that ran have numbers. most: only so many lines around the current
+        one, ⋮ where there are more above or below."""
         lines = self.listing.lines
         now = lines[self.l] if self.l >= 0 else None
+        rows: list[tuple[bool, str]] = []       # whether it is the current line, and the text
         for k, code in enumerate(self.listing.source.splitlines()):
             here = now is not None and now.first <= k <= now.last
             runs = [i for i, line in enumerate(lines) if line.first == k]
             run = next((i for i in reversed(runs) if i <= self.l), runs[0] if runs else None)    # of several in a loop
-            gutter = f"{'→' if here else ' '}{'' if run is None else run + 1:>3} "
-            if len(gutter + code) > self.width:
-                code = re.sub(r"\s+#", "  #", code)
-            indent = len(gutter) + len(code) - len(code.lstrip()) + 8
-            rows.append(self.wrapped(gutter + code, BOLD if here else DIM if now else "", indent))
-        return rows
-
-    def window(self, most: int) -> list[str]:
-        """At most this many lines of the source, with the current line; ⋮ where it goes on above and below."""
-        rows = self.source()
-        now = self.listing.lines[self.l] if self.l >= 0 else None
-        first, last = (now.first, now.last) if now else (0, 0)
-        rows = [row if first <= k <= last else [clipped(row[0], self.width - 1) + "…" if len(row) > 1 else row[0]]
-                for k, row in enumerate(rows)]
-        height = lambda: sum(map(len, rows[first:last + 1]))
-        while last + 1 < len(rows) or first:    # alternately one more line below and above
-            grown = [(max(first - 1, 0), last), (first, min(last + 1, len(rows) - 1))]
-            fitting = [(a, b) for a, b in grown if (a, b) != (first, last) and sum(map(len, rows[a:b + 1])) <= most]
-            if not fitting:
-                break
-            before, after = (now.first - first, last - now.last) if now else (1, 0)
-            first, last = fitting[0] if len(fitting) == 1 or before < after else fitting[-1]
-        shown = list(itertools.chain(*rows[first:last + 1]))[:most]
-        more = self.signs("⋮")
-        return [line.replace(" ", more, 1) if more and (k == 0 and first or k == len(shown) - 1 and last + 1 < len(rows))
-                and line.lstrip("\x1b[0123456789m").startswith(" ") else line for k, line in enumerate(shown)]
+            text = f"{'→' if here else ' '}{'' if run is None else run + 1:>3} {code}"
+            if len(text) > self.width:
+                text = re.sub(r"\s+#", "  #", text)
+            wrapped = self.wrapped(text, hang=len(text) - len(text[4:].lstrip()) + 8)
+            if most is not None and not here and len(wrapped) > 1:
+                wrapped = [clipped(wrapped[0], self.width - 1) + self.signs("…")]
+            rows += [(here, row) for row in wrapped]
+        if most is not None and len(rows) > most:
+            current = [i for i, (here, _) in enumerate(rows) if here] or [0]
+            first = min(max((current[0] + current[-1] - most + 1) // 2, 0), len(rows) - most)
+            first = min(first, current[0])
+            cut, rows = (first > 0, first + most < len(rows)), rows[first:first + most]
+            rows = [(here, self.signs("⋮") + text[1:] if not here and cut[k > 0] and k in (0, most - 1) else text)
+                    for k, (here, text) in enumerate(rows)]
+        return [self.paint(text, BOLD if here else DIM if now else "") for here, text in rows]
 
     def body(self, room: int | None = None) -> list[str]:
         """The arrays of the op as a whole or of one line, and the verdicts. room: at most this many lines."""
@@ -384,34 +376,39 @@ class Terminal(cmd.Cmd):
         arrays, shown = arranged(blocks, self.width - 2, left)
         if shown < len(blocks) and left > 6:
             arrays, shown = arranged(blocks, self.width - 2, left - 1)
-            also = ", ".join(name for name, *_ in self.shown()[shown:])
-            arrays += self.wrapped(self.paint(clipped(f"also: {also}; show NAME", self.width - 2), DIM))
+            also = ", ".join(name if np.ndim(value) else f"{name} = {number(value)}"
+                             for name, value, *_ in self.shown()[shown - len(blocks):])
+            arrays.append(self.paint(clipped(f"also: {also}; show NAME", self.width - 2), DIM))
         return [*notes, *(f"  {row}" for row in arrays), *verdicts]
 
     def blocks(self) -> list[Draw]:
         """The arrays of the screen, to be drawn in any size."""
-        return [partial(self.block, *each) for each in self.shown()] or [
-            lambda width, height: [clipped("(this line computes no array)", width)][:height]]
+        drawn: list[Draw] = [partial(self.block, *each) for each in self.shown()]
+        if self.l >= 0 and not self.listing.lines[self.l].values:
+            drawn.insert(0, lambda width, height: [clipped("(this line computes no array)", width)][:height])
+        return drawn
 
-    def block(self, name: str, value: Any, label: str, axes: list[str], width: int, height: int) -> list[str]:
+    def block(self, name: str, value: Any, label: str, axes: Sequence[str], width: int, height: int) -> list[str]:
         """The lines of one array: name, shape and largest magnitude; the names of its axes; the heat map."""
         if not np.ndim(value):
             lines = [f"{name} = {number(value)}", *([self.paint(clipped(label, width), DIM)] if label else [])]
         else:
             charset = Charset(self.color, self.unicode)
-            second = "  ".join(filter(None, (directions(axes, np.ndim(value)), label)))
-            drawn = heatmap(value, width, charset, axes, self.labels, max(height - 1 - bool(second), 1))
-            caption = f"{name} {shape(value)}  {summary(value)}"
+            drawn = heatmap(value, width, charset, axes, self.labels, max(height - 1, 1), label)
+            what = summary(value)
             if len(drawn) == 1 and drawn[0].startswith("all "):
-                caption, drawn = f"{name} {shape(value)}  {drawn[0]}", []
-            lines = [clipped(caption, width), self.paint(clipped(self.signs(second), width), DIM), *drawn]
+                what, drawn = drawn[0], [label] * bool(label)
+            caption = f"{name} {shape(value)}  {what}"
+            caption = caption if len(caption) <= width else f"{name} {shape(value)}"
+            lines = [caption, *(self.paint(clipped(line, width), DIM) for line in drawn[:1]), *drawn[1:]]
+        lines[0] = clipped(lines[0], width)
         return [self.signs(line) for line in lines][:height]
 
     @property
     def labels(self) -> dict[str, list[str]]:
         return getattr(self.record, "labels", None) or {}
 
-    def shown(self) -> list[tuple[str, Any, str, list[str]]]:
+    def shown(self) -> list[tuple[str, Any, str, Sequence[str]]]:
         """Name, array, label and axes of what the screen shows: inputs and results of the op; or the values of one
         line, then its operands."""
         v, record = self.view, self.record
@@ -431,7 +428,7 @@ class Terminal(cmd.Cmd):
             found = [each for each in found if each[0] not in computed] + list(computed.values())
         if self.l >= 0:
             found += self.operands()
-        return [(name, value, label, self.axes(name)) for name, value, label in found]
+        return [(name, value, label, self.axes(name, value)) for name, value, label in found]
 
     def operands(self) -> list[tuple[str, Any, str]]:
         """Name, value and label of the variables that the current line reads."""
@@ -439,7 +436,7 @@ class Terminal(cmd.Cmd):
         code = "\n".join(re.sub(r"#.*", "", text)
                          for text in self.listing.source.splitlines()[line.first:line.last + 1])
         names = dict.fromkeys(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
-        return [(name, before[name], "before this line" if name in line.values else "") for name in names
+        return [(name, before[name], "before this line" if name in line.values else "operand") for name in names
                 if name in before and before[name] is not None]
 
     def known(self, lines: int) -> dict[str, Any]:
@@ -450,17 +447,23 @@ class Terminal(cmd.Cmd):
             values |= line.values
         return values
 
-    def axes(self, name: str) -> list[str]:
+    def axes(self, name: str, value: Any) -> Sequence[str]:
         """The names of the axes of an array of this step, as far as they are known."""
-        return getattr(self.view, "axes", {}).get(name, [])
+        known = getattr(self.view, "axes", {})
+        found = [known[key] for key in (name, f"{name}:{np.ndim(value)}") if key in known]
+        return next((names for names in found if len(names) == np.ndim(value)), ())
 
     def verdicts(self, shortened: bool = False) -> list[str]:
-        """The checks of the gradients, failed ones first, and the identity; one line each if shortened."""
+        """The checks of the gradients and the identity. If shortened, one line for all gradients that passed, and one
+        line for each that failed."""
         if not self.has_gradients:
             return []
         v = self.view
-        texts = [self.verdict(x) for x in wanted(v)]
-        texts.sort(key=lambda text: not text.startswith(mark(False)))
+        texts = [self.verdict([x]) for x in wanted(v)]
+        if shortened:
+            passed = [x for x, text in zip(wanted(v), texts) if text.startswith(mark(True))]
+            texts = [text for text in texts if not text.startswith(mark(True))]
+            texts += [self.verdict(passed)] * bool(passed)
         if v.identity is not None:
             verified = "identity verified" if v.identity.ok else "identity violated"
             texts.append(f"{mark(v.identity.ok)} {verified}, residual {v.identity.residual:.0e}: {v.identity.words}")
@@ -469,17 +472,21 @@ class Terminal(cmd.Cmd):
             return list(itertools.chain(*each))
         return [clipped(lines[0], self.width - 1) + self.signs("…") * (len(lines) > 1) for lines in each]
 
-    def verdict(self, x: Input) -> str:
-        """One line about the gradient of an input: its checks, and the earlier gradient that it is added to."""
-        rows = [row for row in self.view.report.rows if row.of in (f"d{x.name}", "")]
-        parts = []
-        for row in rows:
-            if row.detail:
-                parts.append(row.detail)
-            elif row.check == DIFFERENCES:
-                parts.append(f"gradient check passed, relative error {row.error:.0e}")
-        text = f"{mark(all(row.ok for row in rows))} d{x.name}: {', '.join(parts)}"
-        return text if x.earlier is None else f"{text}; added to an earlier gradient, {summary(x.earlier)}"
+    def verdict(self, inputs: list[Input]) -> str:
+        """One line about the gradients of some inputs: their checks, and the earlier gradients that they are added
+        to."""
+        names = {f"d{x.name}" for x in inputs}
+        rows = [row for row in self.view.report.rows if row.of in names or not row.of]
+        parts = [row.detail for row in rows if row.detail]
+        errors = [row.error for row in rows if row.check == DIFFERENCES and not row.detail]
+        if errors:
+            parts.append(f"gradient check passed, relative error {max(errors):.0e}")
+        text = f"{mark(all(row.ok for row in rows))} {', '.join(f'd{x.name}' for x in inputs)}: {', '.join(parts)}"
+        added = [x for x in inputs if x.earlier is not None]
+        if not added:
+            return text
+        return f"{text}; added to an earlier gradient, {summary(added[0].earlier)}" if len(inputs) == 1 else (
+            f"{text}; {', '.join(f'd{x.name}' for x in added)} added to earlier gradients")
 
     # ---- questions ----
 
@@ -543,7 +550,7 @@ class Terminal(cmd.Cmd):
             self.say(f"  {n.delta:12.4g} {n.predicted:14.6g} {n.actual:16.6g} {ratio:>10}")
 
     def do_check(self, text: str) -> None:
-        """check [full]  check this op's gradients by finite differences along a direction; full: every element"""
+        """check [full]  check this op's gradients along a direction; full: every element"""
         if text not in ("", "full"):
             raise ValueError(f"write check or check full, not {text!r}")
         for row in (self.view.step.check(full=True) if text else self.view.report).rows:
