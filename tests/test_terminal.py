@@ -12,7 +12,8 @@ from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples, record
 from minigrad.step.explain import largest_entries
-from minigrad.step.heatmap import MASK, heatmap, side_by_side, summary, visible_width
+from minigrad.step.heatmap import MASK, TALLEST, clipped, columns, heatmap, padded, side_by_side, summary
+from minigrad.step.line_trace import Listing
 from minigrad.step.terminal import COMMANDS, Terminal, has_color
 
 
@@ -44,6 +45,10 @@ def numbers(text):
     return [float(x) for x in re.findall(r"(?<![\w.])-?\d+\.?\d*(?:e[-+]\d+)?(?![\w.])", text)]
 
 
+def captioned(name, array):
+    return f"{name} {'x'.join(map(str, array.shape))}  {'all ' if (array == array.flat[0]).all() else summary(array)}"
+
+
 def close(a, b, digits=3e-4):
     return np.allclose(a, b, rtol=digits, atol=1e-12)
 
@@ -60,7 +65,7 @@ def test_a_screen_shows_the_step_of_the_record(tiny):
         assert all(f"{name} {'x'.join(map(str, a.shape))}" in said for name, a in v.saved.items() if np.ndim(a))
         for x in v.inputs:
             if x.gradient is not None:
-                assert f"d{x.name} {'x'.join(map(str, x.shape))}  {summary(x.gradient)}" in said
+                assert captioned(f"d{x.name}", x.gradient) in said
                 assert f"to {x.label}" in said and f"✓ d{x.name}: " in said
                 verdict = next(line for line in said.splitlines() if f"✓ d{x.name}: " in line)
                 added = f"; added to an earlier gradient, {summary(x.earlier)}"
@@ -73,10 +78,10 @@ def test_each_line_is_shown_with_the_values_that_it_computes(tiny):
         said = walk(tiny, f"j {v.index}", *["l"] * len(v.backward.lines), "q").split("(step) ")[1:]
         for line, screen in zip(v.backward.lines, said):
             source = v.backward.source.splitlines()[line.first:line.last + 1]
-            assert [row[2:] for row in screen.splitlines() if row.startswith("→ ")] == source
+            shown = [row for row in screen.splitlines() if row.startswith("→ ")]
+            assert [row[5:] for row in shown] == source and int(shown[0][1:4]) == v.backward.lines.index(line) + 1
             for name, value in line.values.items():
-                assert f"{name} {'x'.join(map(str, value.shape))}  {summary(value)}" in screen if np.ndim(value) else (
-                    f"{name} = " in screen)
+                assert captioned(name, value) in screen if np.ndim(value) else f"{name} = " in screen
         assert "✓" in said[-2] and not any("✓" in screen for screen in said[:-2])
 
 
@@ -130,12 +135,12 @@ def test_moving_beyond_an_end_is_refused(tiny, command, text):
 
 
 def test_no_line_is_wider_than_the_terminal(tiny, monkeypatch):
-    for columns in (60, 100):
-        monkeypatch.setenv("COLUMNS", str(columns))
+    for width in (40, 60, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
         for color in (False, True):
-            said = walk(tiny, "n", "l", "w", "why dw", "nudge w", "check", "o", "o w", "f", "h", "oops", "b", "q",
+            said = walk(tiny, "n", "l", "w", "show", "show w", "why dw", "nudge w", "check", "o", "o w", "f", "h", "oops", "b", "q",
                         color=color)
-            assert max(map(visible_width, said.splitlines())) <= columns
+            assert max(map(columns, said.splitlines())) <= width
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
@@ -187,7 +192,7 @@ def test_nan_leads_to_the_line_that_made_it():
     with np.errstate(all="ignore"):
         it = record((F.sqrt(x) * 2.0).sum(), names={"x": x})
     said = walk(it, "c nan", "q")
-    assert "── step 2/2  sqrt" in said and "1 NaN or infinite!" in said and "!!" in said
+    assert "── step 2/2  sqrt" in said and "1 NaN or infinite!" in said and " inf!" in said
     assert it.views[2].bad_origin and f"! {it.views[2].bad_origin}" in unwrapped(said)
 
 
@@ -359,61 +364,107 @@ def test_colour_changes_no_words(tiny):
 finite = hnp.arrays(np.float64, hnp.array_shapes(max_dims=4, max_side=40), elements=st.floats(-1e9, 1e9))
 
 
-@given(finite, st.integers(20, 120), st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_a_heat_map_fits_the_width_and_says_what_it_left_out(a, width, color):
-    lines = heatmap(a, width, color).splitlines() or [""]
-    assert max(visible_width(line) for line in lines if "sampled" not in line) <= width and len(lines) <= 17
+def drawn(array, width=80, color=False, **options):
+    """The lines of a heat map below the one that names the axes."""
+    return heatmap(array, width, color, **options)[1:]
+
+
+@given(finite | hnp.arrays(np.int64, hnp.array_shapes(max_dims=3, max_side=40)), st.integers(30, 120), st.booleans(),
+       st.integers(1, TALLEST))
+@settings(max_examples=100, deadline=None)
+def test_a_heat_map_fits_the_width_and_the_height_and_says_what_it_left_out(a, width, color, height):
+    lines = heatmap(a, width, color, height=height)
+    assert max(map(columns, lines)) <= width and len(lines) <= height
     R, C = ((1,) + a.shape)[-2:]
-    panels = a.size // (R * C)
-    if R > 16 or C > width:
-        assert f"of {R} x {C}" in lines[-1]
-    elif "sampled" in lines[-1]:
-        assert panels > 1 and f"of {panels} panels" in lines[-1]
+    if height > 4 and not (a == a.flat[0]).all():
+        for n, what, most in ((R, "rows", 2 * height), (C, "columns", width), (a.size // (R * C), "panels", width)):
+            assert n <= most or re.search(rf"of {n} {what}|/{n}", lines[-1])
 
 
 @given(st.floats(-1.0, 1.0))
 def test_characters_show_the_sign(x):
-    drawn = heatmap(np.array([[x, 1.0, -1.0]]), 80, color=False)
-    assert drawn.endswith("##%%")
-    assert set(drawn[:-4]) <= set(" " if x == 0 else ".+*#" if x > 0 else ",-=%")
+    row = drawn(np.array([[x, 1.0, -1.0] + [0.0] * 6]))[-1]
+    assert row.startswith("0 ") and row.endswith("##%%")
+    assert set(row[2:-4]) <= set(" " if x == 0 else ".+*#" if x > 0 else ",-=%")
 
 
 def test_shades_are_signed_square_roots():
     def shades(*values):
-        return re.findall(r"48;2;(\d+);(\d+);(\d+)m", heatmap(np.array([values]), 80))
+        return re.findall(r"48;2;(\d+);(\d+);(\d+)m", "".join(heatmap(np.array([values]), 80)))
     zero, quarter, whole, down = (np.array(c, dtype=float) for c in shades(0.0, 0.25, 1.0, -1.0))
     assert np.abs((zero + whole) / 2 - quarter).max() <= 1
     assert whole[0] > whole[2] and down[2] > down[0]
-    assert shades(0.0, 0.0) == [("255", "255", "255")] * 2
 
 
 def test_nan_and_infinity_are_marked_and_masks_are_grey():
     a = np.array([[1.0, np.nan, np.inf, -1e30, -1.0]])
-    assert heatmap(a, 80, color=False) == "##!!!!xx%%"
-    assert heatmap(a, 80).count("!!") == 2
+    assert drawn(a)[-1].split() == ["0", "1.00", "nan!", "inf!", "masked", "-1.00"]
+    assert drawn(np.tile(a, 2))[-1] == "0 ##!!!!xx%%##!!!!xx%%"
+    assert drawn(np.tile(a, 2), color=True)[-1].count("!!") == 4
     assert summary(a) == "max 1, 1 masked, 2 NaN or infinite!" and MASK < 1e30
 
 
-def test_an_axis_as_long_as_the_tokens_is_labelled_with_them():
-    drawn = heatmap(np.eye(3), 80, color=False, tokens=["fox", "a", "\\n"]).splitlines()
-    assert drawn == ["    foa \\n", "fox ##", "  a   ##", " \\n     ##"]
-    assert heatmap(np.ones((3, 2)), 80, color=False, tokens=list("abc")).splitlines() == ["a ####", "b ####", "c ####"]
-    assert heatmap(np.ones(3), 80, color=False, tokens=list("abc")).splitlines() == ["a b c", "######"]
-    multiple = heatmap(np.ones((2, 3, 3)), 12, color=False, tokens=list("abc")).splitlines()
-    assert multiple == ["  abc  abc", "a ###  ###", "b ###  ###", "c ###  ###"]
+def test_small_arrays_show_their_numbers_with_three_digits_of_the_largest():
+    a = np.array([[0.0332, -0.5, 0.0], [1.0 / 3.0, 12.34, -1.0]])
+    assert drawn(a) == ["      0    1    2", "0   0.0 -0.5    0", "1   0.3 12.3 -1.0"]
+    assert drawn(a * 1e-9)[-1].split() == ["1", "3.33e-10", "1.23e-08", "-1.00e-09"]
+    in_color = drawn(a, color=True)
+    assert [re.sub("\x1b\\[[^m]*m", "", line) for line in in_color] == drawn(a) and "48;2;" in in_color[-1]
 
 
-def test_more_than_two_axes_make_panels_side_by_side():
-    assert heatmap(np.ones((2, 2, 3)), 80, color=False).splitlines() == ["######  ######"] * 2
-    assert heatmap(np.ones((40, 2, 3)), 20, color=False).splitlines()[-1] == "sampled 4 of 40 panels"
-    assert heatmap(np.ones((384, 1536)), 60, color=False).splitlines()[-1] == "sampled 16 x 60 of 384 x 1536"
+@given(hnp.arrays(np.float64, (5, 4), elements=st.floats(-1e4, 1e4)).filter(lambda a: not (a == a[0, 0]).all()))
+def test_the_numbers_in_the_cells_are_those_of_the_array(a):
+    cells = np.array([line.split()[1:] for line in drawn(a)[1:]], dtype=float)
+    assert np.abs(cells - a).max() <= 0.5001 * np.abs(a).max() * 0.01
 
 
-@pytest.mark.parametrize("array, drawn", [(np.float64(2.5), "2.5"), (np.array(7), "7"), (np.zeros((0, 3)), "(empty)"),
-                                          (np.array([True, False]), "##")])
-def test_scalars_empty_arrays_and_booleans_are_drawn(array, drawn):
-    assert heatmap(array, 80, color=False) == drawn
+def test_integers_and_booleans_are_printed_without_colour():
+    assert heatmap(np.array([3, 10, -2]), 80) == ["axis 0 →", "  0  1  2", "  3 10 -2"]
+    assert drawn(np.eye(2, dtype=bool), color=True) == ["   0 1", "0  1 0", "1  0 1"]
+    assert drawn(np.arange(100), 32)[-1] == "shown: 10 of 100 columns"
+
+
+@pytest.mark.parametrize("array, line", [
+    (np.float64(2.5), "2.5"), (np.array(7), "7"), (np.zeros((0, 3)), "(empty)"), (np.full((4, 5), 0.125), "all 0.125"),
+    (np.zeros(9), "all 0.0"), (np.ones(3, dtype=bool), "all True"), (np.array([[1.5]]), "1.5")])
+def test_scalars_constants_and_empty_arrays_are_one_line(array, line):
+    assert heatmap(array, 80, color=False) == [line.replace("0.0", "0")]
+
+
+def test_the_first_line_names_the_axes_that_run_down_and_across():
+    a = np.arange(24.0).reshape(2, 3, 4)
+    assert heatmap(a, 80, False, ["head", "query", "key"], note="saved")[0] == "query ↓ key →  saved"
+    assert heatmap(a, 80, False, note="saved")[0] == "saved  axis 1 ↓ axis 2 →"
+    assert heatmap(a[0, 0], 80, False, ["feature"])[0] == "feature →"
+
+
+def test_panels_stand_side_by_side_below_their_names():
+    a = np.arange(162.0).reshape(1, 6, 9, 3) / 10
+    axes = ["batch", "head", "query", "feature"]
+    lines = heatmap(a, 50, False, axes)
+    assert lines[1].split() == ["head", "0", "head", "1", "head", "2", "head", "3", "head", "4", "head", "5"]
+    assert lines[1].index("head 1") == lines[2].index("0", 10) == len("0 ######  ") and "shown" not in lines[-1]
+    one = heatmap(a, 10, False, axes)
+    assert one[0].startswith("head 0") and one[-1] == "1/6 panels"
+    assert re.findall(r"axis 0: \d", heatmap(np.ones((2, 9, 9)) * [[[1]], [[2]]], 50, False)[1]) == ["axis 0: 0", "axis 0: 1"]
+
+
+def test_an_axis_is_labelled_with_its_labels_and_otherwise_with_indices():
+    a = np.eye(9)[:, :3]
+    lines = drawn(a, axes=["token", "feature"], labels={"token": list("abcdefghi"), "feature": ["x"]})
+    assert lines[0] == "  0 1 2" and [line[0] for line in lines[1:]] == list("abcdefghi")
+    lines = drawn(np.eye(9), axes=["query", "key"], labels={"query": list("abcdefghi"), "key": list("abcdefghi")})
+    assert lines[0] == "  a b c d e f g h i"
+    numbers = drawn(np.array([[0.5, 1.0]]), axes=["token", "vocabulary"], labels={"vocabulary": ["\n", "the cat"]})
+    assert numbers[0] == "     \\n the␣" and numbers[1] == "0  0.50 1.00"
+
+
+def test_labels_of_wide_characters_keep_the_columns_aligned():
+    labels = ["日", "🙂", "e\u0301", "a"]
+    lines = drawn(np.eye(4)[:, :3], axes=["token", "feature"], labels={"token": labels})
+    assert {columns(line) for line in lines[1:]} == {columns(lines[1])}
+    assert columns("日🙂e\u0301a") == 6 and padded("日本", 3) == "日 "
+    assert clipped("\x1b[1mab\x1b[0m", 1) == "\x1b[1ma\x1b[0m"
 
 
 @given(st.lists(st.lists(st.text("ab", max_size=30), min_size=1, max_size=4), min_size=1, max_size=6))

@@ -3,7 +3,7 @@ colour."""
 import re
 import unicodedata
 from functools import partial
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,14 +23,9 @@ RESET = "\x1b[0m"
 ANSI = re.compile("\x1b\\[[^m]*m")
 
 
-class Charset(NamedTuple):
-    """What a terminal can show. blocks: the half block, with which a line of text shows two rows."""
-    color: bool = True
-    blocks: bool = True
-
-
-def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Sequence[str] = (),
-            labels: Mapping[str, Sequence[str]] | None = None, height: int = TALLEST, note: str = "") -> list[str]:
+def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str] = (),
+            labels: Mapping[str, Sequence[str]] | None = None, height: int = TALLEST, note: str = "",
+            half_blocks: bool = True) -> list[str]:
     """Lines of at most `width` columns, at most `height` of them; the shade of a number is the signed square root of
     its share in the largest magnitude.
 
@@ -40,7 +35,7 @@ def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Seq
     the number; a constant is one line, "all 0.5".
 
     axes: the name of each axis, "" where unknown. labels: of the indices of an axis, by the name of the axis. note:
-    text for the first line.
+    text for the first line. half_blocks: whether a coloured line may show two rows by the character ▀.
     """
     a = np.asarray(array)
     if a.ndim == 0:
@@ -48,7 +43,7 @@ def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Seq
     if a.size == 0:
         return ["(empty)"]
     if (a == a.flat[0]).all():
-        return [f"all {number(a.flat[0])}" if a.size > 1 else number(a.flat[0])]
+        return [clipped(f"all {number(a.flat[0])}" if a.size > 1 else number(a.flat[0]), width)]
     names = axis_names(axes, a.ndim)
     panels = a.reshape(-1, *((1,) + a.shape)[-2:])                                          # (N, R, C)
     N, R, C = panels.shape
@@ -62,7 +57,7 @@ def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Seq
     else:
         whole = R <= height - 2 - (N > 1) and N * (2 * C + len(BESIDE)) + margin <= width + len(BESIDE)
         cell = 2 if whole else 1                                                            # characters wide
-        per_line = 2 if charset.color and charset.blocks and not whole else 1               # rows of a line
+        per_line = 2 if color and half_blocks and not whole else 1               # rows of a line
         if per_line == 2 and row_labels:
             margin = 2 * margin                                                             # "a b " stands for two rows
     chosen_columns = _spread(C, max((width - margin) // cell, 1))
@@ -90,11 +85,11 @@ def heatmap(array: Any, width: int = 80, charset: Charset = Charset(), axes: Seq
     for i in range(0, len(rows), per_line):
         label = " ".join(row_labels[k].rjust(1) for k in rows[i:i + per_line]) if row_labels else ""
         if written:
-            tinted = charset.color and a.dtype.kind == "f"
+            tinted = color and a.dtype.kind == "f"
             parts = [_numbers([written(x).rjust(cell) for x in panel[i].tolist()], level[i] if tinted else None)
                      for panel, level in zip(shown, levels)]
         else:
-            parts = [_row(level[i:i + per_line], cell, charset.color) for level in levels]
+            parts = [_row(level[i:i + per_line], cell, color) for level in levels]
         lines.append(" " * (margin - 1 - columns(label)) + label + " " * bool(label) + BESIDE.join(parts))
     if sampled and room > 1:
         parts_shown = [(len(chosen), N, "panels"), (len(rows), R, "rows"), (len(chosen_columns), C, "columns")]
@@ -214,7 +209,7 @@ def _header(labels: list[str], cell: int, right: bool, own: bool) -> str:
     """The labels of the columns: all of them above numbers and where the axis has labels of its own; otherwise as many
     indices as there is room for. right: whether cells are aligned to the right, as numbers are."""
     if right:
-        return "".join(" " * max(cell - columns(text), 1) + text for text in (clipped(x, cell - 1) for x in labels))
+        return "".join(" " * max(cell - columns(text), 1) + text for text in (clipped(x.strip(), cell - 1) for x in labels))
     if own:
         return "".join(padded(label.strip(), cell) for label in labels)
     every = next(k for k in (1, 2, 5, 10, 20, 50, 100) if k * cell > max(map(len, labels)) or k == 100)

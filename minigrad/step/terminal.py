@@ -19,7 +19,7 @@ import numpy as np
 from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.explain import DIFFERENCES, Term, Why, checked_index, largest_entries
-from minigrad.step.heatmap import LEGENDS, TALLEST, Charset, clipped, heatmap, number, summary
+from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
 from minigrad.step.screen import ASCII, Draw, arranged, shows_unicode, size
@@ -315,7 +315,7 @@ class Terminal(cmd.Cmd):
         self.stdout.flush()
 
     def head(self, room: int | None = None) -> list[str]:
-        """Position, formula and source. room: of the whole screen; the formula gets a seventh of it, the source a
+        """Position, formula and source. room: of the whole screen; the formula gets an eighth of it, the source a
         third, scrolled to the current line. None: all lines of both."""
         v = self.view
         title = f"── step {v.index}/{len(self.record.views) - 1}  {v.op}{f' → {v.name}' if v.name != v.op else ''}"
@@ -325,7 +325,7 @@ class Terminal(cmd.Cmd):
                              formula_lines(v.formula.text, "forward" if self.forward else "backward"))
         if room is None:
             return [*self.wrapped(title, BOLD), *shapes, *equations, "", *self.source()]
-        most = max(room // 7, 1)
+        most = max(room // 8, 1)
         formula = [*shapes, *equations] if len(shapes) + len(equations) <= most else equations[:most]
         return [*self.wrapped(title, BOLD), *formula, *self.source(max(room // 3, 3))]
 
@@ -393,8 +393,7 @@ class Terminal(cmd.Cmd):
         if not np.ndim(value):
             lines = [f"{name} = {number(value)}", *([self.paint(clipped(label, width), DIM)] if label else [])]
         else:
-            charset = Charset(self.color, self.unicode)
-            drawn = heatmap(value, width, charset, axes, self.labels, max(height - 1, 1), label)
+            drawn = heatmap(value, width, self.color, axes, self.labels, max(height - 1, 1), label, self.unicode)
             what = summary(value)
             if len(drawn) == 1 and drawn[0].startswith("all "):
                 what, drawn = drawn[0], [label] * bool(label)
