@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
+import gpt.step
 from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples, record
-from minigrad.step.explain import largest_entries
-from minigrad.step.heatmap import MASK, TALLEST, clipped, columns, heatmap, padded, side_by_side, summary
-from minigrad.step.line_trace import Listing
-from minigrad.step.terminal import COMMANDS, Terminal, has_color
+from minigrad.step.heatmap import LEGENDS, MASK, TALLEST, clipped, columns, heatmap, padded, side_by_side, summary
+from minigrad.step.terminal import COMMANDS, Terminal, has_color, target
+from minigrad.step.why import largest_entries
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,8 @@ def test_no_line_is_wider_than_the_terminal(tiny, monkeypatch):
     for width in (40, 60, 100):
         monkeypatch.setenv("COLUMNS", str(width))
         for color in (False, True):
-            said = walk(tiny, "n", "l", "w", "show", "show w", "why dw", "nudge w", "check", "o", "o w", "f", "h", "oops", "b", "q",
-                        color=color)
+            said = walk(tiny, "n", "l", "w", "show", "show w", "why dw", "nudge w", "check", "o", "o w", "f", "h",
+                        "oops", "b", "q", color=color)
             assert max(map(columns, said.splitlines())) <= width
 
 
@@ -154,6 +154,159 @@ def test_every_op_can_be_walked(name):
                 f"nudge {first.name}", "check full", "w", "q", start=len(it.views) - 1)
     assert said.count(f"  {name}  minigrad/") == lines + 1
     assert "✗" not in said and "cannot" not in said and "ratio" in said
+
+
+# ---- arrays by name ----
+
+def test_show_draws_any_array_of_the_step(tiny):
+    v = tiny.views[3]
+    every = {"w": v.inputs[1].value, "y": v.outputs["y"], "x2": v.saved["x2"], "dy": v.dys["dy"],
+             "dw": v.inputs[1].gradient, "proj.weight": v.inputs[1].value}
+    for name, array in every.items():
+        said = walk(tiny, "j 3", f"show {name}", "q").split("(step) ")[1]
+        assert captioned(name, array) in said
+        cells = np.array([line.split()[1:] for line in said.splitlines()[4:4 + len(array)]], dtype=float)
+        assert np.abs(cells - array).max() <= 0.01 * np.abs(array).max()
+
+
+def test_show_takes_the_first_indices_of_an_array():
+    it = gpt.step.example()
+    i = next(v.index for v in it.views if v.op == "attention")
+    P = it.views[i].saved["P"]
+    for command in ("show P 0 2", "show P[0, 2]", "show P 0 -2"):
+        said = walk(it, f"j {i}", command, "q").split("(step) ")[1]
+        assert re.search(r"P\[0,-?2\] 16x16  max 1", said)
+        rows = [line[5:].rstrip() for line in said.splitlines() if re.match(r" +\d+ [^0-9]", line)]
+        assert [len(row) for row in rows[-16:]] == [2 * (k + 1) for k in range(16)]         # causal
+    assert f"P[0,2,3,1] = {P[0, 2, 3, 1]:.4g}" in walk(it, f"j {i}", "show P 0 2 3 1", "q")
+
+
+def test_show_without_a_name_lists_all_arrays_with_their_origin(tiny):
+    said = walk(tiny, "j 3", "l", "l", "show", "q").split("(step) ")[3]
+    assert re.search(r"^  dx +5x7 .* computed by line 2$", said, re.MULTILINE)
+    assert re.search(r"^  w +7x4 .* saved by the forward$", said, re.MULTILINE)
+    assert re.search(r"^  dw +7x4 .* gradient of proj.weight$", said, re.MULTILINE)
+
+
+def test_a_line_is_shown_with_the_arrays_that_it_reads(tiny):
+    screen = walk(tiny, "j 3", "l", "l", "q").split("(step) ")[2]
+    assert re.search(r"  dx 5x7  max \S+ +dy 5x4  max \S+ +w 7x4  max", screen)
+    assert screen.count("operand") == 2
+
+
+# ---- a screen that is redrawn ----
+
+@pytest.fixture(scope="module")
+def small_gpt():
+    return gpt.step.example()
+
+
+def screens(record, *commands, size=(80, 24), monkeypatch, color=False, start=0):
+    """The screens of an interactive terminal, each as a list of lines, the prompt last."""
+    monkeypatch.setenv("COLUMNS", str(size[0]))
+    monkeypatch.setenv("LINES", str(size[1]))
+    out = io.StringIO()
+    terminal = Terminal(record, start, color, io.StringIO("".join(f"{c}\n" for c in (*commands, "q"))), out)
+    terminal.redraws = True
+    terminal.cmdloop()
+    return [re.sub(r"\x1b\[[KJ]", "", screen).split("\n") for screen in out.getvalue().split("\x1b[H")[1:]]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (40, 24), (80, 10), (30, 8)])
+@pytest.mark.parametrize("example", ["tiny", "small_gpt"])
+def test_every_screen_of_every_line_fits_and_shows_the_current_line(example, size, request, monkeypatch):
+    record = request.getfixturevalue(example)
+    for direction in ("backward", "forward"):
+        steps = record.views if size == (80, 24) else record.views[:: len(record.views) // 6]
+        for v in steps:
+            lines = getattr(v, direction).lines
+            commands = [f"j {v.index}", *["f"] * (direction == "forward"), *["l"] * len(lines)]
+            for color in (False, True) if v.index == 12 else (False,):
+                drawn = screens(record, *commands, size=size, monkeypatch=monkeypatch, color=color)
+                for screen in drawn:
+                    assert len(screen) == size[1] and max(map(columns, screen)) <= size[0]
+                    assert screen[-1] == "(step) "
+                for line, screen in zip(lines, drawn[len(commands) - len(lines) + 1:], strict=True):
+                    source = getattr(v, direction).source.splitlines()[line.first].split("#")[0]
+                    shown = re.sub("\x1b\\[[^m]*m", "", next(x for x in screen if x.lstrip("\x1b[1m").startswith("→")))
+                    assert shown[1:4] == f"{lines.index(line) + 1:3}"
+                    assert shown[5:].split() == source.split()[:len(shown[5:].split())]
+
+
+def test_the_source_stands_at_the_same_place_while_its_lines_are_walked(small_gpt, monkeypatch):
+    drawn = screens(small_gpt, "j attention", *["l"] * 8, monkeypatch=monkeypatch)[2:]
+    gutters = [[line[1:5] for line in screen[1:10]] for screen in drawn]
+    first = [next(i for i, line in enumerate(screen) if re.match(r"[→⋮ ] +\d", line)) for screen in drawn]
+    assert len(gutters) == 8 and max(first) - min(first) <= 1
+
+
+def test_more_is_shown_on_a_larger_screen(small_gpt, monkeypatch):
+    commands = ["j attention", *["l"] * 5]
+    small, large = (screens(small_gpt, *commands, size=size, monkeypatch=monkeypatch)[-1]
+                    for size in ((80, 24), (200, 60)))
+    assert "of 4 panels" in "".join(small) or "1/4" in "".join(small)
+    assert "of 4 panels" not in "".join(large) and "1/4" not in "".join(large)
+    assert all(line in "\n".join(large) for line in next(
+        v for v in small_gpt.views if v.op == "attention").backward.source.splitlines())
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_the_legend_stands_above_the_prompt(tiny, monkeypatch, color):
+    for screen in screens(tiny, "l", "h", "w", "oops", monkeypatch=monkeypatch, color=color):
+        assert LEGENDS[color] in screen[-2]
+
+
+def test_short_answers_stand_below_the_arrays_and_long_ones_in_their_place(tiny, monkeypatch):
+    _, wrong, terms = screens(tiny, "oops", "j 3\nwhy dw 0 0", monkeypatch=monkeypatch)[:3]
+    assert "no command 'oops'" in wrong[-3] and any("dlogits 5x3" in line for line in wrong)
+    last = screens(tiny, "j 3", "l", "check", monkeypatch=monkeypatch)[-1]
+    assert any(line.startswith("→  1") for line in last) and any("finite differences" in line for line in last)
+
+
+def test_an_answer_longer_than_the_screen_is_shown_in_pages(tiny, monkeypatch):
+    text = [line for line in walk(tiny, "h", "q").split("(step) ")[0].splitlines()[1:-2]]
+    drawn = screens(tiny, "h", "", "", "", "", "", size=(100, 10), monkeypatch=monkeypatch)
+    pages = []
+    for screen in drawn[1:]:
+        pages += [line for line in screen[1:-1] if line]
+        if screen[-1] == "(step) ":
+            break
+        assert screen[-1] == "(more: Enter) "
+    assert pages == text
+    assert screens(tiny, "h", "n", size=(100, 10), monkeypatch=monkeypatch)[-1][0].startswith("── step 1/6")
+
+
+def test_help_fits_a_screen(tiny, monkeypatch):
+    assert screens(tiny, "h", monkeypatch=monkeypatch)[-1][-1] == "(step) "
+
+
+def test_nothing_but_ascii_is_written_where_the_encoding_has_nothing_else(small_gpt, tmp_path):
+    for color in (False, True):
+        path = tmp_path / f"{color}.txt"
+        with open(path, "w", encoding="ascii") as out:
+            Terminal(small_gpt, 0, color, io.StringIO("j attention\nl\nl\nw\nshow\nshow P\nwhy dq\nh\nq\n"), out).cmdloop()
+        assert "ok dq: gradient check passed" in path.read_text() or "ok" in path.read_text()
+
+
+# ---- the keys ----
+
+def test_tab_completes_commands_arrays_steps_and_leaves(tiny):
+    terminal = Terminal(tiny, 3, False, io.StringIO(), io.StringIO())
+    complete = lambda text, line: terminal.completedefault(text, line, 0, 0)
+    assert terminal.completenames("n") == ["next ", "nudge "] and len(terminal.completenames("")) == len(COMMANDS)
+    assert complete("d", "show d") == ["db", "dw", "dx", "dy"] == complete("d", "s d")
+    assert complete("fc", "j fc") == ["fc", "fc.bias", "fc.weight"] and complete("ba", "break ba") == ["bad"]
+    assert complete("proj.w", "nudge proj.w") == ["proj.weight"] and complete("", "check ") == ["full"]
+    assert complete("", "quit ") == []
+
+
+@pytest.mark.parametrize("text, found", [
+    ("w[0,2]", ("w", (0, 2), None)), ("w 0 2", ("w", (0, 2), None)), ("w 0, 2", ("w", (0, 2), None)),
+    ("w [0, 2] 0.1", ("w", (0, 2), 0.1)), ("w 0 2 0.1", ("w", (0, 2), 0.1)), ("w[0,2] 1", ("w", (0, 2), 1.0)),
+    ("w 0 -1 -1e-3", ("w", (0, -1), -1e-3)), ("w", ("w", None, None)), ("w 0.5", ("w", None, 0.5)),
+    ("earlier dw 1", ("earlier dw", (1,), None)), ("", ("", None, None))])
+def test_an_index_is_read_in_brackets_and_without_them(text, found):
+    assert target(text) == found
 
 
 # ---- moving ----
@@ -444,9 +597,10 @@ def test_panels_stand_side_by_side_below_their_names():
     lines = heatmap(a, 50, False, axes)
     assert lines[1].split() == ["head", "0", "head", "1", "head", "2", "head", "3", "head", "4", "head", "5"]
     assert lines[1].index("head 1") == lines[2].index("0", 10) == len("0 ######  ") and "shown" not in lines[-1]
-    one = heatmap(a, 10, False, axes)
-    assert one[0].startswith("head 0") and one[-1] == "1/6 panels"
-    assert re.findall(r"axis 0: \d", heatmap(np.ones((2, 9, 9)) * [[[1]], [[2]]], 50, False)[1]) == ["axis 0: 0", "axis 0: 1"]
+    one = heatmap(a[..., :2], 7, False, axes)
+    assert one[0] == "head 0" and one[-1] == "1/6"
+    unnamed = heatmap(np.arange(162.0).reshape(2, 9, 9), 50, False)
+    assert re.findall(r"axis 0: \d", unnamed[1]) == ["axis 0: 0", "axis 0: 1"]
 
 
 def test_an_axis_is_labelled_with_its_labels_and_otherwise_with_indices():

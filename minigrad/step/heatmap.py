@@ -209,7 +209,8 @@ def _header(labels: list[str], cell: int, right: bool, own: bool) -> str:
     """The labels of the columns: all of them above numbers and where the axis has labels of its own; otherwise as many
     indices as there is room for. right: whether cells are aligned to the right, as numbers are."""
     if right:
-        return "".join(" " * max(cell - columns(text), 1) + text for text in (clipped(x.strip(), cell - 1) for x in labels))
+        texts = [clipped(label.strip(), cell - 1) for label in labels]
+        return "".join(" " * (cell - columns(text)) + text for text in texts)
     if own:
         return "".join(padded(label.strip(), cell) for label in labels)
     every = next(k for k in (1, 2, 5, 10, 20, 50, 100) if k * cell > max(map(len, labels)) or k == 100)
