@@ -37,6 +37,8 @@ def arranged(blocks: Sequence[Draw], width: int, room: int) -> tuple[list[str], 
     if len(lines) <= room:
         return lines, len(blocks)
     lines, done = [], 0
+    if room < 1:
+        return lines, done
     rows = max(min(len(blocks), room // (LOWEST + 1)), 1)
     for row in range(rows):
         height = (room - len(lines)) // (rows - row)

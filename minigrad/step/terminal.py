@@ -111,6 +111,8 @@ class Terminal(cmd.Cmd):
 
     def onecmd(self, line: str) -> bool:
         self.answer = []
+        if line.strip():
+            self.rest = []
         try:
             return bool(super().onecmd(line))
         except (ValueError, IndexError, OSError) as error:
@@ -302,15 +304,14 @@ class Terminal(cmd.Cmd):
         the arrays, or the answer to the last command; the legend and the prompt at the bottom."""
         head = self.head(self.room)
         legend = [self.paint(clipped(LEGENDS[self.color], self.width), DIM)] if self.room >= 12 else []
-        room, self.rest = self.room - len(head) - len(legend), []
-        if len(self.answer) <= min(SHORT, room // 2):
-            below = [*self.answer, *legend]
-            shown = head + self.body(room - len(self.answer))
-        elif len(self.answer) <= room:
-            below, shown = legend, head + self.answer
-        else:
+        room = self.room - len(head) - len(legend)
+        if self.rest or len(self.answer) > room:
             page = self.room - 1 - len(legend)
             below, shown, self.rest = legend, head[:1] + self.answer[:page], self.answer[page:]
+        elif len(self.answer) > min(SHORT, room // 2):
+            below, shown = legend, head + self.answer
+        else:
+            below, shown = [*self.answer, *legend], head + self.body(room - len(self.answer))
         self.screen = shown + [""] * (self.room - len(shown) - len(below)) + below
         text = "".join(f"{clipped(line, self.width)}{REST_OF_LINE}\n" for line in self.screen)
         self.stdout.write(HOME + text + REST_OF_SCREEN)
@@ -434,12 +435,12 @@ class Terminal(cmd.Cmd):
 
     def operands(self) -> list[tuple[str, Any, str]]:
         """Name, value and label of the variables that the current line reads."""
-        line, before = self.listing.lines[self.l], self.known(self.l)
+        line = self.listing.lines[self.l]
         code = "\n".join(re.sub(r"#.*", "", text)
                          for text in self.listing.source.splitlines()[line.first:line.last + 1])
         names = dict.fromkeys(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
-        return [(name, before[name][0], "before this line" if name in line.values else "operand") for name in names
-                if name in before]
+        return [(name, line.before[name], "before this line" if name in line.values else "operand") for name in names
+                if isinstance(line.before.get(name), (np.ndarray, np.generic, int, float))]
 
     def known(self, lines: int) -> dict[str, tuple[Any, int]]:
         """The arrays and numbers of the step by name, as they are after so many of its lines, each with the number of
