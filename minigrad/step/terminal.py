@@ -345,6 +345,8 @@ class Terminal(cmd.Cmd):
             text = f"{'→' if here else ' '}{'' if run is None else run + 1:>3} {code}"
             if len(text) > self.width:
                 text = re.sub(r"\s+#", "  #", text)
+            if len(text) > self.width and most is not None:
+                text = re.sub(r"\s+#.*", "", text)
             wrapped = self.wrapped(text, hang=len(text) - len(text[4:].lstrip()) + 8)
             if most is not None and not here and len(wrapped) > 1:
                 wrapped = [clipped(wrapped[0], self.width - 1) + self.signs("…")]
