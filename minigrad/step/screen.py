@@ -32,24 +32,29 @@ def shows_unicode(stream: Any) -> bool:
 
 def arranged(blocks: Sequence[Draw], width: int, room: int) -> tuple[list[str], int]:
     """The lines of as many blocks as fit, and how many these are: all beside and below each other at their full size if
-    that fits into `room` lines; else in rows of equal height, those of a row in shares of the width."""
+    that fits into `room` lines; else in rows of equal height, as many as show the most."""
     lines = side_by_side([draw(width, TALLEST + 1) for draw in blocks], width)[:-1]
     if len(lines) <= room:
         return lines, len(blocks)
-    lines, done = [], 0
-    if room < 1:
-        return lines, done
-    rows = max(min(len(blocks), room // (LOWEST + 1)), 1)
+    layouts = [_in_rows(blocks, width, room, rows) for rows in range(1, max(min(len(blocks), room // LOWEST), 1) + 1)]
+    return max(layouts, key=lambda layout: (layout[1], sum(map(columns, layout[0]))))
+
+
+def _in_rows(blocks: Sequence[Draw], width: int, room: int, rows: int) -> tuple[list[str], int]:
+    """Lines and number of the blocks that fit into this many rows; those of a row share the width."""
+    lines: list[str] = []
+    done = 0
     for row in range(rows):
         height = (room - len(lines)) // (rows - row)
         some = blocks[done:done + -(-(len(blocks) - done) // (rows - row))]
+        if height < 1 or not some:
+            break
         widths = [max(map(columns, draw(width, height))) for draw in some]
         while len(some) > 1 and sum(min(w, NARROWEST) + 3 for w in widths) - 3 > width:
             some, widths = some[:-1], widths[:-1]
         share = next(s for s in range(width, 0, -1) if sum(min(w, s) + 3 for w in widths) - 3 <= width or s == 1)
-        drawn = [draw(min(w, share), height) for draw, w in zip(some, widths)]
-        lines += side_by_side(drawn, width)[:height]
+        lines += side_by_side([draw(min(w, share), height) for draw, w in zip(some, widths)], width)[:height]
         done += len(some)
     while lines and not lines[-1]:
         lines.pop()
-    return lines[:room], done
+    return lines, done
