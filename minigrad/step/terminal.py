@@ -32,7 +32,6 @@ COMMANDS = ("next", "previous", "line", "show", "break", "continue", "jump", "wh
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"
 AROUND = 8                                      # steps that `where` shows on either side
 SHORT = 4                                       # lines of an answer that stand below the arrays, not in their place
-OPERAND = "operand"                             # the label of an array that the current line reads
 FEW = 3                                         # elements of a factor that `why` numbers
 FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of the default nudge: the ratio goes to 1 as the nudge shrinks
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"     # the terminal's second screen, which keeps what was on the first
@@ -434,7 +433,7 @@ class Terminal(cmd.Cmd):
             found = [each for each in found if each[0] not in computed] + list(computed.values())
         if self.l >= 0:
             known = {name for name, *_ in found}
-            found += [each for each in self.operands() if each[2] != OPERAND or each[0] not in known]
+            found += [each for each in self.operands() if each[2] or each[0] not in known]
         return [(name, value, label, self.axes(name, value)) for name, value, label in found]
 
     def operands(self) -> list[tuple[str, Any, str]]:
@@ -443,7 +442,7 @@ class Terminal(cmd.Cmd):
         code = "\n".join(re.sub(r"#.*", "", text)
                          for text in self.listing.source.splitlines()[line.first:line.last + 1])
         names = dict.fromkeys(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
-        return [(name, line.before[name], "before this line" if name in line.values else OPERAND) for name in names
+        return [(name, line.before[name], "before this line" if name in line.values else "") for name in names
                 if isinstance(line.before.get(name), (np.ndarray, np.generic, int, float))]
 
     def known(self, lines: int) -> dict[str, tuple[Any, int]]:
