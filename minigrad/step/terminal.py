@@ -20,6 +20,7 @@ from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.elements import index
 from minigrad.step.explain import DIFFERENCES
+from minigrad.step.formula import SECTIONS
 from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
@@ -707,7 +708,7 @@ def formula_lines(text: str, section: str) -> tuple[list[str], list[str]]:
     lines: dict[str, list[str]] = {"shapes": [], section: []}
     current = "shapes"
     for line in text.splitlines():
-        word = re.match(r"(forward|backward|why|identity|source)\b", line)
+        word = re.match(rf"({'|'.join(SECTIONS)})\b", line)
         current = word[1] if word else current
         if line and current in lines:
             lines[current].append(line)
