@@ -160,12 +160,13 @@ def number(x: Any) -> str:
 
 def summary(array: Any) -> str:
     """The largest magnitude as text, and how many numbers are masked or not finite."""
-    a = np.asarray(array, dtype=np.float64)
-    bad, masked = ~np.isfinite(a), np.abs(a) >= MASK
-    text = f"max {np.abs(a, where=~(bad | masked), out=np.zeros_like(a)).max(initial=0.0):.3g}"
-    masked &= ~bad
-    return text + (f", {masked.sum()} masked" if masked.any() else "") + (
-        f", {bad.sum()} NaN or infinite!" if bad.any() else "")
+    a = _magnitudes(np.asarray(array))
+    text = f"max {_largest(a):.3g}"
+    if a.max(initial=0) < MASK:
+        return text
+    finite = np.isfinite(a)
+    counts = ((finite & (a >= MASK)).sum(), "masked"), ((~finite).sum(), "NaN or infinite!")
+    return ", ".join([text, *(f"{n} {what}" for n, what in counts if n)])
 
 
 # ---- the parts of a heat map ----------------------------------------------------------------------------------------
@@ -240,11 +241,14 @@ def _format(panels: np.ndarray, width: int) -> tuple[Callable[[Any], str] | None
 
 def _largest(a: np.ndarray) -> float:
     """The largest magnitude of the numbers that are finite and no masks; 0 if there are none."""
-    magnitudes = np.abs(a.astype(np.int64) if a.dtype.kind == "b" else a)
-    largest = magnitudes.max(initial=0)
-    if not largest < MASK:                      # or NaN
-        largest = magnitudes[magnitudes < MASK].max(initial=0)
-    return float(largest)
+    a = _magnitudes(a)
+    largest = float(a.max(initial=0))
+    return largest if largest < MASK else float(a[a < MASK].max(initial=0))         # the maximum may be NaN
+
+
+def _magnitudes(a: np.ndarray) -> np.ndarray:
+    """Magnitudes in a dtype that holds MASK."""
+    return np.asarray(np.abs(a if a.dtype.itemsize > 2 else a.astype(np.float32)))
 
 
 def _text(x: float, decimals: int, digits: int) -> str:

@@ -74,13 +74,14 @@ class Terminal(cmd.Cmd):
         try:
             if self.redraws:
                 self.stdout.write(ENTER)
-            self.begin()
+            start = self.begin
             while True:
                 try:
+                    start()
                     return super().cmdloop(intro)
                 except KeyboardInterrupt:
                     self.answer, self.rest = [], []
-                    self.redraw() if self.redraws else print(file=self.stdout)
+                    start = self.redraw if self.redraws else partial(print, file=self.stdout)
         finally:
             if self.redraws:                    # the last screen stays visible
                 self.stdout.write(LEAVE + "".join(f"{line}\n" for line in self.screen))
