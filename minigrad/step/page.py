@@ -19,7 +19,8 @@ from minigrad.step.explain import Why, largest_entries, why
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
 from minigrad.step.line_trace import Listing
-from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
+from minigrad.step.nudge import Nudge
+from minigrad.step.optimizer_steps import OptimizerStep, ParameterUpdate
 from minigrad.step.view import View, view
 
 WEB = Path(__file__).parent / "web"
