@@ -68,7 +68,7 @@ class NudgeCurve(NamedTuple):
         ends = [f"{self.value + delta:.4g}" for delta in (self.deltas[0], 0.0, self.deltas[-1])]
         margin, half = " " * (digits + 7), columns // 2
         axis = f"{ends[0]:{half - len(ends[1]) // 2}}{ends[1]}"
-        return "\n".join([f"  loss, for values of {self.name} from {ends[0]} to {ends[2]}: * loss, . tangent, @ recorded",
+        return "\n".join([f"  loss along {self.name}: * loss, . tangent, @ recorded value",
                           *lines, f"{margin}{axis}{ends[2]:>{columns - len(axis)}}"])
 
     def _repr_html_(self) -> str:

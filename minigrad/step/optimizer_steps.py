@@ -50,8 +50,8 @@ class OptimizerStep(NamedTuple):
         """The difference between the actual and the predicted change, in one sentence."""
         off = self.actual - self.predicted
         return (f"the tangent predicts {self.predicted:.4g}, the loss changes by {self.actual:.4g}: the difference, "
-                f"{off:.4g}, is the curvature along the step, d^T H d / 2 = {self.second_order:.4g}, and terms of "
-                f"higher order, {off - self.second_order:.4g}")
+                f"{off:.4g}, is the curvature along the step, ½ dᵀHd = {self.second_order:.4g}, plus terms of higher "
+                f"order, {off - self.second_order:.4g}")
 
 
 class OverTime(NamedTuple):
@@ -146,6 +146,10 @@ class OptimizerSteps:
         about = f"{STEPS} steps of {self.optimizer.op.name}, from these weights and {start}: " + (
             f"g is the gradient of each step on this batch; the loss goes from {losses[0]:.4g} to {losses[-1]:.4g}"
             if trained else "g stays as recorded, as this model is too large to be trained for this picture")
+        if issubclass(self.optimizer.op, AdamW):
+            beta1, beta2 = self.optimizer.groups[0]["betas"]
+            about += (". Uncorrected: the step without m-hat and v-hat, from m and v themselves; at t = 1 it is "
+                      f"(1 - beta1) / sqrt(1 - beta2) = {(1.0 - beta1) / math.sqrt(1.0 - beta2):.3g} times the step")
         return [OverTime(label, at, columns, about) for (label, at), columns in found.items()]
 
     def _arrays(self, label: str, p: Any, g: Any, moments: list[Any], t: int) -> dict[str, Any]:

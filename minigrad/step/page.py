@@ -19,13 +19,14 @@ from minigrad.step.explain import Why, largest_entries, why
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
 from minigrad.step.line_trace import Listing
-from minigrad.step.nudge import Nudge
-from minigrad.step.optimizer_steps import OptimizerStep, ParameterUpdate
+from minigrad.step.nudge import Nudge, NudgeCurve
+from minigrad.step.optimizer_steps import OptimizerStep, OverTime, ParameterUpdate
+from minigrad.step.quiz import Question, questions
 from minigrad.step.view import View, view
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
+STYLES = "layout", "figures", "panels", "whatif", "media"
+SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "chart", "nudge", "update", "quiz",
            "page")                              # one script: a name that a file uses at its top level comes before it
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
@@ -60,7 +61,8 @@ def iframe(step: Any) -> str:
     whys = [why(step, i, at) for i, x in enumerate(shown.inputs) if x.gradient is not None
             for at in largest_entries(x.gradient, 3)]
     whys = [dataclasses.replace(w, step=0) for w in whys]           # the only step of the page
-    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], whys, embedded=True), 2e6)
+    asked = questions([shown], lambda _, i, at: why(step, i, at), whole=False)
+    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], whys, questions=asked, embedded=True), 2e6)
     return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
             'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
 
@@ -75,14 +77,19 @@ class Contents(NamedTuple):
     tokens: list[str] | None = None
     notes: Iterable[str] = ()
     loss: float | None = None
-    nudges: Iterable[Nudge] = ()
+    nudges: Iterable[tuple[Nudge, NudgeCurve]] = ()
     optimizer_step: OptimizerStep | None = None
+    over_time: Iterable[OverTime] = ()
+    questions: Iterable[list[Question]] = ()        # about each view
     embedded: bool = False          # in an <iframe>
 
 
 def _contents(record: Record) -> Contents:
+    step = record.optimizer_step
     return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.notes,
-                    record.loss, record.nudges(), record.optimizer_step)
+                    record.loss, [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
+                    record.over_time({u.leaf: u.picks for u in step.updates}) if step else (),
+                    questions(record.views, record.why))
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -125,6 +132,8 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
     optimizer = contents.optimizer_step
     if optimizer is not None and optimizer.updates:
         formulas[optimizer.op] = optimizer.updates[0].formula
+    over_time = {(x.leaf, x.at): x for x in contents.over_time}
+    asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
         "embedded": contents.embedded,
@@ -133,11 +142,13 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
                      for op, f in formulas.items()},
         "steps": [_step(v, store, forward, saved) for v in contents.views],
         "whys": {f"{w.step}:{w.input}:{','.join(map(str, w.at))}": _why(w) for w in contents.whys},
-        "nudges": [{"leaf": n.leaf, "at": n.at} | {k: _number(getattr(n, k)) for k in (
-            "gradient", "delta", "predicted", "actual")} for n in contents.nudges],
+        "nudges": [_nudge(n, curve) for n, curve in contents.nudges],
         "optimizer": None if optimizer is None else {
-            "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
-            "actual": _number(optimizer.actual), "updates": [_update(u, store) for u in optimizer.updates]},
+            "op": optimizer.op, "clip": optimizer.clip, "difference": optimizer.why_not_as_predicted,
+            **_changes_of_loss(optimizer), "overTime": next((x.about for x in over_time.values()), ""),
+            "updates": [_update(u, [over_time[u.leaf, at] for at in u.picks], store) for u in optimizer.updates]},
+        "questions": [q._asdict() for q in asked],
+        "quiz": [[asked[q] for q in own] for own in contents.questions],
     }
 
 
@@ -179,14 +190,27 @@ def _why(w: Why) -> dict[str, Any]:
                                         for t in w.terms]}
 
 
-def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
-    """An optimizer's arithmetic for single weights: its inputs, and the value that each line computed."""
+def _nudge(n: Nudge, curve: NudgeCurve) -> dict[str, Any]:
+    """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side."""
+    numbers = {k: _number(getattr(n, k)) for k in ("gradient", "delta", "predicted", "actual")}
+    return {"leaf": n.leaf, "at": n.at} | numbers | {
+        "value": _number(curve.value), "loss": _number(curve.loss), "reach": _number(curve.deltas[-1]),
+        "changes": _floats(curve.changes)}
+
+
+def _update(u: ParameterUpdate, over_time: list[OverTime], store: "ArrayStore") -> dict[str, Any]:
+    """An optimizer's arithmetic for single weights: its inputs, the value that each line computed, its steps."""
     def picked(values: dict[str, Any]) -> dict[str, Any]:
         return {name: [_number(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
 
     return {"leaf": u.leaf, "picks": u.picks, "source": u.listing.source, "place": u.listing.place,
             "given": picked(u.given), "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
-            "change": store.put(u.change), "predicted": _number(u.predicted), "actual": _number(u.actual)}
+            "change": store.put(u.change), **_changes_of_loss(u),
+            "overTime": [{name: _floats(xs) for name, xs in x.columns.items()} for x in over_time]}
+
+
+def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
+    return {"predicted": _number(x.predicted), "secondOrder": _number(x.second_order), "actual": _number(x.actual)}
 
 
 # ---- numbers and arrays ---------------------------------------------------------------------------------------------
@@ -197,6 +221,11 @@ def _number(x: Any) -> Any:
     if math.isfinite(x):
         return float(f"{x:.9g}")
     return "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
+
+
+def _floats(xs: Any) -> str:
+    """A few numbers, kept out of the budget's sampling: base64 of float32."""
+    return base64.b64encode(np.asarray(xs, "<f4").tobytes()).decode()
 
 
 class ArrayStore:

@@ -291,8 +291,7 @@ class Terminal(cmd.Cmd):
                  f"{why.value:.6g}")
 
     def do_nudge(self, text: str) -> None:
-        """nudge w[1,2]  change one number of a leaf: the loss predicted by its gradient, the actual one, a curve of it;
-        by 0.1 only: nudge w[1,2] 0.1"""
+        """nudge w[1,2]  change one number of a leaf: predicted and actual loss, as a curve; by 0.1: nudge w[1,2] 0.1"""
         name, at, delta = target(text)
         leaf = self.leaf(name, self.record.gradients)
         at = largest(self.record.gradients[leaf]) if at is None else at
@@ -314,8 +313,7 @@ class Terminal(cmd.Cmd):
             self.say(f"{mark(row.ok)} {row.of:12} {row.check:20} {row.error:8.1e}  {row.detail}")
 
     def do_optimizer(self, text: str) -> None:
-        """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or the arithmetic of one weight, now and
-        in 30 steps from moments of 0"""
+        """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or of one weight, and 30 steps of it"""
         step = self.record.optimizer_step
         if step is None:
             raise ValueError("no optimizer was recorded: record(loss, optimizer=...)")
@@ -341,8 +339,8 @@ class Terminal(cmd.Cmd):
             if values:
                 self.say(f"  {code:58}  {values}")
         [over_time] = self.record.over_time({u.leaf: [at]})
-        self.say(f"{over_time.about}:", hang=2)
         print(over_time, file=self.stdout)
+        self.say(f"{over_time.about}.", hang=0)
 
     def leaf(self, name: str, leaves: Iterable[str]) -> str:
         """The leaf of this name, or the leaf that is this step's input of this name. ValueError, with the nearest
