@@ -17,7 +17,8 @@ function extent(numbers) {                                  // the smallest and 
   return high > low ? [low, high] : [low - (Math.abs(low) || 1), high + (Math.abs(high) || 1)];
 }
 
-// lines: {name, kind (a class), xs, ys}. An SVG element of this size, and functions from a value to its place in pixels.
+// lines: {name, kind (a class), xs, ys}. An SVG element of this size, functions from
+// a value to its place in pixels, and where the x axis begins.
 function chart({width, height, xName, yName = "", lines, label, most = [5, 5]}) {
   const [left, right] = extent(lines.flatMap(line => line.xs)), [low, high] = extent(lines.flatMap(line => line.ys));
   const rows = ticks(low, high, most[1]), room = 14 + 7.5 * Math.max(...rows.map(([, text]) => text.length)) + (yName ? 22 : 0);
@@ -41,7 +42,7 @@ function chart({width, height, xName, yName = "", lines, label, most = [5, 5]}) 
   text(xName, {x: (room + width) / 2, y: height - 5});
   text(yName, {transform: `translate(14 ${bottom / 2}) rotate(-90)`});
   for (const line of lines) draw(`line ${line.kind}`, path(line));
-  return {root, x, y};
+  return {root, x, y, room};
 }
 
 const lineKey = (kind, name) => el("span", {}, el("span", {class: `key line ${kind}`}), name);

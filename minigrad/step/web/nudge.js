@@ -36,15 +36,16 @@ function nudgeCurve(n) {
   const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => n.value + d), name = weightName(n);
   const tangent = deltas.map(d => loss + n.gradient * d), losses = changes.map(c => loss + c);
   const width = Math.min(Math.max($("right").clientWidth || 640, 300), 900), height = Math.max(240, Math.min(380, innerHeight - 450));
-  const {root, x, y} = chart({width, height, xName: `value of ${name}`, yName: "loss",
+  const {root, x, y, room} = chart({width, height, xName: `value of ${name}`, yName: "loss",
     lines: [{kind: "predicted", xs, ys: tangent}, {kind: "actual", xs, ys: losses}],
     label: `the loss along ${name} from ${num(xs[0])} to ${num(xs.at(-1))}, and its tangent`, most: [width < 500 ? 4 : 7, 6]});
   const gap = svg("path", {class: "gap"}), points = ["predicted", "actual"].map(kind => svg("circle", {class: kind, r: 6}));
-  root.append(svg("path", {class: "axis", "stroke-dasharray": "2 4", d: `M${x(n.value)} 10V${height - 40}`}), gap, ...points);
+  root.append(svg("path", {class: "axis", "stroke-dasharray": "2 4", d: `M${x(n.value)} 10V${height - 40}`}),
+    svg("text", {x: x(n.value), y: height - 46, class: "recorded"}, "recorded"), gap, ...points);
 
   const readout = el("div", {class: "readout"}), curvature = (changes[middle + 1] + changes[middle - 1]) / step ** 2;
-  const slider = el("input", {type: "range", class: "slide", min: 0, max: changes.length - 1, value: middle,
-    "aria-label": `value of ${name}`});
+  const slider = el("input", {type: "range", class: "slide", min: 0, max: changes.length - 1, value: middle + 6,
+    "aria-label": `value of ${name}`, style: `margin-left:${room - 8}px;width:${width - room + 2}px`});
   const show = () => {
     const k = Number(slider.value), d = deltas[k], off = losses[k] - tangent[k];
     [tangent[k], losses[k]].forEach((value, i) => {
@@ -52,14 +53,15 @@ function nudgeCurve(n) {
       if (isFinite(value)) { points[i].setAttribute("cx", x(xs[k])); points[i].setAttribute("cy", y(value)); }
     });
     gap.setAttribute("d", isFinite(off) ? `M${x(xs[k])} ${y(tangent[k])}V${y(losses[k])}` : "");
-    const signed = value => (value > 0 ? "+" : "") + num(value, 4);
-    const cells = [["", "value", `${num(n.value, 4)} ${d < 0 ? "−" : "+"} ${num(Math.abs(d), 4)} = ${num(xs[k], 4)}`],
-      ["predicted", "the tangent predicts", `${num(tangent[k], 6)} (${signed(n.gradient * d)})`],
-      ["actual", "the loss is", `${num(losses[k], 6)} (${signed(changes[k])})`],
-      ["gap", "difference", signed(off)],
-      ["", "half the curvature × nudge²", signed(curvature * d * d / 2)]];
-    readout.replaceChildren(...cells.map(([kind, words, value]) => el("div", {}, kind && el("span", {class: `key line ${kind}`}),
-      el("span", {class: "note"}, words), el("b", {}, value))));
+    const signed = value => (value > 0 ? "+" : "") + num(value, 3);
+    const cells = [["", "value", num(xs[k], 4), `${num(n.value, 3)} ${d < 0 ? "−" : "+"} ${num(Math.abs(d), 3)}`],
+      ["predicted", "tangent", num(tangent[k], 5), signed(n.gradient * d)],
+      ["actual", "loss", num(losses[k], 5), signed(changes[k])],
+      ["gap", "difference", signed(off), "loss − tangent"],
+      ["", "curvature", signed(curvature * d * d / 2), `½ × ${num(curvature, 3)} × nudge²`]];
+    readout.replaceChildren(...cells.map(([kind, words, value, how]) => el("div", {},
+      el("span", {class: "note"}, kind && el("span", {class: `key line ${kind}`}), words), el("b", {}, value),
+      el("span", {class: "note"}, how))));
     slider.setAttribute("aria-valuetext", `${num(xs[k], 4)}: predicted loss ${num(tangent[k], 6)}, loss ${num(losses[k], 6)}`);
   };
   slider.oninput = show;

@@ -23,7 +23,7 @@ function drawQuiz() {
   if (!questions.length) return [el("p", {class: "note"}, "This step makes no gradient to ask about.")];
   const n = questions.length, rows = questions.slice(0, open < 0 ? undefined : open + 1);
   return [el("h3", {}, `quiz: ${open < 0 ? n : open} of ${n} answered`),
-    ...rows.map(q => el("div", {class: `question ${q.kind}`}, el("p", {class: "say"}, q.text),
+    ...rows.map(q => el("div", {class: `question about-${q.kind}`}, el("p", {class: "say"}, q.text),
       answers[q.key] ? verdictOf(q) : optionsOf(q))),
     el("p", {class: "note"}, `${rightly().length} right of ${Object.keys(answers).length} so far. `,
       el("button", {onclick: showScore}, "Show the score"))];
@@ -65,5 +65,13 @@ function showScore() {                                      // a sheet to print 
       el("td", {class: isRight(q) ? "good" : "bad"}, isRight(q) ? "✓" : "✗")))),
     el("details", {}, el("summary", {}, "as JSON"),
       el("textarea", {readonly: true, "aria-label": "score as JSON"}, JSON.stringify(score, null, 1)))),
-    el("p", {}, el("button", {onclick: () => window.print()}, "Print")));
+    el("p", {class: "answers"}, el("button", {onclick: () => window.print()}, "Print"), " ",
+      el("button", {onclick: startAgain}, "Start again")));
+}
+
+function startAgain() {
+  for (const key of Object.keys(answers)) delete answers[key];
+  store.set(QUIZ, "{}");
+  $("overlay").close();
+  draw();
 }
