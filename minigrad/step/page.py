@@ -123,7 +123,7 @@ def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[
     if not forward:
         found.append("the values of the lines of the forwards are left out")
     if not saved:
-        found.append("the values saved for the backwards are left out")
+        found.append("the values saved for the backwards and the optimizer's steps over time are left out")
     return found
 
 
@@ -132,7 +132,6 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
     optimizer = contents.optimizer_step
     if optimizer is not None and optimizer.updates:
         formulas[optimizer.op] = optimizer.updates[0].formula
-    over_time = {(x.leaf, x.at): x for x in contents.over_time}
     asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
@@ -143,10 +142,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
         "steps": [_step(v, store, forward, saved) for v in contents.views],
         "whys": {f"{w.step}:{w.input}:{','.join(map(str, w.at))}": _why(w) for w in contents.whys},
         "nudges": [_nudge(n, curve) for n, curve in contents.nudges],
-        "optimizer": None if optimizer is None else {
-            "op": optimizer.op, "clip": optimizer.clip, "difference": optimizer.why_not_as_predicted,
-            **_changes_of_loss(optimizer), "overTime": next((x.about for x in over_time.values()), ""),
-            "updates": [_update(u, [over_time[u.leaf, at] for at in u.picks], store) for u in optimizer.updates]},
+        "optimizer": None if optimizer is None else _optimizer(optimizer, contents.over_time if saved else (), store),
         "questions": [q._asdict() for q in asked],
         "quiz": [[asked[q] for q in own] for own in contents.questions],
     }
@@ -198,15 +194,24 @@ def _nudge(n: Nudge, curve: NudgeCurve) -> dict[str, Any]:
         "changes": _floats(curve.changes)}
 
 
-def _update(u: ParameterUpdate, over_time: list[OverTime], store: "ArrayStore") -> dict[str, Any]:
-    """An optimizer's arithmetic for single weights: its inputs, the value that each line computed, its steps."""
+def _optimizer(step: OptimizerStep, over_time: Iterable[OverTime], store: "ArrayStore") -> dict[str, Any]:
+    columns = {(x.leaf, x.at): {name: _floats(xs) for name, xs in x.columns.items()} for x in over_time}
+    listing = step.updates[0].listing if step.updates else Listing("", "", [])
+    return {"op": step.op, "clip": step.clip, "difference": step.why_not_as_predicted, **_changes_of_loss(step),
+            "source": listing.source, "place": listing.place,
+            "overTime": next((x.about for x in over_time), ""),
+            "updates": [_update(u, store) | {"overTime": [columns[u.leaf, at] for at in u.picks if columns]}
+                        for u in step.updates]}
+
+
+def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
+    """An optimizer's arithmetic for single weights: its inputs, and the value that each line computed."""
     def picked(values: dict[str, Any]) -> dict[str, Any]:
         return {name: [_number(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
 
-    return {"leaf": u.leaf, "picks": u.picks, "source": u.listing.source, "place": u.listing.place,
-            "given": picked(u.given), "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
-            "change": store.put(u.change), **_changes_of_loss(u),
-            "overTime": [{name: _floats(xs) for name, xs in x.columns.items()} for x in over_time]}
+    return {"leaf": u.leaf, "picks": u.picks, "given": picked(u.given),
+            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines], "change": store.put(u.change),
+            **_changes_of_loss(u)}
 
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:

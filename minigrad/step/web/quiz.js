@@ -65,7 +65,7 @@ function showScore() {                                      // a sheet to print 
       el("td", {class: isRight(q) ? "good" : "bad"}, isRight(q) ? "✓" : "✗")))),
     el("details", {}, el("summary", {}, "as JSON"),
       el("textarea", {readonly: true, "aria-label": "score as JSON"}, JSON.stringify(score, null, 1)))),
-    el("p", {class: "answers"}, el("button", {onclick: () => window.print()}, "Print"), " ",
+    el("p", {}, el("button", {onclick: () => window.print()}, "Print"), " ",
       el("button", {onclick: startAgain}, "Start again")));
 }
 

@@ -23,14 +23,14 @@ function drawUpdate(k) {
       optimizer.updates.map((u, n) => row(el("a", {href: `#u${n}`}, u.leaf), u, n === k ? "now" : "")))),
     el("p", {class: "say"}, `All tensors at once: ${optimizer.difference.replaceAll("-", "−")}.`));
   $("right").replaceChildren(...!at ? [el("p", {class: "note"}, "The gradient of this tensor is zero.")] : [
-      el("h3", {}, "the arithmetic of one weight", el("span", {class: "where"}, update.place)),
+      el("h3", {}, "the arithmetic of one weight", el("span", {class: "where"}, optimizer.place)),
       el("div", {class: "chips"}, update.leaf, update.picks.map((p, n) => el("button",
         {"aria-pressed": String(n === pick), onclick: () => go(state.at, state.line, n)}, index(p)))),
       el("p", {class: "given"}, Object.entries(update.given).map(
         ([name, xs]) => el("span", {}, `${name} = ${num(xs[pick], 5)}`))),
-      sourceOf(update, state.line, n => go(state.at, n, pick), values)],
+      sourceOf({source: optimizer.source, lines: update.lines}, state.line, n => go(state.at, n, pick), values)],
     mathml(formula.forward), ...formula.why ? [el("p", {class: "say"}, formula.why)] : [],
-    ...at ? overTime(update, pick) : [],
+    ...update.overTime.length ? overTime(update, pick) : [],
     ...section("update of each weight", [heatmap("p_new − p", update.change, {to: update.leaf})], true));
 }
 
