@@ -10,11 +10,11 @@ import numpy as np
 from minigrad.ops.adamw import AdamW
 from minigrad.ops.op import input_names
 from minigrad.optim import Optimizer
-from minigrad.step.explain import largest_entries
 from minigrad.step.formula import Formula, parse
 from minigrad.step.line_trace import Listing, trace_lines
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import new_op, on_host, output_names
+from minigrad.step.why import largest_entries
 from minigrad.tensor import Tensor
 
 STEPS = 30                                      # t = 1, 2, ... of OverTime

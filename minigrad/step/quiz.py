@@ -12,8 +12,9 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from minigrad.gradcheck import Case, against_differences
 from minigrad.ops.op import OPS, Op
-from minigrad.step.explain import Why, largest_entries
+from minigrad.step.elements import MINUS
 from minigrad.step.view import Input, View
+from minigrad.step.why import cell_of, explain, largest_entries
 
 
 class Question(NamedTuple):
@@ -94,17 +95,15 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
 }
 
 
-def questions(views: Sequence[View], why: Callable[[int, int, tuple[int, ...]], Why], whole: bool = True
-              ) -> list[list[Question]]:
-    """The questions about each of these steps. why: explains an element of a gradient, by position in views, input and
-    index; whole: whether these are all the steps of a backward."""
+def questions(views: Sequence[View], whole: bool = True) -> list[list[Question]]:
+    """The questions about each of these steps. whole: whether these are all the steps of a backward."""
     found, asked = [], dict.fromkeys(LINES, 0)
     for k, v in enumerate(views):
         wanted = [i for i, x in enumerate(v.inputs) if x.gradient is not None]
         own: list[Question] = []
         if wanted:
             i = wanted[k % len(wanted)]
-            own = [_shape(v, v.inputs[i], k), *_sign(v, i, lambda at: why(k, i, at))]
+            own = [_shape(v, v.inputs[i], k), *_sign(v, v.inputs[i])]
             own += [_contributor(views, k, v.inputs[i])] if whole else []
         lines = LINES.get(v.op, {})
         if lines and v.backward.source and v.step.op_class.__module__.startswith("minigrad.ops."):  # no op of the reader
@@ -143,21 +142,25 @@ def shape(shape: tuple[int, ...]) -> str:
 
 # ---- sign -----------------------------------------------------------------------------------------------------------
 
-def _sign(v: View, i: int, why: Callable[[tuple[int, ...]], Why]) -> list[Question]:
+def _sign(v: View, x: Input) -> list[Question]:
     """Of an entry whose largest term has the sign of the sum, if one of the three largest entries is such a one."""
-    answers = [w for w in map(why, largest_entries(v.inputs[i].gradient, 3)) if w.terms and math.isfinite(w.value)]
+    answers = [explain(v, cell_of(v, f"d{x.name}", at)) for at in largest_entries(x.gradient, 3)]
+    answers = [w for w in answers if w.terms and math.isfinite(w.value)]
     if not answers:
         return []
     w = next((w for w in answers if w.terms[0].product * w.value > 0.0), answers[0])
-    largest, name = w.terms[0], f"{w.name}{list(w.at)}" if w.at else w.name
-    derivative, dy, product, total = (f"{x:.3g}".replace("-", "−") for x in (
-        largest.derivative, largest.dy, largest.product, w.total))
-    which, reason = "Its only term", f"{derivative} × {dy} = {product}"
+    number = lambda x: f"{x:.3g}".replace("-", "−")
+    factors = [f for f in w.terms[0].factors if f.text != MINUS.text]
+    sign = "−" if len(factors) < len(w.terms[0].factors) else ""
+    names, values = (sign + " × ".join(words) for words in ([f.text for f in factors], [number(f.value) for f in factors]))
+    which, reason = "Its only term", values if len(factors) == 1 else f"{values} = {number(w.terms[0].product)}"
     if w.count > 1:
         which = f"The largest of its {w.count} terms"
-        reason = f"the largest term is {reason}; all {w.count} terms sum to {total}"
-    text = (f"What is the sign of {name}? {which} is a local derivative of {derivative} times an upstream gradient of "
-            f"{dy}" + ("." if largest.product * w.value > 0.0 else "; the others outweigh it."))
+        reason = f"the largest term is {reason}; all {w.count} terms sum to {number(w.total)}"
+    else:
+        reason = f"{w.name} = {names} = {reason}"
+    text = (f"What is the sign of {w.name}? {which} is {names} = {values}"
+            + ("." if w.terms[0].product * w.value > 0.0 else "; the others outweigh it."))
     right = int(w.value < 0.0)
     return [Question("sign", text, ("+", "−"), right, ("", reason) if right else (reason, ""))]
 

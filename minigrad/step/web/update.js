@@ -30,7 +30,7 @@ function drawUpdate(k) {
         ([name, xs]) => el("span", {}, `${name} = ${num(xs[pick], 5)}`))),
       sourceOf({source: optimizer.source, lines: update.lines}, state.line, n => go(state.at, n, pick), values)],
     mathml(formula.forward), ...formula.why ? [el("p", {class: "say"}, formula.why)] : [],
-    ...update.overTime.length ? overTime(update, pick) : [],
+    ...update.overTime ? overTime(update) : [],
     ...section("update of each weight", [heatmap("p_new − p", update.change, {to: update.leaf})], true));
 }
 
@@ -39,9 +39,9 @@ function drawUpdate(k) {
 const TOGETHER = {"m-hat": "m", "v-hat": "v", uncorrected: "step"};     // in one chart: a column and the one it belongs to
 const written = name => name.replace("-hat", "\u0302");
 
-function overTime(update, pick) {
-  const columns = Object.fromEntries(Object.entries(update.overTime[pick]).map(([name, text]) => [name, floats(text)]));
-  const names = Object.keys(columns), ts = columns.g.map((_, k) => k + 1), weight = update.leaf + index(update.picks[pick]);
+function overTime(update) {
+  const columns = Object.fromEntries(Object.entries(update.overTime).map(([name, text]) => [name, floats(text)]));
+  const names = Object.keys(columns), ts = columns.g.map((_, k) => k + 1), weight = update.leaf + index(update.picks[0]);
   const width = 290;
   const charts = names.filter(name => !TOGETHER[name]).map(name => {
     const same = [name, ...names.filter(other => TOGETHER[other] === name)];
@@ -52,6 +52,8 @@ function overTime(update, pick) {
   });
   return [el("h3", {}, `over time: t = 1 to ${ts.length}`, el("span", {class: "where"}, weight)),
     el("p", {class: "say"}, `${optimizer.overTime.replaceAll(/(\w)-hat/g, "$1\u0302")}.`),
+    el("p", {class: "note"}, "The page has this for the largest gradient of each tensor; o w[0,2] in the terminal and ",
+      "record.over_time({\"w\": [(0, 2)]}) in a notebook have every weight."),
     el("div", {class: "smalls"}, charts),
     el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": `table over time of ${weight}`}, el("table", {},
       header(["t", ...names.map(written)], names.map((_, n) => n + 1)),
