@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 POINTS = 21                                     # of a curve; odd, so that the recorded value is one of them
-REACHES = [2.0 ** k for k in range(-4, 7)]      # how far a curve may reach to either side, in sizes of the leaf
+REACHES = [2.0 ** k for k in range(-4, 11)]     # how far a curve may reach to either side, in sizes of the leaf
 TEXT = 61, 12                                   # columns and rows of a curve in text
 WIDE, HIGH, LEFT, BELOW = 560, 300, 78, 44      # of a picture, in pixels; room for the numbers beside it and below it
 
@@ -62,11 +62,12 @@ class NudgeCurve(NamedTuple):
         here = round((high - self.loss) / (high - low) * (rows - 1))
         cells[here][columns // 2] = "@"
         labels = {0: high, rows - 1: low, here: self.loss}
-        digits = max(4, math.ceil(-math.log10((high - low) / max(abs(low), abs(high)))) + 3)
-        lines = [f"  {f'{labels[r]:.{digits}g}' if r in labels else '':>{digits + 4}} |{''.join(row)}".rstrip()
-                 for r, row in enumerate(cells)]
+        digits = min(max(4, math.ceil(-math.log10((high - low) / max(abs(low), abs(high)))) + 3), 9)
+        texts = {r: f"{label:.{digits}g}" for r, label in labels.items()}
+        width = max(map(len, texts.values()))
+        lines = [f"  {texts.get(r, ''):>{width}} |{''.join(row)}".rstrip() for r, row in enumerate(cells)]
         ends = [f"{self.value + delta:.4g}" for delta in (self.deltas[0], 0.0, self.deltas[-1])]
-        margin, half = " " * (digits + 7), columns // 2
+        margin, half = " " * (width + 4), columns // 2
         axis = f"{ends[0]:{half - len(ends[1]) // 2}}{ends[1]}"
         return "\n".join([f"  loss along {self.name}: * loss, . tangent, @ recorded value",
                           *lines, f"{margin}{axis}{ends[2]:>{columns - len(axis)}}"])
@@ -106,7 +107,7 @@ def nudge_curve(leaf: str, at: tuple[int, ...], x: Any, loss: float, gradient: f
     """The curve of one element of a leaf. x: the leaf in float64; change(x): how much the loss changes with another x.
 
     The curve reaches as far as its bend is plain to see: to where the loss differs from the tangent by half of what the
-    tangent predicts, but at least a 16th of the leaf's size and at most 64 times its size.
+    tangent predicts, but at least a 16th of the leaf's size and at most 1024 times its size.
     """
     def change_by(delta: float) -> float:
         moved = x.copy()
@@ -133,7 +134,7 @@ def size(x: Any) -> float:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between low and high, at most `most` of them."""
+    """Round numbers between low and high, at most most + 1 of them."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) < most)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

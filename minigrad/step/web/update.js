@@ -37,7 +37,7 @@ function drawUpdate(k) {
 // ---- one weight in 30 steps ----------------------------------------------------------------------------------------
 
 const TOGETHER = {"m-hat": "m", "v-hat": "v", uncorrected: "step"};     // in one chart: a column and the one it belongs to
-const written = name => name.replace("-hat", "\u0302");
+const hatted = name => name.replace("-hat", "\u0302");
 
 function overTime(update) {
   const columns = Object.fromEntries(Object.entries(update.overTime).map(([name, text]) => [name, floats(text)]));
@@ -47,15 +47,15 @@ function overTime(update) {
     const same = [name, ...names.filter(other => TOGETHER[other] === name)];
     const lines = same.map((each, n) => ({kind: n ? "predicted" : "actual", xs: ts, ys: columns[each]}));
     const label = `${same.join(" and ")} of ${weight} for t = 1 to ${ts.length}`;
-    return el("div", {class: "small"}, same.map((each, n) => lineKey(n ? "predicted" : "actual", written(each))),
+    return el("div", {class: "multiple"}, same.map((each, n) => lineKey(n ? "predicted" : "actual", hatted(each))),
       chart({width, height: 190, xName: "t", lines, label, most: [6, 4]}).root);
   });
   return [el("h3", {}, `over time: t = 1 to ${ts.length}`, el("span", {class: "where"}, weight)),
     el("p", {class: "say"}, `${optimizer.overTime.replaceAll(/(\w)-hat/g, "$1\u0302")}.`),
     el("p", {class: "note"}, "The page has this for the largest gradient of each tensor; o w[0,2] in the terminal and ",
       "record.over_time({\"w\": [(0, 2)]}) in a notebook have every weight."),
-    el("div", {class: "smalls"}, charts),
+    el("div", {class: "multiples"}, charts),
     el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": `table over time of ${weight}`}, el("table", {},
-      header(["t", ...names.map(written)], names.map((_, n) => n + 1)),
+      header(["t", ...names.map(hatted)], names.map((_, n) => n + 1)),
       ts.map((t, k) => el("tr", {}, el("td", {}, t), names.map(name => el("td", {class: "n"}, num(columns[name][k])))))))];
 }
