@@ -22,7 +22,7 @@ from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.elements import index
 from minigrad.step.explain import DIFFERENCES
 from minigrad.step.formula import SECTIONS
-from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, summary
+from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, side_by_side, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
 from minigrad.step.screen import ASCII, Draw, arranged, shows_unicode, size
@@ -583,7 +583,7 @@ class Terminal(cmd.Cmd):
         arrays = {f"{row.of}, yours": row.analytic, "finite difference": row.numeric,
                   f"error, worst at {list(row.worst or ())}": row.analytic - row.numeric}
         width = max((self.width - 8) // 3, 20)
-        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color).splitlines()]
+        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color)]
                   for name, a in arrays.items()]
         return side_by_side(blocks, self.width - 2)
 
