@@ -5,6 +5,7 @@ of its forward and backward with the values that they computed, its checks. As e
 inputs, the record also answers what the loss would be with other values of some leaves: `nudges` move one number of
 each parameter, `optimizer_step` moves all that an optimizer would.
 """
+from collections import defaultdict
 from functools import cached_property
 from typing import Any, Callable, Iterable, Mapping
 
@@ -14,12 +15,12 @@ from minigrad import tape
 from minigrad.ops.op import input_names
 from minigrad.optim import Optimizer
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
-from minigrad.step.explain import Term, Uses, Why, checked_index, largest_entries, why
 from minigrad.step.formula import parse
 from minigrad.step.line_trace import trace_lines
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate, Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host, output_names
 from minigrad.step.view import View, view
+from minigrad.step.why import MOST, SUM, Cell, Why, cell_of, checked_index, explain, largest_entries
 from minigrad.tensor import Tensor
 
 
@@ -59,13 +60,13 @@ class Record:
         self._given = {id(t): name for name, t in names.items()}
         self._labels: dict[int, str] = {}
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
-        self._uses: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key -> (step, input) of each use of a Tensor
 
         for step in steps:
             self.views.append(view(step, self.label, self._index))
             for i, (x, dx) in enumerate(zip(step.inputs, step.dxs)):
-                if dx is not None and x.node is not None:
-                    self._uses.setdefault((x.node.seq, x.out), []).append((step.index, i))
+                if dx is not None:
+                    self.uses[self.key(x)].append((step.index, i))
 
     def _deliver(self, leaf: Tensor, gradient: Any) -> None:
         self.gradients[self.label(leaf)] = np.array(on_host(gradient))
@@ -95,38 +96,52 @@ class Record:
 
     # ---- why ----
 
-    def uses(self, step: Any, out: int) -> Uses:
-        """(step, input) of each use of an output: its gradient is the sum of the gradients made there."""
-        return tuple(self._uses.get((step.node.seq, out), ()))
+    def why(self, step: int, name: str, at: Any, most: int = MOST) -> Why:
+        """One element of an array of a step, the newest of that name, by the line that computed it. Each element in the
+        answer is a Cell that `follow` explains, up to the loss.
 
-    def why(self, index: int, name: str | int, at: Any, most: int = 6) -> Why:
-        """Explain one element of a gradient of step `index` by the chain rule: see minigrad.step.explain.why. `follow`
-        explains its terms."""
-        step = self.views[index].step
-        return why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
+        ValueError for a name that the step does not have, IndexError for an index outside the array.
+        """
+        return self.follow(cell_of(self.views[step], name, at), most)
 
-    def follow(self, term: Term) -> list[Why]:
-        """Explain the upstream gradient in a term: one answer for each use of that output; none at the loss."""
-        return [self.why(index, name, term.at) for index, name in term.uses]
+    def follow(self, cell: Cell, most: int = MOST) -> Why:
+        """The answer for an element of an array that any line of any step computed or was given."""
+        return explain(self.views[cell.step], cell, self._origin, most)
 
-    def whys(self, largest: int = 3) -> dict[tuple[int, int, tuple[int, ...]], Why]:
-        """(step, input, index) -> Why, for the `largest` entries of every gradient, and from the first of them along
-        the largest terms up to the loss."""
-        found: dict[tuple[int, int, tuple[int, ...]], Why] = {}
-        for v in self.views:
-            for i, x in enumerate(v.inputs):
-                for n, at in enumerate(largest_entries(x.gradient, largest) if x.gradient is not None else []):
-                    if (v.index, i, at) not in found:
-                        found[v.index, i, at] = self.why(v.index, i, at)
-                    answer = found[v.index, i, at]
-                    while n == 0 and answer.terms and answer.terms[0].uses:
-                        at = answer.terms[0].at
-                        key = max(answer.terms[0].uses, key=lambda use: abs(self._gradient(*use)[at]))
-                        answer = found[*key, at] = found.get((*key, at)) or self.why(*key, at)
-        return found
+    def _origin(self, view: View, cell: Cell) -> tuple[str, list[tuple[Cell, float]]]:
+        """The origin of an element that an op was given: the gradients that a gradient is the sum of, the output that
+        an input is."""
+        if not cell.forward and (cell.name in view.dys or cell.line):
+            return self._sum_of_uses(view, cell)
+        x = next((x for x in view.inputs if x.name == cell.name), None)
+        if x is None or x.source is None:
+            return (f"is an element of {x.label}" if x is not None else "was given to this op"), []
+        source = self.views[x.source]
+        name = list(source.outputs)[x.out]
+        above = Cell(x.source, True, len(source.forward.lines), name, cell.at)
+        return f"is the output of step {x.source}, {source.name}", [(above, float(source.outputs[name][cell.at]))]
 
-    def _gradient(self, index: int, i: int) -> Any:
-        return self.views[index].inputs[i].gradient
+    def _sum_of_uses(self, view: View, cell: Cell) -> tuple[str, list[tuple[Cell, float]]]:
+        if cell.name in view.dys:
+            uses = self.uses[view.step.node.seq, list(view.dys).index(cell.name)]
+            words = "is the gradient of the loss itself: the backward begins here" if not uses else (
+                "is the gradient that the op which used the output computed" if len(uses) == 1 else
+                f"is the sum of the gradients that the {len(uses)} uses of the output computed")
+        else:                                   # "earlier dw", "sum dw"
+            kind, _, name = cell.name.partition(" ")
+            i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
+            uses = [use for use in self.uses[self.key(view.step.inputs[i])]
+                    if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
+            words = f"is the sum of the gradients that {len(uses)} steps have computed so far"
+        terms = []
+        for step, i in uses:
+            used, x = self.views[step], self.views[step].inputs[i]
+            terms.append((Cell(step, False, len(used.backward.lines), f"d{x.name}", cell.at), float(x.gradient[cell.at])))
+        return words, terms
+
+    def key(self, x: Tensor) -> Any:
+        """What `uses` calls a Tensor: (number of its node, number of the output), or of a leaf its label."""
+        return self.label(x) if x.node is None else (x.node.seq, x.out)
 
     # ---- what if ----
 

@@ -10,9 +10,9 @@ from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from minigrad.gradcheck import Report
-    from minigrad.step.explain import Why
     from minigrad.step.formula import Formula
     from minigrad.step.line_trace import Line
+    from minigrad.step.why import Why
 
 
 class Step(Visit):
@@ -74,10 +74,17 @@ class Step(Visit):
         from minigrad.step.explain import check
         return check(self, full)
 
-    def why(self, input: str | int, index: Any) -> "Why":
-        """One element of an input's gradient as a sum of products: see minigrad.step.explain.why."""
-        from minigrad.step.explain import why
-        return why(self, input, index)
+    def why(self, name: str, index: Any) -> "Why":
+        """One element of an array of this step, by the line that computed it: the sum of products that it is. name: of
+        a gradient ("dx"), or of any other array of the backward or the forward. For an op whose lines cannot be read,
+        a gradient is explained by the chain rule: local derivative times upstream gradient.
+
+        ValueError for a name that the step does not have, IndexError for an index outside the array.
+        """
+        from minigrad.step.view import view_alone
+        from minigrad.step.why import cell_of, explain
+        view = view_alone(self)
+        return explain(view, cell_of(view, name, index))
 
     def _repr_html_(self) -> str:
         from minigrad.step.page import iframe

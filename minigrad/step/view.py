@@ -21,6 +21,7 @@ class Input(NamedTuple):
     shape: tuple[int, ...]
     value: Any                      # array on the host, or a number
     source: int | None              # the step of the node that made it; None for a leaf
+    out: int                        # the number of that node's output
     leaf: str                       # the leaf's label; "" for an output of a node, and for numbers
     gradient: Any                   # array on the host; None where none is wanted
     earlier: Any                    # the sum of what earlier steps sent it, to which gradient is added; or None
@@ -75,7 +76,8 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
         leaf = label(x) if isinstance(x, Tensor) and x.node is None and x.requires_grad else ""
         name = leaf or (f"{x.node.module or x.node.op_class.name} (step {source})" if source is not None else
                         "a constant")
-        inputs.append(Input(rerun.names[i], name, np.shape(rerun.inputs[i]), rerun.inputs[i], source, leaf, _copy(dx),
+        inputs.append(Input(rerun.names[i], name, np.shape(rerun.inputs[i]), rerun.inputs[i], source,
+                            getattr(x, "out", 0), leaf, _copy(dx),
                             _copy(earlier)))
     kernel = "" if type(step.ran) is step.op_class else type(step.ran).__module__ + "." + type(step.ran).__name__
     saved = {name: np.array(a) if isinstance(a, np.ndarray) else a for name, a in op.saved.items()
@@ -85,6 +87,12 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
                 dict(zip(output_names(step.op_class, len(ys)), ys)),
                 dict(zip(rerun.upstream_names(), map(np.array, rerun.dys))), saved, forward, backward, report, identity,
                 kernel, difference, origin)
+
+
+def view_alone(step: Any) -> View:
+    """The view of a Step that is not part of a record."""
+    labels: dict[int, str] = {}
+    return view(step, lambda leaf: labels.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(labels)}"), {})
 
 
 def _copy(a: Any) -> Any:

@@ -1,12 +1,5 @@
 // ---- arrays --------------------------------------------------------------------------------------------------------
 
-function half(bits) {                                       // IEEE 754 binary16
-  const sign = bits & 0x8000 ? -1 : 1, exponent = bits >> 10 & 31, fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
 function array(position) {                                  // of data.arrays; decoded when it is first shown
   const a = data.arrays[position];
   if (a.panels !== undefined || !a.shape.length) return a;
@@ -15,12 +8,12 @@ function array(position) {                                  // of data.arrays; d
   a.full = [sizeOf(a.shape.slice(0, -2)), R, C];
   [a.panels, a.rows, a.columns] = a.full.map((n, k) => kept(n, stride[k]));
   a.steps = stride;
-  if (a.ints) a.numbers = Float64Array.from(a.ints);
+  if (a.same !== undefined) [a.numbers, a.mask] = [array(a.same).numbers, array(a.same).mask];
+  else if (a.ints) a.numbers = Float64Array.from(a.ints);
   else {
-    const bytes = atob(a.half), unit = Number(a.max) || 1;
-    a.numbers = new Float64Array(bytes.length / 2);
-    for (let k = 0; k < a.numbers.length; k++)
-      a.numbers[k] = half(bytes.charCodeAt(2 * k) | bytes.charCodeAt(2 * k + 1) << 8) * unit;
+    const bytes = atob(a.floats), view = new DataView(new ArrayBuffer(bytes.length));
+    for (let k = 0; k < bytes.length; k++) view.setUint8(k, bytes.charCodeAt(k));
+    a.numbers = Float64Array.from({length: bytes.length / 4}, (_, k) => view.getFloat32(4 * k, true));
   }
   return a;
 }

@@ -167,3 +167,6 @@ function hoverAndKeys(a, panels, reading, summary, {w, h, left, top}, explained,
     show(...(cell ?? [0, 0, 0]).map((k, axis) => Math.max(0, Math.min(limits[axis] - 1, k + (cell ? move[axis] : 0)))));
   };
 }
+
+function lightCells() {}
+function clearLight() {}

@@ -31,24 +31,11 @@ function drawRight(step, kind) {                            // the newest arrays
   $("right").replaceChildren(...parts.flatMap(([name, figures], k) => section(name, figures, k === 0)));
 }
 
-const whyOf = (step, input, at) => data.whys[`${step}:${input}:${at.join()}`];
-const explainable = {};                                     // "step:input" -> indices that have an answer
-for (const key of Object.keys(data.whys)) {
-  const [step, input, at] = key.split(":");
-  (explainable[`${step}:${input}`] ??= []).push(at ? at.split(",").map(Number) : []);
-}
-
 function gradientOf(x, i) {
-  const k = here().k, a = array(x.gradient), explained = explainable[`${k}:${i}`] ?? [], name = `d${x.name}`;
-  const explain = at => {
-    const found = explained.find(other => other.join() === at.join()) ??
-      explained.find(other => cellOf(a, other).join() === cellOf(a, at).join());
-    openWhy([{step: k, input: i, at: found ?? at}]);
-  };
+  const {k} = here(), name = `d${x.name}`, line = listingOf(here()).lines.length;
+  const explain = at => askWhy({kind: "b", k, line, name, at});
   const size = "earlier" in x ? THIRD : LARGE;
-  const figure = heatmap(name, x.gradient, {to: x.label, explained, explain, isNew: state.line > 0, size});
-  if (explained.length) figure.append(el("div", {class: "chips"}, "why?", explained.slice(0, 4).map(at =>
-    el("button", {onclick: () => openWhy([{step: k, input: i, at}])}, index(at)))));
+  const figure = heatmap(name, x.gradient, {to: x.label, explain, isNew: state.line > 0, size});
   if (!("earlier" in x)) return figure;
   return el("div", {class: "sum"}, heatmap("earlier", x.earlier, {to: x.label, size: THIRD}), el("span", {}, "+"), figure,
     el("span", {}, "="), heatmap("sum", x.sum, {to: x.label, size: THIRD}));
