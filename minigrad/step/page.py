@@ -19,14 +19,15 @@ from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
 from minigrad.step.line_trace import Listing
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
+from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 from minigrad.step.elements import Tree
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
-           "page")                              # one script: a name that a file uses at its top level comes before it
+STYLES = "layout", "figures", "panels", "scatter", "media"
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "scatter", "update",
+           "quiz", "page")                      # one script: a name that a file uses at its top level comes before it
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
@@ -71,11 +72,13 @@ class Contents(NamedTuple):
     loss: float | None = None
     nudges: Iterable[Nudge] = ()
     optimizer_step: OptimizerStep | None = None
+    compared: list[Compared] = []
     embedded: bool = False          # in an <iframe>
 
 
 def _contents(record: Record) -> Contents:
-    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(), record.optimizer_step)
+    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(), record.optimizer_step,
+                    compare(record))
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -132,6 +135,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
         "optimizer": None if optimizer is None else {
             "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
             "actual": _number(optimizer.actual), "updates": [_update(u, store) for u in optimizer.updates]},
+        "compared": _compared(contents.compared) if contents.compared else None,
     }
 
 
@@ -215,6 +219,19 @@ def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
     return {"leaf": u.leaf, "picks": u.picks, "source": u.listing.source, "place": u.listing.place,
             "given": picked(u.given), "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
             "change": store.put(u.change), "predicted": _number(u.predicted), "actual": _number(u.actual)}
+
+
+def _compared(found: list[Compared]) -> dict[str, Any]:
+    def floats(xs: Any) -> str:
+        return base64.b64encode(xs.astype("<f4").tobytes()).decode()
+
+    k = max(range(len(found)), key=lambda k: float(found[k].error.max(initial=0.0)))
+    say, which = summary(found)
+    return {"say": say, "which": which, "worst": {"leaf": k, "error": _number(found[k].error.max(initial=0.0)),
+                                                  "at": found[k].worst},
+            "leaves": [{"leaf": x.leaf, "shape": x.shape, "at": x.at.tolist(), "analytic": floats(x.analytic),
+                        "numeric": floats(x.numeric), "error": _number(x.error.max(initial=0.0)),
+                        "wrong": np.flatnonzero(~x.right).tolist()} for x in found]}
 
 
 # ---- numbers and arrays ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ function draw() {
   drawGraph();
   if (kind === "n") drawNudges();
   else if (kind === "u") drawUpdate(k);
+  else if (kind === "c") drawScatter();
   else if (hiddenByQuiz()) {
     state.line = 0;
     drawLeft({...steps[k], checks: [], identity: null}, kind);
@@ -31,7 +32,7 @@ function overlay(...children) {
 
 function showHelp() {
   const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line"], ["Home End", "first, last"],
-    ["f d n u", "forward, backward, nudge, update"], ["b", "run to a breakpoint"],
+    ["f d n u c", "forward, backward, nudge, update, check"], ["b", "run to a breakpoint"],
     ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"], ["Esc", "close"], ["?", "this"]];
   overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
     el("td", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("td", {}, what)))),
@@ -69,7 +70,7 @@ const keys = {
   ArrowLeft: actions.previous, ArrowRight: actions.next, ArrowUp: previousLine, ArrowDown: nextLine,
   Home: actions.first, End: actions.last, b: () => $("breakpoint").focus(), q: toggleQuiz, "?": showHelp, Escape: closeWhy,
   w: () => document.querySelector("#right .chips button")?.click(),
-  f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"),
+  f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"), c: () => tab("c"),
 };
 document.onkeydown = event => {
   const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) || $("overlay").open;
