@@ -13,11 +13,11 @@ function unravel(flat, shape) {
 }
 
 function drawScatter() {
-  const {leaves, say, which, worst} = compared, picked = state.pick - 1, all = cloud.every(p => !p.wrong);
+  const {leaves, say, which, worst} = compared, picked = Math.min(state.pick, leaves.length) - 1, all = cloud.every(p => !p.wrong);
   const failed = steps.flatMap((step, k) => step.checks.some(row => !row.ok) ? [k] : []);
-  const pick = row => { go(state.at, 0, row); document.querySelector(".picked")?.focus(); };
-  const row = (n, name, cells) => el("tr", {class: n === state.pick ? "now" : ""}, el("td", {}, el("button", {
-    class: n === state.pick ? "leaf-pick picked" : "leaf-pick", "aria-pressed": String(n === state.pick), onclick: () => pick(n)},
+  const pick = row => { go(state.at, 0, row); document.querySelector(".leaf-pick[aria-pressed=true]")?.focus(); };
+  const row = (n, name, cells) => el("tr", {class: n === picked + 1 ? "now" : ""}, el("td", {}, el("button", {
+    class: "leaf-pick", "aria-pressed": String(n === picked + 1), onclick: () => pick(n)},
     name)), cells.map(text => el("td", {class: "n"}, text)));
   $("left").replaceChildren(el("h2", {}, "Check", el("span", {}, " → the gradient of every parameter")),
     el("p", {class: all ? "say good" : "say bad"}, `${all ? "✓" : "✗"} ${say}`),
