@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples, record
-from minigrad.step.explain import largest_entries
+from minigrad.step.why import largest_entries
 from minigrad.step.heatmap import MASK, heatmap, side_by_side, summary, visible_width
 from minigrad.step.terminal import COMMANDS, Terminal, has_color
 

@@ -20,7 +20,7 @@ from minigrad.step.line_trace import trace_lines
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate, Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host, output_names
 from minigrad.step.view import View, view
-from minigrad.step.why import MOST, SUM, Cell, Why, cell_of, checked_index, explain, largest_entries
+from minigrad.step.why import MOST, SUM, Cell, Origin, Why, cell_of, checked_index, explain, largest_entries
 from minigrad.tensor import Tensor
 
 
@@ -60,7 +60,7 @@ class Record:
         self._given = {id(t): name for name, t in names.items()}
         self._labels: dict[int, str] = {}
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
-        self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key -> (step, input) of each use of a Tensor
+        self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key of a Tensor -> (step, input) of uses
 
         for step in steps:
             self.views.append(view(step, self.label, self._index))
@@ -108,7 +108,7 @@ class Record:
         """The answer for an element of an array that any line of any step computed or was given."""
         return explain(self.views[cell.step], cell, self._origin, most)
 
-    def _origin(self, view: View, cell: Cell) -> tuple[str, list[tuple[Cell, float]]]:
+    def _origin(self, view: View, cell: Cell) -> Origin:
         """The origin of an element that an op was given: the gradients that a gradient is the sum of, the output that
         an input is."""
         if not cell.forward and (cell.name in view.dys or cell.line):
@@ -121,7 +121,7 @@ class Record:
         above = Cell(x.source, True, len(source.forward.lines), name, cell.at)
         return f"is the output of step {x.source}, {source.name}", [(above, float(source.outputs[name][cell.at]))]
 
-    def _sum_of_uses(self, view: View, cell: Cell) -> tuple[str, list[tuple[Cell, float]]]:
+    def _sum_of_uses(self, view: View, cell: Cell) -> Origin:
         if cell.name in view.dys:
             uses = self.uses[view.step.node.seq, list(view.dys).index(cell.name)]
             words = "is the gradient of the loss itself: the backward begins here" if not uses else (
@@ -136,7 +136,8 @@ class Record:
         terms = []
         for step, i in uses:
             used, x = self.views[step], self.views[step].inputs[i]
-            terms.append((Cell(step, False, len(used.backward.lines), f"d{x.name}", cell.at), float(x.gradient[cell.at])))
+            use = Cell(step, False, len(used.backward.lines), f"d{x.name}", cell.at)
+            terms.append((use, float(x.gradient[cell.at])))
         return words, terms
 
     def key(self, x: Tensor) -> Any:

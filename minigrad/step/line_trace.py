@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from minigrad import device
-from minigrad.step.elements import Tree, trees
+from minigrad.step.expression import Tree, trees
 
 TRACER_IN_USE = "a debugger or a coverage tool uses Python's tracer, so the values of the lines were not recorded"
 

@@ -15,14 +15,13 @@ from typing import Any, Iterable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.step.backward_record import Record
+from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
-from minigrad.step.line_trace import Listing
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
 from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
-from minigrad.step.elements import Tree
 
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "scatter", "media"
@@ -77,8 +76,8 @@ class Contents(NamedTuple):
 
 
 def _contents(record: Record) -> Contents:
-    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(), record.optimizer_step,
-                    compare(record))
+    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(),
+                    record.optimizer_step, compare(record))
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -266,7 +265,8 @@ class ArrayStore:
     def encoded(self, cells: int) -> list[dict[str, Any]]:
         """All arrays for JSON: a description and at most `cells` numbers of each. "same": the position of an array of
         another shape that has the same numbers in the same order."""
-        found, known = [], {}
+        found: list[dict[str, Any]] = []
+        known: dict[str, int] = {}
         for a, description in zip(self.arrays, self._described):
             with np.errstate(all="ignore"):
                 numbers = sampled(a, cells)

@@ -17,7 +17,7 @@ import numpy as np
 from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, nearest
 from minigrad.step.explain import DIFFERENCES
-from minigrad.step.elements import MINUS, index
+from minigrad.step.elements import index
 from minigrad.step.heatmap import LEGENDS, heatmap, number, side_by_side, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
@@ -222,7 +222,8 @@ class Terminal(cmd.Cmd):
             shown += [(name, y, "output") for name, y in v.outputs.items()]
         else:
             for out, (name, dy) in enumerate(v.dys.items()):
-                sources = ", ".join(str(step) for step in sorted({step for step, _ in record.uses[v.step.node.seq, out]}))
+                uses = record.uses[v.step.node.seq, out]
+                sources = ", ".join(map(str, sorted({step for step, _ in uses})))
                 otherwise = "of an output that nothing used" if v.index else "of the loss itself"
                 shown.append((name, dy, f"from step {sources}" if sources else otherwise))
         if self.has_gradients:
@@ -252,16 +253,16 @@ class Terminal(cmd.Cmd):
         """why dS 0 2    why an element has its value: by the line that computed it; why dS: its largest; then why 2"""
         if text.isdigit():
             if not 1 <= int(text) <= len(self.cells):
-                raise ValueError(f"there is no element {text}: " + (f"they are 1 to {len(self.cells)}" if self.cells else
-                                                                    f"first ask why d{wanted(self.view)[0].name}"))
+                known = f"they are 1 to {len(self.cells)}" if self.cells else "first name an array: why dx"
+                raise ValueError(f"there is no element {text}: {known}")
             why = self.record.follow(self.cells[int(text) - 1])
         else:
             name, numbers = re.fullmatch(r"((?:earlier |sum )?[^\s\[]*)(.*)", text).groups()      # type: ignore[union-attr]
             name = {x.leaf: f"d{x.name}" for x in wanted(self.view) if x.leaf}.get(name, name)
             if name not in array_names(self.view):
-                first = wanted(self.view)[0]
-                raise ValueError(f"{name or 'nothing'!r} is no array of this step{nearest(name, array_names(self.view))}; "
-                                 f"for example, write why d{first.name} {' '.join('0' * len(first.shape))}")
+                first, known = wanted(self.view)[0], nearest(name, array_names(self.view))
+                raise ValueError(f"{name or 'nothing'!r} is no array of this step{known}; for example, write why "
+                                 f"d{first.name} {' '.join('0' * len(first.shape))}")
             if re.sub(r"[\s,\[\]]|-?\d+", "", numbers):
                 raise ValueError(f"{numbers.strip()!r} is no index: write why {name} 0 2")
             at = tuple(map(int, re.findall(r"-?\d+", numbers)))
@@ -274,14 +275,14 @@ class Terminal(cmd.Cmd):
         v = self.record.views[why.cell.step]
         place = f"step {v.index}, {v.op}{f' in {v.name}' if v.name != v.op else ''}"
         place += f", line {why.cell.line}" if why.cell.line else ""
-        self.say(f"{why.name} = {why.value:.6g}  in the {'forward' if why.cell.forward else 'backward'} of {place}", BOLD)
+        direction = "forward" if why.cell.forward else "backward"
+        self.say(f"{why.name} = {why.value:.6g}  in the {direction} of {place}", BOLD)
         self.say(f"  {why.equation}", hang=6)
         for term in why.terms:
-            minus = "-" if term.factors[0] == MINUS and len(term.factors) > 1 else ""
-            factors = minus + " × ".join(self.factor(factor) for factor in term.factors[len(minus):])
+            factors = " × ".join(self.factor(factor) for factor in term.factors[term.negative:])
             bar = "█" * round(10 * abs(term.product) / why.magnitude)
             product = f"  = {term.product:.4g}" if len(term.factors) > 1 else ""
-            self.say(f"  {factors}{product}  {bar}", hang=6)
+            self.say(f"  {'-' * term.negative}{factors}{product}  {bar}", hang=6)
         if why.count > len(why.terms):
             rest = why.total - sum(term.product for term in why.terms)
             self.say(f"  and {why.count - len(why.terms)} smaller terms: {rest:.4g}")
@@ -289,8 +290,8 @@ class Terminal(cmd.Cmd):
             dtype = np.asarray(arrays(v, why.cell.forward, why.cell.line)[why.cell.name]).dtype
             precision = max(1e-6, float(np.finfo(dtype).eps) ** 0.5) if dtype.kind == "f" else 1e-6
             sums = "its one term is" if why.count == 1 else f"all {why.count} terms sum to"
-            self.say(f"  {mark(abs(why.total - why.value) <= precision * why.magnitude)} {sums} {why.total:.6g}, recorded "
-                     f"{why.value:.6g}")
+            equal = mark(abs(why.total - why.value) <= precision * why.magnitude)
+            self.say(f"  {equal} {sums} {why.total:.6g}, recorded {why.value:.6g}")
         if self.cells:
             cell = self.cells[0]
             self.say(f"  why 1: where {cell.name}{index(cell.at)} comes from", DIM)

@@ -11,8 +11,9 @@ import numpy as np
 
 from minigrad.gradcheck import EPS
 from minigrad.step import elements
-from minigrad.step.elements import Index, Tree, index
+from minigrad.step.elements import MINUS, Index, index
 from minigrad.step.explain import size_of
+from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
 from minigrad.step.rerun import Rerun
 from minigrad.step.view import View
@@ -45,6 +46,11 @@ class Term(NamedTuple):
     def product(self) -> float:
         return math.prod(factor.value for factor in self.factors)
 
+    @property
+    def negative(self) -> bool:
+        """Whether the first factor is the -1 of a term that is subtracted."""
+        return len(self.factors) > 1 and self.factors[0].text == MINUS.text
+
 
 @dataclass(frozen=True)
 class Why:
@@ -62,11 +68,10 @@ class Why:
         return self.cell.name + index(self.cell.at)
 
 
-Origin = Callable[[View, Cell], tuple[str, list[tuple[Cell, float]]]]      # of an element that an op was given: a phrase
-                                                                            # after its name, and its terms
+Origin = tuple[str, list[tuple[Cell, float]]]   # of an element that an op was given: a phrase after its name, its terms
 
 
-def unknown(view: View, cell: Cell) -> tuple[str, list[tuple[Cell, float]]]:
+def unknown(view: View, cell: Cell) -> Origin:
     """The origin of what an op was given, where only its own step is known."""
     return "was given to this op", []
 
@@ -119,7 +124,7 @@ def arrays(view: View, forward: bool, line: int) -> dict[str, Any]:
     return found
 
 
-def explain(view: View, cell: Cell, origin: Origin = unknown, most: int = MOST) -> Why:
+def explain(view: View, cell: Cell, origin: Callable[[View, Cell], Origin] = unknown, most: int = MOST) -> Why:
     """The answer for one element. ValueError if the step has no such array, IndexError for an index outside it."""
     found = arrays(view, cell.forward, cell.line)
     if cell.name not in found:
@@ -160,7 +165,7 @@ def _answer(cell: Cell, value: float, equation: str, terms: list[Term], most: in
     return Why(cell, value, equation, largest, count, float(products.sum()), magnitude)
 
 
-def _saved(view: View, cell: Cell) -> tuple[str, list[tuple[Cell, float]]] | None:
+def _saved(view: View, cell: Cell) -> Origin | None:
     """The origin of a value that the forward saved for the backward; None for other values."""
     if cell.forward or cell.line or cell.name in view.dys:
         return None
@@ -210,7 +215,7 @@ def tree_of(view: View, forward: bool, line: int, name: str) -> tuple[Tree | Non
         if tree is not None and not (tree.op == "array" and tree.text == name):
             gradient = next((x.gradient for x in view.inputs if f"d{x.name}" == name and not forward), None)
             if line == len(listing.lines) and gradient is not None and tree.shape != gradient.shape:
-                tree = elements.unbroadcast(tree, gradient.shape)
+                tree = unbroadcast(tree, gradient.shape)
             return tree, n
     return None, 0
 
