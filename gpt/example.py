@@ -3,7 +3,6 @@
 Heads of its second layer attend to what they copy: at the space after "'is the" to the thing that the line before has
 named, whose first letter comes next.
 """
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,71 +13,71 @@ from minigrad.command import run_command
 
 from gpt import files
 from gpt.model import GPT
+from gpt.run import checkpoint
 from gpt.run.options import Options
 from gpt.text import fables
 from gpt.text.batches import batch
 from gpt.text.dataset import Data
 from gpt.text.tokenizer import CharTokenizer
 
-WEIGHTS = Path(__file__).parent / "example.safetensors"
-PROMPT = "fig.\n'is the fig "                   # 16 tokens to read, and the last to predict
-MOMENTS = 30
+PATH = Path(__file__).parent / "example.safetensors"    # in float16, as it is only looked at; of v the square roots,
+PROMPT = "fig.\n'is the fig "                           # which float16 can hold. 16 tokens to read, the last to predict
+CHARACTERS = 1_000_000                                  # to train on
 OPTIONS = Options(n_layer=2, n_head=4, n_embd=32, block_size=24, batch_size=32, sampling="random", max_iters=4000,
                   learning_rate=5e-3, min_lr=5e-4, seed=0)
 
 
-def read(characters: int) -> Data:
+def text(characters: int) -> Data:
     """The first characters of endless fables as tokens, all of them to train on."""
-    text = fables.text(characters, OPTIONS.seed)
-    tokenizer = CharTokenizer.of(text)
-    tokens = tokenizer.encode(text)
+    read = fables.text(characters, OPTIONS.seed)
+    tokenizer = CharTokenizer.of(read)
+    tokens = tokenizer.encode(read)
     return Data("fables", "", tokenizer, tokens, tokens, 1.0)
 
 
-def train_step(model: GPT, optimizer: optim.Optimizer, tokens: np.ndarray, step: int, lr: float) -> float:
-    """One step on the batch of this number  ->  the loss before it."""
-    for group in optimizer.groups:
-        group["lr"] = lr
-    x, y = batch(tokens, OPTIONS.block_size, OPTIONS.batch_size, OPTIONS.seed, step, OPTIONS.sampling)      # (B, T)
-    loss = model.loss(x, y)
-    loss.backward()
-    optim.clip_grad_norm(optimizer.params, OPTIONS.grad_clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(loss.item())
-
-
-def load() -> tuple[GPT, optim.Optimizer, Data]:
-    """The trained model in float64; its optimizer, with the moments of MOMENTS batches at these weights; its text."""
-    data = read(50_000)
-    model = GPT(OPTIONS.shape(len(data.tokenizer)), dtype="float64")
-    weights = safetensors.numpy.load(WEIGHTS.read_bytes())
-    model.load_state_dict({name: x.astype(np.float64) for name, x in weights.items()})
-    optimizer = new_optimizer(model)
-    for step in range(OPTIONS.max_iters - MOMENTS, OPTIONS.max_iters):
-        train_step(model, optimizer, data.train, step, lr=0.0)
-    return model, optimizer, data
-
-
-def new_optimizer(model: GPT) -> optim.Optimizer:
-    return model.configure_optimizer(OPTIONS.weight_decay, (OPTIONS.beta1, OPTIONS.beta2))
-
-
-def main() -> int:
-    """Train the model, and write its weights in float16: they are only to be looked at."""
-    data = read(1_000_000)
-    model = GPT(OPTIONS.shape(len(data.tokenizer)), OPTIONS.seed)
+def untrained(vocab_size: int, dtype: str) -> tuple[GPT, optim.Optimizer, list[str]]:
+    """The model, its optimizer, and the name of each parameter of the optimizer."""
+    model = GPT(OPTIONS.shape(vocab_size), OPTIONS.seed, dtype=dtype)
     for p in model.parameters():                # GPT-2's standard deviation of 0.02 is for a width of 768; here 0.16,
         if p.ndim == 2:                         # about 1 / sqrt(n_embd), so that attention is not uniform at first
             p.data = 8.0 * p.data
-    optimizer = new_optimizer(model)
+    optimizer = model.configure_optimizer(OPTIONS.weight_decay, (OPTIONS.beta1, OPTIONS.beta2))
+    names = {id(p): name for name, p in model.named_parameters()}
+    return model, optimizer, [names[id(p)] for p in optimizer.params]
+
+
+def load() -> tuple[GPT, optim.Optimizer, Data]:
+    """The trained model and its optimizer in float64, and some of its text."""
+    data = text(CHARACTERS // 20)
+    model, optimizer, names = untrained(len(data.tokenizer), "float64")
+    tensors = {name: x.astype(np.float64) for name, x in safetensors.numpy.load(PATH.read_bytes()).items()}
+    model.load_state_dict(checkpoint.weights(tensors))
+    optimizer.load_state_dict({"t": [OPTIONS.max_iters] * len(names),
+                               "m": [tensors[f"optimizer.m.{name}"] for name in names],
+                               "v": [np.square(tensors[f"optimizer.v.{name}"]) for name in names]})
+    return model, optimizer, data
+
+
+def main() -> int:
+    """Train the model, and write its weights and moments."""
+    data = text(CHARACTERS)
+    model, optimizer, names = untrained(len(data.tokenizer), "float32")
     for step in range(OPTIONS.max_iters):
-        loss = train_step(model, optimizer, data.train, step, OPTIONS.learning_rate_at(step))
+        for group in optimizer.groups:
+            group["lr"] = OPTIONS.learning_rate_at(step)
+        x, y = batch(data.train, OPTIONS.block_size, OPTIONS.batch_size, OPTIONS.seed, step, OPTIONS.sampling)  # (B, T)
+        loss = model.loss(x, y)
+        loss.backward()
+        optim.clip_grad_norm(optimizer.params, OPTIONS.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
         if step % 500 == 0 or step + 1 == OPTIONS.max_iters:
-            print(f"step {step:5} of {OPTIONS.max_iters}  loss {loss:.3f}", flush=True)
-    weights = {name: x.astype(np.float16) for name, x in model.state_dict().items()}
-    files.write_atomically(WEIGHTS, safetensors.numpy.save(weights))
-    print(f"wrote {WEIGHTS}")
+            print(f"step {step:5} of {OPTIONS.max_iters}  loss {loss.item():.3f}", flush=True)
+    state = optimizer.state_dict()
+    tensors = model.state_dict() | {f"optimizer.m.{name}": m for name, m in zip(names, state["m"])}
+    tensors |= {f"optimizer.v.{name}": np.sqrt(v) for name, v in zip(names, state["v"])}
+    files.write_atomically(PATH, safetensors.numpy.save({name: x.astype(np.float16) for name, x in tensors.items()}))
+    print(f"wrote {PATH}")
     return 0
 
 

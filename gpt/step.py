@@ -2,7 +2,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from minigrad.command import end_on_signals
 from minigrad.step import Record, record
 from minigrad.step.terminal import show
 
-from gpt.model import GPT, GPTConfig
+from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, command_line, option
 from gpt.run.options import Options as RunOptions
@@ -33,14 +33,14 @@ class Options:
 
 
 def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: Mapping[str, Any], step: int,
-                  prompt: str | None = None, notes: Iterable[str] = ()) -> Record:
+                  prompt: str | None = None) -> Record:
     """Record a training step of a run: its weights, moments, learning rate and dropout, on the first row of its batch,
     or on a prompt, cropped to at most 16 tokens. The weights stay as they are; `.grad` is that of the crop afterwards.
 
-    options: those of the run, as in config.json. notes: more to say about this step. ValueError for a prompt of fewer
-    than two tokens, or with a character that the tokenizer does not know.
+    options: those of the run, as in config.json. ValueError for a prompt of fewer than two tokens, or with a character
+    that the tokenizer does not know.
     """
-    notes = list(notes)
+    notes = []
     lr = RunOptions(**options).learning_rate_at(step)
     if lr == 0.0 < options["learning_rate"]:        # at the end of most schedules
         lr = 0.1 * options["learning_rate"]
@@ -58,7 +58,7 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
         rows = options["batch_size"] * options["gradient_accumulation_steps"]
         x, y = batch(data.train, options["block_size"], rows, options["seed"], step, options["sampling"])
         tokens = np.append(x[0], y[0, -1])
-    T = cropped_length(model.config, len(tokens) - 1)
+    T = min(len(tokens) - 1, MAX_TOKENS, model.config.block_size)
     why = "more do not fit on a screen" if T < model.config.block_size else f"the model's context is {T} tokens"
     if prompt is None:
         notes.append(f"row 1 of the batch of {rows} x {len(x[0])} tokens" + (
@@ -72,15 +72,6 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
     _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
     return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]], optimizer=optimizer,
                   max_norm=options["grad_clip"] or None, title=f"training step {step} on {data.name}", notes=notes)
-
-
-def cropped_length(shape: GPTConfig, available: int) -> int:
-    """How many tokens to record: if possible a length that no other axis has, so that axes of that length are axes of
-    tokens, to be labelled as such."""
-    C = shape.n_embd
-    taken = {shape.vocab_size, C, 3 * C, 4 * C, shape.n_head, C // shape.n_head, shape.block_size}
-    longest = min(available, MAX_TOKENS, shape.block_size)
-    return next((T for T in range(longest, 1, -1) if T not in taken), longest)
 
 
 def visible(token: int, tokenizer: Tokenizer) -> str:
@@ -107,9 +98,7 @@ def example() -> Record:
     """The record of a training step of a small trained GPT, which gpt/example.py makes: the example `gpt` of
     python -m minigrad.step."""
     from gpt import example
-    return training_step(*example.load(), vars(example.OPTIONS), example.OPTIONS.max_iters, example.PROMPT,
-                         [f"the weights are those after {example.OPTIONS.max_iters} training steps, the moments of "
-                          f"AdamW those of {example.MOMENTS} batches at these weights"])
+    return training_step(*example.load(), vars(example.OPTIONS), example.OPTIONS.max_iters, example.PROMPT)
 
 
 def main(arguments: list[str]) -> None:

@@ -51,7 +51,8 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
     labels = {f"{label}  {loss:.3f}": (loss, GREY) for label, loss in lines.items()}
     labels[f"validation  {losses[-1]:.3f}"] = losses[-1], ORANGE
     low, high = np.log(axes.get_ylim())
-    heights = {label: (np.log(loss) - low) / (high - low) for label, (loss, _) in labels.items()}
+    heights = {label: float(np.clip(np.nan_to_num((np.log(loss) - low) / (high - low)), 0.0, 1.0))   # a loss may be 0
+               for label, (loss, _) in labels.items()}
     for label, height in spread(heights, 0.036).items():
         color = labels[label][1]
         axes.annotate(label, (1.0, heights[label]), (1.04, height), xycoords="axes fraction", va="center", color=color,
