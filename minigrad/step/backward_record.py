@@ -132,7 +132,7 @@ class Record:
             i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
             uses = [use for use in self.uses[self.key(view.step.inputs[i])]
                     if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
-            words = f"is the sum of the gradients that {len(uses)} steps have computed so far"
+            words = f"is the sum of the gradients that {len(uses)} step{'s' * (len(uses) != 1)} computed so far"
         terms = []
         for step, i in uses:
             used, x = self.views[step], self.views[step].inputs[i]

@@ -42,9 +42,11 @@ class Listing(NamedTuple):
     scope: dict[str, Any] = {}      # the function's globals
 
     def trees(self, i: int) -> dict[str, Tree]:
-        """For each variable that line i assigned, the expression that computed it; {} if it cannot be read."""
+        """For each variable that line i assigned, the expression that computed it; {} if it cannot be read. Left out
+        are those that give other values now, because they draw random numbers or use up an iterator."""
         line = self.lines[i]
-        return trees(self.source, line.first, self.scope, line.before, self.results)
+        found = trees(self.source, line.first, self.scope, line.before, self.results)
+        return {name: tree for name, tree in found.items() if _close(tree.value, line.values.get(name, tree.value))}
 
     @property
     def first_bad(self) -> int | None:
@@ -125,6 +127,16 @@ def _same(a: Any, b: Any) -> bool:
     if np.shape(a) != np.shape(b) or type(a) is not type(b):
         return False
     return np.array_equal(a, b) or np.asarray(a).dtype.kind == "f" and np.array_equal(a, b, equal_nan=True)
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two arrays or numbers have one shape and are equal up to rounding in the dtype of b."""
+    a, b = np.asarray(a), np.asarray(b)
+    if b.dtype.kind != "f" or a.shape != b.shape:
+        return np.array_equal(a, b)
+    with np.errstate(all="ignore"):
+        largest = np.abs(b, where=np.isfinite(b), out=np.zeros_like(b)).max(initial=0.0)
+        return np.allclose(a, b, 0.0, 8.0 * float(np.finfo(b.dtype).eps * largest), equal_nan=True)
 
 
 @functools.lru_cache(maxsize=None)

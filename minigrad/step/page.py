@@ -168,7 +168,7 @@ def _listing(v: View, forward: bool, store: "ArrayStore", values: bool = True) -
     listing = v.forward if forward else v.backward
     return {"source": listing.source, "place": listing.place, "note": listing.note, "lines": [
         [line.first, line.last, {name: store.put(a) for name, a in line.values.items()},
-         {name: _tree(tree, v, forward, n, store) for name, tree in listing.trees(n - 1).items()}]
+         {name: _tree(tree, v, forward, n, store) for name, tree in v.trees(forward, n).items()}]
         if values else [line.first, line.last, {}, {}] for n, line in enumerate(listing.lines, 1)]}
 
 

@@ -261,7 +261,7 @@ class Terminal(cmd.Cmd):
             name = {x.leaf: f"d{x.name}" for x in wanted(self.view) if x.leaf}.get(name, name)
             if name not in array_names(self.view):
                 first, known = wanted(self.view)[0], nearest(name, array_names(self.view))
-                raise ValueError(f"{name or 'nothing'!r} is no array of this step{known}; for example, write why "
+                raise ValueError(f"{name!r} is no array of this step{known}; for example, write why "
                                  f"d{first.name} {' '.join('0' * len(first.shape))}")
             if re.sub(r"[\s,\[\]]|-?\d+", "", numbers):
                 raise ValueError(f"{numbers.strip()!r} is no index: write why {name} 0 2")

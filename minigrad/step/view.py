@@ -1,5 +1,5 @@
 """Everything there is to see of one step: its arrays on the host, the values of its lines, its checks."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
@@ -7,6 +7,7 @@ import numpy as np
 from minigrad.gradcheck import Report
 from minigrad.ops.op import Op
 from minigrad.step.explain import REFERENCE, bad_origin, check
+from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
@@ -47,6 +48,14 @@ class View:
     kernel: str                     # the fast kernel that ran; "" if the textbook's code did
     difference: float               # of the step's gradients from those of the textbook, relative to dy
     bad_origin: str                 # where a NaN or an infinity comes from; "" if all arrays are finite
+    _trees: dict[tuple[bool, int], dict[str, Tree]] = field(default_factory=dict)
+
+    def trees(self, forward: bool, line: int) -> dict[str, Tree]:
+        """For each variable that a line computed, its expression; {} if it cannot be read. line: counted from 1."""
+        key = forward, line
+        if key not in self._trees:
+            self._trees[key] = (self.forward if forward else self.backward).trees(line - 1)
+        return self._trees[key]
 
     @property
     def kernel_note(self) -> str:
