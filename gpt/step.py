@@ -29,7 +29,7 @@ class Options:
     out_dir: str = option("", "the folder of a run: needed")
     at: int = option(-1, "the step of a checkpoint; -1: the newest")
     prompt: str = option("", "train on this text, not on the step's batch")
-    out: str = option("", "write this page instead: step.html")
+    out: str = option("", "write a page instead, for a browser: step.html")
 
 
 def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: Mapping[str, Any], step: int,
