@@ -286,30 +286,6 @@ def test_the_page_shows_the_ops_and_verdicts_of_the_record(tmp_path):
         assert verdicts == [f"✓ {name}" for name in dict.fromkeys(row.of for row in v.report.rows)]
 
 
-def test_a_heat_map_shows_the_number_and_tokens_under_the_cursor_for_keyboard_and_mouse(tmp_path):
-    attention, line = line_of("dS", "attention")
-    seen = browse(tmp_path, gpt_page(), f"location.hash = '#b{attention.index}.{line}';" + """
-      await wait();
-      const map = document.querySelector("figure.new .panels");
-      seen.label = map.getAttribute("aria-label");
-      map.focus();
-      for (const key of ["ArrowRight", "ArrowDown", "ArrowDown", "PageDown"]) press(key);
-      seen.read = text("figure.new .reading");
-      seen.hash = location.hash;
-      const canvas = map.querySelector("canvas"), {right, bottom} = canvas.getBoundingClientRect();
-      canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: right - 2, clientY: bottom - 2}));
-      seen.hovered = text("figure.new .reading");
-    """)
-    dS = attention.backward.lines[line - 1].values["dS"]
-    assert seen.label.startswith(f"dS: heat map of {' × '.join(map(str, dS.shape))}, largest magnitude")
-    where, value = seen.read.split(" = ")
-    assert where == "[0, 1, 2, 0]" and seen.hash == f"#b{attention.index}.{line}"
-    number, *tokens = value.replace("−", "-").split()
-    assert float(number) == pytest.approx(dS[0, 1, 2, 0], rel=1e-2)
-    assert tokens == ["“t2”", "“t0”"]
-    assert seen.hovered.startswith("[0, 0, 15, 15] = ")
-
-
 def test_breakpoints_stop_where_those_of_backward_steps_do(tmp_path):
     attention = next(v.index for v in gpt().views if v.op == "attention")
     seen = browse(tmp_path, gpt_page(), f"const attention = {attention};" + """
