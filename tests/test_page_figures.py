@@ -376,11 +376,7 @@ def test_earlier_plus_gradient_equals_sum_has_one_colour_scale(tmp_path):
 def test_the_equation_that_a_line_computes_is_lit(tmp_path):
     attention, line = line_of("dS", "attention")
     seen = browse(tmp_path, gpt_page(), f"const k = {attention.index}, line = {line};" + """
-      const lit = () => all(".formula .lit").map(e => (e.querySelector("mtd") ?? e).textContent);
-      goTo("b", k, line);
-      seen.line = lit();
-      goTo("b", k);
-      seen.none = lit();
+      const lit = (...where) => { goTo("b", k, ...where); return all(".formula .lit").map(e => e.dataset.name); };
+      seen.lit = [lit(line), lit(line - 1), lit(line + 1), lit()];
     """)
-    assert len(seen.line) == 1 and "dS" in seen.line[0]
-    assert seen.none == []
+    assert seen.lit == [["dS"], ["dA dP"], ["dq"], []]

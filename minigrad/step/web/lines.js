@@ -43,7 +43,7 @@ function drawRight(step, kind) {                            // the newest arrays
 
 const finalsOf = (step, forward) => forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
 
-function newestOf(step, lines) {                     // what the current line computed, as pictures where it can be drawn
+function newestOf(step, lines) {                            // what the current line computed, as pictures where it can be drawn
   const line = lines[state.line - 1], [, , values, trees] = line, last = state.line === lines.length;
   const finals = last ? finalsOf(step, here().kind === "f") : [];
   return Object.entries(values).flatMap(([name, a]) => {
@@ -83,11 +83,9 @@ function largestOf(a, count) {                              // the indices of th
   return found.map(k => trueIndex(a, Math.floor(k / area), Math.floor(k % area / a.columns), k % a.columns));
 }
 
-// ---- the formula: which of its equations the current line computes ---------------------------------------------------
+// ---- the formula: the equations that the current line computes -------------------------------------------------------
 
 function lightFormula(names) {
-  for (const row of $("left").querySelectorAll("math mtr, math [data-name]")) {
-    const name = row.dataset.name ?? row.querySelector("mtd")?.textContent ?? "";
-    row.classList.toggle("lit", names.includes(name.replace("^", "hat")));
-  }
+  for (const row of $("left").querySelectorAll("math [data-name]"))
+    row.classList.toggle("lit", row.dataset.name.split(" ").some(name => names.includes(name)));
 }
