@@ -125,7 +125,7 @@ function picture(name, tree, position, options, line) {     // null where there 
   };
   const row = parts.map(part => part.node ? show(part) : el("span", {class: "sign"}, part));
   return el("div", {class: "picture"}, panels > 1 && result.panels > 1 && panelChooser(result, name),
-    el("div", {class: "equation"}, row, el("span", {class: "sign"}, "="),
+    el("div", {class: "equation", role: "group", "aria-label": `${name} = ${wordsOf(tree)}`}, row, el("span", {class: "sign"}, "="),
       heatmap(name, position, {...options, ...shown, ...shared(ofSum, result), tag: undefined})),
     result.shape.length > 0 && whyButtons(result, options.asks, axesOf(name, result.shape), 1));
 }
