@@ -135,7 +135,7 @@ def test_numbers_have_a_contrast_of_at_least_4_5_on_every_colour_light_and_dark(
         .reduce((sum, c, k) => sum + c * [.2126, .7152, .0722][k], 0);
       const contrast = pixel => { const x = light([0, 8, 16].map(shift => pixel >> shift & 255));
         return inkOn(pixel) === "#000" ? (x + .05) / .05 : 1.05 / (x + .05); };
-      seen.least = ["light", "dark"].map(name => { useTheme(name);
+      seen.least = ["light", "dark"].map(name => { look("theme", name);
         return Math.min(...[...palette.ramp, palette.mask, palette.bad, palette.zero].map(contrast)); });
     """)
     assert min(seen.least) >= 4.5
