@@ -24,6 +24,7 @@ const THIRD = {width: 205, height: 200, panel: 50, panels: 220};
 const ROUND = [1, 2, 5].flatMap(n => [...Array(9).keys()].map(k => n * 10 ** k)).sort((a, b) => a - b);
 
 const type = () => parseFloat(getComputedStyle(document.body).fontSize) / 15;           // larger for a projector
+const room = () => ($("right").clientWidth || 800) - 20;     // the width of the column
 const lettersWide = n => 7.3 * type() * n;
 
 function heatmap(name, position, options = {}) {
@@ -116,7 +117,7 @@ function inkOn(pixel) {                                     // black or white: t
 // ---- sizes ---------------------------------------------------------------------------------------------------------
 
 function arrange(a, size, axes, panels, written) {          // the size of a cell, and space for names and labels
-  const available = ($("right").clientWidth || 800) - 20, line = 15 * type();
+  const available = room(), line = 15 * type();
   const perPanel = panels === 1 ? Math.min(available, size.width) :
     Math.max(size.panel, Math.min(available, size.panels) / Math.min(panels, 4) - 12);
   const long = (axis, n) => a.shape.length + axis >= 0 && n > 1;        // this axis exists and has several indices
@@ -151,6 +152,7 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
     turned = columns.words && letters > 2 && lettersWide(letters) + 4 > w;
     everyColumn = thin(columns, w, turned ? line - 1 : lettersWide(letters) + (letters > 1 ? 5 : 1));
     if (!turned) over = Math.max(0, (lettersWide(letters) - w) / 2);
+    if (everyColumn && !turned) left = Math.max(left, (lettersWide(columns.labels[0].length) - w) / 2);
     if (everyColumn) above = turned ? lettersWide(letters) + 4 : line;
   }
   const top = (columns ? line : 0) + above || (everyRow ? Math.max(0, (line - h) / 2) : 0);

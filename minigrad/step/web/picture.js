@@ -5,7 +5,7 @@
 
 const STRENGTH = {"+": 1, "-": 1, neg: 2, "*": 3, "/": 3, "@": 3, "**": 4};     // how strongly it binds; all else: 5
 const MOST_FIGURES = 8, FEW_FIGURES = 5;                    // of a picture; functions show few operands
-const PICTURE = {width: Infinity, height: 300, indices: true};
+const PICTURE = {height: 300, indices: true};
 state.panel = 0;                                            // the panel that pictures show of arrays with several
 
 const strength = node => ["number", "call"].includes(node.op) && node.text.includes(" ") ? 0 : STRENGTH[node.op] ?? 5;
@@ -125,7 +125,8 @@ function picture(name, tree, position, options, line) {     // null where there 
   }
   const arrays = drawn.map(({a}) => a).filter(a => a.shape.length), panels = Math.max(1, ...arrays.map(a => a.panels));
   const others = 40 + sum(parts, part => !part.node ? 8 + 13 * part.length : arrayOf(part.node)?.shape.length ? 0 : 90);
-  const shown = {panel: state.panel % panels, size: {...PICTURE, cell: cellThatFits(arrays, others)}};
+  const size = {...PICTURE, width: room() - 40, cell: cellThatFits(arrays, others)};
+  const shown = {panel: state.panel % panels, size};
   const shared = (scale, a) => {                            // the first figure of a sum has the legend
     if (!(scale?.maps > 1)) return {};
     const words = scale.seen ? "same scale" : undefined;
@@ -150,7 +151,7 @@ function picture(name, tree, position, options, line) {     // null where there 
 }
 
 function cellThatFits(arrays, others) {                     // the size of a cell for a picture in one row, two or three
-  const width = ($("right").clientWidth || 800) - 20;
+  const width = room();
   const total = cell => others + sum(arrays, a => 14 + Math.max(96, 37 + a.columns * cell));
   const tallest = Math.max(1, ...arrays.map(a => a.rows));
   for (const [rows, height] of [[1, 280], [2, 100], [3, 70]])
