@@ -29,6 +29,7 @@ def test_every_op_is_primitive_or_fused():
     assert sorted(name for name, op in mg.OPS.items() if op.fused) == sorted(FUSED)
     for op in mg.OPS.values():
         assert issubclass(op, Fused if op.fused else Primitive)
+        assert op.samples
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

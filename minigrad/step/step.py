@@ -1,6 +1,4 @@
 """Step: what `backward_steps` yields for each node, with everything that explains the node's backward."""
-import inspect
-import textwrap
 from typing import TYPE_CHECKING, Any, Iterator
 
 from minigrad import errors, tape
@@ -58,8 +56,9 @@ class Step(Visit):
 
     @property
     def source(self) -> str:
-        """The source code of the textbook's backward."""
-        return textwrap.dedent(inspect.getsource(self.op_class.backward))
+        """The source code of the textbook's backward. OSError if it is in no file."""
+        from minigrad.step.line_trace import source_of
+        return source_of(self.op_class.backward)
 
     @property
     def lines(self) -> "list[Line]":
