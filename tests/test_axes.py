@@ -175,7 +175,8 @@ def test_tokens_of_all_rows_that_are_merged_into_one_axis_are_tokens():
 @pytest.mark.parametrize("old, new, letters", [
     ((2, 3, 4), (2, 3, 4), "a b c"), ((2, 3, 4), (6, 4), "ab c"), ((2, 3, 4), (2, 12), "a bc"),
     ((2, 3, 4), (24,), "abc"), ((2, 3, 4), (2, 3, 2, 2), "a b - -"), ((2, 4, 3), (4, 2, 3), "- - c"),
-    ((1, 3, 4), (3, 4), "b c"), ((1, 3, 4), (1, 3, 2, 2), "a b - -"), ((3, 4, 1), (1, 3, 4), "- a b"), ((1, 1, 5), (5, 1), "c -"),
+    ((1, 3, 4), (3, 4), "b c"), ((1, 3, 4), (1, 3, 2, 2), "a b - -"),
+    ((3, 4, 1), (1, 3, 4), "- a b"), ((1, 1, 5), (5, 1), "c -"),
     ((1,), (), ""), ((1, 1), (1,), "a"), ((4, 4), (4, 4), "a b"), ((), (1, 1), "- -")])
 def test_a_reshape_keeps_merges_or_splits_axes(old, new, letters):
     found = _reshaped(old, ("a", "b", "c")[:len(old)], new)
