@@ -46,8 +46,8 @@ def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: I
 class Record:
     """A backward, from the loss to the leaves; `record` makes one.
 
-    views are in the order of the backward. labels: for the name of an axis, as in `View.axes`, a label for each index;
-    they are for axes of that length. notes say what was left out.
+    views are in the order of the backward. labels are for axes of a name, as in `View.axes`, and of their length; notes
+    say what was left out.
     """
 
     def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: Iterable[str] | None,
@@ -55,9 +55,11 @@ class Record:
                  max_norm: float | None) -> None:
         steps = tape.backward_steps(y, deliver=self._deliver)   # first, as it refuses a Tensor without a backward
         self.title, self.notes = title, notes
-        self.tokens = None if tokens is None else list(tokens)
-        labels = {"token": tokens, "query": tokens, "key": tokens, "vocabulary": vocabulary}
-        self.labels = {axis: list(found) for axis, found in labels.items() if found is not None}
+        self.labels: dict[str, list[str]] = {}                  # name of an axis -> label of each index
+        if tokens is not None:
+            self.labels = dict.fromkeys(("token", "query", "key"), list(tokens))
+        if vocabulary is not None:
+            self.labels["vocabulary"] = list(vocabulary)
         self.loss = float(y.item())
         self.leaves: dict[str, Tensor] = {}                     # label -> leaf
         self.gradients: dict[str, Any] = {}                     # label -> its gradient in this backward, on the host

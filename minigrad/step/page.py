@@ -72,7 +72,6 @@ class Contents(NamedTuple):
     """What a page shows, of a Record or of one Step."""
     title: str
     views: list[View]
-    tokens: list[str] | None = None
     labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
@@ -86,7 +85,7 @@ class Contents(NamedTuple):
 
 def _contents(record: Record) -> Contents:
     step = record.optimizer_step
-    return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
+    return Contents(record.title, record.views, record.labels, record.notes, record.loss,
                     [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
                     record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
                     questions(record.views), compare(record))
@@ -135,7 +134,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
             formulas.append(formula)
     asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
-        "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
+        "title": contents.title, "notes": list(contents.notes),
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
         "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
