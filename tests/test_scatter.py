@@ -90,7 +90,7 @@ def test_the_page_draws_a_point_for_each_entry_and_names_the_worst(tmp_path):
       location.hash = "#c0"; await wait();
       seen.said = text("#left .say");
       seen.points = (document.querySelector(".scatter .points.wrong").getAttribute("d").match(/M/g) ?? []).length;
-      seen.worst = text("#right .reading");
+      seen.worst = text("#right .point");
       seen.where = all("#left .say a").map(a => a.textContent);
       seen.label = document.querySelector(".scatter").getAttribute("aria-label");
     """)
@@ -109,7 +109,7 @@ def test_keys_and_the_pointer_read_points_and_a_tensor_can_be_picked(tmp_path):
       seen.hash = location.hash;
       seen.tab = all("#tabs button").find(b => b.getAttribute("aria-current") === "true").textContent;
       seen.rows = all("#left tr").length;
-      const plot = document.querySelector(".scatter"), read = () => text("#right .reading");
+      const plot = document.querySelector(".scatter"), read = () => text("#right .point");
       plot.focus();
       press("ArrowRight"); seen.first = read();
       press("ArrowRight"); seen.second = read();
