@@ -12,7 +12,7 @@ function draw() {
   else if (kind === "c") drawScatter();
   else if (hiddenByQuiz()) {
     state.line = 0;
-    drawLeft({...steps[k], checks: [], identity: null}, kind);
+    drawQuizLeft(steps[k]);
     $("right").replaceChildren(...drawQuiz(), ...section(UPSTREAM, upstreamAndSaved(steps[k]), true));
   } else {
     drawLeft(steps[k], kind);
