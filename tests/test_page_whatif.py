@@ -86,7 +86,7 @@ def test_the_right_answers_are_those_of_the_record():
 
 
 def test_wrong_answers_about_shape_sign_and_contributor_are_explained_by_numbers_and_steps():
-    x, w = (Tensor(np.array(a), requires_grad=True) for a in ([[1.0, -2.0], [0.5, 1.0]], [[0.5, 1.0], [0.2, -0.3]]))
+    x, w = (Tensor(np.array(a), requires_grad=True) for a in ([[1.0, -2.0], [0.5, 1.0]], [[0.5, 1.0, -1.0], [0.2, -0.3, 0.4]]))
     y = x @ w                                                       # used by two steps
     seen = record((y * y).sum() + F.exp(y).sum(), names={"x": x, "w": w})
     product = next(k for k, v in enumerate(seen.views) if v.op == "matmul")
