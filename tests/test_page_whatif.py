@@ -47,7 +47,8 @@ def test_every_op_of_a_gpt_has_a_question_about_its_lines_with_two_or_three_wron
 def test_a_wrong_line_in_the_backward_fails_the_gradient_check_with_the_diagnosis_of_the_quiz(op, start):
     def report(line):
         faulty = quiz.with_line(OPS[op], start, line)
-        return gradcheck.Report(row for sample in OPS[op].samples for row in gradcheck.check_sample(faulty, sample).rows)
+        return gradcheck.Report(
+            row for sample in OPS[op].samples for row in gradcheck.check_sample(faulty, sample).rows)
 
     for line, words, says in quiz.diagnosed(op, start):
         first = report(line).failures[0]

@@ -14,8 +14,9 @@ function drawQuizLeft(step) {                               // without what woul
   const lines = step.backward.source.split("\n"), [, indent, target] = /^(\s*)(\w+ =|return)?/.exec(lines[asked.row]);
   lines[asked.row] = `${indent}${target ? target + " " : ""}?     # which line belongs here?`;
   for (const told of $("left").querySelectorAll(".formula, .say")) told.remove();
-  $("left").querySelector("pre").replaceWith(
-    sourceOf({source: lines.join("\n"), lines: [[asked.row, asked.row, {}]]}, 1, () => {}));
+  const ran = step.backward.lines;
+  const current = ran.findIndex(([first, last]) => first <= asked.row && asked.row <= last) + 1;
+  $("left").querySelector("pre").replaceWith(sourceOf({source: lines.join("\n"), lines: ran}, current, () => {}));
 }
 
 function drawQuiz() {
