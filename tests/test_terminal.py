@@ -186,8 +186,8 @@ def test_show_takes_the_first_indices_of_an_array():
     for command in ("show P 0 2", "show P[0, 2]", "show P 0 -2"):
         said = walk(it, f"j {i}", command, "q").split("(step) ")[1]
         assert re.search(r"P\[0,-?2\] 16x16  max 1", said)
-        rows = [line[5:].rstrip() for line in said.splitlines() if re.match(r" +\d+ [^0-9]", line)]
-        assert [len(row) for row in rows[-16:]] == [2 * (k + 1) for k in range(16)]         # causal
+        rows = [line[5:].rstrip() for line in said.splitlines()[4:20]]
+        assert [len(row) for row in rows] == [2 * (k + 1) for k in range(16)]               # causal
     assert f"P[0,2,3,1] = {P[0, 2, 3, 1]:.4g}" in walk(it, f"j {i}", "show P 0 2 3 1", "q")
 
 
