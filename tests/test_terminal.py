@@ -249,6 +249,15 @@ def test_the_source_stands_at_the_same_place_while_its_lines_are_walked(small_gp
     assert len(gutters) == 8 and max(first) - min(first) <= 1
 
 
+def test_of_a_long_formula_the_equations_of_the_current_line_are_shown(monkeypatch):
+    record = examples.op("adamw")
+    lines = record.views[-1].forward.lines
+    drawn = screens(record, "f", *["l"] * len(lines), size=(80, 12), monkeypatch=monkeypatch, start=8)[2:]
+    for line, screen in zip(lines, drawn, strict=True):
+        for name in {"m_new", "v_new", "r", "u"} & set(line.values):
+            assert f"{name} = " in screen[1]
+
+
 def test_more_is_shown_on_a_larger_screen(small_gpt, monkeypatch):
     commands = ["j attention", *["l"] * 5]
     small, large = (screens(small_gpt, *commands, size=size, monkeypatch=monkeypatch)[-1]

@@ -321,18 +321,28 @@ class Terminal(cmd.Cmd):
 
     def head(self, room: int | None = None) -> list[str]:
         """Position, formula and source. room: of the whole screen; the formula gets an eighth of it, the source a
-        third, scrolled to the current line. None: all lines of both."""
+        third. None: all lines of both."""
         v = self.view
         title = f"── step {v.index}/{len(self.record.views) - 1}  {v.op}{f' → {v.name}' if v.name != v.op else ''}"
         title += f"  {v.created_at} {'forward ' if self.forward else ''}"
         title = clipped(title + "─" * self.width, self.width)
-        shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
-                             formula_lines(v.formula.text, "forward" if self.forward else "backward"))
         if room is None:
-            return [*self.wrapped(title, BOLD), *shapes, *equations, "", *self.source()]
-        most = max(room // 8, 1)
-        formula = [*shapes, *equations] if len(shapes) + len(equations) <= most else equations[:most]
-        return [*self.wrapped(title, BOLD), *formula, *self.source(max(room // 3, 3))]
+            return [*self.wrapped(title, BOLD), *self.formula(), "", *self.source()]
+        return [*self.wrapped(title, BOLD), *self.formula(max(room // 8, 1)), *self.source(max(room // 3, 3))]
+
+    def formula(self, most: int | None = None) -> list[str]:
+        """Shapes and equations of this direction. most: only so many lines of equations, up to the one that the current
+        line computes, or else up to the last one; ⋮ where there are more above."""
+        shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
+                             formula_lines(self.view.formula.text, "forward" if self.forward else "backward"))
+        if most is None or len(shapes) + len(equations) <= most:
+            return [*shapes, *equations]
+        computed = self.listing.lines[self.l].values if self.l >= 0 else ()
+        last = next((i for i, row in enumerate(equations) for name in computed if re.search(rf"\b{name} = ", row)),
+                    len(equations) - 1)
+        first = max(last + 1 - most, 0)
+        shown = equations[first:first + most]
+        return [self.signs("⋮") + shown[0][1:], *shown[1:]] if first else shown
 
     def source(self, most: int | None = None) -> list[str]:
         """The lines of the source; the statements that ran have numbers. most: only so many lines around the current
