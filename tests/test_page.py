@@ -270,7 +270,7 @@ def test_every_line_of_every_op_can_be_shown_forward_and_backward(tmp_path):
       seen.shown = [...shown].sort();
     """)
     ops = {v.op for v in gpt().views}
-    assert seen.positions == 2 * len(gpt().views) + 1 + len(gpt().optimizer_step.updates)
+    assert seen.positions == 2 * len(gpt().views) + 2 + len(gpt().optimizer_step.updates)
     assert {x for x in seen.shown if x[0] in "bf"} == {kind + op for kind in "bf" for op in ops}
 
 
@@ -284,30 +284,6 @@ def test_the_page_shows_the_ops_and_verdicts_of_the_record(tmp_path):
     for (heading, verdicts), v in zip(seen.steps, gpt().views):
         assert heading == (v.op if v.op == v.name else f"{v.op} → {v.name}")
         assert verdicts == [f"✓ {name}" for name in dict.fromkeys(row.of for row in v.report.rows)]
-
-
-def test_a_heat_map_shows_the_number_and_tokens_under_the_cursor_for_keyboard_and_mouse(tmp_path):
-    attention, line = line_of("dS", "attention")
-    seen = browse(tmp_path, gpt_page(), f"location.hash = '#b{attention.index}.{line}';" + """
-      await wait();
-      const map = document.querySelector("figure.new .panels");
-      seen.label = map.getAttribute("aria-label");
-      map.focus();
-      for (const key of ["ArrowRight", "ArrowDown", "ArrowDown", "PageDown"]) press(key);
-      seen.read = text("figure.new .reading");
-      seen.hash = location.hash;
-      const canvas = map.querySelector("canvas"), {right, bottom} = canvas.getBoundingClientRect();
-      canvas.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, clientX: right - 2, clientY: bottom - 2}));
-      seen.hovered = text("figure.new .reading");
-    """)
-    dS = attention.backward.lines[line - 1].values["dS"]
-    assert seen.label.startswith(f"dS: heat map of {' × '.join(map(str, dS.shape))}, largest magnitude")
-    where, value = seen.read.split(" = ")
-    assert where == "[0, 1, 2, 0]" and seen.hash == f"#b{attention.index}.{line}"
-    number, *tokens = value.replace("−", "-").split()
-    assert float(number) == pytest.approx(dS[0, 1, 2, 0], rel=1e-2)
-    assert tokens == ["“t2”", "“t0”"]
-    assert seen.hovered.startswith("[0, 0, 15, 15] = ")
 
 
 def test_breakpoints_stop_where_those_of_backward_steps_do(tmp_path):
@@ -331,26 +307,6 @@ def test_breakpoints_stop_where_those_of_backward_steps_do(tmp_path):
         first_after(0, lambda v: largest_norm(v) > 0.5)]
     assert [words for _, words in seen.runs[5:7]] == ["no later step stops at “bad”", "no later step stops at “nan”"]
     assert "nothing here is called “atention”; nearest: attention" in seen.runs[7][1]
-
-
-def test_the_quiz_hides_the_gradients_until_it_is_answered_and_keeps_the_score(tmp_path):
-    seen = browse(tmp_path, gpt_page(), """
-      goTo("b", 3);
-      press("q");
-      seen.hidden = !text("#right").includes("gradients with respect to the inputs");
-      seen.asked = [];
-      for (let k = 0; k < 3; k++) {
-        const q = questionsOf(3)[k];
-        seen.asked.push(q.text);
-        all(".answers button").find(b => b.textContent === q.right).click();
-      }
-      seen.shown = text("#right").includes("gradients with respect to the inputs");
-      showScore();
-      seen.score = JSON.parse(document.querySelector("textarea").value);
-    """)
-    assert seen.hidden and seen.shown
-    assert [q.split()[0] for q in seen.asked] == ["What", "What", "Which"]
-    assert (seen.score["asked"], seen.score["right"]) == (3, 3)
 
 
 def test_the_page_shows_the_optimizers_arithmetic_of_the_record(tmp_path):

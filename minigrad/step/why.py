@@ -139,7 +139,7 @@ def explain(view: View, cell: Cell, origin: Callable[[View, Cell], Origin] = unk
         found = [Term(tuple(_placed(view, cell, line, part) for part in parts)) for parts in terms(tree, cell.at)]
         return _answer(cell, number, equation(cell.name, tree, cell.at), found, most)
     i = next((i for i, x in enumerate(view.inputs) if cell.name == f"d{x.name}" and x.gradient is not None), None)
-    if i is not None and cell.line and not cell.forward:
+    if i is not None and not cell.forward and (cell.line or not view.backward.lines):     # no lines: without source
         return _answer(cell, number, f"{name} = sum of local derivative * upstream gradient, by the chain rule",
                        _chain_rule(view, i, cell.at), most)
     if tree is not None:

@@ -15,7 +15,20 @@ function array(position) {                                  // of data.arrays; d
     for (let k = 0; k < bytes.length; k++) view.setUint8(k, bytes.charCodeAt(k));
     a.numbers = Float64Array.from({length: bytes.length / 4}, (_, k) => view.getFloat32(4 * k, true));
   }
+  a.constant = !a.stride && a.numbers.length > 1 && a.numbers.every(x => x === a.numbers[0]);
   return a;
+}
+
+// the last two of an array's shape, axes or index exchanged; a vector gets a second axis
+const swapped = (xs, second) => xs.length < 2 ? [...xs, second] : [...xs.slice(0, -2), xs.at(-1), xs.at(-2)];
+
+function transposed(a) {                                    // with its last two axes exchanged; a vector as one column
+  if (a.transpose) return a.transpose;
+  const {rows, columns, panels} = a, size = rows * columns, numbers = new Float64Array(a.numbers.length);
+  for (let p = 0; p < panels; p++) for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
+    numbers[p * size + c * rows + r] = a.numbers[p * size + r * columns + c];
+  return a.transpose = {...a, numbers, rows: columns, columns: rows, shape: swapped(a.shape, 1), full: swapped(a.full),
+    steps: swapped(a.steps), images: {}};
 }
 
 const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
@@ -35,3 +48,19 @@ function cellOf(a, at) {                                    // the cell that sho
   const row = a.shape.length > 1 ? at.at(-2) : 0;
   return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
 }
+
+// ---- axes ----------------------------------------------------------------------------------------------------------
+
+function axesOf(name, shape) {                              // the names of the axes of an array of this step; "" where unknown
+  const known = "fb".includes(here().kind) ? steps[here().k].axes?.[name] : undefined;
+  return known?.length === shape.length ? known : shape.map(() => "");
+}
+
+const labelsOf = axis => data.labels?.[axis] ?? [];         // the labels of its indices: tokens, characters
+
+function inWords(axis, k) {                                 // query 15 "n"; without a name the index alone
+  const label = labelsOf(axis)[k];
+  return (axis ? `${axis} ${k}` : `${k}`) + (label === undefined ? "" : ` "${visible(label)}"`);
+}
+
+const placed = (axes, at) => `[${at.map((k, n) => inWords(axes[n], k)).join(", ")}]`;

@@ -7,7 +7,11 @@ const SHOWN_TERMS = 8, FEW = 4;                             // terms of an answe
 
 function arraysOf({kind, k, line}) {                        // name -> position of the arrays that a line computed
   const step = steps[k], {lines} = listingOf({kind, k}), found = {};
-  if (line) Object.assign(found, lines[line - 1][2]);
+  if (line) {
+    const {2: computed, parts} = lines[line - 1];
+    Object.assign(found, computed);
+    for (const [words, node] of Object.entries(parts ?? {})) found[words] = node.a;     // "Σ over key of dP ⊙ P"
+  }
   else if (kind === "f") for (const x of step.inputs) found[x.name] = x.value;
   else Object.assign(found, step.dys, step.saved);
   if (line === lines.length && kind === "f") Object.assign(found, step.outputs);
@@ -21,7 +25,7 @@ function arraysOf({kind, k, line}) {                        // name -> position 
 function treeOf({kind, k, line, name}) {                    // the expression that computed an array, and its line
   const {lines} = listingOf({kind, k}), gradient = kind === "b" && steps[k].inputs.find(x => `d${x.name}` === name);
   for (let n = line; n > 0; n--) {
-    const tree = lines[n - 1][3][name];
+    const tree = lines[n - 1][3][name] ?? lines[n - 1].parts?.[name];
     if (!tree || tree.op === "array" && tree.name === name) continue;
     return {tree: line === lines.length && gradient ? unbroadcast(tree, gradient.shape) : tree, line: n};
   }
