@@ -193,7 +193,7 @@ class Terminal(cmd.Cmd):
         where = [f"{axis} {k}" for axis, k in zip(axes, at) if axis]
         height = self.room - 2 if self.redraws else max(self.room, TALLEST + 1)
         for line in self.block(name + index(at), np.asarray(value)[at], ", ".join([*where, label]), axes[len(at):],
-                               self.width - 2, height):
+                               self.width - 2, height, indices=True):
             self.put(f"  {line}".rstrip())
 
     def arrays(self) -> dict[str, tuple[Any, str]]:
@@ -407,12 +407,14 @@ class Terminal(cmd.Cmd):
             drawn.insert(0, lambda width, height: [clipped("(this line computes no array)", width)][:height])
         return drawn
 
-    def block(self, name: str, value: Any, label: str, axes: Sequence[str], width: int, height: int) -> list[str]:
+    def block(self, name: str, value: Any, label: str, axes: Sequence[str], width: int, height: int,
+              indices: bool = False) -> list[str]:
         """The lines of one array: name, shape and largest magnitude; the names of its axes; the heat map."""
         if not np.ndim(value):
             lines = [f"{name} = {number(value)}", *([self.paint(clipped(label, width), DIM)] if label else [])]
         else:
-            drawn = heatmap(value, width, self.color, axes, self.record.labels, max(height - 1, 1), label, self.unicode)
+            drawn = heatmap(value, width, self.color, axes, self.record.labels, max(height - 1, 1), label, self.unicode,
+                            indices)
             what = summary(value)
             if len(drawn) == 1 and drawn[0].startswith("all "):
                 what, drawn = drawn[0], [label] * bool(label)
@@ -586,7 +588,7 @@ class Terminal(cmd.Cmd):
     def comparison(self, row: Row) -> list[str]:
         """A wrong gradient, what finite differences give, and the error, as heat maps side by side."""
         arrays = ((f"{row.of}, yours", row.analytic, ""), ("finite difference", row.numeric, ""),
-                  ("error", row.analytic - row.numeric, f"worst at {index(row.worst or ())}"))
+                  (f"error, worst {index(row.worst or ())}", row.analytic - row.numeric, ""))
         blocks = [partial(self.block, *each, self.axes(row.of, row.analytic)) for each in arrays]
         return arranged(blocks, self.width - 2, max(self.room // 2, LOWEST) if self.redraws else 10 ** 6)[0]
 
