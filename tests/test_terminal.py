@@ -303,9 +303,11 @@ def test_nothing_but_ascii_is_written_where_the_encoding_has_nothing_else(small_
     for color in (False, True):
         path = tmp_path / f"{color}.txt"
         with open(path, "w", encoding="ascii") as out:
-            commands = "j attention\nl\nl\nw\nshow\nshow P\nwhy dq\nh\nq\n"
+            commands = "j attention\nl\nl\nw\nshow\nshow P\nwhy dq\no\nnudge wpe.weight\nh\nj ln_f\nq\n"
             Terminal(small_gpt, 0, color, io.StringIO(commands), out).cmdloop()
-        assert "ok dq: gradient check passed" in path.read_text()
+        said = path.read_text()
+        assert "ok dq: gradient check passed" in said
+        assert "dS = P * (dP - sum_key(dP * P)) / sqrt(D)" in said
 
 
 @pytest.mark.parametrize("stdin, stdout, term, redraws", [

@@ -335,8 +335,9 @@ class Terminal(cmd.Cmd):
     def formula(self, most: int | None = None) -> list[str]:
         """Shapes and equations of this direction. most: only so many lines of equations, up to the one that the current
         line computes, or else up to the last one; ⋮ where there are more above."""
+        text = self.view.formula.text if self.unicode else self.view.formula.doc
         shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
-                             formula_lines(self.view.formula.text, "forward" if self.forward else "backward"))
+                             formula_lines(text, "forward" if self.forward else "backward"))
         if most is None or len(shapes) + len(equations) <= most:
             return [*shapes, *equations]
         computed = self.listing.lines[self.l].values if self.l >= 0 else ()
