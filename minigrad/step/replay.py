@@ -21,7 +21,8 @@ class Replay:
 
     def change(self, leaves: Mapping[int, Any]) -> float:
         """How much the loss changes with these leaves: id of the Tensor -> float64 array."""
-        return self._loss(self._run(leaves), leaves) - self.loss
+        with np.errstate(all="ignore"):         # a number that moves may leave the domain of an op
+            return self._loss(self._run(leaves), leaves) - self.loss
 
     def gradients(self, leaves: Mapping[int, Any]) -> tuple[float, dict[int, Any]]:
         """The loss with these leaves, and its gradient with respect to every leaf that wants one: id of the Tensor ->
