@@ -18,6 +18,7 @@ __all__ = [
     "Tensor",
     "check_indices",
     "detect_nan",
+    "draw",
     "forward_steps",
     "from_dlpack",
     "functional",
@@ -40,6 +41,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "gradcheck":                     # imported at its first use
         return importlib.import_module("minigrad.gradcheck")
-    if name == "forward_steps":
-        return step.forward_steps
+    if name in ("draw", "forward_steps"):
+        return getattr(step, name)
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

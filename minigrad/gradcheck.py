@@ -19,6 +19,7 @@ import numpy as np
 from minigrad import functional
 from minigrad.diagnose import diagnose
 from minigrad.autograd import grad
+from minigrad.call_site import place
 from minigrad.command import run_command
 from minigrad.executor import executor_of
 from minigrad.modes import plain
@@ -384,7 +385,7 @@ def _gaps(op_class: type[Op], seed: int) -> Iterator[str]:
             sys.settrace(before)
     missed = sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno} - ran)
     if missed:
-        yield f"no sample runs line {', '.join(map(str, missed))} of its backward ({code.co_filename})"
+        yield f"no sample runs line {', '.join(map(str, missed))} of its backward ({place(code.co_filename, missed[0])})"
 
 
 # ---- a whole model --------------------------------------------------------------------------------------------------

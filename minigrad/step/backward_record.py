@@ -19,6 +19,7 @@ from minigrad.step.formula import parse
 from minigrad.step.line_trace import trace_lines
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate, Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host, output_names
+from minigrad.step.variables import names_of_caller
 from minigrad.step.view import View, view
 from minigrad.tensor import Tensor
 
@@ -31,7 +32,8 @@ def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: l
     The `.grad` of all leaves are afterwards as `loss.backward()` would leave them.
 
     Args:
-        names: what to call leaves that are no Parameters of a Module.
+        names: what to call leaves; others have the names of Parameters in their Module, or those of the variables
+            that hold them where `record` is called.
         tokens: a name for each position of the sequence; axes of that length are labelled with them.
         title, notes: what this is, and what was left out of it.
         optimizer: its next step becomes part of the record, with gradients clipped to a joint norm of max_norm.
@@ -57,6 +59,7 @@ class Record:
         self.views: list[View] = []
         self._y, self._optimizer, self._max_norm = y, optimizer, max_norm
         self._given = {id(t): name for name, t in names.items()}
+        self._variables = names_of_caller()
         self._labels: dict[int, str] = {}
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
         self._uses: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -72,9 +75,13 @@ class Record:
         tape.accumulate(leaf, gradient)
 
     def label(self, leaf: Tensor) -> str:
-        """A name for a leaf: the one given to `record`, its own, or a new one."""
+        """A name for a leaf: the one given to `record`, its own, that of a variable, or a new one; with a prime if it
+        is another leaf's."""
         if id(leaf) not in self._labels:
-            label = self._given.get(id(leaf), "") or getattr(leaf, "name", "") or f"leaf{len(self._labels)}"
+            label = (self._given.get(id(leaf)) or getattr(leaf, "name", "") or self._variables.get(leaf.key) or
+                     f"leaf{len(self._labels)}")
+            while label in self.leaves:
+                label += "'"
             self._labels[id(leaf)] = label
             self.leaves[label] = leaf
         return self._labels[id(leaf)]
@@ -82,7 +89,7 @@ class Record:
     def breakpoint(self, until: str) -> Callable[[View], bool]:
         """A function of a view: whether a breakpoint stops at it. until: as for `loss.backward_steps(until=...)`.
         ValueError, with the nearest names, for a name that is not in this record."""
-        names = {v.index: names_of(v.op, v.step.node.module, ()) | {x.leaf for x in v.inputs} - {""}
+        names = {v.index: names_of(v.op, v.step.node.module, (), {}) | {x.leaf for x in v.inputs} - {""}
                  for v in self.views}
         kind, value = parse_breakpoint(until, names.values())
         if kind == "bad":
@@ -100,9 +107,12 @@ class Record:
         return tuple(self._uses.get((step.node.seq, out), ()))
 
     def why(self, index: int, name: str | int, at: Any, most: int = 6) -> Why:
-        """Explain one element of a gradient of step `index` by the chain rule: see minigrad.step.explain.why. `follow`
-        explains its terms."""
+        """Explain one element of a gradient of step `index` by the chain rule: see minigrad.step.explain.why. name: of
+        the op's input, or of the leaf that it is. `follow` explains its terms."""
         step = self.views[index].step
+        leaves = [x.leaf for x in self.views[index].inputs]
+        if name in leaves and name not in [x.name for x in self.views[index].inputs]:
+            name = leaves.index(name)
         return why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
 
     def follow(self, term: Term) -> list[Why]:

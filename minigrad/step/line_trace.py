@@ -2,7 +2,6 @@
 import ast
 import functools
 import inspect
-import os
 import sys
 import textwrap
 from types import CodeType
@@ -11,6 +10,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from minigrad import device
+from minigrad.call_site import place
 
 TRACER_IN_USE = "a debugger or a coverage tool uses Python's tracer, so the values of the lines were not recorded"
 
@@ -61,9 +61,9 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         note = TRACER_IN_USE if sys.gettrace() is not None else ""
     except OSError:
         source, statements, note = "", {}, "the source of this op is not in a file"
-    place = f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{code.co_firstlineno}"
+    where = place(code.co_filename, code.co_firstlineno)
     if note:
-        return function(*args, **kwargs), Listing(source, place, [], note)
+        return function(*args, **kwargs), Listing(source, where, [], note)
 
     lines: list[Line] = []
     seen: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         result = function(*args, **kwargs)
     finally:
         sys.settrace(None)
-    return result, Listing(source, place, lines)
+    return result, Listing(source, where, lines)
 
 
 def _is_value(value: Any) -> bool:
