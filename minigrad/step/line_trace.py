@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad import device
 from minigrad.call_site import place
+from minigrad.step.elements import Tree, trees
 
 TRACER_IN_USE = "a debugger or a coverage tool uses Python's tracer, so the values of the lines were not recorded"
 
@@ -20,6 +21,7 @@ class Line(NamedTuple):
     first: int                      # its first line in the source, counted from 0
     last: int                       # its last line
     values: dict[str, Any]          # name -> a copy of the array on the host, or a number
+    before: dict[str, Any] = {}     # its variables before it ran: copies of arrays, other objects as they are
 
 
 class Statement(NamedTuple):
@@ -36,6 +38,13 @@ class Listing(NamedTuple):
     place: str                      # "minigrad/ops/softmax.py:27"
     lines: list[Line]
     note: str = ""                  # why `lines` is empty
+    results: Sequence[str] = ()     # names for the values that the function returns
+    scope: dict[str, Any] = {}      # the function's globals
+
+    def trees(self, i: int) -> dict[str, Tree]:
+        """For each variable that line i assigned, the expression that computed it; {} if it cannot be read."""
+        line = self.lines[i]
+        return trees(self.source, line.first, self.scope, line.before, self.results)
 
     @property
     def first_bad(self) -> int | None:
@@ -67,7 +76,7 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
 
     lines: list[Line] = []
     seen: dict[str, Any] = {}
-    running: list[Statement] = []                   # the statement that is running; empty before the first
+    running: list[tuple[Statement, dict[str, Any]]] = []    # the statement that is running, and `before` it
 
     def changed(values: dict[str, Any]) -> dict[str, Any]:
         """Those of the values that are new or differ from the last time."""
@@ -81,9 +90,9 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
 
     def statement_ended(local: dict[str, Any], returned: dict[str, Any]) -> None:
         if running:
-            first, last, names = running.pop()
+            (first, last, names), before = running.pop()
             values = changed({name: value for name, value in local.items() if name in names}) | changed(returned)
-            lines.append(Line(first, last, values))
+            lines.append(Line(first, last, values, before))
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
         if frame.f_code is not code:
@@ -92,9 +101,10 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
             changed(frame.f_locals)
         elif event == "line":
             statement = statements.get(frame.f_lineno - code.co_firstlineno)
-            if statement is not None and statement not in running:
+            if statement is not None and not (running and running[0][0] == statement):
                 statement_ended(frame.f_locals, {})
-                running.append(statement)
+                running.append((statement, {name: seen.get(name, value) for name, value in frame.f_locals.items()
+                                            if name in statement.names}))
         elif event == "return":
             statement_ended(frame.f_locals, dict(zip(results, arg if type(arg) is tuple else (arg,))))
         return trace
@@ -104,7 +114,7 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         result = function(*args, **kwargs)
     finally:
         sys.settrace(None)
-    return result, Listing(source, where, lines)
+    return result, Listing(source, where, lines, "", results, inspect.unwrap(function).__globals__)
 
 
 def _is_value(value: Any) -> bool:
