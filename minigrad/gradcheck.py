@@ -41,10 +41,20 @@ class Row(NamedTuple):
     of: str                     # which array: "dx", "y"
     error: float                # relative; infinite if there was nothing to compare
     detail: str = ""            # of a failure: index, values, diagnosis
+    analytic: Any = None        # the entries of a gradient that were compared with finite differences, an array
+    numeric: Any = None         # what finite differences give for them, an array of the same shape
 
     @property
     def ok(self) -> bool:
         return not self.detail
+
+    @property
+    def worst(self) -> tuple[int, ...] | None:
+        """The index, in analytic and numeric, of the largest difference; None if no entries were compared."""
+        if self.numeric is None or np.size(self.numeric) == 0:
+            return None
+        off = np.nan_to_num(np.abs(self.analytic - self.numeric), nan=np.inf)
+        return tuple(int(k) for k in np.unravel_index(np.argmax(off), np.shape(off)))
 
 
 class Report:
@@ -66,6 +76,26 @@ class Report:
         """The largest relative error against central differences."""
         return max([row.error for row in self.rows if row.check in (DIFFERENCES, TWICE)], default=0.0)
 
+    def scatter(self) -> list[tuple[float, float, str]]:
+        """(analytic, numeric, name) of every entry that was compared with finite differences. name: of the parameter,
+        or of the gradient and the sample."""
+        return [(float(a), float(n), f"{row.of} of {row.what}" if row.of else row.what)
+                for row in self.rows if row.numeric is not None
+                for a, n in zip(np.ravel(row.analytic), np.ravel(row.numeric))]
+
+    @property
+    def agreement(self) -> str:
+        """A sentence: how many entries agree with finite differences; "" if no single entries were compared."""
+        compared = [row for row in self.rows if row.numeric is not None]
+        total = sum(np.size(row.numeric) for row in compared)
+        if not total:
+            return ""
+        right = sum(np.size(row.numeric) if row.ok else int((_differences(row.analytic, row.numeric) < TOLERANCE).sum())
+                    for row in compared)
+        worst = max(row.error for row in compared)
+        return (f"{'all ' if right == total else ''}{right:,}{'' if right == total else f' of {total:,}'} pairs of "
+                f"analytic and numeric gradient agree; largest relative error {worst:.1e}")
+
     def __str__(self) -> str:
         lines = []
         for what, rows in itertools.groupby(self.rows, lambda row: row.what):
@@ -75,16 +105,20 @@ class Report:
                 numbers = "  ".join(f"{row.of} {row.error:.1e}".strip() for row in group)
                 lines.append(f"  {'ok  ' if all(row.ok for row in group) else 'FAIL'} {check:22} {numbers}")
                 lines += [f"       {row.detail}" for row in group if not row.ok]
+        lines += [self.agreement] if self.agreement else []
         return "\n".join(lines)
 
 
 def relative_error(a: Any, b: Any) -> float:
     """max|a - b| / max(|a|, |b|, 1e-3) for two arrays of one shape; infinite if it is NaN, 0 for empty arrays."""
-    a, b = np.asarray(a), np.asarray(b)
-    if a.size == 0:
-        return 0.0
-    error = float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max(), 1e-3))
+    error = float(_differences(a, b).max(initial=0.0))
     return error if np.isfinite(error) else np.inf
+
+
+def _differences(a: Any, b: Any) -> Any:
+    """|a - b| / max(|a|, |b|, 1e-3), where both maxima are over all entries."""
+    a, b = np.asarray(a), np.asarray(b)
+    return np.abs(a - b) / max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0), 1e-3)
 
 
 def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS) -> np.ndarray:
@@ -183,7 +217,8 @@ class Case:
                 at = np.unravel_index(np.argmax(np.abs(g - w)), np.shape(w))
                 index = f"[{', '.join(str(int(i)) for i in at)}]" if at else ""
                 detail = f"{name}{index} is {g[at]:.6g}, should be {w[at]:.6g}: {diagnose(g, w, self.known())}"
-            yield Row(self.what, check, name, error, detail)
+            pairs = (np.asarray(g), np.asarray(w)) if check == DIFFERENCES else (None, None)
+            yield Row(self.what, check, name, error, detail, *pairs)
 
 
 def _arrays(saved: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -439,11 +474,12 @@ def check_model(
         scale = max(float(np.abs(g).max()), 1e-3)
         u = rng.normal(size=g.shape)
         along, should = float((g * u).sum()), derivative(u)
-        for check_name, error, numbers in (
-            ("coordinates", float(np.abs(got - want).max()) / scale, f"gives {got}, should be {want}"),
-            ("direction", abs(along - should) / max(abs(should), scale), f"gives {along:.6g}, should be {should:.6g}"),
-        ):
-            rows.append(Row(name, check_name, "", error, "" if error < TOLERANCE else numbers))
+        error = float(np.abs(got - want).max(initial=0.0)) / scale
+        rows.append(Row(name, "coordinates", "", error, "" if error < TOLERANCE else f"gives {got}, should be {want}",
+                        got, want))
+        error = abs(along - should) / max(abs(should), scale)
+        rows.append(Row(name, "direction", "", error,
+                        "" if error < TOLERANCE else f"gives {along:.6g}, should be {should:.6g}"))
     return Report(rows)
 
 

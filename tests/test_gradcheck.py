@@ -502,6 +502,26 @@ def test_check_model_fails_exactly_for_the_parameters_with_a_wrong_gradient(norm
     assert wrong(gradcheck.check_model(loss, parameters.items())) == names
 
 
+def test_check_model_keeps_the_analytic_and_the_numeric_derivative_of_every_entry_that_it_picked():
+    loss, parameters = small_model(mg.OPS["layer_norm"])
+    report = gradcheck.check_model(loss, parameters.items(), coordinates=4)
+    pairs = report.scatter()
+    assert [name for _, _, name in pairs] == [name for name in parameters for _ in range(4)]
+    for p, g in zip(parameters.values(), mg.grad(loss(), list(parameters.values()))):
+        picked = [analytic for analytic, _, name in pairs if parameters[name] is p]
+        assert set(picked) <= set(g.numpy().ravel().tolist())
+    np.testing.assert_allclose([a for a, _, _ in pairs], [n for _, n, _ in pairs], rtol=1e-6, atol=1e-9)
+    assert str(report).splitlines()[-1].startswith("all 16 pairs of analytic and numeric gradient agree; largest ")
+
+
+def test_the_report_of_a_wrong_model_says_how_many_pairs_agree():
+    loss, parameters = small_model(faulty_ops.LayerNormAveragesDw)     # the gradient of ln.weight is 7 times too small
+    report = gradcheck.check_model(loss, parameters.items(), coordinates=4)
+    assert str(report).splitlines()[-1].startswith("12 of 16 pairs of analytic and numeric gradient agree; largest ")
+    wrong_ratios = {round(n / a, 4) for a, n, name in report.scatter() if name == "ln.weight"}
+    assert wrong_ratios == {7.0}
+
+
 def test_check_model_names_parameters_without_a_name_by_their_number():
     loss, parameters = small_model(faulty_ops.LayerNormAveragesDw)
     assert wrong(gradcheck.check_model(loss, parameters.values())) == {"parameter 1"}
