@@ -96,6 +96,10 @@ class Report:
         return (f"{'all ' if right == total else ''}{right:,}{'' if right == total else f' of {total:,}'} pairs of "
                 f"analytic and numeric gradient agree; largest relative error {worst:.1e}")
 
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import report_table
+        return report_table(self)
+
     def __str__(self) -> str:
         lines = []
         for what, rows in itertools.groupby(self.rows, lambda row: row.what):
@@ -107,6 +111,8 @@ class Report:
                 lines += [f"       {row.detail}" for row in group if not row.ok]
         lines += [self.agreement] if self.agreement else []
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def relative_error(a: Any, b: Any) -> float:

@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING, Any, Iterable, Sequence
 
 import numpy as np
 
-
-
 if TYPE_CHECKING:
     from minigrad.gradcheck import Report, Row
     from minigrad.nn import Module, Parameter
     from minigrad.optim import Optimizer
     from minigrad.step.explain import Term, Why
 
-MOST_ROWS = 60                                  # of a report; failures come first
+MOST_ROWS = 300                                 # of a report
 MOST_CELLS = 16                                 # along each axis of a heat map
 SIDE = 12                                       # of a cell, in pixels
 PASSED, FAILED = "color:#2a9461", "color:#d9483b;font-weight:600"
@@ -27,16 +25,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[
 
     def line(cells: Sequence[str], tag: str) -> str:
         if len(cells) < len(head):
-            return f'<tr><{tag} colspan="{len(head)}" style="text-align:left">{cells[0]}</{tag}></tr>'
-        return "<tr>" + "".join(f'<{tag} style="text-align:{"right" if i in right else "left"}">{cell}</{tag}>'
-                                for i, cell in enumerate(cells)) + "</tr>"
+            return f'<tr><{tag} colspan="{len(head)}" style="text-align:left;padding:2px 8px">{cells[0]}</{tag}></tr>'
+        return "<tr>" + "".join(
+            f'<{tag} style="text-align:{"right" if i in right else "left"};padding:2px 8px">{cell}</{tag}>'
+            for i, cell in enumerate(cells)) + "</tr>"
 
-    return (f'<table style="margin:4px 0">{line(head, "th")}' + "".join(line(row, "td") for row in rows) + "</table>")
+    return f'<table style="margin:4px 0">{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table>'
 
 
 def folded(summary: str, content: str, opened: bool = False) -> str:
     """Content below a line that opens and closes it."""
-    return f'<details{" open" if opened else ""} style="margin:2px 0 2px 12px"><summary>{summary}</summary>{content}</details>'
+    return (f'<details{" open" if opened else ""} style="margin:2px 0 2px 12px"><summary>{summary}</summary>{content}'
+            "</details>")
 
 
 def plural(n: int, noun: str) -> str:
@@ -51,23 +51,33 @@ def index(at: Sequence[int]) -> str:
 # ---- reports --------------------------------------------------------------------------------------------------------
 
 def report_table(report: "Report") -> str:
-    """The rows of a check, those that failed first, each with its diagnosis and, where single entries were compared,
-    the gradient, the finite differences and the error as heat maps."""
+    """What failed, each with its diagnosis and, where single entries were compared, the gradient, the finite differences
+    and the error as heat maps; all comparisons below, folded."""
     failures = report.failures
-    passed = [row for row in report.rows if row.ok]
-    verdict = (f'<span style="{PASSED}">passed</span>: {plural(len(passed), "comparison")}, largest relative error '
-               f"{report.worst:.1e}" if report.ok else
-               f'<span style="{FAILED}">failed</span>: {len(failures)} of {plural(len(report.rows), "comparison")}')
-    lines: list[list[str]] = []
-    for row in (failures + passed)[:MOST_ROWS]:
-        lines.append([*map(html.escape, (row.what, row.check, row.of)), f"{row.error:.1e}",
-                      f'<span style="{PASSED}">passed</span>' if row.ok else f'<span style="{FAILED}">failed</span>'])
-        if not row.ok:
-            lines.append([html.escape(row.detail) + heat_maps(row)])
-    left_out = len(report.rows) - MOST_ROWS
-    if left_out > 0:
-        lines.append([f"and {left_out:,} more"])
-    return f"<div>{verdict}</div>" + table(["of", "compared with", "", "relative error", ""], lines, [3])
+    if report.ok:
+        verdict = (f'<span style="{PASSED}">passed</span>: {plural(len(report.rows), "comparison")}, largest relative '
+                   f"error {_error(report.worst)}")
+    else:
+        verdict = (f'<span style="{FAILED}">failed</span>: {len(failures)} of '
+                   f"{plural(len(report.rows), 'comparison')}")
+    head = ["of", "compared with", "", "relative error", ""]
+    diagnoses: list[list[str]] = []
+    for row in failures[:MOST_ROWS]:
+        diagnoses += [_compared(row), [html.escape(row.detail) + heat_maps(row)]]
+    rows = [_compared(row) for row in report.rows[:MOST_ROWS]]
+    if len(report.rows) > MOST_ROWS:
+        rows.append([f"and {len(report.rows) - MOST_ROWS:,} more"])
+    return (f"<div>{verdict}</div>" + (table(head, diagnoses, [3]) if diagnoses else "") +
+            folded("all comparisons", table(head, rows, [3])))
+
+
+def _compared(row: "Row") -> list[str]:
+    verdict = f'<span style="{PASSED}">passed</span>' if row.ok else f'<span style="{FAILED}">failed</span>'
+    return [*map(html.escape, (row.what, row.check, row.of)), _error(row.error), verdict]
+
+
+def _error(x: float) -> str:
+    return f"{x:.1e}" if x else "0"
 
 
 def heat_maps(row: "Row") -> str:
@@ -133,9 +143,9 @@ def _answer(why: "Why", to_loss: bool, most: int | None = None) -> str:
         rows.append([f"{left_out:,} smaller", "", "", "", "", f"{rest:.6g}"])
     rows.append(["<b>sum</b>", "", "", "", "", f"<b>{why.total:.6g}</b>"])
     rows.append(["as recorded", "", "", "", "", f"{why.value:.6g}"])
-    found = (f"<div>{html.escape(why.name)}{index(why.at)} of {_step(why)}: the sum over the elements of its output of "
-             "local derivative × upstream gradient</div>" +
-             table(["", "local derivative", "", "upstream gradient", "", "product"], rows, [1, 3, 5]))
+    found = (f"<div>{_asked(why)}: the sum over the elements of its output of local derivative × upstream "
+             "gradient</div>" + table(["", "local derivative", "", "upstream gradient", "", "product"],
+                                        rows, [1, 3, 5]))
     for term in why.terms[:most] if why.record is not None else []:
         found += _followed(why, term, to_loss and term is why.terms[0])
     return found
@@ -150,9 +160,14 @@ def _followed(why: "Why", term: "Term", to_loss: bool) -> str:
     return folded(f"why is the upstream gradient of y{index(term.at)} {term.dy:.6g}?", below)
 
 
-def _step(why: "Why") -> str:
-    name = f" ({html.escape(why.record.views[why.step].name)})" if why.record is not None else ""
-    return f"step {why.step}{name}"
+def _asked(why: "Why") -> str:
+    """What is explained: "db[0, 2] of step 2 (matmul), the gradient of w[0, 2]"."""
+    asked = f"{why.name}{index(why.at)} of step {why.step}"
+    if why.record is not None:
+        view = why.record.views[why.step]
+        leaf = view.inputs[why.input].leaf
+        asked += f" ({view.name})" + (f", the gradient of {leaf}{index(why.at)}" if leaf else "")
+    return html.escape(asked)
 
 
 # ---- modules and optimizers -----------------------------------------------------------------------------------------
@@ -168,7 +183,7 @@ def _module(module: "Module", path: str, first: dict[int, str], opened: bool) ->
     content, rows = "", []
     for name, child in module._children():
         full = f"{path}.{name}" if path else name
-        if hasattr(child, "data"):
+        if not hasattr(child, "named_parameters"):
             rows.append([html.escape(name), str(child.shape), str(child.dtype), _count(child, full, first)])
         else:
             content += _module(child, full, first, opened=False)

@@ -5,6 +5,7 @@ of its forward and backward with the values that they computed, its checks. As e
 inputs, the record also answers what the loss would be with other values of some leaves: `nudges` move one number of
 each parameter, `optimizer_step` moves all that an optimizer would.
 """
+import dataclasses
 from functools import cached_property
 from typing import Any, Callable, Iterable, Mapping
 
@@ -86,6 +87,14 @@ class Record:
             self.leaves[label] = leaf
         return self._labels[id(leaf)]
 
+    def _repr_html_(self) -> str:
+        from minigrad.step.page import iframe
+        return iframe(self)
+
+    def __repr__(self) -> str:
+        title = f" of {self.title}" if self.title else ""
+        return f"<record{title}: {len(self.views)} steps, loss {self.loss:.4g}; leaves {', '.join(self.leaves)}>"
+
     def breakpoint(self, until: str) -> Callable[[View], bool]:
         """A function of a view: whether a breakpoint stops at it. until: as for `loss.backward_steps(until=...)`.
         ValueError, with the nearest names, for a name that is not in this record."""
@@ -113,7 +122,8 @@ class Record:
         leaves = [x.leaf for x in self.views[index].inputs]
         if name in leaves and name not in [x.name for x in self.views[index].inputs]:
             name = leaves.index(name)
-        return why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
+        answer = why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
+        return dataclasses.replace(answer, record=self)
 
     def follow(self, term: Term) -> list[Why]:
         """Explain the upstream gradient in a term: one answer for each use of that output; none at the loss."""

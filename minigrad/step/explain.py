@@ -4,7 +4,7 @@ Each of them runs the textbook op again, on copies of the inputs on the host; `c
 is anything with the attributes of a Step: index, op, node, inputs, static, ran, dy, dxs.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -126,6 +126,11 @@ class Why:
     magnitude: float                # sum of |term| over all terms
     count: int                      # number of terms that are not 0
     terms: list[Term]               # the largest ones, largest first
+    record: Any = field(default=None, repr=False, compare=False)    # the Record whose `follow` explains its terms
+
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import why_table
+        return why_table(self)
 
 
 def why(step: Any, name: str | int, at: Any, most: int = 6, rerun: Rerun | None = None,

@@ -9,6 +9,7 @@ import hashlib
 import html as markup
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Iterable, NamedTuple
 
@@ -20,6 +21,7 @@ from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
 from minigrad.step.line_trace import Listing
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
+from minigrad.step.variables import names_in
 from minigrad.step.view import View, view
 
 WEB = Path(__file__).parent / "web"
@@ -27,6 +29,7 @@ STYLES = "layout", "figures", "panels", "media"
 SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
            "page")                              # one script: a name that a file uses at its top level comes before it
 PANELS = 12                                     # matrices shown of an array of more than two axes
+FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
@@ -46,22 +49,13 @@ def html(record: Record, budget: float = 8e6) -> str:
     return _fit(_contents(record), budget)[0]
 
 
-def iframe(step: Any) -> str:
-    """The page of one Step as an <iframe>, for a notebook."""
-    names: dict[int, str] = {}
-
-    def label(leaf: Any) -> str:
-        return names.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(names)}")
-
-    shown = view(step, label, {})
-    shown.inputs = [x if getattr(t, "node", None) is None else
-                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    whys = [why(step, i, at) for i, x in enumerate(shown.inputs) if x.gradient is not None
-            for at in largest_entries(x.gradient, 3)]
-    whys = [dataclasses.replace(w, step=0) for w in whys]           # the only step of the page
-    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], whys, embedded=True), 2e6)
-    return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
-            'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
+def iframe(shown: Any) -> str:
+    """The page of a Record, or of one Step, as an <iframe> for a notebook, of at most 2 MB."""
+    contents = _contents(shown) if isinstance(shown, Record) else _contents_of_step(shown)
+    page = _fit(contents, FRAME_BUDGET)[0].replace("&", "&amp;").replace("'", "&#39;")
+    title = markup.escape(contents.title or "one backward, step by step")
+    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
+            'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
 
 
 # ---- what is on it --------------------------------------------------------------------------------------------------
@@ -82,6 +76,22 @@ class Contents(NamedTuple):
 def _contents(record: Record) -> Contents:
     return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.notes,
                     record.loss, record.nudges(), record.optimizer_step)
+
+
+def _contents_of_step(step: Any) -> Contents:
+    variables, names = names_in(vars(sys.modules["__main__"])), {}
+
+    def label(leaf: Any) -> str:
+        own: str = getattr(leaf, "name", "") or variables.get(leaf.key) or f"leaf{len(names)}"
+        return names.setdefault(id(leaf), own)
+
+    shown = view(step, label, {})
+    shown.inputs = [x if getattr(t, "node", None) is None else
+                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
+    whys = [why(step, i, at) for i, x in enumerate(shown.inputs) if x.gradient is not None
+            for at in largest_entries(x.gradient, 3)]
+    whys = [dataclasses.replace(w, step=0) for w in whys]           # the only step of the page
+    return Contents(f"step {step.index}: {step.node}", [shown], whys, embedded=True)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
