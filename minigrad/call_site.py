@@ -1,8 +1,9 @@
 """The line of user code that called an op: errors and steps name it."""
 import os
-import re
 import sys
 from types import CodeType, FrameType
+
+from minigrad.ipython import cell
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # in this package, but counts as user code
@@ -33,22 +34,10 @@ def place(filename: str, line: int | None) -> str:
     """A line of a file without the folders of this machine: "minigrad/ops/softmax.py:27" for a file of this package,
     "train.py:41" relative to the working directory, or to the folder that holds this package; elsewhere the file's name
     alone. A line of a notebook's cell: "cell 3, line 1"."""
-    cell = _cell(filename)
-    if cell:
-        return f"{cell}, line {line}"
+    if in_cell := cell(filename):
+        return f"{in_cell}, line {line}"
     roots = (_INSTALLED,) if filename.startswith(_PACKAGE) else (os.path.join(os.getcwd(), ""), _INSTALLED)
     if os.path.isabs(filename):
         root = next((root for root in roots if root != os.sep and filename.startswith(root)), "")
         filename = filename.removeprefix(root) if root else os.path.basename(filename)
     return f"{filename}:{line}"
-
-
-def _cell(filename: str) -> str:
-    """The cell that IPython compiled under this file name, "cell 3", by the number of its latest execution; "" for a
-    file."""
-    found = re.match(r"<ipython-input-(\d+)-", filename)
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if not found and shell is not None:
-        _, name = shell.compile.format_code_name(filename) or ("", "")             # "Cell", "In[3]"
-        found = re.search(r"\[(\d+)\]", name)
-    return f"cell {found[1]}" if found else ""
