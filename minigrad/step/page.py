@@ -52,7 +52,7 @@ def html(record: Record, budget: float = 8e6) -> str:
 def iframe(shown: Any) -> str:
     """The page of a Record, or of one Step, as an <iframe> for a notebook, of at most 2 MB."""
     contents = _contents(shown) if isinstance(shown, Record) else _contents_of_step(shown)
-    page = _fit(contents, FRAME_BUDGET)[0].replace("&", "&amp;").replace("'", "&#39;")
+    page = markup.escape(_fit(contents, FRAME_BUDGET)[0], quote=False).replace("'", "&#39;")   # " is too frequent
     title = markup.escape(contents.title or "one backward, step by step")
     return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
             'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
