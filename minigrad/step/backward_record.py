@@ -88,8 +88,8 @@ class Record:
         return self._labels[id(leaf)]
 
     def _repr_html_(self) -> str:
-        from minigrad.step.page import iframe
-        return iframe(self)
+        from minigrad.step.page import contents_of, iframe
+        return iframe(contents_of(self))
 
     def __repr__(self) -> str:
         title = f" of {self.title}" if self.title else ""

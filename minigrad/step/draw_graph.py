@@ -60,8 +60,8 @@ def draw(loss: Tensor, path: str | Path | None = None, *, gradients: bool = True
             box. By default nothing is folded in a graph of up to 16 ops; in a larger one as little as makes it so.
         names: what to call leaves, as for `record`.
 
-    Raises ValueError for a Tensor that has no graph, a graph that was freed by a backward or has more than 600 boxes,
-    and a path that does not end in ".svg".
+    Raises ValueError for a Tensor that has no graph, a graph that was freed by a backward or has more than 600 boxes, a
+    depth below 1, and a path that does not end in ".svg".
     """
     if not isinstance(loss, Tensor) or loss.node is None:
         raise ValueError(f"draw needs a Tensor made from at least one that has requires_grad=True, outside no_grad(); "
@@ -69,6 +69,8 @@ def draw(loss: Tensor, path: str | Path | None = None, *, gradients: bool = True
     if path is not None and Path(path).suffix != ".svg":
         raise ValueError(f"the picture is in SVG: give a file like {Path(path).with_suffix('.svg').name!r}, not "
                          f"{Path(path).name!r}")
+    if depth is not None and depth < 1:
+        raise ValueError(f"depth must be a whole number of at least 1, got {depth}")
     called = names_of_caller() | {t.key: name for name, t in (names or {}).items()}
     boxes = _boxes(loss, depth, called)
     if len(boxes) > LIMIT:
@@ -76,7 +78,9 @@ def draw(loss: Tensor, path: str | Path | None = None, *, gradients: bool = True
                          "or put parts of the model into modules, which are folded")
     if gradients and loss.size == 1:
         _add_gradients(boxes, loss)
-    drawing = Drawing(_svg(_layers(boxes)), f"graph of {sum(box.kind != 'leaf' for box in boxes)} boxes")
+    folded = sum(box.kind == "module" for box in boxes)
+    drawing = Drawing(_svg(_layers(boxes)), f"graph of {len(list(nodes_of(loss)))} ops" +
+                      (f", {folded} modules folded" if folded else ""))
     if path is not None:
         drawing.save(path)
     return drawing

@@ -11,11 +11,10 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterable, NamedTuple
 
 import numpy as np
 
-from minigrad.step.backward_record import Record
 from minigrad.step.explain import Why, largest_entries, why
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
@@ -23,6 +22,9 @@ from minigrad.step.line_trace import Listing
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
 from minigrad.step.variables import names_in
 from minigrad.step.view import View, view
+
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record
 
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "media"
@@ -33,25 +35,24 @@ FRAME_BUDGET = 2e6                              # bytes of a page in a notebook,
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
-def write(record: Record, path: str | Path, budget: float = 8e6) -> list[str]:
+def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
     """Write the page of a record into one file of at most `budget` bytes.
 
     Returns sentences that say what was sampled or left out to stay within the budget; the page shows them too.
     ValueError if even the smallest page is larger.
     """
-    page, omitted = _fit(_contents(record), budget)
+    page, omitted = _fit(contents_of(record), budget)
     Path(path).write_text(page, encoding="utf-8")
     return omitted
 
 
-def html(record: Record, budget: float = 8e6) -> str:
+def html(record: "Record", budget: float = 8e6) -> str:
     """The page of a record, as text."""
-    return _fit(_contents(record), budget)[0]
+    return _fit(contents_of(record), budget)[0]
 
 
-def iframe(shown: Any) -> str:
-    """The page of a Record, or of one Step, as an <iframe> for a notebook, of at most 2 MB."""
-    contents = _contents(shown) if isinstance(shown, Record) else _contents_of_step(shown)
+def iframe(contents: "Contents") -> str:
+    """A page as an <iframe> for a notebook, of at most 2 MB."""
     page = markup.escape(_fit(contents, FRAME_BUDGET)[0], quote=False).replace("'", "&#39;")   # " is too frequent
     title = markup.escape(contents.title or "one backward, step by step")
     return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
@@ -73,12 +74,12 @@ class Contents(NamedTuple):
     embedded: bool = False          # in an <iframe>
 
 
-def _contents(record: Record) -> Contents:
+def contents_of(record: "Record") -> Contents:
     return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.notes,
                     record.loss, record.nudges(), record.optimizer_step)
 
 
-def _contents_of_step(step: Any) -> Contents:
+def contents_of_step(step: Any) -> Contents:
     variables, names = names_in(vars(sys.modules["__main__"])), {}
 
     def label(leaf: Any) -> str:

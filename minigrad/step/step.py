@@ -80,8 +80,8 @@ class Step(Visit):
         return why(self, input, index)
 
     def _repr_html_(self) -> str:
-        from minigrad.step.page import iframe
-        return iframe(self)
+        from minigrad.step.page import contents_of_step, iframe
+        return iframe(contents_of_step(self))
 
     def __repr__(self) -> str:
         dxs = ", ".join(
