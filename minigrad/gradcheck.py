@@ -426,7 +426,8 @@ def _gaps(op_class: type[Op], seed: int) -> Iterator[str]:
             sys.settrace(before)
     missed = sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno} - ran)
     if missed:
-        yield f"no sample runs line {', '.join(map(str, missed))} of its backward ({place(code.co_filename, missed[0])})"
+        yield (f"no sample runs line {', '.join(map(str, missed))} of its backward "
+               f"({place(code.co_filename, missed[0])})")
 
 
 # ---- a whole model --------------------------------------------------------------------------------------------------

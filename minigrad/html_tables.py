@@ -51,8 +51,8 @@ def index(at: Sequence[int]) -> str:
 # ---- reports --------------------------------------------------------------------------------------------------------
 
 def report_table(report: "Report") -> str:
-    """What failed, each with its diagnosis and, where single entries were compared, the gradient, the finite differences
-    and the error as heat maps; all comparisons below, folded."""
+    """What failed, each with its diagnosis and, where single entries were compared, the gradient, the finite
+    differences and the error as heat maps; all comparisons below, folded."""
     failures = report.failures
     if report.ok:
         verdict = (f'<span style="{PASSED}">passed</span>: {plural(len(report.rows), "comparison")}, largest relative '

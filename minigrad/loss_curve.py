@@ -1,5 +1,6 @@
 """The loss of a training run as a curve that redraws itself in a notebook."""
 import html
+import importlib
 import math
 import time
 from typing import Any, Mapping
@@ -51,8 +52,7 @@ class LossCurve:
     def _draw(self) -> None:
         """Draw or redraw the picture below the cell that runs; once more at the end of that cell."""
         if self._handle is None:
-            from IPython.display import display
-            self._handle = display(self, display_id=True)
+            self._handle = importlib.import_module("IPython.display").display(self, display_id=True)
             shell().events.register("post_run_cell", self._cell_ended)
         else:
             self._handle.update(self)
@@ -73,9 +73,9 @@ class LossCurve:
         if not train and not validation:
             return html.escape(repr(self))
         steps, losses = zip(*train, *validation)
-        x0, x1 = min(steps), max(max(steps), min(steps) + 1)
-        y0, y1 = min(*losses, *self.lines.values(), math.inf), max(losses)
-        y1 = y1 if y1 > y0 else y0 + 1.0
+        x0, x1 = float(min(steps)), float(max(steps))
+        y0, y1 = float(min(*losses, *self.lines.values(), math.inf)), float(max(losses))
+        x1, y1 = (high if high > low else low + 1.0 for low, high in ((x0, x1), (y0, y1)))
         inner_width, inner_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
         def x(step: float) -> float:

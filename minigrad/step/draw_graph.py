@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 
@@ -369,13 +369,14 @@ def _settle(layer: list[Box], targets: list[float]) -> None:
     for above, below in zip(layer, layer[1:]):
         offset += 0.5 * (above.height + below.height) + GAP
         offsets.append(offset)
-    blocks: list[list[float]] = []              # the free heights of boxes that touch: their mean is the block's
+    blocks: list[tuple[float, int]] = []        # of boxes that touch: the sum of their free heights, and how many
     for target, offset in zip(targets, offsets):
-        blocks.append([target - offset])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    heights = [float(np.mean(block)) for block in blocks for _ in block]
+        total, n = target - offset, 1
+        while blocks and blocks[-1][0] * n > total * blocks[-1][1]:         # they would overlap
+            above_total, above_n = blocks.pop()
+            total, n = total + above_total, n + above_n
+        blocks.append((total, n))
+    heights = [total / n for total, n in blocks for _ in range(n)]
     for box, height, offset in zip(layer, heights, offsets):
         box.y = height + offset
 
@@ -387,12 +388,12 @@ def _svg(layers: list[list[Box]]) -> str:
     everything = [box for layer in layers for box in layer]
     top = min(box.y - 0.5 * box.height for box in everything) - MARGIN - 8.0
     wires, boxes = [], []
-    x, ends = float(MARGIN), {}                 # ends: box -> where its wires' stubs end, in x
-    before: list[Box] = []
+    x = float(MARGIN)
+    ends: dict[Box, float] = {}                 # where the straight parts of the wires that leave it end, in x
     for layer in layers:
         spread = max((abs(source.leaves(out) - box.enters(i)) for box in layer for i, (source, out) in
                       enumerate(box.ins)), default=0.0)
-        x += min(34.0 + 0.15 * spread, 90.0) if before else 0.0
+        x += min(34.0 + 0.15 * spread, 90.0) if ends else 0.0
         width = max(box.width for box in layer)
         texts = [text for box in layer for output in box.outs for text in (output.value, output.gradient)]
         stub = CHARACTER * max(map(len, texts), default=0) + 14.0
@@ -403,9 +404,8 @@ def _svg(layers: list[list[Box]]) -> str:
             boxes.append(_box(box, left, box.y - top, x + width, stub))
             ends[box] = x + width + stub
         x += width + stub
-        before = layer
     bottom = max(box.y + 0.5 * box.height for box in everything) - top + MARGIN
-    legend = (f'<text class="note" style="text-anchor:start" x="{MARGIN}" y="{bottom + 14:.0f}">'
+    legend = (f'<text style="text-anchor:start" x="{MARGIN}" y="{bottom + 14:.0f}">'
               '<tspan class="value">above a wire: the value</tspan>')
     if any(output.gradient for box in everything for output in box.outs):
         legend += '<tspan class="gradient" dx="16">below: the gradient of the loss with respect to it</tspan>'
@@ -446,9 +446,9 @@ def _box(box: Box, left: float, y: float, right: float, stub: float) -> str:
                              f'{html.escape(text)}</text>')
     if box.kind == "bend":
         return "".join(parts)
-    said = [f"{box.label} {box.note}".strip(), box.place] + [
+    facts = [f"{box.label} {box.note}".strip(), box.place] + [
         output.value + (f", gradient {output.gradient}" if output.gradient else "") for output in box.outs]
-    said = html.escape(": ".join(filter(None, said)))
+    said = html.escape(": ".join(filter(None, facts)))
     radius = 17.0 if box.kind == "op" else 3.0
     parts.append(f'<rect class="box {box.kind}" x="{left:.1f}" y="{y - half:.1f}" width="{box.width:.1f}" '
                  f'height="{box.height:.1f}" rx="{radius:.1f}"/>')

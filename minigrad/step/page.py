@@ -80,11 +80,11 @@ def contents_of(record: "Record") -> Contents:
 
 
 def contents_of_step(step: Any) -> Contents:
-    variables, names = names_in(vars(sys.modules["__main__"])), {}
+    variables = names_in(vars(sys.modules["__main__"]))             # those of the notebook
+    labels: dict[int, str] = {}
 
     def label(leaf: Any) -> str:
-        own: str = getattr(leaf, "name", "") or variables.get(leaf.key) or f"leaf{len(names)}"
-        return names.setdefault(id(leaf), own)
+        return labels.setdefault(id(leaf), getattr(leaf, "name", "") or variables.get(leaf.key) or f"leaf{len(labels)}")
 
     shown = view(step, label, {})
     shown.inputs = [x if getattr(t, "node", None) is None else
