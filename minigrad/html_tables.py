@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 300                                 # of a report
 MOST_CELLS = 16                                 # along each axis of a heat map
 SIDE = 12                                       # of a cell, in pixels
-PASSED, FAILED = "color:#2a9461", "color:#d9483b;font-weight:600"
+PASSED = "color:color-mix(in srgb, #2a9d62 70%, currentColor)"      # legible on white and on black
+FAILED = "color:color-mix(in srgb, #e5484d 75%, currentColor);font-weight:600"
 POSITIVE, NEGATIVE = "#e8590c", "#2f7bd9"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from minigrad.ipython import in_notebook, shell
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 118, 14, 34      # margins
+LEFT, RIGHT, TOP, BOTTOM = 52, 140, 14, 34      # margins
 MOST_POINTS = 400                               # of the curve; of more losses, means of as many in turn are drawn
 TRAIN, VALIDATION = "#4c8fd6", "#e8590c"
 
@@ -88,22 +88,23 @@ class LossCurve:
         for tick in ticks(y0, y1):
             parts += [_line(LEFT, y(tick), WIDTH - RIGHT, y(tick), 'opacity=".15"'),
                       _text(LEFT - 6, y(tick) + 4, f"{tick:g}", "end")]
-        for tick in ticks(x0, x1):
+        for tick in filter(float.is_integer, ticks(x0, x1)):
             parts.append(_text(x(tick), HEIGHT - BOTTOM + 17, f"{tick:g}", "middle"))
         parts.append(_text(LEFT + 0.5 * inner_width, HEIGHT - 3, "step", "middle"))
         for points, color, width in ((train, TRAIN, 1.5), (validation, VALIDATION, 1.2)):
             path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>')
-        parts += [f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="3" fill="{VALIDATION}"/>'
-                  for step, loss in validation]
+        dots = [(point, VALIDATION) for point in validation] + [(point, TRAIN) for point in train if len(train) == 1]
+        parts += [f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="3" fill="{color}"/>'
+                  for (step, loss), color in dots]
         labels = [(loss, f"{name} {loss:.3f}", "currentColor") for name, loss in self.lines.items() if loss <= y1]
         parts += [_line(LEFT, y(loss), WIDTH - RIGHT, y(loss), 'stroke-dasharray="4 3" opacity=".7"')
                   for loss, _, _ in labels]
         labels += [(points[-1][1], f"{name} {points[-1][1]:.3f}", color) for name, points, color in (
             ("loss", train, TRAIN), ("validation", validation, VALIDATION)) if points]
-        height = -math.inf                      # of the label above
-        for loss, label, color in sorted(labels, reverse=True):
-            height = max(y(loss) + 4.0, height + 15.0)
+        height = HEIGHT - BOTTOM + 19.0         # of the label below
+        for loss, label, color in sorted(labels):
+            height = min(y(loss) + 4.0, height - 15.0)
             parts.append(_text(WIDTH - RIGHT + 6, height, label, "start", color))
         return (f'<svg width="{WIDTH}" height="{HEIGHT}" style="max-width:100%;font:12px system-ui,sans-serif" '
                 f'role="img" aria-label="{html.escape(repr(self))}">{"".join(parts)}</svg>')
@@ -133,4 +134,5 @@ def _line(x0: float, y0: float, x1: float, y1: float, style: str) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str, color: str = "currentColor") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">{html.escape(text)}</text>'
+    legible = f"fill:color-mix(in srgb, {color} 70%, currentColor)"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{legible}">{html.escape(text)}</text>'
