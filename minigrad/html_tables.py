@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from minigrad.gradcheck import Report, Row
     from minigrad.nn import Module, Parameter
     from minigrad.optim import Optimizer
-    from minigrad.step.explain import Term, Why
+    from minigrad.step.why import Why
 
 MOST_ROWS = 300                                 # of a report
+MOST_OPENED, MOST_LINES = 12, 300               # of an answer: elements that can be opened, lines up to the loss
 MOST_CELLS = 16                                 # along each axis of a heat map
 SIDE = 12                                       # of a cell, in pixels
 PASSED = "color:color-mix(in srgb, #2a9d62 70%, currentColor)"      # legible on white and on black
@@ -45,8 +46,8 @@ def plural(n: int, noun: str) -> str:
 
 
 def index(at: Sequence[int]) -> str:
-    """[2, 0]; nothing for a 0-d array."""
-    return f"[{', '.join(map(str, at))}]" if at else ""
+    """[2,0]; nothing for a 0-d array."""
+    return f"[{','.join(map(str, at))}]" if at else ""
 
 
 # ---- reports --------------------------------------------------------------------------------------------------------
@@ -127,48 +128,52 @@ def _cell(x: float, i: int, j: int, largest: float) -> str:
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 def why_table(why: "Why") -> str:
-    """The terms of an answer and their sum. If it is a record's, the upstream gradient of each term can be opened: it
-    is explained in turn, and that of the largest term up to the loss."""
-    return _answer(why, to_loss=True)
+    """The terms of an answer and their sum. If it is a record's, each element in it can be opened, and the largest terms
+    are followed up to the loss, line by line."""
+    shown = _answer(why)
+    if why.record is None:
+        return shown
+    cells = dict.fromkeys(cell for term in why.terms for factor in term.factors for cell in factor.cells)
+    for cell in list(cells)[:MOST_OPENED]:
+        shown += folded(f"why {html.escape(cell.name)}{index(cell.at)}?", _answer(why.record.follow(cell)))
+    lines = [_line(answer) for answer in _to_the_loss(why)]
+    return shown + (folded(f"its largest terms up to the loss, {plural(len(lines), 'line')}",
+                           f"<ol>{''.join(f'<li>{line}</li>' for line in lines)}</ol>") if lines else "")
 
 
-def _answer(why: "Why", to_loss: bool, most: int | None = None) -> str:
-    """most: of how many terms the upstream gradient is explained."""
-    rows = []
-    for term in why.terms:
-        of = f"y{term.out if any(t.out for t in why.terms) else ''}{index(term.at)}"
-        rows.append([of, f"{term.derivative:.6g}", "×", f"{term.dy:.6g}", "=", f"{term.product:.6g}"])
+def _answer(why: "Why") -> str:
+    rows = [[html.escape(" * ".join(factor.text for factor in term.factors)),
+             " × ".join(f"{factor.value:.6g}" for factor in term.factors), f"{term.product:.6g}"] for term in why.terms]
     left_out = why.count - len(why.terms)
     if left_out > 0:
         rest = why.total - sum(term.product for term in why.terms)
-        rows.append([f"{left_out:,} smaller", "", "", "", "", f"{rest:.6g}"])
-    rows.append(["<b>sum</b>", "", "", "", "", f"<b>{why.total:.6g}</b>"])
-    rows.append(["as recorded", "", "", "", "", f"{why.value:.6g}"])
-    found = (f"<div>{_asked(why)}: the sum over the elements of its output of local derivative × upstream "
-             "gradient</div>" + table(["", "local derivative", "", "upstream gradient", "", "product"],
-                                        rows, [1, 3, 5]))
-    for term in why.terms[:most] if why.record is not None else []:
-        found += _followed(why, term, to_loss and term is why.terms[0])
-    return found
+        rows.append([f"{left_out:,} smaller {'term' if left_out == 1 else 'terms'}", "", f"{rest:.6g}"])
+    if rows:
+        rows.append(["<b>sum</b>", "", f"<b>{why.total:.6g}</b>"])
+    rows.append(["as recorded", "", f"{why.value:.6g}"])
+    return f"<div>{_line(why)}</div>" + table(["term", "", "product"], rows, [1, 2])
 
 
-def _followed(why: "Why", term: "Term", to_loss: bool) -> str:
-    """The upstream gradient of a term, to be opened."""
-    if not term.uses:
-        return folded(f"the upstream gradient {term.dy:.6g} is that of the loss itself", "")
-    answers = why.record.follow(term)
-    below = "".join(_answer(answer, to_loss, most=1 if to_loss else 0) for answer in answers)
-    return folded(f"why is the upstream gradient of y{index(term.at)} {term.dy:.6g}?", below)
+def _line(why: "Why") -> str:
+    """The equation of an answer, its value, and where it was computed."""
+    cell = why.cell
+    name = f", {html.escape(why.record.views[cell.step].name)}" if why.record is not None else ""
+    line = f", line {cell.line}" if cell.line else ""
+    return (f"<b>{html.escape(why.equation)}</b>, {why.value:.6g} (step {cell.step}{name}"
+            f"{' of the forward' if cell.forward else ''}{line})")
 
 
-def _asked(why: "Why") -> str:
-    """What is explained: "db[0, 2] of step 2 (matmul), the gradient of w[0, 2]"."""
-    asked = f"{why.name}{index(why.at)} of step {why.step}"
-    if why.record is not None:
-        view = why.record.views[why.step]
-        leaf = view.inputs[why.input].leaf
-        asked += f" ({view.name})" + (f", the gradient of {leaf}{index(why.at)}" if leaf else "")
-    return html.escape(asked)
+def _to_the_loss(why: "Why") -> list["Why"]:
+    """The answers for a gradient in the largest term of this answer, for one in the largest term of that answer, ..."""
+    answers: list["Why"] = []
+    while why.terms and len(answers) < MOST_LINES:
+        cells = [cell for factor in why.terms[0].factors for cell in factor.cells if not cell.forward]
+        gradient = min(cells, key=lambda cell: (not cell.name.split()[-1].startswith("d"), cell.line == 0), default=None)
+        if gradient is None:
+            break
+        why = why.record.follow(gradient)
+        answers.append(why)
+    return answers
 
 
 # ---- modules and optimizers -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples, record
-from minigrad.step.explain import largest_entries
+from minigrad.step.why import largest_entries
 from minigrad.step.heatmap import MASK, heatmap, side_by_side, summary, visible_width
 from minigrad.step.terminal import COMMANDS, Terminal, has_color
 
@@ -207,25 +207,30 @@ def test_where_lists_the_steps_and_where_they_send_gradients(tiny):
 # ---- questions ----
 
 def test_why_gives_the_terms_of_the_record(tiny):
-    why = tiny.why(3, "w", (2, 1))
-    said = walk(tiny, "j 3", "why dw[2,1]", "q").split("(step) ")[1]
-    for k, term in enumerate(why.terms, 1):
-        row = re.search(rf"^ +{k}  ∂y\S+ +(\S+)  ×  dy\S+ +(\S+)  = +(\S+)", said, re.MULTILINE)
-        assert close([float(x) for x in row.groups()], [term.derivative, term.dy, term.product])
+    why = tiny.why(3, "dw", (2, 1))
+    said = walk(tiny, "j 3", "why dw 2 1", "q").split("(step) ")[1]
+    assert said == walk(tiny, "j 3", "why dw[2,1]", "q").split("(step) ")[1].replace("[2,1]", " 2 1", 1)
+    assert why.equation in said and f"dw[2,1] = {why.value:.6g}" in said
+    for term in why.terms:
+        row = next(line for line in said.splitlines() if f"{term.factors[0].text} {term.factors[0].value:.4g}" in line)
+        assert close(numbers(row)[-1:], [term.product])
     assert close(numbers(next(line for line in said.splitlines() if "✓" in line))[-2:], [why.total, why.value], 1e-5)
 
 
-def test_why_without_an_index_explains_the_largest_entry_of_an_input_or_parameter(tiny):
+def test_why_without_an_index_explains_the_largest_entry_of_an_array_or_of_a_parameters_gradient(tiny):
     at = largest_entries(tiny.views[3].inputs[1].gradient, 1)[0]
-    for name in ("w", "dw", "proj.weight"):
+    for name in ("dw", "proj.weight"):
         assert f"dw[{at[0]},{at[1]}] = " in walk(tiny, "j 3", f"why {name}", "q")
+    at = largest_entries(tiny.views[3].saved["w"], 1)[0]
+    assert f"w[{at[0]},{at[1]}] = " in walk(tiny, "j 3", "why w", "q")
 
 
-def test_why_leads_to_the_loss(tiny):
-    said = walk(tiny, "j 6", "why dw", *["why 1"] * 10, "q")
-    asked = [int(k) for k in re.findall(r"in step (\d+),", said)]
-    assert asked[0] == 6 and asked[-1] == 0 and sorted(asked, reverse=True)[0] == 6
-    assert "is the gradient of the loss itself" in said and "is the sum of the gradients from 2 uses" in said
+def test_why_follows_the_elements_of_an_answer_to_the_loss(tiny):
+    said = walk(tiny, "j 6", "why dw 1 0", *["why 1"] * 30, "q")
+    asked = [int(k) for k in re.findall(r"in the backward of step (\d+),", said)]
+    assert asked[0] == 6 and asked[-1] == 0 and asked == sorted(asked, reverse=True)
+    assert "is the sum of the gradients that the 2 uses of the output computed" in said
+    assert "line 6" in said and "there is no element 1" not in said.split("p[")[0]
 
 
 def test_nudge_shows_the_nudge_of_the_record(tiny):
@@ -293,13 +298,13 @@ def test_the_terminal_ends_with_its_input(tiny):
     ("b norm > much", "'much' is not a number"),
     ("b clear it", "no breakpoint 'it'"),
     ("c cross", "nearest: cross_entropy"),
-    ("why", "'' is no gradient that this step makes"),
-    ("why dlogit", "'dlogit' is no gradient that this step makes; nearest: dlogits"),
+    ("why", "'' is no array of this step"),
+    ("why dlogit", "'dlogit' is no array of this step; nearest: dlogits"),
     ("why dlogits[9,9]", "dlogits has shape (5, 3): [9, 9] is not in it"),
     ("why dlogits[1]", "dlogits has shape (5, 3): [1] is not in it"),
-    ("why dlogits[a,b]", "cannot be read: write a name and an index"),
-    ("why 1", "first ask why dlogits"),
-    ("why dlogits\nwhy 9", "there is no term 9"),
+    ("why dlogits[a,b]", "'[a,b]' is no index: write why dlogits 0 2"),
+    ("why 1", "there is no element 1: first name an array"),
+    ("why dlogits\nwhy 9", "there is no element 9: they are 1 to 2"),
     ("nudge fc.weigth", "no parameter is called 'fc.weigth'; nearest: fc.weight"),
     ("nudge", "no parameter is called ''"),
     ("nudge fc.weight[4,0]", "fc.weight has shape (4, 7): [4, 0] is not in it"),

@@ -56,9 +56,11 @@ class Reshape(Primitive):
 class Transpose(Primitive):
     """x; axes  ->  y
 
-    forward   y = x with its axes in the given order (None: reversed)
-    backward  dx = dy with its axes in the inverse order
-    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
+    forward   y = x with its axes in reverse order [if axes is not given]
+              y = x with its axes in the given order [if axes is given]
+    backward  dx = dy with its axes in reverse order [if axes is not given]
+              dx = dy with its axes in the inverse order [if axes is given]
+    identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axes=None):
@@ -79,7 +81,7 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
-    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
+    identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis1, axis2):
@@ -99,8 +101,8 @@ class BroadcastTo(Primitive):
 
     forward   y = x repeated along new axes and axes of size 1
     backward  dx = dy summed over the copies
-    why       the engine takes the sum over the copies, as for every op that broadcasts: this backward returns dy
-    identity  each x gets the sum of the dy of its copies: sum(dx) = sum(dy)
+    why       the engine computes the sum over the copies, as for every op that broadcasts; so this backward returns dy
+    identity  each dx is the sum of the dy of its copies: sum(dx) = sum(dy)
     """
     broadcasts = True
 
@@ -121,7 +123,8 @@ class BroadcastTo(Primitive):
 class Squeeze(Primitive):
     """x; axis  ->  y
 
-    forward   y = x without the given axes of size 1 (None: without any)
+    forward   y = x without its axes of size 1 [if axis is not given]
+              y = x without the given axes of size 1 [if axis is given]
     backward  dx = dy in the shape of x
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
@@ -210,7 +213,8 @@ class Getitem(Primitive):
     """x; index  ->  y
 
     forward   y = x[index]    index: integers, slices, boolean masks, arrays of integers with repeats
-    backward  dx = zeros, with each dy added at the index that it was read from
+    backward  dx = 0    dx[index] += dy, once for each index
+    why       an element of x that was read several times gets the sum of the gradients of its copies
     identity  y is linear in x: sum(dx * x) = sum(dy * y); each dy is added to one element of dx: sum(dx) = sum(dy)
     """
 
@@ -238,9 +242,9 @@ class Getitem(Primitive):
 class ScatterAdd(Primitive):
     """x; index, shape  ->  y
 
-    forward   y = zeros(shape); y[index] += x, repeats added up
+    forward   y = 0    y[index] += x, once for each index
     backward  dx = dy[index]
-    why       the adjoint (transpose) of the linear map y = x[index]
+    why       every x is added to one element of y, and gets the gradient of this element
     identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
@@ -277,7 +281,7 @@ class Concatenate(Primitive):
 
     forward   y = the xs joined along an axis
     backward  dxs = dy cut at the same places
-    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
+    identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -300,7 +304,7 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
-    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
+    identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -347,8 +351,9 @@ class Split(Primitive):
 
 
 class SplitHeads(Primitive):
-    """x (B, T, 3 C); n_head  ->  y0, y1, y2 (B, nh, T, C / nh)
+    """x (B, T, 3 n_head hs); n_head  ->  y0, y1, y2 (B, n_head, T, hs)
 
+    axes      B batch, T token, 3 n_head hs feature, n_head head, hs feature
     forward   ys = queries, keys and values, the thirds of the last axis of x, each cut into n_head heads
     backward  dx = the heads of all dys side by side
     identity  dx holds the dys of all heads: sum(dx) = sum(dys)
@@ -373,6 +378,7 @@ class SplitHeads(Primitive):
 class MergeHeads(Primitive):
     """x (B, nh, T, hs)  ->  y (B, T, nh hs)
 
+    axes      B batch, T token, nh head, hs feature, nh hs feature
     forward   y = the heads of each position side by side
     backward  dx = dy cut into heads again
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)

@@ -6,6 +6,7 @@ inputs, the record also answers what the loss would be with other values of some
 each parameter, `optimizer_step` moves all that an optimizer would.
 """
 import dataclasses
+from collections import defaultdict
 from functools import cached_property
 from typing import Any, Callable, Iterable, Mapping
 
@@ -14,20 +15,22 @@ import numpy as np
 from minigrad import tape
 from minigrad.ops.op import input_names
 from minigrad.optim import Optimizer
+from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
-from minigrad.step.explain import Term, Uses, Why, checked_index, largest_entries, why
 from minigrad.step.formula import parse
 from minigrad.step.line_trace import trace_lines
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate, Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host, output_names
 from minigrad.step.variables import names_of_caller
 from minigrad.step.view import View, view
+from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
+                                largest_entries)
 from minigrad.tensor import Tensor
 
 
-def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: list[str] | None = None,
-           title: str = "", notes: Iterable[str] = (), optimizer: Optimizer | None = None,
-           max_norm: float | None = None) -> "Record":
+def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: Iterable[str] | None = None,
+           vocabulary: Iterable[str] | None = None, title: str = "", notes: Iterable[str] = (),
+           optimizer: Optimizer | None = None, max_norm: float | None = None) -> "Record":
     """Walk the backward of a loss, a Tensor of one element, to its end, and keep a View of every step.
 
     The `.grad` of all leaves are afterwards as `loss.backward()` would leave them.
@@ -35,25 +38,31 @@ def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: l
     Args:
         names: what to call leaves; others have the names of Parameters in their Module, or those of the variables
             that hold them where `record` is called.
-        tokens: a name for each position of the sequence; axes of that length are labelled with them.
+        tokens: a label for each position of the sequence.
+        vocabulary: a label for each token id.
         title, notes: what this is, and what was left out of it.
         optimizer: its next step becomes part of the record, with gradients clipped to a joint norm of max_norm.
 
     Raises ValueError for a Tensor that has no backward.
     """
-    return Record(loss, names or {}, tokens, title, list(notes), optimizer, max_norm)
+    return Record(loss, names or {}, tokens, vocabulary, title, list(notes), optimizer, max_norm)
 
 
 class Record:
     """A backward, from the loss to the leaves; `record` makes one.
 
-    views are in the order of the backward. tokens label the axes of that length; notes say what was left out.
+    views are in the order of the backward. labels: for the name of an axis, as in `View.axes`, a label for each index;
+    they are for axes of that length. notes say what was left out.
     """
 
-    def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: list[str] | None, title: str, notes: list[str],
-                 optimizer: Optimizer | None, max_norm: float | None) -> None:
+    def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: Iterable[str] | None,
+                 vocabulary: Iterable[str] | None, title: str, notes: list[str], optimizer: Optimizer | None,
+                 max_norm: float | None) -> None:
         steps = tape.backward_steps(y, deliver=self._deliver)   # first, as it refuses a Tensor without a backward
-        self.title, self.tokens, self.notes = title, tokens, notes
+        self.title, self.notes = title, notes
+        self.tokens = None if tokens is None else list(tokens)
+        labels = {"token": tokens, "query": tokens, "key": tokens, "vocabulary": vocabulary}
+        self.labels = {axis: list(found) for axis, found in labels.items() if found is not None}
         self.loss = float(y.item())
         self.leaves: dict[str, Tensor] = {}                     # label -> leaf
         self.gradients: dict[str, Any] = {}                     # label -> its gradient in this backward, on the host
@@ -63,13 +72,14 @@ class Record:
         self._variables = names_of_caller()
         self._labels: dict[int, str] = {}
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
-        self._uses: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key of a Tensor -> (step, input) of uses
 
         for step in steps:
             self.views.append(view(step, self.label, self._index))
             for i, (x, dx) in enumerate(zip(step.inputs, step.dxs)):
-                if dx is not None and x.node is not None:
-                    self._uses.setdefault((x.node.seq, x.out), []).append((step.index, i))
+                if dx is not None:
+                    self.uses[self.key(x)].append((step.index, i))
+        name_axes(self.views, self.labels.get("vocabulary"))
 
     def _deliver(self, leaf: Tensor, gradient: Any) -> None:
         self.gradients[self.label(leaf)] = np.array(on_host(gradient))
@@ -111,42 +121,58 @@ class Record:
 
     # ---- why ----
 
-    def uses(self, step: Any, out: int) -> Uses:
-        """(step, input) of each use of an output: its gradient is the sum of the gradients made there."""
-        return tuple(self._uses.get((step.node.seq, out), ()))
+    def why(self, step: int, name: str, at: Any, most: int = MOST) -> Why:
+        """One element of an array of a step, the newest of that name, by the line that computed it. Each element in the
+        answer is a Cell that `follow` explains, up to the loss. A leaf and its gradient can also be called by the name
+        of the leaf: "w", "dw".
 
-    def why(self, index: int, name: str | int, at: Any, most: int = 6) -> Why:
-        """Explain one element of a gradient of step `index` by the chain rule: see minigrad.step.explain.why. name: of
-        the op's input, or of the leaf that it is. `follow` explains its terms."""
-        step = self.views[index].step
-        leaves = [x.leaf for x in self.views[index].inputs]
-        if name in leaves and name not in [x.name for x in self.views[index].inputs]:
-            name = leaves.index(name)
-        answer = why(step, name, at, most, self.reruns[index], lambda out: self.uses(step, out))
-        return dataclasses.replace(answer, record=self)
+        ValueError for a name that the step does not have, IndexError for an index outside the array.
+        """
+        view = self.views[step]
+        if name not in array_names(view):
+            names = {x.leaf: x.name for x in view.inputs} | {f"d{x.leaf}": f"d{x.name}" for x in view.inputs}
+            name = names.get(name, name)
+        return self.follow(cell_of(view, name, at), most)
 
-    def follow(self, term: Term) -> list[Why]:
-        """Explain the upstream gradient in a term: one answer for each use of that output; none at the loss."""
-        return [self.why(index, name, term.at) for index, name in term.uses]
+    def follow(self, cell: Cell, most: int = MOST) -> Why:
+        """The answer for an element of an array that any line of any step computed or was given."""
+        return dataclasses.replace(explain(self.views[cell.step], cell, self._origin, most), record=self)
 
-    def whys(self, largest: int = 3) -> dict[tuple[int, int, tuple[int, ...]], Why]:
-        """(step, input, index) -> Why, for the `largest` entries of every gradient, and from the first of them along
-        the largest terms up to the loss."""
-        found: dict[tuple[int, int, tuple[int, ...]], Why] = {}
-        for v in self.views:
-            for i, x in enumerate(v.inputs):
-                for n, at in enumerate(largest_entries(x.gradient, largest) if x.gradient is not None else []):
-                    if (v.index, i, at) not in found:
-                        found[v.index, i, at] = self.why(v.index, i, at)
-                    answer = found[v.index, i, at]
-                    while n == 0 and answer.terms and answer.terms[0].uses:
-                        at = answer.terms[0].at
-                        key = max(answer.terms[0].uses, key=lambda use: abs(self._gradient(*use)[at]))
-                        answer = found[*key, at] = found.get((*key, at)) or self.why(*key, at)
-        return found
+    def _origin(self, view: View, cell: Cell) -> Origin:
+        """The origin of an element that an op was given: the gradients that a gradient is the sum of, the output that
+        an input is."""
+        if not cell.forward and (cell.name in view.dys or cell.line):
+            return self._sum_of_uses(view, cell)
+        x = next((x for x in view.inputs if x.name == cell.name), None)
+        if x is None or x.source is None:
+            return (f"is an element of {x.label}" if x is not None else "was given to this op"), []
+        source = self.views[x.source]
+        name = list(source.outputs)[x.out]
+        above = Cell(x.source, True, len(source.forward.lines), name, cell.at)
+        return f"is the output of step {x.source}, {source.name}", [(above, float(source.outputs[name][cell.at]))]
 
-    def _gradient(self, index: int, i: int) -> Any:
-        return self.views[index].inputs[i].gradient
+    def _sum_of_uses(self, view: View, cell: Cell) -> Origin:
+        if cell.name in view.dys:
+            uses = self.uses[view.step.node.seq, list(view.dys).index(cell.name)]
+            words = "is the gradient of the loss itself: the backward begins here" if not uses else (
+                "is the gradient that the op which used the output computed" if len(uses) == 1 else
+                f"is the sum of the gradients that the {len(uses)} uses of the output computed")
+        else:                                   # "earlier dw", "sum dw"
+            kind, _, name = cell.name.partition(" ")
+            i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
+            uses = [use for use in self.uses[self.key(view.step.inputs[i])]
+                    if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
+            words = f"is the sum of the gradients that {len(uses)} step{'s' * (len(uses) != 1)} computed so far"
+        terms = []
+        for step, i in uses:
+            used, x = self.views[step], self.views[step].inputs[i]
+            use = Cell(step, False, len(used.backward.lines), f"d{x.name}", cell.at)
+            terms.append((use, float(x.gradient[cell.at])))
+        return words, terms
+
+    def key(self, x: Tensor) -> Any:
+        """What `uses` calls a Tensor: (number of its node, number of the output), or of a leaf its label."""
+        return self.label(x) if x.node is None else (x.node.seq, x.out)
 
     # ---- what if ----
 
@@ -215,7 +241,7 @@ class Record:
         results = output_names(optimizer.op, 1 + len(moments))
         (new, *_), listing = trace_lines(op.forward, results, *inputs, **static)
         change = new - old
-        update = ParameterUpdate(self.label(p), parse(optimizer.op), listing, given, change,
+        update = ParameterUpdate(self.label(p), parse(optimizer.op, given), listing, given, change,
                                  largest_entries(gradient, 3), float((gradient * change).sum()),
                                  self.replay.change({id(p): new}))
         return update, new

@@ -1,37 +1,40 @@
 """A Record as one self-contained HTML file: it opens from disk and loads nothing else.
 
-Each array is stored once, however often it is shown, as half floats of a / max|a|. Arrays that do not fit into the
-budget are sampled evenly; their shape, largest magnitude, norm and mean are those of the whole array.
+Each array is stored once, however often it is shown, in float32. Arrays that do not fit into the budget are sampled
+evenly; their shape, largest magnitude, norm and mean are those of the whole array. The expression of each line is
+stored too: from it and the arrays the page explains every element of every array that is stored whole.
 """
 import base64
-import dataclasses
 import hashlib
 import html as markup
 import json
 import math
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
-from minigrad.step.explain import Why, largest_entries, why
+from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
-from minigrad.step.line_trace import Listing
 from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
-from minigrad.step.variables import names_in
-from minigrad.step.view import View, view
+from minigrad.step.view import View, view_alone
+from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
 if TYPE_CHECKING:
     from minigrad.step.backward_record import Record
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "media"
-SCRIPTS = ("helpers", "arrays", "heatmap", "positions", "graph", "op", "lines", "why", "nudge", "update", "quiz",
-           "page")                              # one script: a name that a file uses at its top level comes before it
-PANELS = 12                                     # matrices shown of an array of more than two axes
+STYLES = "layout", "figures", "panels", "tour", "media"
+# one script: a name that a file uses at its top level comes before it
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "op", "picture", "lines",
+           "why", "nudge", "update", "quiz", "tour", "glossary", "page")
+STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
+             "scatter"}                         # operations that the page computes
+STORED = 64                                     # elements of a gradient whose answers are stored
 FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
+PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
@@ -65,8 +68,8 @@ class Contents(NamedTuple):
     """What a page shows, of a Record or of one Step."""
     title: str
     views: list[View]
-    whys: Iterable[Why]
     tokens: list[str] | None = None
+    labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
     nudges: Iterable[Nudge] = ()
@@ -75,24 +78,16 @@ class Contents(NamedTuple):
 
 
 def contents_of(record: "Record") -> Contents:
-    return Contents(record.title, record.views, list(record.whys().values()), record.tokens, record.notes,
-                    record.loss, record.nudges(), record.optimizer_step)
+    return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
+                    record.nudges(), record.optimizer_step)
 
 
 def contents_of_step(step: Any) -> Contents:
-    variables = names_in(vars(sys.modules["__main__"]))             # those of the notebook
-    labels: dict[int, str] = {}
-
-    def label(leaf: Any) -> str:
-        return labels.setdefault(id(leaf), getattr(leaf, "name", "") or variables.get(leaf.key) or f"leaf{len(labels)}")
-
-    shown = view(step, label, {})
+    """The page of one Step."""
+    shown = view_alone(step)
     shown.inputs = [x if getattr(t, "node", None) is None else
                     x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    whys = [why(step, i, at) for i, x in enumerate(shown.inputs) if x.gradient is not None
-            for at in largest_entries(x.gradient, 3)]
-    whys = [dataclasses.replace(w, step=0) for w in whys]           # the only step of the page
-    return Contents(f"step {step.index}: {step.node}", [shown], whys, embedded=True)
+    return Contents(f"step {step.index}: {step.node}", [shown], embedded=True)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -131,23 +126,26 @@ def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[
 
 
 def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -> dict[str, Any]:
-    formulas: dict[str, Formula] = {v.op: v.formula for v in contents.views}
     optimizer = contents.optimizer_step
-    if optimizer is not None and optimizer.updates:
-        formulas[optimizer.op] = optimizer.updates[0].formula
+    formulas: list[Formula] = []                # each once
+    for formula in [x.formula for x in (*contents.views, *(optimizer.updates if optimizer else ()))]:
+        if formula not in formulas:
+            formulas.append(formula)
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
-        "embedded": contents.embedded,
+        "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
-        "formulas": {op: {"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
-                     for op, f in formulas.items()},
-        "steps": [_step(v, store, forward, saved) for v in contents.views],
-        "whys": {f"{w.step}:{w.input}:{','.join(map(str, w.at))}": _why(w) for w in contents.whys},
+        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
+                     for f in formulas],
+        "steps": [_step(v, store, forward, saved) | {"formula": formulas.index(v.formula)} for v in contents.views],
+        "stored": {f"{k}:{name}:{','.join(map(str, at))}": _why(explain(v, Cell(k, False, n, name, at)))
+                   for k, v in enumerate(contents.views) for n, name, shape in _unread(v) for at in np.ndindex(shape)},
         "nudges": [{"leaf": n.leaf, "at": n.at} | {k: _number(getattr(n, k)) for k in (
             "gradient", "delta", "predicted", "actual")} for n in contents.nudges],
         "optimizer": None if optimizer is None else {
             "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
-            "actual": _number(optimizer.actual), "updates": [_update(u, store) for u in optimizer.updates]},
+            "actual": _number(optimizer.actual), "updates": [
+                _update(u, store) | {"formula": formulas.index(u.formula)} for u in optimizer.updates]},
     }
 
 
@@ -155,20 +153,26 @@ def _step(v: View, store: "ArrayStore", forward: bool, saved: bool) -> dict[str,
     def put(arrays: dict[str, Any]) -> dict[str, int]:
         return {name: store.put(a) for name, a in arrays.items()}
 
+    failed = {r.of: r for r in v.report.failures if r.numeric is not None}
     inputs = []
     for x in v.inputs:
-        shown = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "leaf": x.leaf,
-                 "value": store.put(x.value)}
+        shown: dict[str, Any] = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "out": x.out,
+                                 "leaf": x.leaf, "value": store.put(x.value)}
         if x.gradient is not None:
             shown |= {"gradient": store.put(x.gradient)}
             if x.earlier is not None:
                 shown |= {"earlier": store.put(x.earlier), "sum": store.put(x.earlier + x.gradient)}
+        if row := failed.get(f"d{x.name}"):
+            shown["failed"] = {"analytic": store.put(row.analytic), "numeric": store.put(row.numeric),
+                               "error": store.put(row.analytic - row.numeric), "worst": row.worst,
+                               "sentence": row.detail}
         inputs.append(shown)
     return {
         "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel_note, "bad_origin": v.bad_origin,
-        "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
+        "axes": v.axes, "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
         "saved": put(v.saved) if saved else {},
-        "forward": _listing(v.forward, store, forward), "backward": _listing(v.backward, store),
+        "forward": _listing(v, True, store, forward), "backward": _listing(v, False, store),
+        "origins": {name: saved_in(v, name) for name in v.saved} if saved else {},
         "identity": v.identity and {"words": v.identity.words, "expression": v.identity.expression,
                                     "ok": v.identity.ok, "residual": _number(v.identity.residual)},
         "checks": [{"check": r.check, "of": r.of, "error": _number(r.error), "detail": r.detail, "ok": r.ok}
@@ -176,17 +180,50 @@ def _step(v: View, store: "ArrayStore", forward: bool, saved: bool) -> dict[str,
     }
 
 
-def _listing(listing: Listing, store: "ArrayStore", values: bool = True) -> dict[str, Any]:
+def _listing(v: View, forward: bool, store: "ArrayStore", values: bool = True) -> dict[str, Any]:
+    listing = v.forward if forward else v.backward
     return {"source": listing.source, "place": listing.place, "note": listing.note, "lines": [
-        [line.first, line.last, {name: store.put(a) for name, a in line.values.items()} if values else {}]
-        for line in listing.lines]}
+        [line.first, line.last, {name: store.put(a) for name, a in line.values.items()},
+         {name: _tree(tree, v, forward, n, store) for name, tree in v.trees(forward, n).items()}]
+        if values else [line.first, line.last, {}, {}] for n, line in enumerate(listing.lines, 1)]}
 
 
-def _why(w: Why) -> dict[str, Any]:
-    return {"name": w.name, "value": _number(w.value), "total": _number(w.total), "magnitude": _number(w.magnitude),
-            "count": w.count, "terms": [{"out": t.out, "at": t.at, "derivative": _number(t.derivative),
-                                         "dy": _number(t.dy), "product": _number(t.product), "uses": t.uses}
-                                        for t in w.terms]}
+def _tree(tree: Tree, v: View, forward: bool, line: int, store: "ArrayStore") -> dict[str, Any]:
+    """The expression of a line for JSON. line: its number."""
+    node: dict[str, Any] = {"op": tree.op, "shape": tree.shape}
+    if tree.op == "array":
+        return node | {"name": tree.text, "a": store.put(tree.value), "line": newest(v, forward, line, tree.text)}
+    if tree.op == "number":
+        return node | {"text": tree.text, "value": _number(tree.value if np.ndim(tree.value) == 0 else
+                                                           tree.value.reshape(-1)[0] if tree.value.size else 0.0)}
+    node["of"] = [_tree(x, v, forward, line, store) for x in tree.of]
+    if tree.op in STRUCTURE:
+        node |= {key: getattr(tree, key) for key in ("axes", "sources") if getattr(tree, key)}
+        if tree.positions is not None:
+            node["positions"] = store.put(np.asarray(tree.positions))
+        if tree.replaces:
+            node["replaces"] = True
+    else:                                       # a function: the page has no code to compute it
+        node |= {"text": tree.text, "a": store.put(tree.value)}
+    if tree.op in ("sum", "mean"):
+        node["a"] = store.put(tree.value)       # shown between the operands and the result
+    return node
+
+
+def _unread(v: View) -> Iterator[tuple[int, str, tuple[int, ...]]]:
+    """(line, name, shape) of the small gradients of an op whose lines cannot be read: the page stores all answers."""
+    n = len(v.backward.lines)
+    for x in v.inputs:
+        if x.gradient is not None and x.gradient.size <= STORED:
+            tree, _ = tree_of(v, False, n, f"d{x.name}")
+            if tree is None or tree.op == "call":
+                yield n, f"d{x.name}", x.gradient.shape
+
+
+def _why(why: Why) -> dict[str, Any]:
+    return {"equation": why.equation, "value": _number(why.value), "total": _number(why.total), "count": why.count,
+            "terms": [[{"text": f.text, "value": _number(f.value), "cells": [[c.line, c.name, c.at] for c in f.cells]}
+                       for f in term.factors] for term in why.terms]}
 
 
 def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
@@ -229,9 +266,19 @@ class ArrayStore:
         return self._positions[key]
 
     def encoded(self, cells: int) -> list[dict[str, Any]]:
-        """All arrays for JSON: a description and at most `cells` numbers of each."""
-        with np.errstate(all="ignore"):
-            return [known | sampled(a, cells, known) for a, known in zip(self.arrays, self._described)]
+        """All arrays for JSON: a description and at most `cells` numbers of each. "same": the position of an array of
+        another shape that has the same numbers in the same order."""
+        found: list[dict[str, Any]] = []
+        known: dict[str, int] = {}
+        for a, description in zip(self.arrays, self._described):
+            with np.errstate(all="ignore"):
+                numbers = sampled(a, cells)
+            key = str(numbers)
+            if "stride" not in numbers and key in known and a.size > 8:
+                numbers = {"same": known[key]}
+            known.setdefault(key, len(found))
+            found.append(description | numbers)
+        return found
 
 
 def described(a: Any) -> dict[str, Any]:
@@ -245,10 +292,10 @@ def described(a: Any) -> dict[str, Any]:
             "mean": _number(usual.mean() if usual.size else 0.0)}
 
 
-def sampled(a: Any, cells: int, known: dict[str, Any]) -> dict[str, Any]:
-    """At most `cells` numbers of an array. known: its description.
+def sampled(a: Any, cells: int) -> dict[str, Any]:
+    """At most `cells` numbers of an array.
 
-    "half" of floats: a / max|a| in base64 of float16. "ints" of integers and booleans. "stride" [n, r, c] of a sampled
+    "floats": base64 of float32. "ints" of integers and booleans. "stride" [n, r, c] of a sampled
     array: its numbers are a[::n, ::r, ::c], where all axes but the last two are merged into the first.
     """
     if a.ndim == 0:
@@ -263,8 +310,8 @@ def sampled(a: Any, cells: int, known: dict[str, Any]) -> dict[str, Any]:
     masked = np.isfinite(shown) & (np.abs(shown) >= MASK)
     if masked.any():                            # stored as infinities that stand for this number
         found["mask"] = _number(shown[masked][0])
-    half = (np.where(masked, np.copysign(np.inf, shown), shown) / (known["max"] or 1.0)).astype("<f2")
-    return found | {"half": base64.b64encode(half.tobytes()).decode()}
+    floats = np.where(masked, np.copysign(np.inf, shown), shown).astype("<f4")
+    return found | {"floats": base64.b64encode(floats.tobytes()).decode()}
 
 
 def strides(shape: tuple[int, ...], cells: int) -> list[int]:

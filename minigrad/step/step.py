@@ -1,6 +1,4 @@
 """Step: what `backward_steps` yields for each node, with everything that explains the node's backward."""
-import inspect
-import textwrap
 from typing import TYPE_CHECKING, Any, Iterator
 
 from minigrad import errors, tape
@@ -10,9 +8,9 @@ from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from minigrad.gradcheck import Report
-    from minigrad.step.explain import Why
     from minigrad.step.formula import Formula
     from minigrad.step.line_trace import Line
+    from minigrad.step.why import Why
 
 
 class Step(Visit):
@@ -44,7 +42,7 @@ class Step(Visit):
 
     @property
     def formula(self) -> str:
-        """The op's docstring, its equations in Unicode: shapes, forward, backward, why, identity, source."""
+        """The op's docstring, with the equations of this call in Unicode."""
         return self._formula().text
 
     @property
@@ -53,13 +51,14 @@ class Step(Visit):
         return self._formula().latex
 
     def _formula(self) -> "Formula":
-        from minigrad.step.formula import parse
-        return parse(self.op_class)
+        from minigrad.step.formula import call_of, parse
+        return parse(self.op_class, call_of(self))
 
     @property
     def source(self) -> str:
-        """The source code of the textbook's backward."""
-        return textwrap.dedent(inspect.getsource(self.op_class.backward))
+        """The source code of the textbook's backward. OSError if it is in no file."""
+        from minigrad.step.line_trace import source_of
+        return source_of(self.op_class.backward)
 
     @property
     def lines(self) -> "list[Line]":
@@ -74,10 +73,17 @@ class Step(Visit):
         from minigrad.step.explain import check
         return check(self, full)
 
-    def why(self, input: str | int, index: Any) -> "Why":
-        """One element of an input's gradient as a sum of products: see minigrad.step.explain.why."""
-        from minigrad.step.explain import why
-        return why(self, input, index)
+    def why(self, name: str, index: Any) -> "Why":
+        """One element of an array of this step, by the line that computed it: the sum of products that it is. name: of
+        a gradient ("dx"), or of any other array of the backward or the forward. For an op whose lines cannot be read,
+        a gradient is explained by the chain rule: local derivative times upstream gradient.
+
+        ValueError for a name that the step does not have, IndexError for an index outside the array.
+        """
+        from minigrad.step.view import view_alone
+        from minigrad.step.why import cell_of, explain
+        view = view_alone(self)
+        return explain(view, cell_of(view, name, index))
 
     def _repr_html_(self) -> str:
         from minigrad.step.page import contents_of_step, iframe

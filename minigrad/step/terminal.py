@@ -13,18 +13,22 @@ from typing import Any, Callable, Iterable
 
 import numpy as np
 
+from minigrad.gradcheck import Row
 from minigrad.step.backward_record import Record
 from minigrad.step.breakpoints import SYNTAX, nearest
-from minigrad.step.explain import DIFFERENCES, Term, Why, checked_index, largest_entries
+from minigrad.step.explain import DIFFERENCES
+from minigrad.step.elements import index
 from minigrad.step.heatmap import LEGENDS, heatmap, number, side_by_side, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
 from minigrad.step.view import Input, View
+from minigrad.step.why import (Cell, Factor, Why, array_names, arrays, cell_of, checked_index, largest_entries)
 
 COMMANDS = ("next", "previous", "line", "break", "continue", "jump", "where", "forward", "why", "nudge", "check",
             "optimizer", "page", "quit", "help")
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"
 AROUND = 8                                      # steps that `where` shows on either side
+FEW = 3                                         # elements of a factor that `why` numbers
 FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of the default nudge: the ratio goes to 1 as the nudge shrinks
 
 
@@ -39,7 +43,7 @@ class Terminal(cmd.Cmd):
         self.l = -1                             # the index of the line; -1: the op as a whole
         self.forward = False                    # which direction is shown
         self.breakpoints: dict[str, Callable[[View], bool]] = {}
-        self.terms: list[Term] = []             # of the last `why`, numbered from 1 on the screen
+        self.cells: list[Cell] = []             # elements in the last answer of `why`, numbered from 1 on the screen
         self.use_rawinput = self.stdin is sys.stdin and sys.stdin.isatty()
         self.color = has_color(self.stdout) if color is None else color
 
@@ -218,7 +222,8 @@ class Terminal(cmd.Cmd):
             shown += [(name, y, "output") for name, y in v.outputs.items()]
         else:
             for out, (name, dy) in enumerate(v.dys.items()):
-                sources = ", ".join(str(step) for step in sorted({step for step, _ in record.uses(v.step, out)}))
+                uses = record.uses[v.step.node.seq, out]
+                sources = ", ".join(map(str, sorted({step for step, _ in uses})))
                 otherwise = "of an output that nothing used" if v.index else "of the loss itself"
                 shown.append((name, dy, f"from step {sources}" if sources else otherwise))
         if self.has_gradients:
@@ -245,50 +250,60 @@ class Terminal(cmd.Cmd):
     # ---- questions ----
 
     def do_why(self, text: str) -> None:
-        """why dw[1,2]   one number by the chain rule, why dw: the largest of dw; then why 2: the dy of term 2"""
+        """why dS 0 2    why an element has its value: by the line that computed it; why dS: its largest; then why 2"""
         if text.isdigit():
-            if not 1 <= int(text) <= len(self.terms):
-                raise ValueError(f"there is no term {text}: " + (f"they are 1 to {len(self.terms)}" if self.terms else
-                                                                 f"first ask why d{wanted(self.view)[0].name}"))
-            term = self.terms[int(text) - 1]
-            whys = self.record.follow(term)
-            if not whys:
-                return self.say(f"dy = {term.dy:.6g} is the gradient of the loss itself: here the backward began")
-            if len(whys) > 1:
-                self.say(f"{term.dy:.6g} is the sum of the gradients from {len(whys)} uses:")
+            if not 1 <= int(text) <= len(self.cells):
+                known = f"they are 1 to {len(self.cells)}" if self.cells else "first name an array: why dx"
+                raise ValueError(f"there is no element {text}: {known}")
+            why = self.record.follow(self.cells[int(text) - 1])
         else:
-            name, at, delta = target(text)
-            found = {key: x for x in wanted(self.view) for key in (x.leaf, x.name, f"d{x.name}") if key}
-            if name not in found or delta is not None:
-                first = wanted(self.view)[0]
-                raise ValueError(f"{text!r} is no gradient that this step makes{nearest(name, found)}; for example, "
-                                 f"write why d{first.name}{index((0,) * len(first.shape))}")
-            x = found[name]
-            whys = [self.record.why(self.i, x.name, largest(x.gradient) if at is None else at)]
-        self.terms = []
-        for why in whys:
-            self.say_why(why)
-        if self.terms and not text.isdigit():
-            self.say(f"  why 1: where the dy of term 1, {self.terms[0].dy:.4g}, comes from", DIM)
+            name, numbers = re.fullmatch(r"((?:earlier |sum )?[^\s\[]*)(.*)", text).groups()      # type: ignore[union-attr]
+            name = {x.leaf: f"d{x.name}" for x in wanted(self.view) if x.leaf}.get(name, name)
+            if name not in array_names(self.view):
+                first, known = wanted(self.view)[0], nearest(name, array_names(self.view))
+                raise ValueError(f"{name!r} is no array of this step{known}; for example, write why "
+                                 f"d{first.name} {' '.join('0' * len(first.shape))}")
+            if re.sub(r"[\s,\[\]]|-?\d+", "", numbers):
+                raise ValueError(f"{numbers.strip()!r} is no index: write why {name} 0 2")
+            at = tuple(map(int, re.findall(r"-?\d+", numbers)))
+            why = self.record.follow(cell_of(self.view, name, at if numbers.strip() else None))
+        self.cells = []
+        self.say_why(why)
 
     def say_why(self, why: Why) -> None:
-        """Print one answer, with its terms numbered after those already on the screen."""
-        v = self.record.views[why.step]
-        place = f"step {why.step}, {v.op}{f' in {v.name}' if v.name != v.op else ''}"
-        self.say(f"{why.name}{index(why.at)} = {why.value:.6g}  in {place}, for {v.inputs[why.input].label}", BOLD)
+        """Print an answer, with a number for each element that can be asked next."""
+        v = self.record.views[why.cell.step]
+        place = f"step {v.index}, {v.op}{f' in {v.name}' if v.name != v.op else ''}"
+        place += f", line {why.cell.line}" if why.cell.line else ""
+        direction = "forward" if why.cell.forward else "backward"
+        self.say(f"{why.name} = {why.value:.6g}  in the {direction} of {place}", BOLD)
+        self.say(f"  {why.equation}", hang=6)
         for term in why.terms:
-            self.terms.append(term)
-            y = f"{list(v.outputs)[term.out]}{index(term.at)}"
+            factors = " × ".join(self.factor(factor) for factor in term.factors[term.negative:])
             bar = "█" * round(10 * abs(term.product) / why.magnitude)
-            self.say(f"{len(self.terms):4}  {f'∂{y}/∂{why.name[1:]}':18} {term.derivative:11.4g}  ×  {f'd{y}':13} "
-                     f"{term.dy:11.4g}  = {term.product:11.4g}  {bar}")
+            product = f"  = {term.product:.4g}" if len(term.factors) > 1 else ""
+            self.say(f"  {'-' * term.negative}{factors}{product}  {bar}", hang=6)
         if why.count > len(why.terms):
             rest = why.total - sum(term.product for term in why.terms)
-            self.say(f"      and {why.count - len(why.terms)} smaller terms: {rest:.4g}")
-        precision = max(1e-6, float(np.finfo(v.inputs[why.input].gradient.dtype).eps) ** 0.5)
-        sums = "its one term is" if why.count == 1 else f"all {why.count} terms sum to"
-        self.say(f"  {mark(abs(why.total - why.value) <= precision * why.magnitude)} {sums} {why.total:.6g}, recorded "
-                 f"{why.value:.6g}")
+            self.say(f"  and {why.count - len(why.terms)} smaller terms: {rest:.4g}")
+        if why.terms:
+            dtype = np.asarray(arrays(v, why.cell.forward, why.cell.line)[why.cell.name]).dtype
+            precision = max(1e-6, float(np.finfo(dtype).eps) ** 0.5) if dtype.kind == "f" else 1e-6
+            sums = "its one term is" if why.count == 1 else f"all {why.count} terms sum to"
+            equal = mark(abs(why.total - why.value) <= precision * why.magnitude)
+            self.say(f"  {equal} {sums} {why.total:.6g}, recorded {why.value:.6g}")
+        if self.cells:
+            cell = self.cells[0]
+            self.say(f"  why 1: where {cell.name}{index(cell.at)} comes from", DIM)
+
+    def factor(self, factor: Factor) -> str:
+        """A factor as text: each element in it, unless they are many, with the number by which `why` asks for it."""
+        numbers = []
+        for cell in factor.cells if len(factor.cells) <= FEW else ():
+            if cell not in self.cells:
+                self.cells.append(cell)
+            numbers.append(str(self.cells.index(cell) + 1))
+        return f"{f'({chr(44).join(numbers)}) ' if numbers else ''}{factor.text} {factor.value:.4g}"
 
     def do_nudge(self, text: str) -> None:
         """nudge w[1,2]  move one number of a leaf: predicted and actual change of the loss; by 0.1: nudge w[1,2] 0.1"""
@@ -309,6 +324,18 @@ class Terminal(cmd.Cmd):
             raise ValueError(f"write check or check full, not {text!r}")
         for row in (self.view.step.check(full=True) if text else self.view.report).rows:
             self.say(f"{mark(row.ok)} {row.of:12} {row.check:20} {row.error:8.1e}  {row.detail}")
+            if not row.ok and row.numeric is not None:
+                for line in self.comparison(row):
+                    print(f"  {line}".rstrip(), file=self.stdout)
+
+    def comparison(self, row: Row) -> list[str]:
+        """A wrong gradient, what finite differences give, and the error, as heat maps side by side."""
+        arrays = {f"{row.of}, yours": row.analytic, "finite difference": row.numeric,
+                  f"error, worst at {list(row.worst or ())}": row.analytic - row.numeric}
+        width = max((self.width - 8) // 3, 20)
+        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color).splitlines()]
+                  for name, a in arrays.items()]
+        return side_by_side(blocks, self.width - 2)
 
     def do_optimizer(self, text: str) -> None:
         """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or the arithmetic of one weight"""
@@ -401,11 +428,6 @@ def wanted(view: View) -> list[Input]:
 def largest(array: Any) -> tuple[int, ...]:
     """The index of the entry of largest magnitude; of the first entry if all are 0."""
     return (largest_entries(array, 1) or [(0,) * array.ndim])[0]
-
-
-def index(at: tuple[int, ...]) -> str:
-    """An index as it is typed, [0,2]; "" for that of a scalar."""
-    return f"[{','.join(map(str, at))}]" if at else ""
 
 
 def element(value: Any, at: tuple[int, ...]) -> str:

@@ -8,9 +8,10 @@ from minigrad.tensor import Tensor
 
 
 def names_of_caller() -> dict[Any, str]:
-    """`names_in` the local and global variables of the nearest caller outside this package."""
+    """`names_in` the local and global variables of the nearest caller outside this package, and those of the program
+    or notebook."""
     frame = outside_package(sys._getframe(1))
-    return names_in(frame.f_locals, frame.f_globals)
+    return names_in(frame.f_locals, frame.f_globals, vars(sys.modules["__main__"]))
 
 
 def names_in(*scopes: Mapping[str, Any]) -> dict[Any, str]:

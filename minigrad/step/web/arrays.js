@@ -1,12 +1,5 @@
 // ---- arrays --------------------------------------------------------------------------------------------------------
 
-function half(bits) {                                       // IEEE 754 binary16
-  const sign = bits & 0x8000 ? -1 : 1, exponent = bits >> 10 & 31, fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
 function array(position) {                                  // of data.arrays; decoded when it is first shown
   const a = data.arrays[position];
   if (a.panels !== undefined || !a.shape.length) return a;
@@ -15,14 +8,27 @@ function array(position) {                                  // of data.arrays; d
   a.full = [sizeOf(a.shape.slice(0, -2)), R, C];
   [a.panels, a.rows, a.columns] = a.full.map((n, k) => kept(n, stride[k]));
   a.steps = stride;
-  if (a.ints) a.numbers = Float64Array.from(a.ints);
+  if (a.same !== undefined) [a.numbers, a.mask] = [array(a.same).numbers, array(a.same).mask];
+  else if (a.ints) a.numbers = Float64Array.from(a.ints);
   else {
-    const bytes = atob(a.half), unit = Number(a.max) || 1;
-    a.numbers = new Float64Array(bytes.length / 2);
-    for (let k = 0; k < a.numbers.length; k++)
-      a.numbers[k] = half(bytes.charCodeAt(2 * k) | bytes.charCodeAt(2 * k + 1) << 8) * unit;
+    const bytes = atob(a.floats), view = new DataView(new ArrayBuffer(bytes.length));
+    for (let k = 0; k < bytes.length; k++) view.setUint8(k, bytes.charCodeAt(k));
+    a.numbers = Float64Array.from({length: bytes.length / 4}, (_, k) => view.getFloat32(4 * k, true));
   }
+  a.constant = !a.stride && a.numbers.length > 1 && a.numbers.every(x => x === a.numbers[0]);
   return a;
+}
+
+// the last two of an array's shape, axes or index exchanged; a vector gets a second axis
+const swapped = (xs, second) => xs.length < 2 ? [...xs, second] : [...xs.slice(0, -2), xs.at(-1), xs.at(-2)];
+
+function transposed(a) {                                    // with its last two axes exchanged; a vector as one column
+  if (a.transpose) return a.transpose;
+  const {rows, columns, panels} = a, size = rows * columns, numbers = new Float64Array(a.numbers.length);
+  for (let p = 0; p < panels; p++) for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++)
+    numbers[p * size + c * rows + r] = a.numbers[p * size + r * columns + c];
+  return a.transpose = {...a, numbers, rows: columns, columns: rows, shape: swapped(a.shape, 1), full: swapped(a.full),
+    steps: swapped(a.steps), images: {}};
 }
 
 const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
@@ -42,3 +48,19 @@ function cellOf(a, at) {                                    // the cell that sho
   const row = a.shape.length > 1 ? at.at(-2) : 0;
   return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
 }
+
+// ---- axes ----------------------------------------------------------------------------------------------------------
+
+function axesOf(name, shape) {                              // the names of the axes of an array of this step; "" where unknown
+  const known = "fb".includes(here().kind) ? steps[here().k].axes?.[name] : undefined;
+  return known?.length === shape.length ? known : shape.map(() => "");
+}
+
+const labelsOf = axis => data.labels?.[axis] ?? [];         // the labels of its indices: tokens, characters
+
+function inWords(axis, k) {                                 // query 15 "n"; without a name the index alone
+  const label = labelsOf(axis)[k];
+  return (axis ? `${axis} ${k}` : `${k}`) + (label === undefined ? "" : ` "${visible(label)}"`);
+}
+
+const placed = (axes, at) => `[${at.map((k, n) => inWords(axes[n], k)).join(", ")}]`;

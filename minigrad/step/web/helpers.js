@@ -28,6 +28,7 @@ const index = at => `[${at.join(", ")}]`;
 const dims = shape => shape.length ? shape.join(" × ") : "a scalar";
 const visible = token => token.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+const remInPixels = () => parseFloat(getComputedStyle(document.documentElement).fontSize);     // 16 of usual type
 const sum = (xs, f) => xs.reduce((total, x) => total + f(x), 0);
 
 const store = {                                             // a browser may refuse it to a page from disk

@@ -19,9 +19,43 @@ function draw() {
     if (state.quiz && kind === "b") $("right").append(...drawQuiz());
   }
   drawWhy();
+  showLine();
+  placeTour();
   const computed = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
+  $("printed").replaceChildren(el("b", {}, document.title), `  ·  ${called(here())}`, state.line ? `, line ${state.line} of ${n}` : "");
   $("live").textContent = called(here()) +
     (state.line ? `, line ${state.line} of ${n}${computed ? `, computed ${computed}` : ""}` : "");
+}
+
+let shown;                                                  // the position that was drawn last
+
+function showLine() {                                       // scroll its column, not the page, until the current line is in sight
+  if (shown !== here()) $("left").scrollTop = $("arrays").scrollTop = 0;
+  shown = here();
+  const row = document.querySelector("pre > .now");
+  if (row) intoSight(row, row.getBoundingClientRect(), row.offsetHeight);
+}
+
+function intoSight(element, {top, bottom}, margin = 0) {    // a part of an element in one of the columns
+  const column = element.closest("#left, #arrays"), box = column.getBoundingClientRect();
+  const over = top - margin - box.top, under = bottom + margin - box.bottom;
+  if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(over, under);
+}
+
+let asked;                                                  // where the reader asked why: a figure, and the rows of pixels in it
+
+function rememberAsked({key, target, clientY}) {
+  if (key && key !== "Enter") return;
+  const figure = target.closest("figure"), cursor = key && figure?.querySelector(".panel i")?.getBoundingClientRect();
+  if (!figure) return;
+  const from = figure.getBoundingClientRect().top, y = cursor ? cursor.top + cursor.height / 2 : clientY;
+  asked = {figure, top: y - from - 12, bottom: y - from + 12};
+}
+
+function showAsked() {                                      // the answer takes its place from the columns: keep the number in sight
+  if ($("why").hidden || !asked?.figure.isConnected) return;
+  const {top} = asked.figure.getBoundingClientRect();
+  intoSight(asked.figure, {top: top + asked.top, bottom: top + asked.bottom}, 12);
 }
 
 function overlay(...children) {
@@ -30,27 +64,43 @@ function overlay(...children) {
 }
 
 function showHelp() {
-  const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line"], ["Home End", "first, last"],
-    ["f d n u", "forward, backward, nudge, update"], ["b", "run to a breakpoint"],
-    ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"], ["Esc", "close"], ["?", "this"]];
+  const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line; so do Page Up, Page Down and Space"],
+    ["Home End", "first, last"], ["f d n u", "forward, backward, nudge, update"], ["b", "run to a breakpoint"],
+    ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"],
+    ["h g", "show or hide the header, the graph"], ["t", "big type"], ["Esc", "close"], ["?", "this"]];
   overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
     el("td", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("td", {}, what)))),
-    el("p", {class: "note"}, "Tab goes to the next heat map; arrow keys then read its values. Circles mark the ",
-      "entries that “why” explains. A breakpoint is an op, a module, a parameter, “bad” (a check failed), “nan”, or ",
-      "“norm > 3”. The address of the page contains the step and the line."));
+    el("p", {class: "note"}, "Tab goes to the next heat map; arrow keys then read its values, Page Up and Page Down change ",
+      "its panel, Esc leaves it. Circles mark the entries that “why” explains. A breakpoint is an op, a module, a parameter, ",
+      "“bad” (a check failed), “nan”, or “norm > 3”. The address of the page contains the step and the number of the line."),
+    tourButton());
 }
 
 function toggleQuiz() { state.quiz = !state.quiz; state.trail = []; draw(); }
 
-function useTheme(name) {
-  document.documentElement.dataset.theme = name;
-  makePalette();
+// ---- looks: each has two values, and the reader's choice is remembered ---------------------------------------------
+
+const isLow = () => innerHeight < 35 * remInPixels() || innerWidth < 700;
+const LOOKS = {
+  theme: {values: ["light", "dark"], first: () => matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"},
+  type: {values: ["usual", "big"], first: () => "usual"},
+  header: {values: ["open", "folded"], first: () => isLow() ? "folded" : "open"},
+  graph: {values: ["open", "folded"], first: () => isLow() ? "folded" : "open"},
+};
+
+function look(name, value) {
+  document.documentElement.dataset[name] = value;
+  if (name === "theme") makePalette();
+  else if (name === "type") $("type-switch").setAttribute("aria-pressed", value === "big");
+  else $(`${name}-switch`).setAttribute("aria-expanded", value === "open");
 }
 
-function otherTheme() {
-  const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  store.set("theme", name);
-  useTheme(name);
+function useLooks() { for (const [name, {first}] of Object.entries(LOOKS)) look(name, store.get(name) ?? first()); }
+
+function otherLook(name) {
+  const value = LOOKS[name].values.find(other => other !== document.documentElement.dataset[name]);
+  store.set(name, value);
+  look(name, value);
   draw();
 }
 
@@ -59,25 +109,34 @@ function otherTheme() {
 const actions = {
   first: () => go(sameKind()[0]), last: () => go(sameKind().at(-1)),
   previous: () => go(state.at - 1), next: () => go(state.at + 1), up: previousLine, down: nextLine, quiz: toggleQuiz, help: showHelp,
-  theme: otherTheme,
 };
 for (const [id, action] of Object.entries(actions)) $(id).onclick = action;
+for (const name of Object.keys(LOOKS)) $(`${name}-switch`).onclick = () => otherLook(name);
 $("jump").onchange = () => go(Number($("jump").value));
 $("until").onsubmit = event => { event.preventDefault(); runTo($("breakpoint").value.trim()); };
 
 const keys = {
   ArrowLeft: actions.previous, ArrowRight: actions.next, ArrowUp: previousLine, ArrowDown: nextLine,
-  Home: actions.first, End: actions.last, b: () => $("breakpoint").focus(), q: toggleQuiz, "?": showHelp, Escape: closeWhy,
+  PageUp: previousLine, PageDown: nextLine, " ": nextLine, "shift ": previousLine,      // the first two: a presenter's clicker
+  Home: actions.first, End: actions.last, b: runBox, q: toggleQuiz, "?": showHelp, Escape: () => { endTour(); closeWhy(); },
   w: () => document.querySelector("#right .chips button")?.click(),
   f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"),
+  h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
 };
 document.onkeydown = event => {
-  const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) || $("overlay").open;
+  const {tagName} = event.target, typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) || $("overlay").open;
   if (event.key === "Escape" && typing) event.target.blur();
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+  const key = event.shiftKey && event.key === " " ? "shift " : event.key;
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || !keys[key]) return;
+  if (event.key === " " && ["BUTTON", "A"].includes(tagName)) return;                   // there it clicks
   event.preventDefault();
-  keys[event.key]();
+  keys[key]();
 };
+
+function runBox() {
+  look("header", "open");
+  $("breakpoint").focus();
+}
 
 function tab(kind) {                                        // forward and backward of the same op
   const {kind: old, k} = here(), same = "fb".includes(kind) && "fb".includes(old) ? find(kind, k) : -1;
@@ -94,14 +153,17 @@ function start() {
   $("jump").append(...positions.map((s, at) => el("option", {value: at}, called(s))));
   $("names").append(...["bad", "nan", ...allNames].map(value => el("option", {value})));
   $("notes").append(...[...data.notes, ...data.omitted].map(text => el("li", {}, text)));
-  useTheme(store.get("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  useLooks();
   window.onhashchange = fromHash;
-  window.onresize = () => draw();
+  window.onresize = () => { useLooks(); draw(); };
   let before;                                               // print on white
-  window.onbeforeprint = () => { before = document.documentElement.dataset.theme; useTheme("light"); draw(); };
-  window.onafterprint = () => { useTheme(before); draw(); };
+  window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
+  window.onafterprint = () => { look("theme", before); draw(); };
+  for (const type of ["click", "keydown"]) $("right").addEventListener(type, rememberAsked, {capture: true});
+  new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
   if (!data.embedded && location.hash) fromHash();
   draw();
+  startTour();
 }
 
 start();

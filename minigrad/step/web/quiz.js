@@ -18,11 +18,6 @@ function questionsOf(k) {                                   // about one of the 
   const found = [{key: `${k}:shape`, text: `What is the shape of ${name}?`, right: dims(x.shape),
     options: four(dims(x.shape), shapes.map(dims), k)}];
 
-  const at = explainable[`${k}:${i}`]?.[0], why = at && whyOf(k, i, at);
-  if (why?.terms.length) found.push({key: `${k}:sign`, right: why.value > 0 ? "+" : "−", options: ["+", "−"],
-    text: `What is the sign of ${name}${at.length ? index(at) : ""}? The largest of its ${plural(why.count, "term")} is a ` +
-      `local derivative of ${num(why.terms[0].derivative)} times an upstream gradient of ${num(why.terms[0].dy)}.`});
-
   const isSame = y => "gradient" in y && (x.leaf ? y.leaf === x.leaf : x.source != null && y.source === x.source);
   const others = [...steps.keys()].filter(n => n !== k && steps[n].inputs.some(isSame));
   const stepName = n => `${title({kind: "b", k: n})} (step ${n})`, none = "none: this is the whole gradient";

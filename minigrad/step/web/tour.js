@@ -1,0 +1,55 @@
+// ---- a tour of five stops, on first opening ------------------------------------------------------------------------
+
+const TOUR = [
+  ["#jump", "You are at the loss.", "The backward starts here, with the gradient of the loss with respect to itself, 1, and ends " +
+    "at the inputs. This list names all of its steps."],
+  ["pre", "↓ runs the next line, ↑ goes back.", "The line that has just run is marked. The numbers count the statements that ran."],
+  ["#right", "The arrays that the line computed.", "The newest are on top: orange is positive, blue negative, white zero. Arrow keys " +
+    "read the values of the heat map that has the focus."],
+  ["#graph", "→ goes to the next op, ← to the previous one.", "Orange is the current op, green are those whose backward has run. " +
+    "Click an op to go there."],
+  ["#right .panels, #right .number", "Click a number, or press w: why?", "The answer is the sum that this number is, and leads " +
+    "from term to term up to the loss. The key ? lists all keys, and opens this tour again."],
+];
+const tour = {stop: -1};
+
+function startTour() {                                      // once for each reader, not in a notebook, not where an address leads
+  if (data.embedded || window !== window.top || here().line || location.hash || store.get("tour")) return;
+  showStop(0);
+}
+
+const tourButton = () => el("button", {onclick: () => { $("overlay").close(); showStop(0); }}, "Show the tour");
+
+function showStop(stop) {
+  const [, heading, text] = TOUR[stop], isLast = stop === TOUR.length - 1;
+  tour.stop = stop;
+  tour.box?.remove();
+  tour.box = el("div", {id: "tour", role: "dialog", "aria-label": `tour, stop ${stop + 1} of ${TOUR.length}`}, el("b", {}, heading),
+    el("p", {}, text), el("p", {class: "row"}, el("span", {class: "note"}, `${stop + 1} of ${TOUR.length}`),
+      el("button", {onclick: endTour}, isLast ? "Close" : "Close for good (Esc)"),
+      !isLast && el("button", {class: "go", onclick: () => showStop(stop + 1)}, "Next")));
+  document.body.append(tour.box);
+  placeTour();
+  tour.box.querySelector("button:last-child").focus({preventScroll: true});
+}
+
+function placeTour() {                                      // below, above or beside what the stop is about, which is outlined
+  document.querySelector(".toured")?.classList.remove("toured");
+  if (tour.stop < 0) return;
+  const about = [...document.querySelectorAll(TOUR[tour.stop][0])].find(x => x.getClientRects().length);
+  const {offsetWidth: wide, offsetHeight: high} = tour.box, gap = 10;
+  const {left, top, bottom, right} = about?.getBoundingClientRect() ?? {left: 0, top: 0, bottom: 0, right: 0};
+  about?.classList.add("toured");
+  const y = bottom + gap + high < innerHeight ? bottom + gap : top - gap - high > 0 ? top - gap - high : innerHeight - high - gap;
+  const x = y === innerHeight - high - gap ? (left > wide + gap ? left - wide - gap : right + gap) : left + gap;
+  tour.box.style.left = `${Math.max(gap, Math.min(x, innerWidth - wide - gap))}px`;
+  tour.box.style.top = `${Math.max(gap, y)}px`;
+}
+
+function endTour() {
+  if (tour.stop < 0) return;
+  store.set("tour", "seen");
+  tour.stop = -1;
+  tour.box.remove();
+  placeTour();
+}
