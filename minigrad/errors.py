@@ -112,7 +112,7 @@ def clearer_error(error: Exception, op_class: Any, arrays: list[Any], static: di
         return TypeError(f"{op_class.name}: got a number where it needs an array: ({shapes(arrays)})")
     if isinstance(error, (IndexError, TypeError)):
         for name, x, a in zip(input_names(op_class, len(inputs)), inputs, arrays):
-            if getattr(x, "dtype", a).kind in "iub" and a.dtype.kind not in "iub":
+            if hasattr(x, "dtype") and x.dtype.kind in "iub" and a.dtype.kind not in "iub":
                 return TypeError(
                     f"{op_class.name}: {error}: its inputs are cast to one dtype, so the integers {name} became "
                     f"{a.dtype}; give what has no gradient by keyword: apply({op_class.__name__}, ..., {name}={name})")

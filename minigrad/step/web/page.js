@@ -11,7 +11,7 @@ function draw() {
   else if (kind === "u") drawUpdate(k);
   else if (hiddenByQuiz()) {
     state.line = 0;
-    drawLeft({...steps[k], checks: [], identity: null}, kind);
+    drawQuizLeft(steps[k]);
     $("right").replaceChildren(...drawQuiz(), ...section(UPSTREAM, upstreamAndSaved(steps[k]), true));
   } else {
     drawLeft(steps[k], kind);
