@@ -270,7 +270,7 @@ def test_every_line_of_every_op_can_be_shown_forward_and_backward(tmp_path):
       seen.shown = [...shown].sort();
     """)
     ops = {v.op for v in gpt().views}
-    assert seen.positions == 2 * len(gpt().views) + 1 + len(gpt().optimizer_step.updates)
+    assert seen.positions == 2 * len(gpt().views) + 2 + len(gpt().optimizer_step.updates)
     assert {x for x in seen.shown if x[0] in "bf"} == {kind + op for kind in "bf" for op in ops}
 
 

@@ -22,6 +22,7 @@ from minigrad.step.line_trace import Listing
 from minigrad.step.nudge import Nudge, NudgeCurve
 from minigrad.step.optimizer_steps import OptimizerStep, OverTime, ParameterUpdate
 from minigrad.step.quiz import Question, questions
+from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from minigrad.step.backward_record import Record
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "whatif", "tour", "media"
+STYLES = "layout", "figures", "panels", "whatif", "scatter", "tour", "media"
 # one script: a name that a file uses at its top level comes before it
 SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "op", "picture", "lines",
-           "why", "chart", "nudge", "update", "quiz", "tour", "glossary", "page")
+           "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
@@ -79,6 +80,7 @@ class Contents(NamedTuple):
     optimizer_step: OptimizerStep | None = None
     over_time: Iterable[OverTime] = ()              # of the largest gradient of each parameter
     questions: Iterable[list[Question]] = ()        # about each view
+    compared: list[Compared] = []
     embedded: bool = False          # in an <iframe>
 
 
@@ -87,7 +89,7 @@ def contents_of(record: "Record") -> Contents:
     return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
                     [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
                     record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
-                    questions(record.views))
+                    questions(record.views), compare(record))
 
 
 def contents_of_step(step: Any) -> Contents:
@@ -155,6 +157,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
                                                                formulas),
         "questions": [q._asdict() for q in asked],
         "quiz": [[asked[q] for q in own] for own in contents.questions],
+        "compared": _compared(contents.compared) if contents.compared else None,
     }
 
 
@@ -265,6 +268,19 @@ def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
     return {"predicted": _number(x.predicted), "secondOrder": _number(x.second_order), "actual": _number(x.actual)}
+
+
+def _compared(found: list[Compared]) -> dict[str, Any]:
+    def floats(xs: Any) -> str:
+        return base64.b64encode(xs.astype("<f4").tobytes()).decode()
+
+    k = max(range(len(found)), key=lambda k: float(found[k].error.max(initial=0.0)))
+    say, which = summary(found)
+    return {"say": say, "which": which, "worst": {"leaf": k, "error": _number(found[k].error.max(initial=0.0)),
+                                                  "at": found[k].worst},
+            "leaves": [{"leaf": x.leaf, "shape": x.shape, "at": x.at.tolist(), "analytic": floats(x.analytic),
+                        "numeric": floats(x.numeric), "error": _number(x.error.max(initial=0.0)),
+                        "wrong": np.flatnonzero(~x.right).tolist()} for x in found]}
 
 
 # ---- numbers and arrays ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
@@ -629,7 +630,8 @@ class Terminal(cmd.Cmd):
         """page FILE     write this record as an HTML page"""
         if not text:
             raise ValueError("page needs a file, for example page step.html")
-        self.say(write_page(self.record, text))
+        for line in write_page(self.record, text).splitlines():
+            self.say(line)
 
     def do_help(self, _: str) -> None:
         """h             help: this list; an empty line repeats the last command"""
@@ -736,9 +738,10 @@ def formula_lines(text: str, section: str) -> tuple[list[str], list[str]]:
 
 
 def write_page(record: Record, path: str) -> str:
-    """Write the page of a record; a sentence that says so, with its size and what was left out."""
+    """Write the page of a record; lines that say so and how to open it, with its size and what was left out."""
     omitted = write(record, path)
-    return "; ".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB", *omitted])
+    return "\n".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB: open it in a browser, "
+                      f"{Path(path).resolve().as_uri()}", *(f"  {less}" for less in omitted)])
 
 
 def show(record: Record, out: str = "", start: int = 0, color: bool | None = None) -> None:
