@@ -128,8 +128,8 @@ def _cell(x: float, i: int, j: int, largest: float) -> str:
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 def why_table(why: "Why") -> str:
-    """The terms of an answer and their sum. If it is a record's, each element in it can be opened, and the largest terms
-    are followed up to the loss, line by line."""
+    """The terms of an answer and their sum. If it is a record's, each element in it can be opened, and the largest
+    terms are followed up to the loss, line by line."""
     shown = _answer(why)
     if why.record is None:
         return shown
@@ -168,7 +168,7 @@ def _to_the_loss(why: "Why") -> list["Why"]:
     answers: list["Why"] = []
     while why.terms and len(answers) < MOST_LINES:
         cells = [cell for factor in why.terms[0].factors for cell in factor.cells if not cell.forward]
-        gradient = min(cells, key=lambda cell: (not cell.name.split()[-1].startswith("d"), cell.line == 0), default=None)
+        gradient = min(cells, key=lambda cell: (not cell.name.startswith("d"), cell.line == 0), default=None)
         if gradient is None:
             break
         why = why.record.follow(gradient)

@@ -107,7 +107,7 @@ class Record:
     def breakpoint(self, until: str) -> Callable[[View], bool]:
         """A function of a view: whether a breakpoint stops at it. until: as for `loss.backward_steps(until=...)`.
         ValueError, with the nearest names, for a name that is not in this record."""
-        names = {v.index: names_of(v.op, v.step.node.module, (), {}) | {x.leaf for x in v.inputs} - {""}
+        names = {v.index: names_of(v.op, v.step.node.module, ()) | {x.leaf for x in v.inputs} - {""}
                  for v in self.views}
         kind, value = parse_breakpoint(until, names.values())
         if kind == "bad":

@@ -66,7 +66,7 @@ def largest_norm(gradients: Iterable[Any]) -> float:
     return max((float(np.linalg.norm(on_host(g))) for g in gradients if g is not None), default=0.0)
 
 
-def names_of(op: str, module: str, inputs: Any, variables: Mapping[Any, str]) -> set[str]:
+def names_of(op: str, module: str, inputs: Any, variables: Mapping[Any, str] = {}) -> set[str]:
     """The names that stop at an op: the op's, its module's and those of the modules around it, its leaves'. variables:
     names of leaves that have none of their own, by Tensor.key."""
     leaves = [x for x in inputs if isinstance(x, Tensor) and x.node is None]
