@@ -148,9 +148,9 @@ def _answer(why: "Why") -> str:
     if left_out > 0:
         rest = why.total - sum(term.product for term in why.terms)
         rows.append([f"{left_out:,} smaller {'term' if left_out == 1 else 'terms'}", "", f"{rest:.6g}"])
-    if rows:
-        rows.append(["<b>sum</b>", "", f"<b>{why.total:.6g}</b>"])
-    rows.append(["as recorded", "", f"{why.value:.6g}"])
+    if len(rows) == 0 or len(rows) == len(why.terms[0].factors) == 1:       # the equation says it all
+        return f"<div>{_line(why)}</div>"
+    rows += [["<b>sum</b>", "", f"<b>{why.total:.6g}</b>"], ["as recorded", "", f"{why.value:.6g}"]]
     return f"<div>{_line(why)}</div>" + table(["term", "", "product"], rows, [1, 2])
 
 
