@@ -15,6 +15,7 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from minigrad import device
+from minigrad.html_tables import plural
 from minigrad.step.rerun import nodes_of, on_host
 from minigrad.step.step import backward_steps
 from minigrad.step.variables import names_of_caller
@@ -64,8 +65,9 @@ def draw(loss: Tensor, path: str | Path | None = None, *, gradients: bool = True
     depth below 1, and a path that does not end in ".svg".
     """
     if not isinstance(loss, Tensor) or loss.node is None:
-        raise ValueError(f"draw needs a Tensor made from at least one that has requires_grad=True, outside no_grad(); "
-                         f"got {loss!r:.80}")
+        given = f"a leaf of shape {loss.shape}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError("draw needs a Tensor made from at least one that has requires_grad=True, outside no_grad(); "
+                         f"got {given}")
     if path is not None and Path(path).suffix != ".svg":
         raise ValueError(f"the picture is in SVG: give a file like {Path(path).with_suffix('.svg').name!r}, not "
                          f"{Path(path).name!r}")
@@ -79,8 +81,8 @@ def draw(loss: Tensor, path: str | Path | None = None, *, gradients: bool = True
     if gradients and loss.size == 1:
         _add_gradients(boxes, loss)
     folded = sum(box.kind == "module" for box in boxes)
-    drawing = Drawing(_svg(_layers(boxes)), f"graph of {len(list(nodes_of(loss)))} ops" +
-                      (f", {folded} modules folded" if folded else ""))
+    drawing = Drawing(_svg(_layers(boxes)), f"graph of {plural(len(list(nodes_of(loss))), 'op')}" +
+                      (f", {plural(folded, 'module')} folded" if folded else ""))
     if path is not None:
         drawing.save(path)
     return drawing
@@ -182,7 +184,7 @@ def _boxes(loss: Tensor, depth: int | None, called: Mapping[Any, str]) -> list[B
                 ins.append(wires[x.key])
         last = group[-1]
         if folded:
-            parameters = f", {len(inside)} parameters" if inside else ""
+            parameters = f", {plural(len(inside), 'parameter')}" if inside else ""
             box = Box("module", path, f"{len(group)} ops{parameters}", ins=ins)
         else:
             box = Box("op", _op_label(last), last.module, last.created_at, ins)
