@@ -19,6 +19,7 @@ import numpy as np
 from minigrad import errors, functional
 from minigrad.diagnose import diagnose
 from minigrad.autograd import grad
+from minigrad.call_site import place
 from minigrad.command import run_command
 from minigrad.executor import executor_of
 from minigrad.modes import plain
@@ -105,6 +106,10 @@ class Report:
         return (f"{'all ' if right == total else ''}{right:,}{'' if right == total else f' of {total:,}'} pairs of "
                 f"analytic and numeric gradient agree; largest relative error {worst:.1e}")
 
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import report_table
+        return report_table(self)
+
     def __str__(self) -> str:
         lines = []
         for what, rows in itertools.groupby(self.rows, lambda row: row.what):
@@ -119,6 +124,8 @@ class Report:
                 lines += [f"       {row.detail}" for row in group if not row.ok]
         lines += [self.agreement] if self.agreement else []
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def relative_error(a: Any, b: Any) -> float:
@@ -491,7 +498,8 @@ def _gaps(op_class: type[Op], samples: Sequence[Sample], seed: int) -> Iterator[
             sys.settrace(before)
     missed = sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno} - ran)
     if missed:
-        yield f"no sample runs line {', '.join(map(str, missed))} of its backward ({code.co_filename})"
+        yield (f"no sample runs line {', '.join(map(str, missed))} of its backward "
+               f"({place(code.co_filename, missed[0])})")
 
 
 # ---- a whole model --------------------------------------------------------------------------------------------------
