@@ -7,7 +7,8 @@ from minigrad import functional, kernels, nn, optim, random, step
 from minigrad.autograd import grad, hvp
 from minigrad.device import check_indices
 from minigrad.modes import detect_nan, no_grad, plain, unfused
-from minigrad.ops.op import OPS
+from minigrad.ops.op import OPS, Op
+from minigrad.tape import apply
 from minigrad.tensor import Tensor, from_dlpack
 from minigrad.threads import get_num_threads, set_num_threads
 
@@ -15,7 +16,9 @@ __version__ = "0.2.0"
 
 __all__ = [
     "OPS",
+    "Op",
     "Tensor",
+    "apply",
     "check_indices",
     "detect_nan",
     "forward_steps",

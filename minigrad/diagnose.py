@@ -7,29 +7,45 @@ specific first; the first sentence is the diagnosis.
 import functools
 import itertools
 import math
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 
 NO_RULE = "the difference follows no simple rule"
 
 
-def diagnose(got: Any, want: Any, known: Mapping[str, Any] = {}) -> str:
+class Block(NamedTuple):
+    """A part of an array: its elements at some indices along each axis."""
+    shape: tuple[int, ...]                          # of the whole array
+    axes: list[list[int]]                           # the indices along each axis
+
+    @property
+    def whole(self) -> bool:
+        return tuple(map(len, self.axes)) == self.shape
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """These elements of an array of that shape."""
+        return x[np.ix_(*self.axes)] if x.ndim else x
+
+
+def diagnose(got: Any, want: Any, known: Mapping[str, Any] = {}, block: Block | None = None) -> str:
     """One sentence on how the gradient `got` differs from the right one, `want`; NO_RULE if no hypothesis explains it.
 
     got, want: arrays of any shapes, compared in float64; want may come from central differences. known: arrays and
     numbers by name, whose values and sizes may explain the difference: the op's inputs, what it saved, the gradient of
-    its output as "dy".
+    its output as "dy". block: where got and want are only a block of the gradient, that block.
     """
     with np.errstate(all="ignore"):
-        d = Difference(got, want, known)
+        d = Difference(got, want, known, block)
         return next((words for hypothesis in HYPOTHESES if (words := hypothesis(d))), NO_RULE)
 
 
 class Difference:
-    """A wrong gradient, the right one, and known arrays and numbers that may explain the difference."""
+    """A wrong gradient, the right one, and known arrays and numbers that may explain the difference. block: the block
+    of the gradients that got and want are; None if they are whole."""
 
-    def __init__(self, got: Any, want: Any, known: Mapping[str, Any]) -> None:
+    def __init__(self, got: Any, want: Any, known: Mapping[str, Any], block: Block | None = None) -> None:
+        self.block = None if block is None or block.whole else block
         self.got, self.want = np.asarray(got, np.float64), np.asarray(want, np.float64)
         self.shape, self.axes = self.want.shape, range(self.want.ndim)
         arrays = {name: x for name, x in known.items() if isinstance(x, np.ndarray) and x.size > 0}
@@ -65,16 +81,19 @@ class Difference:
     @functools.cached_property
     def factors(self) -> dict[str, np.ndarray]:
         """The known arrays broadcast to the shape of the gradient: of that shape, one number per row or per column."""
-        fitting = {}
+        fitting, shape = {}, self.block.shape if self.block else self.shape
         for name, x in self.arrays.items():
-            x = x.reshape(x.shape + (1,) * (len(self.shape) - x.ndim)) if x.shape == self.shape[:x.ndim] else x
-            if x.ndim <= len(self.shape) and all(n in (1, m) for n, m in zip(x.shape[::-1], self.shape[::-1])):
-                fitting[name] = np.broadcast_to(x, self.shape).astype(np.float64)
+            x = x.reshape(x.shape + (1,) * (len(shape) - x.ndim)) if x.shape == shape[:x.ndim] else x
+            if x.ndim <= len(shape) and all(n in (1, m) for n, m in zip(x.shape[::-1], shape[::-1])):
+                whole = np.broadcast_to(x, shape)
+                fitting[name] = (self.block.of(whole) if self.block else whole).astype(np.float64)
         return fitting
 
     @functools.cached_property
     def products(self) -> dict[str, np.ndarray]:
         """The products of two known matrices (also transposed or reshaped) that have the shape of the gradient."""
+        if self.block:                              # large arrays
+            return {}
         forms = {name: x.astype(np.float64) for name, x in self.arrays.items() if x.ndim > 1}
         for name, x in list(forms.items()):
             turned = x.swapaxes(-1, -2)
@@ -180,6 +199,8 @@ def constant_factor(d: Difference) -> str:
 
 def repeats_lost(d: Difference) -> str:
     """Where an index names a row several times, the gradients of all its uses must be added up."""
+    if d.block:
+        return ""
     rows = np.flatnonzero(d.wrong.any(axis=tuple(d.axes[1:]))).tolist()
     for name, index in d.indices.items():
         values, counts = np.unique(index, return_counts=True)
@@ -190,6 +211,8 @@ def repeats_lost(d: Difference) -> str:
 
 def picked_entries(d: Difference) -> str:
     """Wrong only at the entry of each row that an index picks, such as a target."""
+    if d.block:
+        return ""
     for name, index in d.indices.items():
         rows = d.wrong.reshape(index.size, -1).copy() if d.want.size % index.size == 0 else np.ones((0, 0))
         if 0 <= index.min() <= index.max() < rows.shape[1]:
@@ -287,6 +310,8 @@ def some_only(d: Difference) -> str:
     axis = min(d.axes, key=lambda a: len(where[a]) / d.shape[a], default=0)
     if not d.axes or len(where[axis]) == d.shape[axis]:
         return ""
+    if d.block:
+        where[axis] = [d.block.axes[axis][k] for k in where[axis]]
     name = {(1, 0): "entries", (2, 0): "rows", (2, 1): "columns"}.get((len(d.shape), axis), f"indices of axis {axis}:")
     return f"only {name} {where[axis]} are wrong"
 

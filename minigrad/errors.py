@@ -1,17 +1,25 @@
 """Checks of the inputs and results of ops, and their error messages: shapes, dtypes, devices, NaN and infinity."""
+import difflib
+import inspect
 import math
-from typing import TYPE_CHECKING, Any, Iterable
+from typing import TYPE_CHECKING, Any, Iterable, Sequence
 
 import numpy as np
 
 from minigrad import device
 from minigrad.arrays import as_numbers
-from minigrad.ops.op import Op
+from minigrad.ops.op import Op, input_names
+from minigrad.ops.sums import unbroadcast
 
 if TYPE_CHECKING:
     from minigrad.tape import Node
     from minigrad.tensor import Tensor
 
+PROMOTED = (": a float64 constant or array, such as np.float64(2), np.zeros(n) or np.eye(n), does that: write Python "
+            "numbers, and dtype=x.dtype where an array is made")
+WRITES = "writes into an array that it was given: compute a new one, x = x * 2, not x *= 2"
+ON_TENSORS = ("for gradients of gradients a Primitive runs on Tensors: call self.xp.exp, not np.exp, and write nothing "
+              "in place; or subclass minigrad.Op, which has no second derivatives")
 MIXED = ": backward would mix old and new values; run the forward again first"
 
 
@@ -93,11 +101,21 @@ def name_of(p: "Tensor", unnamed: str = "a parameter") -> str:
     return f"{getattr(p, 'name', '') or unnamed} {p.shape}"
 
 
-def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], static: dict[str, Any]) -> Exception:
-    """A clearer error for an op that raised this one because it got a number instead of an array, an argument on
-    another device, or shapes that do not broadcast; else the error itself."""
+def clearer_error(error: Exception, op_class: Any, arrays: list[Any], static: dict[str, Any],
+                  inputs: Sequence[Any]) -> Exception:
+    """A clearer error for an op whose forward raised this one because it is no op class, or got a number instead of an
+    array, integers as an input, an argument on another device, or shapes that do not broadcast; else the error itself.
+    arrays: the inputs after their cast to one dtype."""
+    if not (isinstance(op_class, type) and issubclass(op_class, Op)):
+        return TypeError(f"apply takes a subclass of minigrad.Op and its inputs, not {op_class!r:.80}")
     if isinstance(error, AttributeError) and not all(hasattr(a, "shape") for a in arrays):
         return TypeError(f"{op_class.name}: got a number where it needs an array: ({shapes(arrays)})")
+    if isinstance(error, (IndexError, TypeError)):
+        for name, x, a in zip(input_names(op_class, len(inputs)), inputs, arrays):
+            if hasattr(x, "dtype") and x.dtype.kind in "iub" and a.dtype.kind not in "iub":
+                return TypeError(
+                    f"{op_class.name}: {error}: its inputs are cast to one dtype, so the integers {name} became "
+                    f"{a.dtype}; give what has no gradient by keyword: apply({op_class.__name__}, ..., {name}={name})")
     here = next(device.name(a) for a in arrays if device.is_array(a))
     for name, value in static.items():
         for a in value if isinstance(value, tuple) else (value,):
@@ -116,6 +134,102 @@ def clearer_error(error: Exception, op_class: type[Op], arrays: list[Any], stati
             f"{op_class.name}: shapes {' and '.join(map(str, given))} do not broadcast: counted from the "
             "last, axes must be equal or 1; reshape, transpose or expand_dims one of them"
         )
+
+
+# ---- what an op returns ---------------------------------------------------------------------------------------------
+
+def outputs(op: Op, y: Any) -> Any:
+    """What a forward returned, as an array or a tuple of arrays. TypeError for anything that is no array and no
+    number."""
+    if type(y) is tuple:
+        return tuple([outputs(op, a) for a in y])
+    if y is None or isinstance(y, (list, dict)) or hasattr(y, "requires_grad"):
+        what = "nothing: is its `return` missing?" if y is None else (
+            "a Tensor: it computes with arrays, by NumPy or self.xp; code that computes with Tensors is an ordinary "
+            "function, which needs no backward") if hasattr(y, "requires_grad") else (
+            f"a {type(y).__name__}: return an array, or a tuple of arrays if there are several outputs")
+        raise TypeError(f"forward of {type(op).__name__} returns {what}")
+    return op.xp.asarray(y)
+
+
+def wrong_count(op_class: type[Op], result: Any, n: int) -> str:
+    """The message for a backward whose result is not one gradient for each of n inputs."""
+    write = f"write `return {', '.join(f'd{name}' for name in input_names(op_class, n))}`"
+    if result is None:
+        return f"backward returns nothing: {write}"
+    if type(result) is list:
+        return f"backward returns a list: {write}"
+    given = len(result) if type(result) is tuple else 1
+    return (f"backward returns {given} gradients for {n} inputs: {write}, with None for an input that has no gradient; "
+            "or give such an input by keyword")
+
+
+def check_kind(op_class: type[Op], name: str, dx: Any, kind: type, shape: tuple[int, ...]) -> None:
+    """TypeError if the gradient of this name, which a backward returned, is not of this kind of array."""
+    if type(dx) is not kind and not isinstance(dx, (kind, np.generic)):
+        raise TypeError(f"{op_class.name}: backward returns a {type(dx).__name__} for {name}: return an array of shape "
+                        f"{shape}")
+
+
+def clearer_backward_error(error: Exception, op: Any, dys: Sequence[Any]) -> Exception:
+    """A clearer error for a backward that takes other names than the forward saved, or writes into an array that may
+    not change; else the error itself."""
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        return ValueError(f"backward of {type(op).__name__} {WRITES} ({error})")
+    if not isinstance(error, TypeError):
+        return error
+    try:
+        inspect.signature(op.backward).bind(*dys, **op.saved)
+        return error
+    except TypeError:
+        parameters = list(inspect.signature(op.backward).parameters.values())
+    takes = [p.name for p in parameters[len(dys):] if p.kind is not p.VAR_KEYWORD]
+    missing = [name for name in takes if name not in op.saved]
+    unused = [name for name in op.saved if name not in takes]
+    name = type(op).__name__
+    if len(parameters) < len(dys):
+        words = (f"takes {len(parameters)} arguments, but there are {len(dys)} outputs, and it gets the gradient of "
+                 f"each: `def backward(self, {', '.join(f'dy{k}' for k in range(len(dys)))}, ...)`")
+    elif missing and unused:
+        near = difflib.get_close_matches(missing[0], unused, 1, 0.0)[0]
+        words = (f"takes {missing[0]}, but forward saved {near}: the names must agree, "
+                 f"self.save({missing[0]}=...) in forward or {near} in backward")
+    elif missing:
+        words = f"takes {missing[0]}, which forward did not save: add {missing[0]}=... to the one self.save(...) in it"
+    else:
+        words = (f"does not take {unused[0]}, which forward saved: add it to the arguments of backward, or do not save "
+                 "it") if unused else f"cannot be called with the gradients of {len(dys)} outputs: {error}"
+    return TypeError(f"backward of {name} {words}")
+
+
+def fitted(op_class: type[Op], inputs: Sequence[Any], i: int, dx: Any, kind: type) -> Any:
+    """The gradient dx of input i, in the shape of that input: summed over the axes along which it was broadcast.
+    TypeError if dx is not of this kind of array or of another dtype, ValueError for another shape: they are bugs of the
+    op."""
+    x, name = inputs[i]._data, f"d{input_names(op_class, len(inputs))[i]}"
+    given = f"{op_class.name}: backward returns"
+    if dx is None:
+        raise ValueError(f"{given} None for {name}, which is needed: is its `return` missing? If no output depends on "
+                         "this input, return zeros")
+    check_kind(op_class, name, dx, kind, x.shape)
+    if dx.dtype != x.dtype:
+        raise TypeError(f"{given} {name}, a gradient of dtype {dx.dtype}, the input is {x.dtype}{PROMOTED}")
+    if dx.shape == x.shape:
+        return dx
+    if not op_class.broadcasts:
+        raise ValueError(f"{given} {name}, a gradient of shape {dx.shape}, the input is {x.shape}"
+                         f"{_summed(dx.shape, x.shape)}")
+    return unbroadcast(dx, x.shape)
+
+
+def _summed(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What to do if a gradient of this shape only lacks the sum over the axes along which its input was broadcast."""
+    extra = len(shape) - len(wanted)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(wanted, shape[extra:])):
+        return ""
+    axes = (*range(extra), *(k + extra for k, n in enumerate(wanted) if n != shape[k + extra]))
+    return (f": the input was broadcast, so sum over axis {' and '.join(map(str, axes))}; or set broadcasts = True in "
+            "the class, and the engine sums")
 
 
 def changed(x: "Tensor", node: "Node", advice: str) -> ValueError:

@@ -12,8 +12,8 @@ from minigrad.arrays import constants
 from minigrad.call_site import call_site, line_of
 from minigrad.executor import TEXTBOOK, Executor, Gradients, executor_of
 from minigrad.modes import mode, module_path
-from minigrad.ops.op import Op
-from minigrad.ops.sums import run, unbroadcast
+from minigrad.ops.op import Op, decomposition
+from minigrad.ops.sums import run
 
 Hook = Callable[[Any], Any]
 Deliver = Callable[["Tensor", Any], None]       # takes a leaf and its whole gradient
@@ -83,7 +83,8 @@ def _call_name(op_class: type[Op], module: str, site: tuple[CodeType, int]) -> s
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
-    """Run an op on Tensors, arrays and numbers. Record it if an input requires a gradient, unless inside `no_grad`.
+    """Run an op, a subclass of Op, on Tensors, arrays and numbers: `y = apply(MyOp, x, w, axis=1)`. Record it if an
+    input requires a gradient, unless inside `no_grad`. Keyword arguments have no gradient.
 
     Scalars, Python's and NumPy's, take the dtype of the arrays. Integer arrays are cast to the dtype of floating ones.
     Returns a Tensor, or a tuple of Tensors for an op with several outputs. TypeError for two floating dtypes,
@@ -91,7 +92,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     """
     recording, plain, unfused, detect_nan, _ = mode()
     if unfused and op_class.fused:
-        return op_class.composed(tensor_functions, *operands(op_class, inputs), **static)
+        return decomposition(op_class)(tensor_functions, *operands(op_class, inputs), **static)
     array_type: Any = None
     dtype: Any = None
     arrays, needs, mixed = [], [], False        # needs: which inputs require a gradient
@@ -121,9 +122,12 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         if static:
             static = constants(op_class.name, static, copy=recording and True in needs)
         op, y = executor.forward(op_class, arrays, static, needs if recording else [False] * len(needs))
+        if type(y) is not array_type:           # several outputs, a NumPy scalar, or a mistake
+            y = errors.outputs(op, y)
     except Exception as error:
-        clearer = errors.clearer_error(error, op_class, arrays, static)
-        clearer.add_note(f"in forward of {op_class.name} on {errors.shapes(arrays)}, called at {line_of(*call_site())}")
+        clearer = errors.clearer_error(error, op_class, arrays, static, inputs)
+        name = getattr(op_class, "name", op_class)
+        clearer.add_note(f"in forward of {name} on {errors.shapes(arrays)}, called at {line_of(*call_site())}")
         if clearer is error:
             raise
         raise clearer from error
@@ -134,10 +138,10 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     if recording and True in needs:
         node = Node(op_class, op, executor.retain(op, inputs), static, call_site())
     if type(y) is not tuple:
-        return Tensor.output(y if type(y) is array_type else op.xp.asarray(y), node, 0)
+        return Tensor.output(y, node, 0)
     if node is not None:
         node.outs = [(a.shape, a.dtype) for a in y]
-    return tuple([Tensor.output(a if type(a) is array_type else op.xp.asarray(a), node, i) for i, a in enumerate(y)])
+    return tuple([Tensor.output(a, node, i) for i, a in enumerate(y)])
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------
@@ -271,20 +275,27 @@ def _run_backward(node: Node, dys: tuple[Any, ...], executor: Executor, grads: G
     """Run one op's backward. Returns the values that its forward saved, and the gradient of each input in the input's
     shape, None for an input that needs none."""
     node.check_unchanged(node.inputs)
-    op = _on_tensors(node) if create_graph else node.op
+    op = node.op
     try:
-        result = executor.backward(op, dys, grads)
+        if create_graph:
+            op = _on_tensors(node)
+        result, kind = executor.backward(op, dys, grads), type(dys[0])
         dxs = list(result) if type(result) is tuple else [result]
         if len(dxs) != len(node.inputs):
-            raise ValueError(f"{node.op_class.name} gave {len(dxs)} gradients for {len(node.inputs)} inputs")
+            raise ValueError(f"{node.op_class.name}: {errors.wrong_count(node.op_class, result, len(node.inputs))}")
         for i, (x, need, dx) in enumerate(zip(node.inputs, node.op.needs, dxs)):
             if not need:
                 dxs[i] = None
-            elif dx is not None and (dx.shape != x._data.shape or dx.dtype is not x._data.dtype):
-                dxs[i] = _fitted(node, i, x._data, dx)
+            elif type(dx) is not kind or dx.shape != x._data.shape or dx.dtype is not x._data.dtype:
+                dxs[i] = errors.fitted(node.op_class, node.inputs, i, dx, kind)
     except Exception as error:
-        error.add_note(f"in backward of {node}, dy {errors.shapes(dys)}")
-        raise
+        clearer = errors.clearer_backward_error(error, op, dys)
+        clearer.add_note(f"in backward of {node}, dy {errors.shapes(dys)}")
+        if create_graph and isinstance(error, TypeError):
+            clearer.add_note(errors.ON_TENSORS)
+        if clearer is error:
+            raise
+        raise clearer from error
     return op.saved, dxs
 
 
@@ -292,6 +303,7 @@ def _on_tensors(node: Node) -> Op:
     """The node's op, its forward run again on Tensors: its saved values are then Tensors that depend on the inputs, and
     its backward, the same code, is recorded."""
     if node.op_class.fused:
+        decomposition(node.op_class, f"; the op was called at {node.created_at}")
         raise ValueError(
             f"{node.op_class.name} is a fused op: its backward cannot be differentiated again. Record the primitives "
             f"it is composed of: put `with mg.unfused():` around the forward, called at {node.created_at}"
@@ -300,18 +312,6 @@ def _on_tensors(node: Node) -> Op:
     op.xp, op.needs = tensor_functions, node.op.needs
     op.forward(*node.inputs, **node.static)
     return op
-
-
-def _fitted(node: Node, i: int, x: Any, dx: Any) -> Any:
-    """dx in the shape of x: summed over the axes along which x was broadcast. TypeError for another dtype, ValueError
-    for another shape: they are bugs of the op."""
-    if dx.dtype != x.dtype:
-        raise TypeError(f"{node.op_class.name} gave input {i} a gradient of dtype {dx.dtype}, the input is {x.dtype}")
-    if dx.shape == x.shape:
-        return dx
-    if not node.op_class.broadcasts:
-        raise ValueError(f"{node.op_class.name} gave input {i} a gradient of shape {dx.shape}, the input is {x.shape}")
-    return unbroadcast(dx, x.shape)
 
 
 def after_hooks(hooks: Iterable[Hook], g: Any) -> Any:

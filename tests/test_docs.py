@@ -1,4 +1,5 @@
 """The documents say what is so."""
+import linecache
 import re
 from pathlib import Path
 
@@ -21,12 +22,17 @@ def ops():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_a_document_prints_what_it_says(document, capsys, ops):
-    """Its Python blocks, run one after the other, print the text blocks that follow them."""
+    """Its Python blocks are one program, tour.py, whose lines Python can show; run one after the other, they print the
+    text blocks that follow them."""
     text = document.read_text("utf-8")
     tour = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", text, re.DOTALL)
-    names: dict = {}
+    names: dict = {"__name__": "tour"}
+    source = ""
     for code, output in tour:
-        exec(compile(code, "tour.py", "exec"), names)
+        above = source.count("\n")
+        source += code
+        linecache.cache["tour.py"] = len(source), None, source.splitlines(True), "tour.py"
+        exec(compile("\n" * above + code, "tour.py", "exec"), names)
         assert capsys.readouterr().out == output
     assert len(tour) == text.count("```python")
 

@@ -17,7 +17,7 @@ from minigrad.ops.sums import unbroadcast
 from minigrad.step.formula import parse
 from minigrad.step.identity import check_identity
 from minigrad.step.notation import parse_clause
-from minigrad.step.typeset import to_mathml, to_text
+from minigrad.step.typeset import defined_names, to_mathml, to_text
 
 NAMES = sorted(mg.OPS)
 
@@ -27,11 +27,10 @@ NAMES = sorted(mg.OPS)
 def test_the_sections_of_a_docstring():
     f = parse(mg.OPS["attention"])
     assert f.shapes.startswith("q (..., T, D), k (..., S, D)") and f.shapes.endswith("->  y (..., T, E)")
-    assert f.forward[0] == "S = q @ k^T / sqrt(D)" and len(f.forward) == 4
-    assert f.backward == [
-        "dv = A^T @ dy", "dA = dy @ v^T", "dP = dA * keep / (1 - dropout)",
-        "dS = P * (dP - sum(dP * P)) / sqrt(D)", "dq = dS @ k", "dk = dS^T @ q",
-    ]
+    assert f.axes == {"T": ["query"], "S": ["key"], "D": ["feature"], "E": ["feature"]}
+    assert f.forward == ["S = q @ k^T / sqrt(D)", "A = P = softmax_key(S)", "y = A @ v"]
+    assert f.backward == ["dv = A^T @ dy", "dA = dP = dy @ v^T", "dS = P * (dP - sum_key(dP * P)) / sqrt(D)",
+                          "dq = dS @ k", "dk = dS^T @ q"]
     assert f.why.startswith("each output row is a weighted average of the rows of v")
     assert f.identity.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
     assert f.source == 'Vaswani et al. 2017, "Attention is all you need", eq. 1'
@@ -42,6 +41,111 @@ def test_every_op_has_forward_and_backward_equations_and_an_identity(name):
     f = parse(mg.OPS[name])
     assert "->" in f.shapes and f.forward and f.backward and ": " in f.identity and " = " in f.identity
 
+
+# ---- the formula of a call ------------------------------------------------------------------------------------------
+
+def backward_of(name, *inputs, **static):
+    """The backward's equations for a call."""
+    op = mg.OPS[name]
+    return parse(op, dict(zip(input_names(op, len(inputs)), inputs)) | static).backward
+
+
+def test_attention_has_equations_of_dropout_only_in_calls_with_dropout():
+    q = np.ones((2, 3))
+    with_dropout, without = backward_of("attention", q, q, q, dropout=0.1), backward_of("attention", q, q, q)
+    assert "dP = dA * keep / (1 - dropout)" in with_dropout and "dA = dy @ v^T" in with_dropout
+    assert not any("dropout" in clause or "keep" in clause for clause in without) and "dA = dP = dy @ v^T" in without
+    assert backward_of("attention", q, q, q, dropout=0.0) == without
+
+
+def test_a_layer_without_b_has_no_equation_of_b():
+    x = np.ones((2, 2))
+    for name, with_b, without in (("linear", "y = x @ w + b", "y = x @ w"),
+                                  ("layer_norm", "y = xhat * w + b", "y = xhat * w")):
+        three, two = parse(mg.OPS[name], dict(x=x, w=x, b=x)), parse(mg.OPS[name], dict(x=x, w=x))
+        assert with_b in three.forward and any(c.startswith("db = ") for c in three.backward)
+        assert without in two.forward and not any(c.startswith("db = ") for c in two.backward)
+        assert "[if" not in three.text + two.text
+
+
+def test_cross_entropy_names_p_q_and_n_beside_its_backward():
+    logits = np.ones((3, 4))
+    assert backward_of("cross_entropy", logits, targets=np.array([0, 1, 2])) == [
+        "p = softmax_vocabulary(logits)", "q = one-hot rows of the targets", "n = number of targets",
+        "dlogits = (p - q) dy / n"]
+
+
+@pytest.mark.parametrize("static, has, lacks", [
+    (dict(label_smoothing=0.1), "q = (1 - s) onehot(targets) + s / V with s = label_smoothing", "ignore_index"),
+    (dict(targets=np.array([0, -100, 1])), "n = number of targets that are not ignore_index", "label_smoothing"),
+    (dict(targets=np.array([0, -100, 1])), "dlogits = 0 where the target is ignore_index", "label_smoothing"),
+    (dict(ignore_index=2), "dlogits = 0 where the target is ignore_index", "label_smoothing"),
+    (dict(reduction="sum"), "dlogits = (p - q) dy", " n"),
+    (dict(reduction="none"), "dlogits = (p - q) * dy", " n"),
+])
+def test_cross_entropy_has_the_equations_of_its_options(static, has, lacks):
+    backward = backward_of("cross_entropy", np.ones((3, 4)), **dict(targets=np.array([0, 1, 2])) | static)
+    assert has in backward and not any(lacks in clause for clause in backward)
+
+
+def test_a_sum_has_its_axis_unless_it_is_over_all():
+    assert parse(mg.OPS["sum"], dict(x=1, axis=0)).forward == ["y = sum_axis(x)"]
+    assert parse(mg.OPS["sum"], dict(x=1, axis=None)).forward == parse(mg.OPS["sum"]).forward == ["y = sum(x)"]
+    assert "Σ_axis(e)" in parse(mg.OPS["softmax"]).text
+
+
+def test_the_steps_of_a_backward_have_the_formulas_of_their_calls():
+    x, w = (mg.Tensor(np.ones((2, 2)), requires_grad=True) for _ in range(2))
+    y = mg.functional.linear(mg.functional.linear(x, w, np.ones(2)), w)
+    formulas = [step.formula for step in y.sum().backward_steps() if step.op == "linear"]
+    assert "y = x w\n" in formulas[0] and "y = x w + b\n" in formulas[1] and "Σ_rows(dy)" in formulas[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_of_an_op_has_equations_for_its_outputs_and_its_gradients(name):
+    for case in cases(name, [0]):
+        given_names = input_names(case.op_class, len(case.inputs))[:len(case.inputs)]
+        f = parse(case.op_class, dict(zip(given_names, case.inputs)) | case.sample.static)
+        assert f.forward and f.backward and "[if" not in f.text
+        assert len(f.text.splitlines()) == len(f.doc.splitlines())
+        if not {"x0", "a_wins"} & set(given_names) and name not in ("where", "concatenate", "stack"):
+            assert {f"d{x}" for x in given_names} <= defined(f.backward) | {"dbeta1", "dbeta2"}
+
+
+def defined(clauses):
+    return {name for clause in clauses for name in defined_names(clause)}
+
+
+def test_a_section_whose_first_line_is_not_of_the_call_begins_with_the_next():
+    f = parse(op_with("x -> y\n\nforward   y = x [if False]\n          y = 2 x    z = y\nbackward  dx = 2 dy\n"))
+    assert f.text.splitlines()[2:] == ["forward   y = 2 x    z = y", "backward  dx = 2 dy"]
+    assert f.forward == ["y = 2 x", "z = y"]
+
+
+def test_a_condition_that_cannot_be_evaluated_is_an_error():
+    with pytest.raises(ValueError, match=r"Other: cannot evaluate \[if nonsense\] in its docstring: NameError"):
+        parse(op_with("x -> y\n\nforward   y = x [if nonsense]\n"))
+
+
+def test_each_equation_in_mathml_has_the_variables_that_it_defines():
+    rows = ElementTree.fromstring(parse(mg.OPS["attention"]).mathml).iter("mtr")
+    assert [row.get("data-name") for row in rows] == ["dv", "dA dP", "dS", "dq", "dk"]
+    rows = list(ElementTree.fromstring(parse(mg.OPS["embedding"]).mathml).iter("mtr"))
+    assert [row.get("data-name") for row in rows] == ["dw", "dw"]
+    assert defined_names("half to each where a = b") == defined_names("2 x = y") == []
+    assert defined_names("a = b = c where d = 0") == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["attention", "softmax", "layer_norm", "gelu", "cross_entropy", "linear", "logsumexp"])
+def test_the_variables_of_the_equations_are_those_of_the_code(name):
+    op = mg.OPS[name]
+    f = parse(op)
+    code = {v for method in (op.forward, op.backward) for v in method.__code__.co_varnames}
+    code |= {f"d{x}" for x in input_names(op, 3)} | {"y", "q", "k", "c"}           # q: subtracted in place from p
+    assert defined(f.forward + f.backward) <= code
+
+
+# ---- the docstring, as any text -------------------------------------------------------------------------------------
 
 def test_an_op_without_a_docstring_has_an_empty_formula():
     class Silent(Primitive, register=False):
@@ -74,11 +178,14 @@ def test_a_docstring_of_prose_is_unchanged_and_has_no_equations():
 @pytest.mark.parametrize("source, text", [
     ("da = dy @ b^T", "da = dy bᵀ"),
     ("S = q @ k^T / sqrt(D)", "S = q kᵀ / √D"),
-    ("dS = P * (dP - sum(dP * P)) / sqrt(D)", "dS = P · (dP − Σ(dP · P)) / √D"),
-    ("dx = rstd * (dxhat - mean(dxhat))", "dx = rstd · (dx̂ − mean(dx̂))"),
+    ("dS = P * (dP - sum_key(dP * P)) / sqrt(D)", "dS = P ⊙ (dP − Σ_key(dP ⊙ P)) / √D"),
+    ("dx = rstd * (dxhat - mean_feature(dxhat))", "dx = rstd ⊙ (dx̂ − mean_feature(dx̂))"),
+    ("db = sum(dy)", "db = Σ(dy)"),
+    ("dx = 0.5 * dy * 2", "dx = 0.5 · dy · 2"),
+    ("S = -inf where the mask is False", "S = −∞ where the mask is False"),
     ("c1 = 1 - beta1^t", "c₁ = 1 − β₁ᵗ"),
-    ("dm' = dm_new + du / (r + eps)", "dm′ = dm_new + du / (r + ε)"),
-    ("dx = dy * p * x ** (p - 1)", "dx = dy · p · xᵖ⁻¹"),
+    ("dm_all = dm_new + du / (r + eps)", "dm_all = dm_new + du / (r + ε)"),
+    ("dx = dy * p * x ** (p - 1)", "dx = dy ⊙ p ⊙ xᵖ⁻¹"),
     ("y = x^{", "y = x^{"),
     ("y = x^(p / q)", "y = x^(p / q)"),
     ("dx = dy where low <= x <= high, else 0", "dx = dy where low ≤ x ≤ high, else 0"),
@@ -98,9 +205,9 @@ def test_text_of_an_equation(source, text):
 
 
 def test_text_has_the_lines_of_the_docstring():
-    assert parse(mg.OPS["linear"]).text.splitlines()[:4] == [
-        "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "forward   y = x w + b",
-        "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ(dy) over all rows"]
+    assert parse(mg.OPS["linear"]).text.splitlines()[:5] == [
+        "x (…, I), w (I, O), b (O,)  →  y (…, O)", "", "axes      I feature, O feature", "forward   y = x w + b",
+        "backward  dx = dy wᵀ    dw = xᵀ dy    db = Σ_rows(dy)"]
     for op in mg.OPS.values():
         assert len(parse(op).text.splitlines()) == len(parse(op).doc.splitlines())
 
@@ -110,9 +217,8 @@ def test_text_has_the_lines_of_the_docstring():
 def test_latex_of_attention():
     assert parse(mg.OPS["attention"]).latex == r"""\begin{aligned}
 dv &= {A}^{\top} \, dy \\
-dA &= dy \, {v}^{\top} \\
-dP &= \frac{dA \cdot \mathrm{keep}}{1 - \mathrm{dropout}} \\
-dS &= \frac{P \cdot (dP - \sum(dP \cdot P))}{\sqrt{D}} \\
+dA &= dP = dy \, {v}^{\top} \\
+dS &= \frac{P \odot (dP - \sum_{\text{key}}(dP \odot P))}{\sqrt{D}} \\
 dq &= dS \, k \\
 dk &= {dS}^{\top} \, q
 \end{aligned}"""
@@ -130,7 +236,7 @@ def test_latex_is_balanced(name):
         assert not re.search(r"(?<!\\)[#%$]|(?<![\\}\w])_", latex)
 
 
-TAGS = set("math mtable mtr mtd mrow mi mn mo mtext mspace mfrac msqrt msup msub mover".split())
+TAGS = set("math mtable mtr mtd mrow mi mn mo mtext mspace mfrac msqrt msup msub munder mover msubsup".split())
 
 
 def mathml(source, *names):
@@ -143,13 +249,17 @@ def mathml(source, *names):
 
 def test_mathml_of_an_equation():
     assert re.sub(r' style="[^"]*"', "", mathml("dx = dy / sqrt(y)")) == (
-        '<math display="block"><mtable displaystyle="true"><mtr>'
+        '<math display="block"><mtable displaystyle="true"><mtr data-name="dx">'
         '<mtd><mrow><mi>d</mi><mi>x</mi></mrow></mtd>'
-        '<mtd><mrow><mo form="infix">=</mo>'
+        '<mtd><mrow><mi></mi><mo form="infix">=</mo>'
         '<mfrac><mrow><mi>d</mi><mi>y</mi></mrow><msqrt><mi>y</mi></msqrt></mfrac></mrow></mtd>'
         '</mtr></mtable></math>')
     assert "<msup><mi>b</mi><mo>⊤</mo></msup>" in mathml("da = dy @ b^T")
     assert "<msub><mi>β</mi><mn>1</mn></msub>" in mathml("c = beta1 m")
+    assert "<msubsup><mi>β</mi><mn>1</mn><mi>t</mi></msubsup>" in mathml("c = beta1^t")
+    assert "<mi>a</mi><mo form=\"infix\">⊙</mo><mi>b</mi>" in mathml("y = a * b", "a", "b")
+    assert "<munder><mo lspace=\"0\" rspace=\"0\">∑</mo><mtext>key</mtext></munder>" in mathml("y = sum_key(x)")
+    assert "<msub><mi>mean</mi><mtext>feature</mtext></msub>" in mathml("y = mean_feature(x)")
     assert '<mover accent="true"><mi>x</mi><mo stretchy="false">^</mo></mover>' in mathml("y = xhat", "xhat")
     assert "<mtext>\u00a0where\u00a0</mtext>" in mathml("da = dy where a > b", "a", "b")
 

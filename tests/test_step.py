@@ -245,49 +245,6 @@ def test_a_check_after_the_weights_changed_is_an_error():
         step.check()
 
 
-# ---- why ------------------------------------------------------------------------------------------------------------
-
-@every_sample
-def test_the_terms_of_why_sum_to_the_recorded_gradient(op, sample):
-    step = step_of(Case(op, sample, seed=2))
-    for i, dx in enumerate(step.dxs):
-        if dx is not None:
-            at = tuple(np.unravel_index(RNG.integers(dx.size), dx.shape)) if dx.shape else ()
-            why = step.why(i, at)
-            assert abs(why.total - dx[at]) <= 1e-6 * max(why.magnitude, 1e-3)
-            if why.count == len(why.terms):
-                assert sum(term.product for term in why.terms) == pytest.approx(why.total, rel=1e-6, abs=1e-9)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_largest_terms_lead_from_any_weight_to_the_loss(dtype):
-    gpt = model(dtype)
-    seen = record(loss_of(gpt))
-    for leaf_name in ("wpe.weight", "h.0.attn.c_attn.weight", "h.1.ln_2.bias"):
-        step, name = next((v.index, x.name) for v in seen.views for x in v.inputs if x.leaf == leaf_name)
-        at = np.unravel_index(np.abs(seen.gradients[leaf_name]).argmax(), seen.gradients[leaf_name].shape)
-        path, why = [], seen.why(step, name, at)
-        while why.terms:
-            assert abs(why.total - why.value) <= 1e-6 * why.magnitude
-            path.append(why.step)
-            parts = seen.follow(why.terms[0])
-            if not parts:
-                break
-            assert sum(part.value for part in parts) == pytest.approx(why.terms[0].dy, rel=1e-5)
-            why = max(parts, key=lambda part: abs(part.value))
-        assert path == sorted(path, reverse=True) and path[-1] == 0
-        assert why.terms[0].dy == 1.0
-
-
-def test_why_of_an_unknown_input_or_index_is_an_error_that_names_the_known():
-    step = next((leaf(2, 3) @ leaf(3, 2)).backward_steps(np.ones((2, 2))))
-    assert step.why("a", (0, -1)).at == (0, 2) and step.why(1, (0, 0)).name == "db"
-    with pytest.raises(ValueError, match="no gradient of 'c'; inputs that have one: a, b"):
-        step.why("c", (0, 0))
-    with pytest.raises(IndexError, match=r"da has shape \(2, 3\): \[2, 0\] is not in it"):
-        step.why("a", (2, 0))
-
-
 # ---- breakpoints ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("until, stops", [

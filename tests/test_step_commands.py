@@ -167,7 +167,7 @@ def test_a_prompt_replaces_the_batch(run, commands, capsys):
     step.main([f"--out_dir={run}", "--at=0", "--prompt=the fox"])
     said = capsys.readouterr().out
     assert "training step 0 on" in said and "cropped to 6 tokens, those of the prompt" in said
-    labels = [line[2] for line in said.split("dy 1x6x16")[1].splitlines()[2:8]]
+    labels = [line.split()[0] for line in said.split("dy 1x6x16")[1].splitlines()[3:9]]
     assert labels == list("the␣fo")
 
 

@@ -1,7 +1,7 @@
 """Optimizer steps as ops: new parameter and moments from the old ones, differentiable with respect to every input.
 
-Hyper-parameters are numbers or 0-d arrays. In the formulas dm' and dv' are the whole gradients of m_new and v_new,
-including the path through p_new; in the code they are dm_all and dv_all.
+Hyper-parameters are numbers or 0-d arrays. dm_all and dv_all are the whole gradients of m_new and v_new, including the
+path through p_new.
 """
 from minigrad.ops.op import Fused
 from minigrad.ops.sample import Draw, Sample, fixed, positive, signed
@@ -13,11 +13,15 @@ class AdamW(Fused, name="adamw"):
     forward   m_new = beta1 m + (1 - beta1) g    v_new = beta2 v + (1 - beta2) g^2
               c1 = 1 - beta1^t    c2 = 1 - beta2^t    r = sqrt(v_new / c2)    u = m_new / (c1 (r + eps))
               p_new = p - lr (u + weight_decay p)
-    backward  du = -lr dp_new    dr = -du u / (r + eps)
-              dm' = dm_new + du / (c1 (r + eps))    dv' = dv_new + dr / (2 r c2)
-              dc1 = -du u / c1    dc2 = -dr r / (2 c2)
-    why       the decay acts on the old p, not through the moments; c1 and c2 correct the bias of m and v, which start
-              at 0; where v_new = 0 the gradient through the square root is taken to be 0
+    backward  dp = (1 - lr weight_decay) dp_new    dlr = -dp_new * (u + weight_decay p)
+              dweight_decay = -lr dp_new * p    du = -lr dp_new    deps = -du * u / (r + eps)
+              dm_all = dm_new + du / (c1 (r + eps))    dv_all = dv_new + deps / (2 c2 r)
+              dg = (1 - beta1) dm_all + 2 (1 - beta2) g * dv_all    dm = beta1 dm_all    dv = beta2 dv_all
+              dc1 = -du * u / c1    dc2 = -deps * r / (2 c2)
+              dbeta1 = dm_all * (m - g) - t beta1^(t - 1) dc1    dbeta2 = dv_all * (v - g^2) - t beta2^(t - 1) dc2
+    why       the decay is proportional to p itself and does not pass through the moments. m and v start at 0, so they
+              are too small at first: dividing by c1 and c2 corrects that. Where v_new = 0 the gradient through the
+              square root is set to 0
     identity  scaling g, m, sqrt(v) and eps by one factor scales the moments and leaves the step unchanged:
               sum(dg * g) + sum(dm * m) + 2 * sum(dv * v) - eps * sum(du * u / (r + eps))
               = sum(dm_new * m_new) + 2 * sum(dv_new * v_new)
@@ -77,9 +81,12 @@ class SGD(Fused, name="sgd"):
     """p, g, m (...), lr, momentum, weight_decay (); nesterov  ->  p_new, m_new (...)
 
     forward   d = g + weight_decay p    m_new = momentum m + d
-              u = d + momentum m_new if nesterov, else m_new        p_new = p - lr u
-    backward  du = -lr dp_new    dm' = dm_new + du (times momentum if nesterov)    dd = dm' (+ du if nesterov)
-              dg = dd    dm = momentum dm'    dp = dp_new + weight_decay dd
+              u = d + momentum m_new [if nesterov]    u = m_new [if not nesterov]    p_new = p - lr u
+    backward  dlr = -dp_new * u    du = -lr dp_new    dm_all = dm_new + momentum du [if nesterov]
+              dm_all = dm_new + du [if not nesterov]    dd = dm_all + du [if nesterov]    dd = dm_all [if not nesterov]
+              dmomentum = dm_all * m + du * m_new [if nesterov]    dmomentum = dm_all * m [if not nesterov]
+              dp = dp_new + weight_decay dd    dg = dd    dm = momentum dm_all    dweight_decay = dd * p
+    why       p_new depends on p directly, and through the decay on d too: dp has a term for each way
     identity  for fixed hyper-parameters the step is linear in p, g and m:
               sum(dp * p) + sum(dg * g) + sum(dm * m) = sum(dp_new * p_new) + sum(dm_new * m_new)
     source    Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form

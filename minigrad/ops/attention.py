@@ -48,13 +48,18 @@ def scale_of(q: Any) -> float:
 
 
 class Attention(Fused):
-    """q (..., T, D), k (..., S, D), v (..., S, E); causal, mask, dropout, key  ->  y (..., T, E)
+    """q (..., T, D), k (..., S, D), v (..., S, E); mask (..., T, S), causal, dropout, key  ->  y (..., T, E)
 
-    forward   S = q @ k^T / sqrt(D)    P = softmax(S)    A = P * keep / (1 - dropout)    y = A @ v
-    backward  dv = A^T @ dy    dA = dy @ v^T    dP = dA * keep / (1 - dropout)
-              dS = P * (dP - sum(dP * P)) / sqrt(D)    dq = dS @ k    dk = dS^T @ q
-    why       each output row is a weighted average of the rows of v; its weights are the softmax of its scores, or 0 if
-              no key is allowed
+    axes      T query, S key, D feature, E feature
+    forward   S = q @ k^T / sqrt(D)    S = -inf where the key comes after the query [if causal]
+              S = -inf where the mask is False [if mask is given]    A = P = softmax_key(S) [if not dropout]
+              P = softmax_key(S) [if dropout]    A = P * keep / (1 - dropout) [if dropout]    y = A @ v
+    backward  dv = A^T @ dy    dA = dP = dy @ v^T [if not dropout]    dA = dy @ v^T [if dropout]
+              dP = dA * keep / (1 - dropout) [if dropout]    dS = P * (dP - sum_key(dP * P)) / sqrt(D)
+              dq = dS @ k    dk = dS^T @ q
+    why       each output row is a weighted average of the rows of v. The weights of a query, a row of P, are the
+              softmax of its scores, one for each key; they are 0 if no key is allowed. dS is the gradient of q k^T, not
+              of S: so it has the factor 1 / sqrt(D)
     identity  each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;
               y depends on q and k only through their product: sum(dq * q) = sum(dk * k);
               y is linear in v: sum(dv * v) = sum(dy * y)

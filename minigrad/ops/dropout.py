@@ -8,9 +8,10 @@ from minigrad.random import Key, keep_mask
 class Dropout(Fused):
     """x; p, key  ->  y
 
-    forward   y = x / (1 - p) where keep, else 0        keep: true with probability 1 - p, drawn from the key
-    backward  dx = dy / (1 - p) where keep, else 0
-    why       forward and backward use the same mask; dividing by 1 - p makes the expected value of y equal to x
+    forward   keep = 1 with probability 1 - p, else 0    y = x * keep / (1 - p)
+    backward  dx = dy * keep / (1 - p)
+    why       forward and backward use the same keep, which is drawn from the key. Dividing by 1 - p makes the expected
+              value of y equal to x
     identity  for a fixed key y is linear in x: sum(dx * x) = sum(dy * y)
     source    Srivastava et al. 2014, "Dropout", with the scaling at training time
     """

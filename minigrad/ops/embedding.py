@@ -10,9 +10,10 @@ from minigrad.ops.sums import wider
 class Embedding(Fused):
     """w (V, C); idx (...)  ->  y (..., C)
 
+    axes      V vocabulary, C feature, ... batch, token
     forward   y = w[idx]
-    backward  dw = zeros; dw[idx] += dy
-    why       a row that idx names several times gets the sum of the gradients of all its uses
+    backward  dw = 0    dw[idx] += dy, once for each index in idx
+    why       a row of w that idx has several times gets the sum of the gradients of all its copies
     identity  y is linear in w: sum(dw * w) = sum(dy * y); each dy is added to one element of dw: sum(dw) = sum(dy)
     """
 

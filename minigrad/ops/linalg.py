@@ -14,7 +14,7 @@ class Matmul(Primitive):
     forward   y = a @ b
     backward  da = dy @ b^T    db = a^T @ dy
     why       y_ij = sum over k of a_ik b_kj, so da_ik = sum over j of dy_ij b_kj: both gradients are matrix products.
-              A 1-D a is a row vector, a 1-D b a column vector; leading axes broadcast.
+              If a has one axis it is a row vector, if b has one axis it is a column vector; leading axes broadcast
     identity  y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True
@@ -57,8 +57,11 @@ class Matmul(Primitive):
 class Linear(Fused):
     """x (..., I), w (I, O), b (O,)  ->  y (..., O)
 
-    forward   y = x @ w + b
-    backward  dx = dy @ w^T    dw = x^T @ dy    db = sum(dy) over all rows
+    axes      I feature, O feature
+    forward   y = x @ w + b [if b is given]    y = x @ w [if b is not given]
+    backward  dx = dy @ w^T    dw = x^T @ dy    db = sum_rows(dy) [if b is given]
+    why       every row of x is multiplied by the same w, and the same b is added to it. So dw and db are sums over the
+              rows; in dw the matrix product x^T dy is that sum
     identity  y depends on x and w only through their product: sum(dx * x) = sum(dw * w);
               b is added to every row: sum(db) = sum(dy)
     """

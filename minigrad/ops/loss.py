@@ -12,14 +12,27 @@ from minigrad.ops.sums import in_float32, largest
 
 
 class CrossEntropy(Fused):
-    """logits (..., V); targets (...), ignore_index, label_smoothing, reduction  ->  loss () or, for "none", (...)
+    """logits (..., V); targets (...), ignore_index, label_smoothing, reduction  ->  y () or, for "none", (...)
 
-    forward   p = softmax(logits)    q = (1 - s) onehot(target) + s / V    loss_i = -sum(q log p)
-              loss = sum(loss_i) / n over the n targets that are not ignore_index, 0 if there are none
-              n = 1 for "sum" and "none"
-    backward  dlogits = (p - q) * dy / n, 0 where the target is ignore_index
-    why       the logarithm cancels the exponential of softmax, so the gradient of -sum(q log p) is p - q; rows that do
-              not count are replaced by zeros, as 0 * NaN is NaN
+    axes      V vocabulary
+    forward   p = softmax_vocabulary(logits)    q = one-hot rows of the targets [if not label_smoothing]
+              q = (1 - s) onehot(targets) + s / V with s = label_smoothing [if label_smoothing]
+              loss = -sum_vocabulary(q * log(p))
+              loss = 0 where the target is ignore_index [if ignore_index in targets]
+              n = number of targets [if reduction == "mean" and ignore_index not in targets]
+              n = number of targets that are not ignore_index [if reduction == "mean" and ignore_index in targets]
+              y = sum(loss) / n [if reduction == "mean"]    y = sum(loss) [if reduction == "sum"]
+              y = loss [if reduction == "none"]
+    backward  p = softmax_vocabulary(logits)    q = one-hot rows of the targets [if not label_smoothing]
+              q = (1 - s) onehot(targets) + s / V with s = label_smoothing [if label_smoothing]
+              n = number of targets [if reduction == "mean" and ignore_index not in targets]
+              n = number of targets that are not ignore_index [if reduction == "mean" and ignore_index in targets]
+              dlogits = (p - q) dy / n [if reduction == "mean"]    dlogits = (p - q) dy [if reduction == "sum"]
+              dlogits = (p - q) * dy [if reduction == "none"]
+              dlogits = 0 where the target is ignore_index [if ignore_index in targets]
+    why       the logarithm cancels the exponential of softmax, so the gradient of -sum(q * log(p)) is p - q: the
+              probability that the model gives minus the one that it should give. Rows whose target is ignore_index are
+              replaced by 0, not multiplied by 0, as 0 * NaN is NaN
     identity  each row of dlogits sums to 0, as a constant shift of the row leaves p unchanged:
               sum(dlogits, axis=-1) = 0
     source    Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs";
@@ -109,13 +122,17 @@ def count(xp: Any, counted: Any, reduction: str, dtype: Any) -> Any:
 
 
 class LinearCrossEntropy(Fused):
-    """x (..., C), w (V, C); targets (...), ignore_index, reduction, rows  ->  loss ()
+    """x (..., C), w (V, C); targets (...), ignore_index, reduction, rows  ->  y ()
 
-    forward   loss = cross_entropy(x @ w^T), in chunks of rows
-    backward  in chunks of rows, whose logits are computed again:
-              dz = (p - q) * dy / n    dx = dz @ w    dw += dz^T @ x
-    why       with a vocabulary of 50,000 the logits are by far the largest array of a GPT; computing them twice, a
-              chunk at a time, costs less than storing them
+    axes      V vocabulary, C feature
+    forward   z = x @ w^T, a chunk of rows at a time    y = cross_entropy(z)
+    backward  z = x @ w^T, a chunk of rows at a time    p = softmax_vocabulary(z)    q = one-hot rows of the targets
+              n = number of targets [if reduction == "mean" and ignore_index not in targets]
+              n = number of targets that are not ignore_index [if reduction == "mean" and ignore_index in targets]
+              dz = (p - q) dy / n [if reduction == "mean"]    dz = (p - q) dy [if reduction == "sum"]
+              dx = dz @ w    dw += dz^T @ x
+    why       with a vocabulary of 50,000 tokens the logits z are by far the largest array of a GPT. Computing them
+              twice, for a chunk of rows at a time, needs less memory than storing them from forward to backward
     identity  each column of dw sums to 0, as one vector added to all rows of w shifts each row of logits by a constant:
               sum(dw, axis=0) = 0; the loss depends on x and w only through their product: sum(dx * x) = sum(dw * w)
     """

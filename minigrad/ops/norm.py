@@ -9,12 +9,15 @@ from minigrad.ops.sums import centered, in_float32, largest, mean, root_mean_squ
 class LayerNorm(Fused):
     """x (..., C), w (C,), b (C,); eps  ->  y (..., C)
 
-    forward   xhat = (x - mean(x)) * rstd    rstd = 1 / sqrt(var(x) + eps)    y = xhat * w + b
-    backward  dw = sum(dy * xhat)    db = sum(dy)    dxhat = dy * w
-              dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))
-    why       shifting or scaling a row of x leaves y unchanged, so dx must have no component along 1 or xhat: the two
-              means remove these from dxhat
-    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; each row of dx is orthogonal to xhat, up to eps:
+    axes      C feature
+    forward   rstd = 1 / sqrt(var_feature(x) + eps)    xhat = (x - mean_feature(x)) * rstd
+              y = xhat * w + b [if b is given]    y = xhat * w [if b is not given]
+    backward  dw = sum_rows(dy * xhat)    db = sum_rows(dy) [if b is given]    dxhat = dy * w
+              shift = mean_feature(dxhat)    scale = mean_feature(dxhat * xhat)
+              dx = rstd * (dxhat - shift - xhat * scale)
+    why       adding a number to a row of x, or multiplying the row by one, leaves y unchanged. So a row of dx must be
+              orthogonal to a row of ones and to xhat: subtracting the two means makes it so
+    identity  each row of dx sums to 0: sum(dx, axis=-1) = 0; each row of dx is orthogonal to xhat, if eps is 0:
               sum(dx * xhat, axis=-1, keepdims=True) = eps * rstd**3 * sum(dxhat * xhat, axis=-1, keepdims=True)
     source    Ba, Kiros & Hinton 2016, "Layer normalization"
     """

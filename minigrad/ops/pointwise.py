@@ -30,8 +30,9 @@ class Add(Primitive):
 
     forward   y = a + b
     backward  da = dy    db = dy
-    why       each term of a sum gets the gradient unchanged; an input that was broadcast gets the sum over its copies
-    identity  each input gets all of dy: sum(da) = sum(dy); sum(db) = sum(dy)
+    why       the derivative with respect to each term is 1. An input that was broadcast gets the sum of the gradients
+              of its copies
+    identity  the derivative with respect to each input is 1: sum(da) = sum(dy); sum(db) = sum(dy)
     """
     broadcasts = True
 
@@ -49,8 +50,9 @@ class Sub(Primitive):
 
     forward   y = a - b
     backward  da = dy    db = -dy
+    why       the derivative with respect to a is 1, that with respect to b is -1
     identity  adding one number to a and b leaves y unchanged: sum(da) + sum(db) = 0;
-              each input gets all of dy, b with a minus sign: sum(da) = sum(dy); sum(db) = -sum(dy)
+              the derivative is 1 for a and -1 for b: sum(da) = sum(dy); sum(db) = -sum(dy)
     """
     broadcasts = True
 
@@ -90,6 +92,7 @@ class Div(Primitive):
 
     forward   y = a / b
     backward  da = dy / b    db = -dy * y / b
+    why       the derivative with respect to a is 1 / b, that with respect to b is -a / b^2, which is -y / b
     identity  scaling a and b by one factor leaves y unchanged: sum(da * a) + sum(db * b) = 0;
               y is linear in a and in 1 / b: sum(da * a) = sum(dy * y); sum(db * b) = -sum(dy * y)
     """
@@ -113,6 +116,7 @@ class Neg(Primitive):
 
     forward   y = -x
     backward  dx = -dy
+    why       the derivative of -x is -1
     identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
@@ -129,9 +133,9 @@ class Pow(Primitive):
     """x, p  ->  y
 
     forward   y = x ** p
-    backward  dx = dy * p * x ** (p - 1)    dp = dy * y * log(x)
-    why       where p = 0, y is 1 for every x, so dx is 0; where x <= 0, y has no real derivative with respect to p,
-              and dp is taken to be 0; where y = 0, y shrinks faster than log(x) grows, and dp is 0
+    backward  dx = p dy * x ** (p - 1)    dp = dy * y * log(x)
+    why       where p = 0, y is 1 for every x, so dx is 0. Where x <= 0, y has no real derivative with respect to p, and
+              dp is set to 0. Where y = 0, dp is 0: y * log(x) goes to 0 with y
     identity  scaling x by s scales y by s^p: sum(dx * x) = sum(dy * p * y)
     """
     wide = True
@@ -167,6 +171,7 @@ class Exp(Primitive):
 
     forward   y = exp(x)
     backward  dx = dy * y
+    why       exp is its own derivative, so the derivative of y is y
     identity  adding one number to every x scales every y by one factor: sum(dx) = sum(dy * y)
     """
 
@@ -186,6 +191,7 @@ class Log(Primitive):
 
     forward   y = log(x)
     backward  dx = dy / x
+    why       the derivative of log(x) is 1 / x
     identity  scaling x by s adds log(s) to every y: sum(dx * x) = sum(dy)
     """
 
@@ -204,6 +210,7 @@ class Sqrt(Primitive):
 
     forward   y = sqrt(x)
     backward  dx = dy / (2 y)
+    why       the derivative of sqrt(x) is 1 / (2 sqrt(x)), and sqrt(x) is y
     identity  scaling x by s scales y by sqrt(s): sum(dx * x) = sum(dy * y) / 2
     """
     wide = True
@@ -224,9 +231,10 @@ class Tanh(Primitive):
 
     forward   y = tanh(x)
     backward  dx = dy * (1 - y^2)
-    why       near y = 1 the difference 1 - y^2 has no correct digit left, so it is computed from e = exp(-2 |x|):
+    why       where y rounds to 1, the difference 1 - y^2 would be 0. So it is computed from e = exp(-2 |x|):
               1 - y^2 = 4 e / (1 + e)^2
-    identity  the fraction y^2 of dy is lost, nearly all of it where y is near -1 or 1: sum(dy - dx) = sum(dy * y**2)
+    identity  dx is smaller than dy by dy * y^2, nearly all of dy where y is near -1 or 1:
+              sum(dy - dx) = sum(dy * y**2)
     """
     wide = True
 
@@ -248,7 +256,8 @@ class Sigmoid(Primitive):
 
     forward   e = exp(-|x|)    y = 1 / (1 + exp(-x)) = 1 / (1 + e) where x > 0, else e / (1 + e)
     backward  dx = dy * y * (1 - y) = dy * e / (1 + e)^2
-    why       e is at most 1, so it never overflows, and neither y nor 1 - y loses a digit where it is small
+    why       e is at most 1, so it never overflows; and y and 1 - y, computed from it, are exact to the last digits
+              even where they are tiny
     identity  the derivative is 1/4 where y = 1/2, and smaller elsewhere: sum(dy) / 4 - sum(dx) = sum(dy * (y - 1/2)**2)
     """
     wide = True
@@ -270,7 +279,7 @@ class Relu(Primitive):
 
     forward   y = 0 where x <= 0, else x
     backward  dx = 0 where x <= 0, else dy
-    why       NaN <= 0 is false, so a NaN in x stays NaN in y
+    why       the derivative is 1 where x > 0, else 0. NaN <= 0 is false, so a NaN in x is a NaN in y too
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
     wide = True
@@ -289,10 +298,12 @@ class Relu(Primitive):
 class Gelu(Fused):
     """x  ->  y
 
-    forward   u = k (x + c x^3)    t = tanh(u)    y = x (1 + t) / 2    k = sqrt(2 / pi)    c = 0.044715
-    backward  du = k (1 + 3 c x^2)    dx = dy * ((1 + t) / 2 + x (1 - t^2) du / 2)
-    why       where |x| > 10, t is -1 or 1 to all digits and y is 0 or x; the cube, which may overflow, is not computed
-    identity  scaling x scales y, as for relu, up to a term that vanishes far from 0:
+    forward   k = sqrt(2 / pi)    c = 0.044715    t = tanh(k (x + c x^3))    y = x * (1 + t) / 2
+    backward  du = k (1 + 3 c x^2)    slope = (1 + t) / 2 + x * (1 - t^2) * du / 2    dx = dy * slope
+    why       slope is the derivative of y, by the product rule for x and (1 + t) / 2. The derivative of t = tanh(u) is
+              (1 - t^2) du, where du is the derivative of u = k (x + c x^3). Where |x| > 10, t is -1 or 1 to all digits
+              and y is 0 or x: the cube, which may overflow, is not computed there
+    identity  scaling x scales y, as for relu, up to a term that is nearly 0 far from x = 0:
               sum(dx * x) = sum(dy * y) + sum(dy * x**2 * (1 - t**2) * du) / 2
     source    Hendrycks & Gimpel 2016, "Gaussian error linear units", the tanh form that GPT-2 uses
     """
@@ -327,7 +338,7 @@ class Abs(Primitive):
 
     forward   y = |x|
     backward  dx = dy * sign(x)
-    why       at 0 the derivative is taken to be 0, halfway between -1 and 1
+    why       abs has no derivative at 0; it is set to 0 there, halfway between -1 and 1
     identity  scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
     wide = True
@@ -347,10 +358,10 @@ class Maximum(Primitive):
     """a, b  ->  y
 
     forward   y = max(a, b)
-    backward  da = dy where a > b    db = dy where b > a    half to each where a = b
-    why       NaN counts as the largest of all: it becomes y, and its input gets the gradient
-    identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
-              a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
+    backward  da = dy where a > b, dy / 2 where a = b, else 0    db = dy where b > a, dy / 2 where a = b, else 0
+    why       the output is one of the inputs, and this one gets the gradient. NaN counts as larger than any number
+    identity  each dy is passed to a or b, or half to each: sum(da) + sum(db) = sum(dy);
+              a gets dy where y is a, and half of it where a = b: sum(da) = sum(dy * (a_wins + tie / 2))
     """
     wide = True
     broadcasts = True
@@ -372,10 +383,10 @@ class Minimum(Primitive):
     """a, b  ->  y
 
     forward   y = min(a, b)
-    backward  da = dy where a < b    db = dy where b < a    half to each where a = b
-    why       NaN counts as the smallest of all: it becomes y, and its input gets the gradient
-    identity  each dy goes to a or b, or half to each: sum(da) + sum(db) = sum(dy);
-              a gets it where it is chosen: sum(da) = sum(dy * (a_wins + tie / 2))
+    backward  da = dy where a < b, dy / 2 where a = b, else 0    db = dy where b < a, dy / 2 where a = b, else 0
+    why       the output is one of the inputs, and this one gets the gradient. NaN counts as smaller than any number
+    identity  each dy is passed to a or b, or half to each: sum(da) + sum(db) = sum(dy);
+              a gets dy where y is a, and half of it where a = b: sum(da) = sum(dy * (a_wins + tie / 2))
     """
     wide = True
     broadcasts = True
@@ -398,7 +409,8 @@ class Where(Primitive):
 
     forward   y = a where mask, else b
     backward  da = dy where mask, else 0    db = 0 where mask, else dy
-    identity  each dy goes to the input that was chosen:
+    why       y is a copy of a or of b at each place, and that input gets the gradient there
+    identity  each dy is passed to the input that y is a copy of:
               sum(da) = sum(dy * mask); sum(da) + sum(db) = sum(dy)
     """
     wide = True
@@ -420,8 +432,13 @@ class Where(Primitive):
 class Clip(Primitive):
     """x; low, high  ->  y
 
-    forward   y = min(max(x, low), high)
-    backward  dx = 0 where x < low or x > high, else dy
+    forward   y = min(max(x, low), high) [if (low is given) == (high is given)]
+              y = max(x, low) [if low is given and high is not given]
+              y = min(x, high) [if high is given and low is not given]
+    backward  dx = 0 where x < low or x > high, else dy [if (low is given) == (high is given)]
+              dx = 0 where x < low, else dy [if low is given and high is not given]
+              dx = 0 where x > high, else dy [if high is given and low is not given]
+    why       where x was clipped, y is a limit and does not depend on x; elsewhere y is x
     identity  dx is dy where x was not clipped, else 0: sum(dx) = sum(dy * (x == y))
     """
     wide = True

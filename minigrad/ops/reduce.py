@@ -33,9 +33,10 @@ class Reduction(Primitive, register=False):
 class Sum(Reduction):
     """x; axis, keepdims  ->  y
 
-    forward   y = sum(x)
-    backward  dx = dy, repeated for each x
-    identity  each x gets the whole dy of the sum that it is in: sum(dx) = sum(dy) * size(x) / size(y)
+    forward   y = sum_axis(x)
+    backward  dx = dy, repeated along the axes that were summed
+    why       every x is a term of one sum, and the derivative of a sum with respect to each term is 1
+    identity  the gradient of each x is the dy of its sum: sum(dx) = sum(dy) * size(x) / size(y)
     """
 
     def forward(self, x, *, axis=None, keepdims=False):
@@ -52,8 +53,9 @@ class Sum(Reduction):
 class Mean(Reduction):
     """x; axis, keepdims  ->  y
 
-    forward   y = sum(x) / n
-    backward  dx = dy / n
+    forward   n = number of terms of each sum    y = sum_axis(x) / n
+    backward  n = number of terms of each sum    dx = dy / n, repeated along the axes that were averaged
+    why       each x is divided by n and added, so the derivative of the mean with respect to it is 1 / n
     identity  each dy is divided equally among the x of its mean: sum(dx) = sum(dy)
     """
     wide = True
@@ -72,9 +74,10 @@ class Mean(Reduction):
 class Var(Reduction):
     """x; axis, ddof, keepdims  ->  y
 
-    forward   c = x - mean(x)    y = sum(c^2) / (n - ddof)
-    backward  dx = dy * 2 c / (n - ddof)
-    why       mean(x) depends on x too, but its gradient is 0, because sum(c) = 0
+    forward   c = x - mean_axis(x)    n = number of terms of each sum    y = sum_axis(c^2) / n [if not ddof]
+              y = sum_axis(c^2) / (n - ddof) [if ddof]
+    backward  n = number of terms of each sum    dx = 2 c * dy / n [if not ddof]    dx = 2 c * dy / (n - ddof) [if ddof]
+    why       the mean depends on x too, but its gradient is 0, because the c sum to 0
     identity  a constant shift of x leaves y unchanged: sum(dx, axis=axis) = 0;
               scaling x by s scales y by s^2: sum(dx * x) = 2 * sum(dy * y)
     """
@@ -99,10 +102,11 @@ class Var(Reduction):
 class Max(Reduction):
     """x; axis, keepdims  ->  y
 
-    forward   y = max(x)
+    forward   y = max_axis(x)
     backward  dx = dy at the largest x, shared equally among equal ones, else 0
-    why       NaN counts as the largest of all: it becomes y, and gets the gradient
-    identity  each dy goes to the largest x of its maximum: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
+    why       y is a copy of the largest x, and this x gets the gradient. NaN counts as larger than any number
+    identity  each dy is passed to the largest x: sum(dx) = sum(dy);
+              scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
     wide = True
 
@@ -122,10 +126,11 @@ class Max(Reduction):
 class Min(Reduction):
     """x; axis, keepdims  ->  y
 
-    forward   y = min(x)
+    forward   y = min_axis(x)
     backward  dx = dy at the smallest x, shared equally among equal ones, else 0
-    why       NaN counts as the smallest of all: it becomes y, and gets the gradient
-    identity  each dy goes to the smallest x of its minimum: sum(dx) = sum(dy); sum(dx * x) = sum(dy * y)
+    why       y is a copy of the smallest x, and this x gets the gradient. NaN counts as smaller than any number
+    identity  each dy is passed to the smallest x: sum(dx) = sum(dy);
+              scaling x by s > 0 scales y by s: sum(dx * x) = sum(dy * y)
     """
     wide = True
 
@@ -145,10 +150,10 @@ class Min(Reduction):
 class Logsumexp(Reduction):
     """x; axis, keepdims  ->  y
 
-    forward   m = max(x)    y = m + log(sum(exp(x - m)))    p = exp(x - m) / sum(exp(x - m))
-    backward  dx = dy * p
-    why       the derivative is the softmax of x; subtracting m leaves y unchanged and keeps exp from overflowing.
-              Where m is infinite, so is y: an x of -inf gets no gradient, those of +inf share it equally
+    forward   m = max_axis(x)    e = exp(x - m)    s = sum_axis(e)    y = m + log(s)
+    backward  p = softmax_axis(x)    dx = dy * p
+    why       the derivative is the softmax of x. Subtracting m and adding it again leaves y unchanged, and exp cannot
+              overflow. Where m is infinite, so is y: an x of -inf gets no gradient, those of +inf share it equally
     identity  the derivatives sum to 1, as a constant shift of x shifts y by the same: sum(dx) = sum(dy)
     """
     wide = True

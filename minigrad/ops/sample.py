@@ -1,6 +1,6 @@
 """Samples: inputs on which an op is checked."""
 import math
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
 
 import numpy as np
 
@@ -35,20 +35,34 @@ def fixed(values: Any) -> Draw:
 
 
 class Sample:
-    """Inputs for one call of an op. Each positional input is a shape (standard normal numbers), a Draw, or a Python
-    number; keyword arguments are passed to the op as they are."""
+    """Inputs for one call of an op. Each positional input is a shape, a tuple of integers, for standard normal numbers;
+    or a Draw, an array, a list or a Tensor; or a Python number. Keyword arguments are passed to the op as they are."""
 
-    def __init__(self, *inputs: Sequence[int] | Draw | float, **static: Any) -> None:
-        self.inputs = inputs
-        self.static = static
+    def __init__(self, *inputs: Any, **static: Any) -> None:
+        self.inputs = [_host(x) for x in inputs]
+        self.static = {name: _host(value) for name, value in static.items()}
 
     def draw(self, seed: int) -> list[Any]:
-        """The positional inputs: float64 arrays, and Python numbers as they are. The same for the same seed."""
+        """The positional inputs: arrays of float64, arrays of integers where integers are given, and Python numbers as
+        they are. The same for the same seed."""
         rng = np.random.default_rng(seed)
         draws = [normal(*x) if isinstance(x, tuple) else x for x in self.inputs]
-        return [np.asarray(x(rng)) if callable(x) else x for x in draws]
+        drawn = [np.array(x(rng) if callable(x) else x) if callable(x) or np.ndim(x) else x for x in draws]
+        return [x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind not in "biu" else x for x in drawn]
 
     def __repr__(self) -> str:
         shown = [str(np.shape(x)) if isinstance(x, np.ndarray) else str(x) for x in self.draw(0)]
-        shown += [f"{k}={np.asarray(v).tolist() if isinstance(v, np.ndarray) else v}" for k, v in self.static.items()]
+        shown += [f"{name}={_short(value)}" for name, value in self.static.items()]
         return f"({', '.join(shown)})"
+
+
+def _host(x: Any) -> Any:
+    """A Tensor as an array; anything else unchanged."""
+    return x.numpy() if hasattr(x, "requires_grad") else x
+
+
+def _short(value: Any) -> str:
+    """An array as a list if it is small, else its shape; anything else as it prints."""
+    if not isinstance(value, np.ndarray):
+        return str(value)
+    return str(value.tolist()) if value.size <= 40 else f"an array {value.shape}"

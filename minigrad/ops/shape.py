@@ -31,6 +31,7 @@ class Reshape(Primitive):
 
     forward   y = x in another shape, same order
     backward  dx = dy in the shape of x
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
@@ -56,9 +57,12 @@ class Reshape(Primitive):
 class Transpose(Primitive):
     """x; axes  ->  y
 
-    forward   y = x with its axes in the given order (None: reversed)
-    backward  dx = dy with its axes in the inverse order
-    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
+    forward   y = x with its axes in reverse order [if axes is not given]
+              y = x with its axes in the given order [if axes is given]
+    backward  dx = dy with its axes in reverse order [if axes is not given]
+              dx = dy with its axes in the inverse order [if axes is given]
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
+    identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axes=None):
@@ -79,7 +83,8 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
-    identity  each dy goes back to the x that it came from: sum(dx * x) = sum(dy * y)
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
+    identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
     def forward(self, x, *, axis1, axis2):
@@ -99,8 +104,8 @@ class BroadcastTo(Primitive):
 
     forward   y = x repeated along new axes and axes of size 1
     backward  dx = dy summed over the copies
-    why       the engine takes the sum over the copies, as for every op that broadcasts: this backward returns dy
-    identity  each x gets the sum of the dy of its copies: sum(dx) = sum(dy)
+    why       the engine computes the sum over the copies, as for every op that broadcasts; so this backward returns dy
+    identity  each dx is the sum of the dy of its copies: sum(dx) = sum(dy)
     """
     broadcasts = True
 
@@ -121,8 +126,10 @@ class BroadcastTo(Primitive):
 class Squeeze(Primitive):
     """x; axis  ->  y
 
-    forward   y = x without the given axes of size 1 (None: without any)
+    forward   y = x without its axes of size 1 [if axis is not given]
+              y = x without the given axes of size 1 [if axis is given]
     backward  dx = dy in the shape of x
+    why       the op changes the shape and no number, so the gradient has the numbers of dy
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
@@ -146,6 +153,7 @@ class ExpandDims(Primitive):
 
     forward   y = x with new axes of size 1 at the given places of y
     backward  dx = dy in the shape of x
+    why       the op changes the shape and no number, so the gradient has the numbers of dy
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
@@ -167,6 +175,7 @@ class Astype(Primitive):
 
     forward   y = x in another floating dtype
     backward  dx = dy in the dtype of x
+    why       rounding to another dtype is treated as if it changed no number: the derivative is set to 1
     identity  dx holds the same numbers as dy, up to rounding: sum(dx) = sum(dy)
     """
     analytic = False
@@ -210,7 +219,8 @@ class Getitem(Primitive):
     """x; index  ->  y
 
     forward   y = x[index]    index: integers, slices, boolean masks, arrays of integers with repeats
-    backward  dx = zeros, with each dy added at the index that it was read from
+    backward  dx = 0    dx[index] += dy, once for each index
+    why       an element of x that was read several times gets the sum of the gradients of its copies
     identity  y is linear in x: sum(dx * x) = sum(dy * y); each dy is added to one element of dx: sum(dx) = sum(dy)
     """
 
@@ -238,9 +248,9 @@ class Getitem(Primitive):
 class ScatterAdd(Primitive):
     """x; index, shape  ->  y
 
-    forward   y = zeros(shape); y[index] += x, repeats added up
+    forward   y = 0    y[index] += x, once for each index
     backward  dx = dy[index]
-    why       the adjoint (transpose) of the linear map y = x[index]
+    why       every x is added to one element of y, and gets the gradient of this element
     identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
@@ -277,7 +287,8 @@ class Concatenate(Primitive):
 
     forward   y = the xs joined along an axis
     backward  dxs = dy cut at the same places
-    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
+    identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -300,7 +311,8 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
-    identity  each dy goes to one of the xs: sum(dxs) = sum(dy)
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
+    identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
     def forward(self, *xs, axis=0):
@@ -319,8 +331,9 @@ class Stack(Primitive):
 class Split(Primitive):
     """x; sections, axis  ->  y0, y1, ...
 
-    forward   ys = x cut along an axis, into that many equal parts or before the given indices
+    forward   ys = x cut along an axis into as many equal parts as sections says, or before the indices in sections
     backward  dx = the dys joined along that axis
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds all the dys: sum(dx) = sum(dys)
     """
 
@@ -347,10 +360,12 @@ class Split(Primitive):
 
 
 class SplitHeads(Primitive):
-    """x (B, T, 3 C); n_head  ->  y0, y1, y2 (B, nh, T, C / nh)
+    """x (B, T, 3 n_head hs); n_head  ->  y0, y1, y2 (B, n_head, T, hs)
 
+    axes      B batch, T token, 3 n_head hs feature, n_head head, hs feature
     forward   ys = queries, keys and values, the thirds of the last axis of x, each cut into n_head heads
     backward  dx = the heads of all dys side by side
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the dys of all heads: sum(dx) = sum(dys)
     """
 
@@ -373,8 +388,10 @@ class SplitHeads(Primitive):
 class MergeHeads(Primitive):
     """x (B, nh, T, hs)  ->  y (B, T, nh hs)
 
+    axes      B batch, T token, nh head, hs feature, nh hs feature
     forward   y = the heads of each position side by side
     backward  dx = dy cut into heads again
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 

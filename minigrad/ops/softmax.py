@@ -8,9 +8,10 @@ from minigrad.ops.sums import in_float32, largest, total
 class Softmax(Fused):
     """x; axis  ->  p
 
-    forward   p = exp(x - max(x)) / sum(exp(x - max(x)))
-    backward  dx = p * (dy - sum(dy * p))
-    why       every p of a row depends on every x of the row, as the p sum to 1: the second term is that coupling
+    forward   e = exp(x - max_axis(x))    p = e / sum_axis(e)
+    backward  row = sum_axis(dy * p)    dx = p * (dy - row)
+    why       every p of a row depends on every x of the row, because all are divided by one sum. The p sum to 1, so a
+              larger x raises its own p and lowers the others: subtracting the row's sum of dy * p takes account of this
     identity  each row of dx sums to 0, as a constant shift of the row leaves p unchanged: sum(dx, axis=axis) = 0
     """
     wide = True
@@ -38,8 +39,9 @@ class Softmax(Fused):
 class LogSoftmax(Fused):
     """x; axis  ->  y
 
-    forward   m = max(x)    y = x - m - log(sum(exp(x - m)))
-    backward  dx = dy - exp(y) * sum(dy)
+    forward   shifted = x - max_axis(x)    y = shifted - log(sum_axis(exp(shifted)))
+    backward  row = sum_axis(dy)    dx = dy - exp(y) * row
+    why       exp(y) is the softmax of x, the derivative of the logarithm of the sum
     identity  each row of dx sums to 0, as a constant shift of the row leaves y unchanged: sum(dx, axis=axis) = 0
     """
     wide = True

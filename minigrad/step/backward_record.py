@@ -14,6 +14,7 @@ import numpy as np
 from minigrad import tape
 from minigrad.ops.op import input_names
 from minigrad.optim import Optimizer
+from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
 from minigrad.step.formula import parse
 from minigrad.step.line_trace import trace_lines
@@ -24,34 +25,40 @@ from minigrad.step.why import MOST, SUM, Cell, Origin, Why, cell_of, checked_ind
 from minigrad.tensor import Tensor
 
 
-def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: list[str] | None = None,
-           title: str = "", notes: Iterable[str] = (), optimizer: Optimizer | None = None,
-           max_norm: float | None = None) -> "Record":
+def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: Iterable[str] | None = None,
+           vocabulary: Iterable[str] | None = None, title: str = "", notes: Iterable[str] = (),
+           optimizer: Optimizer | None = None, max_norm: float | None = None) -> "Record":
     """Walk the backward of a loss, a Tensor of one element, to its end, and keep a View of every step.
 
     The `.grad` of all leaves are afterwards as `loss.backward()` would leave them.
 
     Args:
         names: what to call leaves that are no Parameters of a Module.
-        tokens: a name for each position of the sequence; axes of that length are labelled with them.
+        tokens: a label for each position of the sequence.
+        vocabulary: a label for each token id.
         title, notes: what this is, and what was left out of it.
         optimizer: its next step becomes part of the record, with gradients clipped to a joint norm of max_norm.
 
     Raises ValueError for a Tensor that has no backward.
     """
-    return Record(loss, names or {}, tokens, title, list(notes), optimizer, max_norm)
+    return Record(loss, names or {}, tokens, vocabulary, title, list(notes), optimizer, max_norm)
 
 
 class Record:
     """A backward, from the loss to the leaves; `record` makes one.
 
-    views are in the order of the backward. tokens label the axes of that length; notes say what was left out.
+    views are in the order of the backward. labels: for the name of an axis, as in `View.axes`, a label for each index;
+    they are for axes of that length. notes say what was left out.
     """
 
-    def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: list[str] | None, title: str, notes: list[str],
-                 optimizer: Optimizer | None, max_norm: float | None) -> None:
+    def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: Iterable[str] | None,
+                 vocabulary: Iterable[str] | None, title: str, notes: list[str], optimizer: Optimizer | None,
+                 max_norm: float | None) -> None:
         steps = tape.backward_steps(y, deliver=self._deliver)   # first, as it refuses a Tensor without a backward
-        self.title, self.tokens, self.notes = title, tokens, notes
+        self.title, self.notes = title, notes
+        self.tokens = None if tokens is None else list(tokens)
+        labels = {"token": tokens, "query": tokens, "key": tokens, "vocabulary": vocabulary}
+        self.labels = {axis: list(found) for axis, found in labels.items() if found is not None}
         self.loss = float(y.item())
         self.leaves: dict[str, Tensor] = {}                     # label -> leaf
         self.gradients: dict[str, Any] = {}                     # label -> its gradient in this backward, on the host
@@ -67,6 +74,7 @@ class Record:
             for i, (x, dx) in enumerate(zip(step.inputs, step.dxs)):
                 if dx is not None:
                     self.uses[self.key(x)].append((step.index, i))
+        name_axes(self.views, self.labels.get("vocabulary"))
 
     def _deliver(self, leaf: Tensor, gradient: Any) -> None:
         self.gradients[self.label(leaf)] = np.array(on_host(gradient))
@@ -132,7 +140,7 @@ class Record:
             i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
             uses = [use for use in self.uses[self.key(view.step.inputs[i])]
                     if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
-            words = f"is the sum of the gradients that {len(uses)} steps have computed so far"
+            words = f"is the sum of the gradients that {len(uses)} step{'s' * (len(uses) != 1)} computed so far"
         terms = []
         for step, i in uses:
             used, x = self.views[step], self.views[step].inputs[i]
@@ -211,7 +219,7 @@ class Record:
         results = output_names(optimizer.op, 1 + len(moments))
         (new, *_), listing = trace_lines(op.forward, results, *inputs, **static)
         change = new - old
-        update = ParameterUpdate(self.label(p), parse(optimizer.op), listing, given, change,
+        update = ParameterUpdate(self.label(p), parse(optimizer.op, given), listing, given, change,
                                  largest_entries(gradient, 3), float((gradient * change).sum()),
                                  self.replay.change({id(p): new}))
         return update, new

@@ -45,7 +45,7 @@ def tiny() -> Record:
         model(idx[:-1], idx[1:]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return record(model(idx[:-1], idx[1:]), tokens=list(WORD[:-1]), optimizer=optimizer,
+    return record(model(idx[:-1], idx[1:]), tokens=WORD[:-1], vocabulary=letters, optimizer=optimizer,
                   title=f"predict the next letter of {WORD!r}, third training step")
 
 

@@ -4,11 +4,12 @@ Both run the textbook op again, on copies of the inputs on the host; `check` doe
 the attributes of a Step: index, op, node, inputs, static, ran, dy, dxs.
 """
 import math
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
-from minigrad.diagnose import diagnose
+from minigrad import errors
+from minigrad.diagnose import Block, diagnose
 from minigrad.gradcheck import EPS, TOLERANCE, Report, Row, numeric_gradient, relative_error
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, trace_forward
@@ -21,38 +22,71 @@ DIFFERENCES, REFERENCE = "finite differences", "reference code"     # what a gra
 
 def check(step: Any, full: bool = False) -> Report:
     """Compare the gradients of this op alone with central differences of its forward, in float64: along one random
-    direction for each input, or element by element if `full`. Compare also the gradients in `step.dxs`, which a kernel
-    may have computed in its own precision and the caller may have edited, with those of the textbook's backward.
+    direction for each input, or element by element if `full`. Where the direction shows a wrong gradient, a block of at
+    most 1024 elements is compared one by one too, so that the row says how they differ. Compare also the gradients in
+    `step.dxs`, which a kernel may have computed in its own precision and the caller may have edited, with those of the
+    reference code, the textbook's backward.
 
     dy is scaled to a largest magnitude of 1 first, and a direction to the size of its input, so that small gradients
     are checked as strictly as large ones.
     """
     rerun, what = Rerun(step, np.float64), f"step {step.index}: {step.op}"
+    failed: Callable[[str], Report] = lambda detail: Report([Row(what, DIFFERENCES, "", math.inf, detail)])
     largest = max((float(np.abs(dy).max()) for dy in rerun.dys if dy.size), default=0.0)
     if not math.isfinite(largest) or not all(map(is_finite, rerun.inputs)):
-        return Report([Row(what, DIFFERENCES, "", math.inf, "an input or dy holds NaN or infinity: it has no numeric "
-                           "gradient")])
+        return failed("an input or dy holds NaN or infinity: it has no numeric gradient")
     scale = largest or 1.0
     rerun.dys = [dy / scale for dy in rerun.dys]
-    op, ys = rerun.forward()
-    rows = []
+    arrays = [a for a in [*rerun.inputs, *rerun.dys] if isinstance(a, np.ndarray)]
+    running = "forward"
     try:
+        for a in arrays:
+            a.flags.writeable = False
+        op, ys = rerun.forward()
+        running = "backward"
         dxs = rerun.gradients(op)
-    except (ValueError, TypeError, IndexError) as error:
-        return Report([Row(what, DIFFERENCES, "", math.inf, f"the textbook's backward raised {error}")])
+    except Exception as error:
+        if isinstance(error, ValueError) and "read-only" in str(error):
+            return failed(f"{running} {errors.WRITES}")
+        return failed(f"{running} raised {type(error).__name__}: {error}")
+    finally:
+        for a in arrays:
+            a.flags.writeable = True
+    rows = []
     for i in rerun.wanted:
         name, x, dx = f"d{rerun.names[i]}", rerun.inputs[i], dxs[i]
         dx = np.zeros_like(x) if dx is None else dx
         if dx.shape != x.shape:
             rows.append(Row(what, DIFFERENCES, name, math.inf, f"{name} has shape {dx.shape}, its input {x.shape}"))
             continue
-        rows.append(_elementwise(rerun, what, i, dx) if full else _along_a_direction(rerun, what, i, dx, ys))
+        row = None if full else _along_a_direction(rerun, what, i, dx, ys)
+        if row is None or not row.ok:
+            elements = _elementwise(rerun, what, i, dx, scale, None if full else _most(arrays))
+            if row is None or not elements.ok:
+                row = elements
+            else:
+                row = row._replace(detail=f"{row.detail}; {np.size(elements.numeric)} of its {x.size} elements were "
+                                   "compared one by one, and these are right")
+        rows.append(row)
         ran = step.dxs[i]
         ran = np.zeros_like(x) if ran is None else on_host(ran).astype(np.float64)
         difference, bound = relative_error(ran / scale, dx), math.sqrt(np.finfo(_precision(step)).eps)
         rows.append(Row(what, REFERENCE, name, difference, "" if difference <= bound else
-                        f"the step's {name} differs from that of the reference code by {difference:.1e}"))
+                        f"the step's {name} differs from that of the reference code by {difference:.1e}: "
+                        f"{diagnose(ran / scale, dx, _known(rerun))}"))
     return Report(rows)
+
+
+def _most(arrays: list[Any]) -> int:
+    """How many elements of a wrong gradient are compared one by one, each by two forwards on these arrays."""
+    size: int = sum(a.size for a in arrays)
+    return min(1024, max(32, 2 ** 25 // max(1, size)))
+
+
+def _known(rerun: Rerun) -> dict[str, Any]:
+    """What may explain a wrong gradient: inputs, keyword arguments, saved values, upstream gradients."""
+    return (dict(zip(rerun.names, rerun.inputs)) | rerun.static | rerun.forward()[0].saved
+            | dict(zip(rerun.upstream_names(), rerun.dys)))
 
 
 def _precision(step: Any) -> Any:
@@ -84,17 +118,37 @@ def _along_a_direction(rerun: Rerun, what: str, i: int, dx: Any, ys: list[Any]) 
     return Row(what, DIFFERENCES, name, error if math.isfinite(error) else math.inf, detail)
 
 
-def _elementwise(rerun: Rerun, what: str, i: int, dx: Any) -> Row:
+def _elementwise(rerun: Rerun, what: str, i: int, dx: Any, scale: float, most: int | None) -> Row:
+    """Every element of a gradient against central differences, or a block of at most `most`. scale: what the upstream
+    gradients were divided by."""
     name, x, size = f"d{rerun.names[i]}", rerun.inputs[i], size_of(rerun.inputs[i])
     value = lambda: sum(float((dy * y).sum()) for dy, y in zip(rerun.dys, rerun.forward()[1]))
-    numeric = numeric_gradient(value, x, EPS * size)
-    error = relative_error(dx * size, numeric * size)
+    block = _block(dx, most or x.size)
+    numeric, analytic = numeric_gradient(value, x, EPS * size, block.axes), block.of(dx)
+    error = relative_error(analytic * size, numeric * size)
+    row = Row(what, DIFFERENCES, name, error, "", analytic * scale, numeric * scale)
     if error <= TOLERANCE:
-        return Row(what, DIFFERENCES, name, error)
-    at = np.unravel_index(np.argmax(np.abs(dx - numeric)), x.shape)
-    known = dict(zip(rerun.names, rerun.inputs)) | rerun.forward()[0].saved | {"dy": rerun.dys[0]}
-    return Row(what, DIFFERENCES, name, error, f"{name}{[int(k) for k in at]} is {dx[at]:.6g}, should be "
-               f"{numeric[at]:.6g}: {diagnose(dx, numeric, known)}")
+        return row
+    k = row.worst or ()
+    at = [axis[n] for axis, n in zip(block.axes, k)]
+    part = "" if block.whole else (
+        f" ({' x '.join(str(len(axis)) for axis in block.axes)} of {' x '.join(map(str, x.shape))} elements compared)")
+    return row._replace(detail=f"{name}{at or ''} is {row.analytic[k]:.6g}, should be {row.numeric[k]:.6g}: "
+                        f"{diagnose(analytic, numeric, _known(rerun), block)}{part}")
+
+
+def _block(dx: Any, most: int) -> Block:
+    """A block of at most `most` elements of an array: with the largest of them, else at random indices."""
+    sizes = list(dx.shape)
+    while math.prod(sizes) > max(most, 1):
+        longest = sizes.index(max(sizes))
+        sizes[longest] = -(-sizes[longest] // 2)
+    rng, axes = np.random.default_rng(0), []
+    largest = np.unravel_index(np.argmax(np.abs(dx)), dx.shape) if dx.size else ()
+    for size, n, at in zip(sizes, dx.shape, largest):
+        others = rng.permutation(np.delete(np.arange(n), at))[:size - 1]
+        axes.append(sorted([int(at), *map(int, others)]))
+    return Block(dx.shape, axes)
 
 
 # ---- where does a NaN come from? ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The expression of a line: the array operations of a statement as trees, each with the values that it gave."""
 import ast
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -181,7 +181,7 @@ class _Reader:
         if name in ("largest", "max"):
             return _largest(x, value, text, x.value, axis)
         if name in CASTS:
-            return x
+            return replace(x, value=value)
         if name in MOVES:
             return _moved(x, value, text, lambda a: getattr(a, name)(*rest, **named) if function is None else
                           function(a, *rest, **named))
@@ -245,7 +245,7 @@ def _moved(x: Tree, value: Any, text: str, move: Callable[[Any], Any]) -> Tree:
 def _scattered(target: Tree, index: Any, added: Tree, replaces: bool = False) -> Tree:
     """target with the elements of `added` added at an index, or put there."""
     positions = np.arange(target.value.size).reshape(target.shape)[index]
-    value = np.array(target.value, np.float64)
+    value = np.array(target.value)
     if replaces:
         value[index] = added.value
     else:

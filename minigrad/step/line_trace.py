@@ -2,7 +2,9 @@
 import ast
 import functools
 import inspect
+import linecache
 import os
+import re
 import sys
 import textwrap
 from types import CodeType
@@ -42,9 +44,11 @@ class Listing(NamedTuple):
     scope: dict[str, Any] = {}      # the function's globals
 
     def trees(self, i: int) -> dict[str, Tree]:
-        """For each variable that line i assigned, the expression that computed it; {} if it cannot be read."""
+        """For each variable that line i assigned, the expression that computed it; {} if it cannot be read. Left out
+        are those that give other values now, because they draw random numbers or use up an iterator."""
         line = self.lines[i]
-        return trees(self.source, line.first, self.scope, line.before, self.results)
+        found = trees(self.source, line.first, self.scope, line.before, self.results)
+        return {name: tree for name, tree in found.items() if _close(tree.value, line.values.get(name, tree.value))}
 
     @property
     def first_bad(self) -> int | None:
@@ -64,13 +68,13 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
     Only the function's own code is traced, so the functions that it calls run at full speed. Python has one tracer: if
     a debugger uses it, the function runs all the same and the Listing has no lines.
     """
-    code = inspect.unwrap(function).__code__
+    code, first_line = inspect.unwrap(function).__code__, 0
     try:
-        source, statements = _statements(code)
+        source, first_line, statements = _statements(code, function.__qualname__)
         note = TRACER_IN_USE if sys.gettrace() is not None else ""
     except OSError:
         source, statements, note = "", {}, "the source of this op is not in a file"
-    place = f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{code.co_firstlineno}"
+    place = f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{first_line or code.co_firstlineno}"
     if note:
         return function(*args, **kwargs), Listing(source, place, [], note)
 
@@ -127,10 +131,40 @@ def _same(a: Any, b: Any) -> bool:
     return np.array_equal(a, b) or np.asarray(a).dtype.kind == "f" and np.array_equal(a, b, equal_nan=True)
 
 
+def _close(a: Any, b: Any) -> bool:
+    """Whether two arrays or numbers have one shape and are equal up to rounding in the dtype of b."""
+    a, b = np.asarray(a), np.asarray(b)
+    if b.dtype.kind != "f" or a.shape != b.shape:
+        return np.array_equal(a, b)
+    with np.errstate(all="ignore"):
+        largest = np.abs(b, where=np.isfinite(b), out=np.zeros_like(b)).max(initial=0.0)
+        return np.allclose(a, b, 0.0, 8.0 * float(np.finfo(b.dtype).eps * largest), equal_nan=True)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The source of a function or a method, without its indentation. OSError if it is in no file."""
+    return _source(inspect.unwrap(function).__code__, function.__qualname__)[0]
+
+
+def _source(code: CodeType, qualname: str) -> tuple[str, int]:
+    """The source of a code object, and its first line in the file. qualname: of its function."""
+    lines, first = inspect.getsourcelines(code)
+    if re.match(rf"\s*(@|def {re.escape(code.co_name)}\b|.*\blambda\b)", lines[0]):
+        return textwrap.dedent("".join(lines)).rstrip(), first
+    # IPython's %autoreload compiles an edited method by itself, without comments: its line numbers begin anew
+    node: Any = ast.parse("".join(linecache.getlines(code.co_filename)))
+    for name in qualname.replace("<locals>.", "").split("."):
+        node = next((part for part in node.body if getattr(part, "name", "") == name), None)
+        if node is None:
+            raise OSError(f"{qualname} is not in {code.co_filename}")
+    return ast.unparse(node), node.lineno
+
+
 @functools.lru_cache(maxsize=None)
-def _statements(code: CodeType) -> tuple[str, dict[int, Statement]]:
-    """The source, and for each of its lines the statement it belongs to; of a compound statement only the head."""
-    source = textwrap.dedent("".join(inspect.getsourcelines(code)[0])).rstrip()
+def _statements(code: CodeType, qualname: str) -> tuple[str, int, dict[int, Statement]]:
+    """The source, its first line in the file, and for each of its lines the statement it belongs to; of a compound
+    statement only the head. qualname: of the function."""
+    source, first_line = _source(code, qualname)
     statements = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef):
@@ -139,4 +173,4 @@ def _statements(code: CodeType) -> tuple[str, dict[int, Statement]]:
             names = frozenset(part.id for part in ast.walk(node) if isinstance(part, ast.Name))
             for line in range(node.lineno, last + 1):
                 statements[line - 1] = Statement(node.lineno - 1, last - 1, names)
-    return source, statements
+    return source, first_line, statements

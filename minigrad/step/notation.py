@@ -1,20 +1,22 @@
 """Parse the equations of an op's docstring into trees.
 
-The notation is that of the code, with `x^2` and `b^T` for powers and transposes, factors side by side (`2 y`) for
-products, and words between or around the mathematics.
+The notation is that of the code. `a * b` is the elementwise product of two arrays, factors side by side are the product
+with a number (`2 y`), `x^2` and `b^T` are powers and transposes, `sum_key(x)` is the sum over the key axis. Words may
+stand between or around the mathematics.
 """
 import re
 from dataclasses import dataclass
 from typing import Any
 
 GREEK = dict(alpha="α", beta="β", gamma="γ", delta="δ", eps="ε", epsilon="ε", eta="η", theta="θ", mu="μ", nu="ν",
-             pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", psi="ψ", omega="ω")
+             pi="π", rho="ρ", sigma="σ", tau="τ", phi="φ", psi="ψ", omega="ω", inf="∞")
 RELATIONS = "=", "+=", "<", ">", "<=", ">="
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2}
+OVER_AXIS = re.compile(r"(sum|mean|var|max|min|softmax)_(\w+)")      # functions along an axis: sum_key
 FUNCTIONS = "exp", "log", "tanh", "sin", "cos", "max", "min"      # functions that LaTeX has commands for
 BEFORE_MATHS = "where", "else", "if", "otherwise", "at", "for", "times", "over", "and", "or"
 TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d]\w*'?|\*\*|\+=|<=|>=|\S")
-NAME = re.compile(r"(.+?)(?:_(new|\w)|(\d+))?('*)")         # base, a subscript or digits, primes
+NAME = re.compile(r"(.+?)(?:_(new|all|\w)|(\d+))?('*)")         # base, a subscript or digits, primes
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Name:
 class Call:
     function: str
     arguments: "list[Tree]"
+    axis: str = ""                  # the name of the axis that it is along
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,8 @@ class _Parser:
         if not word[:1].isalpha():
             raise _Unreadable
         if self.adjacent("("):
-            return Call(word, self.inside(")"))
+            along = OVER_AXIS.fullmatch(word)
+            return Call(along[1], self.inside(")"), along[2]) if along else Call(word, self.inside(")"))
         if self.is_variable(word):
             return self.name(word)
         if self.depth or word in FUNCTIONS:

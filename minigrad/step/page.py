@@ -10,7 +10,8 @@ import html as markup
 import json
 import math
 from pathlib import Path
-from typing import Any, Iterable, Iterator, NamedTuple
+from types import MappingProxyType
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
@@ -24,9 +25,9 @@ from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "tour", "media"
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "op", "picture", "lines", "why",
-           "nudge", "update", "quiz", "tour", "glossary", "page")   # one script: a name that a file uses at its top level
-                                                                    # comes before it
+# one script: a name that a file uses at its top level comes before it
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "op", "picture", "lines",
+           "why", "nudge", "update", "quiz", "tour", "glossary", "page")
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
@@ -67,6 +68,7 @@ class Contents(NamedTuple):
     title: str
     views: list[View]
     tokens: list[str] | None = None
+    labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
     nudges: Iterable[Nudge] = ()
@@ -75,8 +77,8 @@ class Contents(NamedTuple):
 
 
 def _contents(record: Record) -> Contents:
-    return Contents(record.title, record.views, record.tokens, record.notes, record.loss, record.nudges(),
-                    record.optimizer_step)
+    return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
+                    record.nudges(), record.optimizer_step)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -115,24 +117,26 @@ def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[
 
 
 def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -> dict[str, Any]:
-    formulas: dict[str, Formula] = {v.op: v.formula for v in contents.views}
     optimizer = contents.optimizer_step
-    if optimizer is not None and optimizer.updates:
-        formulas[optimizer.op] = optimizer.updates[0].formula
+    formulas: list[Formula] = []                # each once
+    for formula in [x.formula for x in (*contents.views, *(optimizer.updates if optimizer else ()))]:
+        if formula not in formulas:
+            formulas.append(formula)
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
-        "embedded": contents.embedded,
+        "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
-        "formulas": {op: {"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
-                     for op, f in formulas.items()},
-        "steps": [_step(v, store, forward, saved) for v in contents.views],
+        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
+                     for f in formulas],
+        "steps": [_step(v, store, forward, saved) | {"formula": formulas.index(v.formula)} for v in contents.views],
         "stored": {f"{k}:{name}:{','.join(map(str, at))}": _why(explain(v, Cell(k, False, n, name, at)))
                    for k, v in enumerate(contents.views) for n, name, shape in _unread(v) for at in np.ndindex(shape)},
         "nudges": [{"leaf": n.leaf, "at": n.at} | {k: _number(getattr(n, k)) for k in (
             "gradient", "delta", "predicted", "actual")} for n in contents.nudges],
         "optimizer": None if optimizer is None else {
             "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
-            "actual": _number(optimizer.actual), "updates": [_update(u, store) for u in optimizer.updates]},
+            "actual": _number(optimizer.actual), "updates": [
+                _update(u, store) | {"formula": formulas.index(u.formula)} for u in optimizer.updates]},
     }
 
 
@@ -140,18 +144,23 @@ def _step(v: View, store: "ArrayStore", forward: bool, saved: bool) -> dict[str,
     def put(arrays: dict[str, Any]) -> dict[str, int]:
         return {name: store.put(a) for name, a in arrays.items()}
 
+    failed = {r.of: r for r in v.report.failures if r.numeric is not None}
     inputs = []
     for x in v.inputs:
-        shown = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "out": x.out, "leaf": x.leaf,
-                 "value": store.put(x.value)}
+        shown: dict[str, Any] = {"name": x.name, "label": x.label, "shape": x.shape, "source": x.source, "out": x.out,
+                                 "leaf": x.leaf, "value": store.put(x.value)}
         if x.gradient is not None:
             shown |= {"gradient": store.put(x.gradient)}
             if x.earlier is not None:
                 shown |= {"earlier": store.put(x.earlier), "sum": store.put(x.earlier + x.gradient)}
+        if row := failed.get(f"d{x.name}"):
+            shown["failed"] = {"analytic": store.put(row.analytic), "numeric": store.put(row.numeric),
+                               "error": store.put(row.analytic - row.numeric), "worst": row.worst,
+                               "sentence": row.detail}
         inputs.append(shown)
     return {
         "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel_note, "bad_origin": v.bad_origin,
-        "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
+        "axes": v.axes, "inputs": inputs, "outputs": put(v.outputs), "dys": put(v.dys),
         "saved": put(v.saved) if saved else {},
         "forward": _listing(v, True, store, forward), "backward": _listing(v, False, store),
         "origins": {name: saved_in(v, name) for name in v.saved} if saved else {},
@@ -166,7 +175,7 @@ def _listing(v: View, forward: bool, store: "ArrayStore", values: bool = True) -
     listing = v.forward if forward else v.backward
     return {"source": listing.source, "place": listing.place, "note": listing.note, "lines": [
         [line.first, line.last, {name: store.put(a) for name, a in line.values.items()},
-         {name: _tree(tree, v, forward, n, store) for name, tree in listing.trees(n - 1).items()}]
+         {name: _tree(tree, v, forward, n, store) for name, tree in v.trees(forward, n).items()}]
         if values else [line.first, line.last, {}, {}] for n, line in enumerate(listing.lines, 1)]}
 
 

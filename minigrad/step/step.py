@@ -1,6 +1,4 @@
 """Step: what `backward_steps` yields for each node, with everything that explains the node's backward."""
-import inspect
-import textwrap
 from typing import TYPE_CHECKING, Any, Iterator
 
 from minigrad import errors, tape
@@ -44,7 +42,7 @@ class Step(Visit):
 
     @property
     def formula(self) -> str:
-        """The op's docstring, its equations in Unicode: shapes, forward, backward, why, identity, source."""
+        """The op's docstring, with the equations of this call in Unicode."""
         return self._formula().text
 
     @property
@@ -53,13 +51,14 @@ class Step(Visit):
         return self._formula().latex
 
     def _formula(self) -> "Formula":
-        from minigrad.step.formula import parse
-        return parse(self.op_class)
+        from minigrad.step.formula import call_of, parse
+        return parse(self.op_class, call_of(self))
 
     @property
     def source(self) -> str:
-        """The source code of the textbook's backward."""
-        return textwrap.dedent(inspect.getsource(self.op_class.backward))
+        """The source code of the textbook's backward. OSError if it is in no file."""
+        from minigrad.step.line_trace import source_of
+        return source_of(self.op_class.backward)
 
     @property
     def lines(self) -> "list[Line]":

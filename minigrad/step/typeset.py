@@ -5,12 +5,12 @@ import re
 from minigrad.step.notation import (
     FUNCTIONS, GREEK, Binary, Brackets, Call, Index, Minus, Name, Number, Relation, Tree, Words, parse_clause)
 
-LATEX = {"*": r"\cdot", "@": r"\,", "": r"\,", "<=": r"\le", ">=": r"\ge", "+=": r"\mathrel{+}="}
-SIGNS = {"*": "·", "<=": "≤", ">=": "≥", "-": "−"}
+LATEX = {"*": r"\odot", "@": r"\,", "": r"\,", "<=": r"\le", ">=": r"\ge", "+=": r"\mathrel{+}="}
+SIGNS = {"*": "⊙", "<=": "≤", ">=": "≥", "-": "−"}
 SUPERSCRIPTS = dict(zip("0123456789+−()Tabcdefghijklmnoprstuvwxyz", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵀᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"))
 SUBSCRIPTS = dict(zip("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 THIN = '<mspace width="0.17em"/>'
-SUM = '<mo largeop="false" lspace="0" rspace="0">∑</mo>'
+SUM = '<mo lspace="0" rspace="0">∑</mo>'
 ALIGN = "text-align: {0}; text-align: -webkit-{0}; padding-{0}: 0"       # Chromium aligns by the second only
 COMMA = '<mo separator="true">,</mo>'
 
@@ -32,15 +32,39 @@ def to_latex(clauses: list[str], names: frozenset[str]) -> str:
 
 
 def to_mathml(clauses: list[str], names: frozenset[str]) -> str:
-    """Clauses in MathML, one below the other, as one <math> element; "" for none."""
+    """Clauses in MathML, one below the other, as one <math> element; "" for none. The `data-name` of a row has the
+    variables that its equation defines."""
     rows = []
-    for first, *rest in (parse_clause(c, names) for c in clauses):
+    for clause in clauses:
+        first, *rest = parse_clause(clause, names)
         left, right = "", _mathml([first, *rest])
         if isinstance(first, Relation):
             left, right = _mathml_of(first.sides[0]), _mathml_signs(first.sides, first.signs) + _mathml(rest)
-        rows.append(f'<mtr><mtd style="{ALIGN.format("right")}">{left}</mtd>'
+        defined = " ".join(defined_names(clause))
+        start = f'<mtr data-name="{html.escape(defined)}">' if defined else "<mtr>"
+        rows.append(f'{start}<mtd style="{ALIGN.format("right")}">{left}</mtd>'
                     f'<mtd style="{ALIGN.format("left")}">{_row(right)}</mtd></mtr>')
     return f'<math display="block"><mtable displaystyle="true">{"".join(rows)}</mtable></math>' if rows else ""
+
+
+def defined_names(clause: str) -> list[str]:
+    """The variables that an equation defines: ["dA", "dP"] for `dA = dP = dy @ v^T`."""
+    target = r"([^\W\d]\w*'*)(?:\[[^\]]*\])? \+?= "
+    chain = re.match(rf"(?:{target})+", clause)
+    return re.findall(target, chain[0]) if chain else []
+
+
+def _plain_product(a: Tree, b: Tree) -> bool:
+    """Whether a * b is a product of numbers, or of a number and an array."""
+    return isinstance(a, Number) or isinstance(b, Number)
+
+
+def _is_short(arguments: list[Tree]) -> bool:
+    """Whether the argument of a sum needs no brackets."""
+    match arguments:
+        case [Name() | Index() | Call() | Binary("^", Name())]:
+            return True
+    return False
 
 
 def _bare(tree: Tree) -> Tree:
@@ -66,8 +90,9 @@ def _text_of(tree: Tree) -> str:
         case Call("sqrt", [x]):
             x = _bare(x)
             return f"√{_text_of(x)}" if isinstance(x, (Name, Number)) else f"√({_text_of(x)})"
-        case Call(function, arguments):
-            return f"{'Σ' if function == 'sum' else function}({_text(arguments, ', ')})"
+        case Call(function, arguments, axis):
+            name = ("Σ" if function == "sum" else function) + f"_{axis}" * bool(axis)
+            return f"{name}({_text(arguments, ', ')})"
         case Index(array, indices):
             return f"{_text_of(array)}[{_text(indices, ', ')}]"
         case Brackets(left, inside, right):
@@ -79,6 +104,8 @@ def _text_of(tree: Tree) -> str:
             return _text_of(a) + (_translated(exponent, SUPERSCRIPTS) or f"^{_text_of(b)}")
         case Binary("" | "@", a, b):
             return f"{_text_of(a)} {_text_of(b)}"
+        case Binary("*", a, b) if _plain_product(a, b):
+            return f"{_text_of(a)} · {_text_of(b)}"
         case Binary(operator, a, b):
             return f"{_text_of(a)} {SIGNS.get(operator, operator)} {_text_of(b)}"
         case Relation(sides, signs):
@@ -114,16 +141,19 @@ def _latex_of(tree: Tree) -> str:
             if hat:
                 base = rf"\hat{{{hat[1]}}}"
             elif base in GREEK:
-                base = r"\varepsilon" if base == "eps" else rf"\{base}"
+                base = {"eps": r"\varepsilon", "inf": r"\infty"}.get(base, rf"\{base}")
             elif len(base) > 1:
                 base = rf"\mathrm{{{_escaped(base)}}}"
             below = rf"_{{\mathrm{{{subscript}}}}}" if len(subscript) > 1 else f"_{{{subscript}}}" if subscript else ""
             return ("d" if d else "") + base + below + primes
         case Call("sqrt", [x]):
             return rf"\sqrt{{{_latex_of(_bare(x))}}}"
-        case Call(function, arguments):
+        case Call(function, arguments, axis):
             known = function in (*FUNCTIONS, "sum")
             name = rf"\{function}" if known else rf"\operatorname{{{_escaped(function)}}}"
+            name += rf"_{{\text{{{_escaped(axis)}}}}}" if axis else ""
+            if function == "sum" and _is_short(arguments):
+                return f"{name} {_latex(arguments)}"
             return name + _latex_of(Brackets("(", arguments, ")"))
         case Index(array, indices):
             return f"{_latex_of(array)}[{_latex(indices, ', ')}]"
@@ -137,6 +167,8 @@ def _latex_of(tree: Tree) -> str:
         case Binary("^", a, b):
             exponent = r"\top" if b == Name(False, "T", "", "") else _latex_of(_bare(b))
             return f"{{{_latex_of(a)}}}^{{{exponent}}}"
+        case Binary("*", a, b) if _plain_product(a, b):
+            return rf"{_latex_of(a)} \cdot {_latex_of(b)}"
         case Binary(operator, a, b):
             return f"{_latex_of(a)} {LATEX.get(operator, operator)} {_latex_of(b)}"
         case Relation(sides, signs):
@@ -180,16 +212,20 @@ def _mathml_of(tree: Tree) -> str:
             if hat:
                 out = f'<mover accent="true"><mi>{hat[1]}</mi><mo stretchy="false">^</mo></mover>'
             if subscript:
-                below = f"<mn>{subscript}</mn>" if subscript.isdigit() else f"<mi>{subscript}</mi>"
-                out = f"<msub>{out}{below}</msub>"
+                out = f"<msub>{out}{_mathml_subscript(subscript)}</msub>"
             if primes:
                 out = f"<msup>{out}<mo>{'′' * len(primes)}</mo></msup>"
             return _row("<mi>d</mi>", out) if d else out
         case Call("sqrt", [x]):
             return f"<msqrt>{_mathml_of(_bare(x))}</msqrt>"
-        case Call(function, arguments):
-            head = SUM if function == "sum" else f"<mi>{function}</mi><mo>\u2061</mo>"
-            return _row(head, _mathml_of(Brackets("(", arguments, ")")))
+        case Call("sum", arguments, axis):
+            head = f"<munder>{SUM}<mtext>{axis}</mtext></munder>" if axis else SUM
+            short = _is_short(arguments)
+            return _row(head, THIN + _mathml(arguments) if short else _mathml_of(Brackets("(", arguments, ")")))
+        case Call(function, arguments, axis):
+            name = f"<mi>{function}</mi>"
+            name = f"<msub>{name}<mtext>{axis}</mtext></msub>" if axis else name
+            return _row(name, "<mo>\u2061</mo>", _mathml_of(Brackets("(", arguments, ")")))
         case Index(array, indices):
             return _row(_mathml_of(array), _mathml_of(Brackets("[", indices, "]")))
         case Brackets(left, inside, right):
@@ -202,15 +238,26 @@ def _mathml_of(tree: Tree) -> str:
             return f"<mfrac>{_mathml_of(_bare(a))}{_mathml_of(_bare(b))}</mfrac>"
         case Binary("^", a, b):
             exponent = "<mo>⊤</mo>" if b == Name(False, "T", "", "") else _mathml_of(_bare(b))
+            if isinstance(a, Name) and a.subscript and not a.d and not a.primes:
+                base = _mathml_of(Name(False, a.base, "", ""))
+                return f"<msubsup>{base}{_mathml_subscript(a.subscript)}{exponent}</msubsup>"
             return f"<msup>{_mathml_of(a)}{exponent}</msup>"
         case Binary("" | "@", a, b):
             return _row(_mathml_of(a), THIN, _mathml_of(b))
+        case Binary("*", a, b) if _plain_product(a, b):
+            return _row(_mathml_of(a), _mo("·", ' form="infix"'), _mathml_of(b))
         case Binary(operator, a, b):
             return _row(_mathml_of(a), _mo(operator, ' form="infix"'), _mathml_of(b))
         case Relation(sides, signs):
             return _row(_mathml_of(sides[0]), _mathml_signs(sides, signs))
 
 
+def _mathml_subscript(subscript: str) -> str:
+    return f"<mn>{subscript}</mn>" if subscript.isdigit() else f"<mi>{subscript}</mi>"
+
+
 def _mathml_signs(sides: list[Tree], signs: list[str]) -> str:
-    """A relation without its first side."""
-    return "".join(_mo(sign, ' form="infix"') + _mathml(sides[i + 1:i + 2]) for i, sign in enumerate(signs))
+    """A relation without its first side. The empty <mi> keeps a browser from taking a sign with words after it, which
+    MathML counts as space, for an operator of its own."""
+    others = (_mo(sign, ' form="infix"') + _mathml(sides[i + 1:i + 2]) for i, sign in enumerate(signs))
+    return "<mi></mi>" + "".join(others)

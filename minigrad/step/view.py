@@ -1,13 +1,15 @@
 """Everything there is to see of one step: its arrays on the host, the values of its lines, its checks."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, NamedTuple
 
 import numpy as np
 
 from minigrad.gradcheck import Report
 from minigrad.ops.op import Op
+from minigrad.step.axes import CallAxes, call_axes, name_axes
 from minigrad.step.explain import REFERENCE, bad_origin, check
-from minigrad.step.formula import Formula, parse
+from minigrad.step.expression import Tree
+from minigrad.step.formula import Formula, call_of, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, output_names
@@ -47,6 +49,19 @@ class View:
     kernel: str                     # the fast kernel that ran; "" if the textbook's code did
     difference: float               # of the step's gradients from those of the textbook, relative to dy
     bad_origin: str                 # where a NaN or an infinity comes from; "" if all arrays are finite
+    letters: CallAxes               # of the axes of all arrays, as in the shapes of the docstring
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The name of each axis of an array, "" where it has none: {"q": ("batch", "head", "query", "feature")}. An array
+    of a line that has another number of axes than the op's array of the same name is found with it: "dy:2". Set by
+    minigrad.step.axes.name_axes, as names pass from step to step."""
+    _trees: dict[tuple[bool, int], dict[str, Tree]] = field(default_factory=dict)
+
+    def trees(self, forward: bool, line: int) -> dict[str, Tree]:
+        """For each variable that a line computed, its expression; {} if it cannot be read. line: counted from 1."""
+        key = forward, line
+        if key not in self._trees:
+            self._trees[key] = (self.forward if forward else self.backward).trees(line - 1)
+        return self._trees[key]
 
     @property
     def kernel_note(self) -> str:
@@ -83,16 +98,20 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
     saved = {name: np.array(a) if isinstance(a, np.ndarray) else a for name, a in op.saved.items()
              if isinstance(a, (np.ndarray, int, float, np.generic))}
     difference = max((row.error for row in report.rows if row.check == REFERENCE), default=0.0)
-    return View(step, step.index, step.op, step.name, step.created_at, parse(step.op_class), inputs,
+    formula = parse(step.op_class, call_of(step))
+    return View(step, step.index, step.op, step.name, step.created_at, formula, inputs,
                 dict(zip(output_names(step.op_class, len(ys)), ys)),
                 dict(zip(rerun.upstream_names(), map(np.array, rerun.dys))), saved, forward, backward, report, identity,
-                kernel, difference, origin)
+                kernel, difference, origin, call_axes(rerun, ys, formula))
 
 
 def view_alone(step: Any) -> View:
     """The view of a Step that is not part of a record."""
     labels: dict[int, str] = {}
-    return view(step, lambda leaf: labels.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(labels)}"), {})
+    label = lambda leaf: labels.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(labels)}")
+    alone = view(step, label, {})
+    name_axes([alone])
+    return alone
 
 
 def _copy(a: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.gradcheck import EPS
-from minigrad.step import elements
-from minigrad.step.elements import MINUS, Index, index
+from minigrad.step.elements import MINUS, Index, equation, index, terms
+from minigrad.step.elements import Factor as Part
 from minigrad.step.explain import size_of
 from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
@@ -126,43 +126,43 @@ def arrays(view: View, forward: bool, line: int) -> dict[str, Any]:
 
 def explain(view: View, cell: Cell, origin: Callable[[View, Cell], Origin] = unknown, most: int = MOST) -> Why:
     """The answer for one element. ValueError if the step has no such array, IndexError for an index outside it."""
-    found = arrays(view, cell.forward, cell.line)
-    if cell.name not in found:
+    computed = arrays(view, cell.forward, cell.line)
+    if cell.name not in computed:
         raise ValueError(f"line {cell.line} of step {view.index} ({view.op}) has no array {cell.name!r}; it has "
-                         f"{', '.join(found)}")
-    value = found[cell.name]
+                         f"{', '.join(computed)}")
+    value = computed[cell.name]
     cell = cell._replace(at=checked_index(cell.name, np.shape(value), cell.at))
     number = float(np.asarray(value)[cell.at])
     name = cell.name + index(cell.at)
     tree, line = tree_of(view, cell.forward, cell.line, cell.name)
     if tree is not None and tree.op != "call":
-        terms = [Term(tuple(_placed(view, cell, line, factor) for factor in factors))
-                 for factors in elements.terms(tree, cell.at)]
-        return _answer(cell, number, elements.equation(cell.name, tree, cell.at), terms, most)
+        found = [Term(tuple(_placed(view, cell, line, part) for part in parts)) for parts in terms(tree, cell.at)]
+        return _answer(cell, number, equation(cell.name, tree, cell.at), found, most)
     i = next((i for i, x in enumerate(view.inputs) if cell.name == f"d{x.name}" and x.gradient is not None), None)
-    if i is not None and cell.line and not cell.forward:
+    if i is not None and not cell.forward and (cell.line or not view.backward.lines):     # no lines: without source
         return _answer(cell, number, f"{name} = sum of local derivative * upstream gradient, by the chain rule",
                        _chain_rule(view, i, cell.at), most)
     if tree is not None:
         return _answer(cell, number, f"{name} is computed by {tree.text}, which is no sum of products", [], most)
     phrase, given = _saved(view, cell) or origin(view, cell)
-    terms = [Term((Factor(f"{c.name}{index(c.at)}", x, (c,)),)) for c, x in given]
-    return _answer(cell, number, f"{name} {phrase}", terms, most)
+    found = [Term((Factor(f"{c.name}{index(c.at)}", x, (c,)),)) for c, x in given]
+    return _answer(cell, number, f"{name} {phrase}", found, most)
 
 
-def _placed(view: View, cell: Cell, line: int, factor: elements.Factor) -> Factor:
+def _placed(view: View, cell: Cell, line: int, part: Part) -> Factor:
     """A factor of a line, with the cells of its elements."""
-    places = [(newest(view, cell.forward, line, name), name, at) for name, at in factor.elements]
-    return Factor(factor.text, factor.value,
+    places = [(newest(view, cell.forward, line, name), name, at) for name, at in part.elements]
+    return Factor(part.text, part.value,
                   tuple(Cell(cell.step, cell.forward, n, name, at) for n, name, at in places if n is not None))
 
 
-def _answer(cell: Cell, value: float, equation: str, terms: list[Term], most: int) -> Why:
-    products = np.array([term.product for term in terms])
+def _answer(cell: Cell, value: float, words: str, every: list[Term], most: int) -> Why:
+    """The answer with the largest terms of all; words: its equation."""
+    products = np.array([term.product for term in every])
     magnitude = float(np.abs(products).sum())
     count = int((np.abs(products) > 1e-9 * np.abs(products).max(initial=0.0)).sum())
-    largest = sorted((term for term in terms if term.product), key=lambda term: -abs(term.product))[:most]
-    return Why(cell, value, equation, largest, count, float(products.sum()), magnitude)
+    largest = sorted((term for term in every if term.product), key=lambda term: -abs(term.product))[:most]
+    return Why(cell, value, words, largest, count, float(products.sum()), magnitude)
 
 
 def _saved(view: View, cell: Cell) -> Origin | None:
@@ -211,7 +211,7 @@ def tree_of(view: View, forward: bool, line: int, name: str) -> tuple[Tree | Non
     array as it was after this line."""
     listing = _listing(view, forward)
     for n in range(line, 0, -1):
-        tree = listing.trees(n - 1).get(name)
+        tree = view.trees(forward, n).get(name)
         if tree is not None and not (tree.op == "array" and tree.text == name):
             gradient = next((x.gradient for x in view.inputs if f"d{x.name}" == name and not forward), None)
             if line == len(listing.lines) and gradient is not None and tree.shape != gradient.shape:

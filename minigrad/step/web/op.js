@@ -27,19 +27,19 @@ function verdicts(step) {
 }
 
 function drawLeft(step, kind) {
-  const formula = data.formulas[step.op], listing = listingOf(here()), backward = kind === "b";
-  const failures = step.checks.filter(row => !row.ok).map(row => el("p", {class: "alert"}, row.detail));
+  const formula = data.formulas[step.formula], listing = listingOf(here()), backward = kind === "b";
+  const equations = formula[backward ? "backward" : "forward"];
   const identity = step.identity && el("p", {class: "say"}, el("span", {class: step.identity.ok ? "good" : "bad"},
     step.identity.ok ? "✓ identity verified: " : "✗ identity violated: "), step.identity.words,
     el("div", {class: "where"}, `${step.identity.expression}  (residual ${num(step.identity.residual, 2)})`));
   $("left").replaceChildren(
     el("h2", {}, step.op, step.name !== step.op && el("span", {}, " → ", step.name)),
     el("p", {class: "where"}, `called at ${step.at}`),
-    ...backward ? [verdicts(step), ...failures] : [],
+    ...backward ? [verdicts(step), ...failedChecks(step)] : [],
     ...step.bad_origin ? [el("p", {class: "alert"}, `NaN or infinity: ${step.bad_origin}`)] : [],
-    mathml(formula[kind === "f" ? "forward" : "backward"]),
+    ...equations ? [mathml(equations)] : [],
     el("h3", {}, `source of the ${KINDS[kind].toLowerCase()}`, el("span", {class: "where"}, listing.place)),
-    sourceOf(listing, state.line, n => go(state.at, n)),
+    ...listing.source ? [sourceOf(listing, state.line, n => go(state.at, n))] : [],
     ...listing.note ? [el("p", {class: "note"}, listing.note)] : [],
     ...formula.why ? [el("p", {class: "say"}, formula.why)] : [],
     ...backward && identity ? [identity] : [],

@@ -3,7 +3,7 @@
 function drawUpdate(k) {
   const update = optimizer.updates[k], pick = Math.min(state.pick, Math.max(update.picks.length - 1, 0));
   const at = update.picks[pick];
-  const formula = data.formulas[optimizer.op], after = state.line || update.lines.length;
+  const formula = data.formulas[update.formula], after = state.line || update.lines.length;
   const values = n => update.lines.slice(0, after).filter(([, last]) => last === n).flatMap(([, , computed]) =>
     Object.entries(computed).map(([name, xs]) => el("span", {class: "value"}, `    ${name} = ${num(xs[pick], 5)}`)));
   const largest = Math.max(...optimizer.updates.flatMap(u => [Math.abs(u.predicted), Math.abs(u.actual)])) || 1;

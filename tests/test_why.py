@@ -1,0 +1,272 @@
+"""`why`: every element of every array that any line computed is a sum of products of other elements, up to the loss and
+down to the parameters; Python and the page give the same answers."""
+import functools
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+import gpt.step
+import minigrad as mg
+from minigrad import Tensor, functional as F
+from minigrad.gradcheck import Case
+from minigrad.ops.op import Primitive
+from minigrad.ops.sample import Sample
+from minigrad.step import examples, page, record
+from minigrad.step.why import Cell, arrays
+from minigrad.tape import apply
+from test_page import browse
+
+GPT_OPS = {"linear", "add", "mul", "matmul", "softmax", "layer_norm", "gelu", "attention", "cross_entropy", "embedding",
+           "transpose", "split_heads", "merge_heads"}
+RNG = np.random.default_rng(0)
+every_sample = pytest.mark.parametrize(
+    "op, sample", [(op, sample) for op in mg.OPS.values() for sample in op.samples],
+    ids=lambda x: x.name if isinstance(x, type) else str(x)[:40])
+
+
+def recorded(op, sample, dtype="float64"):
+    """The record of sum(dy * y) for one sample of an op, and the view of the op."""
+    case = Case(op, sample, seed=2)
+    xs = [Tensor(x.data.astype(dtype), requires_grad=True) for x in case.leaves()]
+    seen = record(case.total(apply(op, *case.replaced(xs), **sample.static), [dy.astype(dtype) for dy in case.dys]))
+    return seen, next(v for v in seen.views if v.step.op_class is op)
+
+
+def cells_of(v, most=6):
+    """Some elements of every array of floats of every line, forward and backward."""
+    for forward in (True, False):
+        lines = (v.forward if forward else v.backward).lines
+        for line, (name, a) in ((n, item) for n in range(len(lines) + 1) for item in arrays(v, forward, n).items()):
+            if np.asarray(a).dtype.kind == "f":
+                every = np.arange(np.size(a))
+                for flat in every if np.size(a) <= most else RNG.choice(every, most, replace=False):
+                    at = tuple(int(k) for k in np.unravel_index(flat, np.shape(a))) if np.shape(a) else ()
+                    yield Cell(v.index, forward, line, name, at)
+
+
+@functools.cache
+def gpt_record():
+    return gpt.step.example()
+
+
+@functools.cache
+def tiny():
+    return examples.tiny()
+
+
+# ---- the terms ------------------------------------------------------------------------------------------------------
+
+@every_sample
+def test_the_terms_sum_to_the_element_for_every_array_of_every_line(op, sample):
+    seen, v = recorded(op, sample)
+    for cell in cells_of(v):
+        why = seen.follow(cell, most=10 ** 6)
+        if why.terms:
+            assert abs(why.total - why.value) <= 1e-6 * max(why.magnitude, 1e-3), why.equation
+            assert sum(term.product for term in why.terms) == pytest.approx(why.total, rel=1e-9, abs=1e-12)
+        elif not cell.forward and cell.name.startswith("d") and cell.line == len(v.backward.lines):
+            assert why.value == 0.0, why.equation
+
+
+@pytest.mark.parametrize("make", [tiny, gpt_record])
+def test_every_element_of_the_ops_of_a_gpt_is_a_sum_of_elements_or_comes_from_a_parameter_or_the_loss(make):
+    seen = make()
+    for cell in itertools.chain.from_iterable(map(cells_of, seen.views)):
+        why, v = seen.follow(cell), seen.views[cell.step]
+        assert "by the chain rule" not in why.equation and v.op in GPT_OPS
+        if why.terms:
+            assert abs(why.total - why.value) <= 1e-6 * why.magnitude, why.equation
+        elif why.value:
+            number = isinstance(arrays(v, cell.forward, cell.line)[cell.name], (float, np.floating))
+            assert number or "is an element of" in why.equation or "the loss itself" in why.equation, why.equation
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "softmax", "attention", "cross_entropy", "linear", "gelu"])
+def test_in_float32_the_terms_sum_to_the_element_up_to_its_precision(name):
+    for sample in mg.OPS[name].samples:
+        seen, v = recorded(mg.OPS[name], sample, "float32")
+        for cell in cells_of(v):
+            why = seen.follow(cell)
+            assert not why.terms or abs(why.total - why.value) <= 2e-6 * max(why.magnitude, 1e-3), why.equation
+
+
+def test_an_element_is_written_in_index_notation():
+    seen = gpt_record()
+    v = next(v for v in seen.views if v.op == "attention")
+    assert seen.why(v.index, "dq", (0, 2, 5, 1)).equation == "dq[0,2,5,1] = sum over j of dS[0,2,5,j] * k[0,2,j,1]"
+    assert seen.why(v.index, "dk", (0, 2, 5, 1)).equation == "dk[0,2,5,1] = sum over j of dS[0,2,j,5] * q[0,2,j,1]"
+    assert seen.why(v.index, "dS", (0, 2, 5, 3)).equation == (
+        "dS[0,2,5,3] = P[0,2,5,3] * (dP[0,2,5,3] - (sum over j of dP[0,2,5,j] * P[0,2,5,j])) * scale")
+    v = next(v for v in seen.views if v.op == "layer_norm")
+    assert seen.why(v.index, "dx", (0, 3, 4)).equation == (
+        "dx[0,3,4] = rstd[0,3,0] * (dxhat[0,3,4] - shift[0,3,0] - xhat[0,3,4] * scale[0,3,0])")
+    assert seen.why(v.index, "shift", (0, 3, 0)).equation == "shift[0,3,0] = mean over j of dxhat[0,3,j]"
+
+
+def test_a_row_of_a_table_that_is_used_twice_gets_a_term_from_each_use():
+    table = Tensor(RNG.normal(size=(4, 3)), requires_grad=True)
+    seen = record((F.embedding(table, [2, 0, 2]) * Tensor(RNG.normal(size=(3, 3)))).sum())
+    why = seen.why(len(seen.views) - 1, "dw", (2, 1))
+    assert why.equation == "dw[2,1] = dy[0,1] + dy[2,1]" and why.count == 2
+    assert seen.why(len(seen.views) - 1, "dw", (1, 1)).equation == "dw[1,1] = 0"
+
+
+def test_the_gradient_of_an_input_that_was_broadcast_is_a_sum_over_its_copies():
+    a, b = (Tensor(RNG.normal(size=shape), requires_grad=True) for shape in ((3, 1), (2, 1, 5)))
+    seen = record(((a * b) ** 2).sum())
+    why = seen.why(seen.views[-1].index, "da", (1, 0))
+    assert why.count == 10 and why.total == pytest.approx(seen.gradients["leaf0"][1, 0], rel=1e-12)
+
+
+# ---- from element to element ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("leaf", ["wpe.weight", "h.0.attn.c_attn.weight", "h.1.ln_2.bias", "h.0.mlp.c_fc.weight"])
+def test_gradients_lead_from_any_weight_through_the_lines_to_the_loss(leaf):
+    seen = gpt_record()
+    v, x = next((v, x) for v in seen.views for x in v.inputs if x.leaf == leaf)
+    start = seen.why(v.index, f"d{x.name}", None).cell
+    came_from, queue, loss = {start: None}, [start], Cell(0, False, 0, "dy", ())
+    for cell in queue:                          # along the factors that are in the backward
+        for factor in (factor for term in seen.follow(cell).terms for factor in term.factors):
+            for upstream in factor.cells:
+                if not upstream.forward and upstream not in came_from:
+                    came_from[upstream] = cell
+                    queue.append(upstream)
+        if loss in came_from:
+            break
+    path = [loss]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    places = [(-cell.step, -cell.line) for cell in path]
+    assert places == sorted(places, reverse=True)
+    assert {cell.step for cell in path} >= {0, v.index}
+    assert len(path) > 2 * len({cell.step for cell in path}), "the path goes through lines, not only from op to op"
+    assert "is the gradient of the loss itself" in seen.follow(loss).equation
+
+
+def test_values_lead_back_through_the_forward_to_a_parameter():
+    seen = tiny()
+    why, steps = seen.why(0, "z", (0, 0)), []
+    while why.terms:
+        steps.append(why.cell.step)
+        why = seen.follow(why.terms[0].factors[-1].cells[0])
+    assert steps == sorted(steps) and steps[-1] >= 1 and "is an element of head.weight" in why.equation
+
+
+def test_a_gradient_that_several_ops_sent_is_the_sum_of_theirs_and_so_are_the_partial_ones():
+    seen = tiny()
+    v = next(v for v in seen.views if len(seen.uses[v.step.node.seq, 0]) == 2)
+    why = seen.why(v.index, "dy", None)
+    assert why.count == 2 and "is the sum of the gradients that the 2 uses of the output computed" in why.equation
+    second, x = next((u, x) for u in seen.views for x in u.inputs if x.earlier is not None)
+    total = seen.why(second.index, f"sum d{x.name}", (0, 0))
+    assert total.value == pytest.approx(x.earlier[0, 0] + x.gradient[0, 0]) == pytest.approx(total.total)
+    assert [c.step for t in total.terms for f in t.factors for c in f.cells].count(second.index) == 1
+
+
+def test_what_the_forward_saved_leads_to_the_line_of_the_forward_that_computed_it():
+    seen = gpt_record()
+    v = next(v for v in seen.views if v.op == "attention")
+    saved = seen.follow(Cell(v.index, False, 0, "P", (0, 1, 3, 2)))
+    cell = saved.terms[0].factors[0].cells[0]
+    assert cell.forward and v.forward.lines[cell.line - 1].values["P"][0, 1, 3, 2] == saved.value
+
+
+# ---- ops whose lines cannot be read ---------------------------------------------------------------------------------
+
+class Sorted(Primitive, register=False):
+    """x  ->  y"""
+    name = "sorted"
+
+    def forward(self, x):
+        order = np.argsort(x)
+        self.save(order=order)
+        return np.sort(x)
+
+    def backward(self, dy, order):
+        places = iter(order)
+        return np.array([dy[list(order).index(i)] for i in range(len(list(places)))])
+
+    samples = [Sample((5,))]
+
+
+def test_a_gradient_whose_line_cannot_be_read_is_explained_by_the_chain_rule():
+    x = Tensor([0.3, -1.0, 2.0], requires_grad=True)
+    seen = record((apply(Sorted, x) * Tensor([1.0, 10.0, 100.0])).sum())
+    why = seen.why(seen.views[-1].index, "dx", 0)
+    assert why.equation == "dx[0] = sum of local derivative * upstream gradient, by the chain rule"
+    assert [(t.factors[0].text, t.factors[1].text) for t in why.terms] == [("∂y[1]/∂x[0]", "dy[1]")]
+    assert why.total == pytest.approx(why.value) == pytest.approx(10.0)
+
+
+def test_a_step_alone_explains_its_arrays():
+    step = next((Tensor(RNG.normal(size=(2, 3)), requires_grad=True) @ Tensor(RNG.normal(size=(3, 2)))).backward_steps(
+        np.ones((2, 2))))
+    why = step.why("da", (0, -1))
+    assert why.cell.at == (0, 2) and why.total == pytest.approx(step.dxs[0][0, 2])
+    assert step.why("dy", (1, 1)).equation == "dy[1,1] was given to this op"
+    with pytest.raises(ValueError, match=r"step 0 \(matmul\) has no array 'c'; it has .*da.*dy"):
+        step.why("c", (0, 0))
+    with pytest.raises(IndexError, match=r"da has shape \(2, 3\): \[2, 0\] is not in it"):
+        step.why("da", (2, 0))
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+ANSWERS = """
+  seen.answers = cells.map(([k, forward, line, name, at]) => {
+    const answer = whyCell({kind: forward ? "f" : "b", k, line, name, at}), products = answer.terms.map(product);
+    return [answer.equation, answer.value, sum(products, x => x), products.filter(x => x).length,
+            answer.terms.filter(product).flatMap(t => t.factors).flatMap(f => f.cells).map(
+              c => [c.k, c.kind, c.line, c.name])];
+  });
+"""
+
+
+@pytest.mark.parametrize("make", [tiny, gpt_record])
+def test_the_page_gives_the_answers_of_the_record_for_every_array_of_every_line(make, tmp_path):
+    seen = make()
+    cells = [cell for v in seen.views for cell in cells_of(v, most=3)]
+    answers = browse(tmp_path, page.html(seen), f"const cells = {json.dumps(cells)};" + ANSWERS).answers
+    for cell, (equation, value, total, count, places) in zip(cells, answers, strict=True):
+        why = seen.follow(cell, most=10 ** 6)
+        assert equation == why.equation
+        assert value == pytest.approx(why.value, rel=1e-6, abs=1e-12)
+        assert abs(total - why.total) <= 1e-6 * max(why.magnitude, 1e-12), equation
+        if count == why.count:                  # float32 makes 0 of some very small products
+            assert {tuple(place) for place in places} == {
+                (c.step, "f" if c.forward else "b", c.line, c.name)
+                for t in why.terms for f in t.factors for c in f.cells}
+
+
+def test_the_page_follows_links_from_a_weight_to_the_loss(tmp_path):
+    seen = tiny()
+    v, x = next((v, x) for v in seen.views for x in v.inputs if x.leaf == "fc.weight")
+    found = browse(tmp_path, page.html(seen), f"""
+      const line = steps[{v.index}].backward.lines.length;
+      goTo("b", {v.index});
+      askWhy({{kind: "b", k: {v.index}, line, name: "d{x.name}", at: [1, 2]}});
+      seen.asked = text("#why .say b");
+      const upstream = () => all("#why td a").find(a => /^(d|share)/.test(a.textContent));
+      for (let n = 0; n < 40 && upstream(); n++) upstream().click();
+      seen.end = text("#why");
+      seen.at = here().k;
+      press("Escape");
+      seen.closed = document.querySelector("#why").hidden;
+    """)
+    assert found.asked.startswith(f"d{x.name}[1,2] = ")
+    assert found.at == 0 and found.closed
+    assert "dy is the gradient of the loss itself: the backward begins here" in found.end
+
+
+def test_an_array_of_which_the_page_has_a_sample_says_where_the_answer_is(tmp_path):
+    w = Tensor(RNG.normal(size=(200, 100)), requires_grad=True)
+    found = browse(tmp_path, page.html(record((Tensor(RNG.normal(size=(3, 200))) @ w).sum())), """
+      const k = steps.length - 1;
+      goTo("b", k);
+      askWhy({kind: "b", k, line: listingOf(here()).lines.length, name: "db", at: [1, 2]});
+      seen.note = text("#why .note");
+    """)
+    assert "stores only a sample" in found.note and "why db 1 2" in found.note
