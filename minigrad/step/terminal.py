@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.elements import index
 from minigrad.step.explain import DIFFERENCES
 from minigrad.step.formula import SECTIONS
-from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, summary
+from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, side_by_side, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
 from minigrad.step.screen import ASCII, Draw, arranged, shows_unicode, size
@@ -554,7 +555,7 @@ class Terminal(cmd.Cmd):
         return f"{f'({chr(44).join(numbers)}) ' if numbers else ''}{factor.text} {factor.value:.4g}"
 
     def do_nudge(self, text: str) -> None:
-        """nudge w[1,2]  move one number of a leaf: predicted and actual change of the loss; by 0.1: nudge w[1,2] 0.1"""
+        """nudge w[1,2]  change one number of a leaf: predicted and actual loss, as a curve; by 0.1: nudge w[1,2] 0.1"""
         name, at, delta = target(text)
         leaf = self.leaf(name, self.record.gradients)
         at = largest(self.record.gradients[leaf]) if at is None else at
@@ -565,6 +566,8 @@ class Terminal(cmd.Cmd):
         for n in nudges:
             ratio = f"{n.actual / n.predicted:.6f}" if n.predicted else "-"
             self.say(f"  {n.delta:12.4g} {n.predicted:14.6g} {n.actual:16.6g} {ratio:>10}")
+        if delta is None:
+            print(self.record.nudge_curve(leaf, at), file=self.stdout)
 
     def do_check(self, text: str) -> None:
         """check [full]  check this op's gradients along a direction; full: every element"""
@@ -581,12 +584,12 @@ class Terminal(cmd.Cmd):
         arrays = {f"{row.of}, yours": row.analytic, "finite difference": row.numeric,
                   f"error, worst at {list(row.worst or ())}": row.analytic - row.numeric}
         width = max((self.width - 8) // 3, 20)
-        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color).splitlines()]
+        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color)]
                   for name, a in arrays.items()]
         return side_by_side(blocks, self.width - 2)
 
     def do_optimizer(self, text: str) -> None:
-        """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or the arithmetic of one weight"""
+        """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or of one weight, and 30 steps of it"""
         step = self.record.optimizer_step
         if step is None:
             raise ValueError("no optimizer was recorded: record(loss, optimizer=...)")
@@ -596,7 +599,8 @@ class Terminal(cmd.Cmd):
             self.say(f"  {step.op:30} {'|update|':>10} {'predicted':>12} {'loss changes by':>16}", BOLD)
             for u in step.updates:
                 self.say(f"  {u.leaf:30} {np.linalg.norm(u.change):10.3g} {u.predicted:12.4g} {u.actual:16.4g}")
-            return self.say(f"  {'all at once':41} {step.predicted:12.4g} {step.actual:16.4g}")
+            self.say(f"  {'all at once':41} {step.predicted:12.4g} {step.actual:16.4g}")
+            return self.say(f"  {step.why_not_as_predicted}", hang=2)
         name, at, _ = target(text)
         updates = {u.leaf: u for u in step.updates}
         u = updates[self.leaf(name, updates)]
@@ -610,6 +614,9 @@ class Terminal(cmd.Cmd):
             values = ", ".join(f"{key} = {element(value, at)}" for key, value in line.values.items())
             if values:
                 self.say(f"  {code:58}  {values}")
+        [over_time] = self.record.over_time({u.leaf: [at]})
+        print(over_time, file=self.stdout)
+        self.say(f"{over_time.about}.", hang=0)
 
     def leaf(self, name: str, leaves: Iterable[str]) -> str:
         """The leaf of this name, or the leaf that is this step's input of this name. ValueError, with the nearest
@@ -623,7 +630,8 @@ class Terminal(cmd.Cmd):
         """page FILE     write this record as an HTML page"""
         if not text:
             raise ValueError("page needs a file, for example page step.html")
-        self.say(write_page(self.record, text))
+        for line in write_page(self.record, text).splitlines():
+            self.say(line)
 
     def do_help(self, _: str) -> None:
         """h             help: this list; an empty line repeats the last command"""
@@ -730,9 +738,10 @@ def formula_lines(text: str, section: str) -> tuple[list[str], list[str]]:
 
 
 def write_page(record: Record, path: str) -> str:
-    """Write the page of a record; a sentence that says so, with its size and what was left out."""
+    """Write the page of a record; lines that say so and how to open it, with its size and what was left out."""
     omitted = write(record, path)
-    return "; ".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB", *omitted])
+    return "\n".join([f"wrote {path}, {os.path.getsize(path) / 1e6:.2f} MB: open it in a browser, "
+                      f"{Path(path).resolve().as_uri()}", *(f"  {less}" for less in omitted)])
 
 
 def show(record: Record, out: str = "", start: int = 0, color: bool | None = None) -> None:
