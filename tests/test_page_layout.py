@@ -26,8 +26,9 @@ def gpt_page(n_layer=1, T=3, C=4):
 
 
 def browse_at_sizes(tmp_path, text, script):
-    """Run a script that sees the page in a frame: `page`, `at(selector)`, `inSight(element)`; `resize(width, height)`."""
-    text = text.replace("</body>", "<script>Object.assign(window, {positions, state, listingOf, titleOf: title});</script></body>")
+    """Run a script that sees the page in a frame: `page`, `at(selector)`, `inSight(element)`, `resize(width, height)`."""
+    names = "{positions, state, listingOf, titleOf: title}"
+    text = text.replace("</body>", f"<script>Object.assign(window, {names});</script></body>")
     frame = f'<body><iframe id="frame" style="border:0" srcdoc="{html.escape(text)}"></iframe></body><style></style>'
     return browse(tmp_path, frame, """
       const frame = document.getElementById("frame"), page = frame.contentWindow;
@@ -102,8 +103,9 @@ def test_the_answer_to_why_covers_neither_the_line_nor_the_cell_that_was_asked(t
           await wait();
           const canvas = canvases().at(n);
           canvas.scrollIntoView({block: "end"});
-          const {left, bottom} = canvas.getBoundingClientRect(), clientX = left + canvas.cell.left + 2, clientY = bottom - 2;
-          canvas.dispatchEvent(new MouseEvent("click", {bubbles: true, clientX, clientY}));
+          const {left, bottom} = canvas.getBoundingClientRect();
+          canvas.dispatchEvent(new MouseEvent("click",
+            {bubbles: true, clientX: left + canvas.cell.left + 2, clientY: bottom - 2}));
           await wait();
           const line = at("pre > .now"), {name} = page.state.trail.at(-1);
           const lit = [...page.document.querySelectorAll(`figure[data-name="${name}"] .lit`)];
@@ -181,22 +183,27 @@ MEASURE = """
   const over = ([r, g, b, a = 1], below) => [r, g, b].map((x, k) => a * x + (1 - a) * below[k]);
   const background = element => {
     if (!element) return [255, 255, 255];
-    const box = element.tagName === "text" && element.parentNode.querySelector(":scope > rect"), style = getComputedStyle(box || element);
-    const color = box ? style.fill : style.backgroundColor;
-    return over(color === "none" ? [0, 0, 0, 0] : parse(color), background(box ? box.parentNode.parentNode : element.parentElement));
+    const box = element.tagName === "text" && element.parentNode.querySelector(":scope > rect");
+    const style = getComputedStyle(box || element), color = box ? style.fill : style.backgroundColor;
+    const below = background(box ? box.parentNode.parentNode : element.parentElement);
+    return over(color === "none" ? [0, 0, 0, 0] : parse(color), below);
   };
-  const luminance = rgb => rgb.map(x => x / 255).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4).reduce(
-    (sum, x, k) => sum + x * [.2126, .7152, .0722][k], 0);
-  const contrast = (a, b) => { const [x, y] = [a, b].map(luminance).sort((p, q) => q - p); return (x + .05) / (y + .05); };
+  const linear = x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
+  const contrast = (a, b) => {                              // WCAG 2.2, "contrast ratio"
+    const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
+    return (high + .05) / (low + .05);
+  };
   const faults = new Map();
   const measure = () => {
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
       const element = texts.currentNode.parentElement, words = texts.currentNode.data.trim();
-      if (!words || !element.getClientRects().length || ["SCRIPT", "TITLE", "OPTION"].includes(element.tagName.toUpperCase())) continue;
-      const style = getComputedStyle(element), isSvg = element.namespaceURI.endsWith("svg"), below = background(element);
-      const clear = contrast(over(parse(isSvg ? style.fill : style.color), below), below);
-      const what = `${document.documentElement.dataset.theme} ${element.tagName} ${element.className.baseVal ?? element.className} `;
+      if (!words || !element.getClientRects().length || element.closest("script, title, option")) continue;
+      const style = getComputedStyle(element), isSvg = element.namespaceURI.endsWith("svg");
+      const below = background(element), clear = contrast(over(parse(isSvg ? style.fill : style.color), below), below);
+      const name = element.className.baseVal ?? element.className;
+      const what = `${document.documentElement.dataset.theme} ${element.tagName} ${name} `;
       if (clear < 4.5) faults.set(what + "contrast", `${clear.toFixed(2)} ${words}`);
       if (parseFloat(style.fontSize) < 12) faults.set(what + "size", `${style.fontSize} ${words}`);
     }
@@ -362,7 +369,7 @@ def test_a_word_of_the_glossary_is_explained_on_focus_and_hover(tmp_path):
       seen.terms = all("#right dfn").map(term => term.textContent);
       const [term] = all("#right dfn");
       term.focus();
-      seen.focused = [tip.hidden, tip.textContent, document.getElementById(term.getAttribute("aria-describedby")) === tip];
+      seen.focused = [tip.hidden, tip.textContent, $(term.getAttribute("aria-describedby")) === tip];
       term.blur();
       seen.left = tip.hidden;
       term.dispatchEvent(new MouseEvent("mouseenter"));
