@@ -26,7 +26,7 @@ def gpt_page(n_layer=1, T=3, C=4):
 
 
 def browse_at_sizes(tmp_path, text, script):
-    """Run a script that sees the page in a frame: `page`, `at(selector)`, `inSight(element)`, `resize(width, height)`."""
+    """Run a script that sees the page in a frame: `page`, `at(what)`, `inSight(element)`, `resize(width, height)`."""
     names = "{positions, state, listingOf, titleOf: title}"
     text = text.replace("</body>", f"<script>Object.assign(window, {names});</script></body>")
     frame = f'<body><iframe id="frame" style="border:0" srcdoc="{html.escape(text)}"></iframe></body><style></style>'
@@ -126,11 +126,13 @@ def test_a_presenters_clicker_and_the_space_bar_step_by_line(tmp_path):
         document.body.dispatchEvent(new KeyboardEvent("keydown", {key, shiftKey, bubbles: true}));
         seen.visited.push(location.hash);
       }
+      for (const [id, key] of [["breakpoint", "PageDown"], ["jump", "PageUp"]]) { $(id).focus(); press(key); }
+      seen.visited.push(location.hash);
       const space = new KeyboardEvent("keydown", {key: " ", bubbles: true, cancelable: true});
       $("theme-switch").dispatchEvent(space);
       seen.left_to_the_button = !space.defaultPrevented && location.hash === seen.visited.at(-1);
     """)
-    assert seen.visited == ["#b0.1", "#b0.2", "#b0.1", "#b0.2", "#b0.1"]
+    assert seen.visited == ["#b0.1", "#b0.2", "#b0.1", "#b0.2", "#b0.1", "#b0.1"]
     assert seen.left_to_the_button
 
 

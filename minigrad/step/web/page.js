@@ -120,7 +120,8 @@ const keys = {
   h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
 };
 document.onkeydown = event => {
-  const {tagName} = event.target, typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) || $("overlay").open;
+  const {tagName, id} = event.target, isClicker = event.key.startsWith("Page") && ["breakpoint", "jump"].includes(id);
+  const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) && !isClicker || $("overlay").open;
   if (event.key === "Escape" && typing) event.target.blur();
   const key = event.shiftKey && event.key === " " ? "shift " : event.key;
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !keys[key]) return;
