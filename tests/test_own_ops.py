@@ -17,6 +17,7 @@ from minigrad.ops.sample import Sample
 from minigrad.step import record
 from minigrad.step.page import html
 from minigrad.step.terminal import Terminal
+from test_page import browse
 
 
 @pytest.fixture(autouse=True)
@@ -517,6 +518,26 @@ def test_the_page_and_the_terminal_show_why_a_check_failed():
     at = recorded.views[0].report.failures[0].worst
     assert f"dlogits, yours    finite difference    error, worst at {list(at)}" in re.sub(r" {3,}", "    ", shown)
     assert WHY in recorded.views[0].step._repr_html_()
+
+
+def test_the_page_draws_a_wrong_gradient_minus_finite_differences_with_the_worst_entry_outlined(tmp_path):
+    """In the op as a whole; there is no box for the formula that this op does not have, and the graph marks the op."""
+    recorded = record(loss_of(ForgetsTheMean))
+    seen = browse(tmp_path, html(recorded), """
+      seen.names = all("#right .equation figcaption b").map(e => e.textContent);
+      seen.outlined = all("#right .equation figure").map(f => f.querySelectorAll("i.lit").length);
+      seen.role = document.querySelector("#right .equation").getAttribute("aria-label");
+      seen.alerts = all("#left .alert").map(e => e.textContent);
+      seen.formulas = all("#left .formula").length;
+      press("ArrowDown");
+      seen.later = all("#right .equation[role=group]").length;
+      seen.alertsLater = all("#left .alert").length;
+    """)
+    row, = recorded.views[0].report.failures
+    assert seen.names == ["dlogits, yours", "finite difference", "error"] and seen.outlined == [1, 1, 1]
+    assert seen.role == f"gradient check of dlogits failed, worst entry {list(row.worst)}"
+    assert seen.alerts == [row.detail] and WHY in row.detail and seen.formulas == 0
+    assert (seen.later, seen.alertsLater) == (0, 1)         # a step into the lines leaves the sentence
 
 
 class WrongScale(mg.Op, register=False):
