@@ -84,6 +84,14 @@ class Report:
                 for row in self.rows if row.numeric is not None
                 for a, n in zip(np.ravel(row.analytic), np.ravel(row.numeric))]
 
+    def plot(self, path: Any = None) -> Any:
+        """Draw `scatter` with the diagonal, on which right gradients lie; write a PNG to path, if one is given. Returns
+        Matplotlib's axes, which a notebook shows. ValueError if no single entries were compared."""
+        from minigrad.scatter import plot
+        if not self.agreement:
+            raise ValueError("no single entries of a gradient were compared: there is nothing to plot")
+        return plot(self.scatter(), self.agreement, path)
+
     @property
     def agreement(self) -> str:
         """A sentence: how many entries agree with finite differences; "" if no single entries were compared."""

@@ -270,7 +270,7 @@ def test_every_line_of_every_op_can_be_shown_forward_and_backward(tmp_path):
       seen.shown = [...shown].sort();
     """)
     ops = {v.op for v in gpt().views}
-    assert seen.positions == 2 * len(gpt().views) + 1 + len(gpt().optimizer_step.updates)
+    assert seen.positions == 2 * len(gpt().views) + 2 + len(gpt().optimizer_step.updates)
     assert {x for x in seen.shown if x[0] in "bf"} == {kind + op for kind in "bf" for op in ops}
 
 
@@ -307,26 +307,6 @@ def test_breakpoints_stop_where_those_of_backward_steps_do(tmp_path):
         first_after(0, lambda v: largest_norm(v) > 0.5)]
     assert [words for _, words in seen.runs[5:7]] == ["no later step stops at “bad”", "no later step stops at “nan”"]
     assert "nothing here is called “atention”; nearest: attention" in seen.runs[7][1]
-
-
-def test_the_quiz_hides_the_gradients_until_it_is_answered_and_keeps_the_score(tmp_path):
-    seen = browse(tmp_path, gpt_page(), """
-      goTo("b", 3);
-      press("q");
-      seen.hidden = !text("#right").includes("gradients with respect to the inputs");
-      seen.asked = [];
-      for (let k = 0; k < 3; k++) {
-        const q = questionsOf(3)[k];
-        seen.asked.push(q.text);
-        all(".answers button").find(b => b.textContent === q.right).click();
-      }
-      seen.shown = text("#right").includes("gradients with respect to the inputs");
-      showScore();
-      seen.score = JSON.parse(document.querySelector("textarea").value);
-    """)
-    assert seen.hidden and seen.shown
-    assert [q.split()[0] for q in seen.asked] == ["What", "What", "Which"]
-    assert (seen.score["asked"], seen.score["right"]) == (3, 3)
 
 
 def test_the_page_shows_the_optimizers_arithmetic_of_the_record(tmp_path):

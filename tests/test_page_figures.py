@@ -1,7 +1,6 @@
 """The figures of the stepper's page in headless Chromium: axes, numbers in cells, cells that ask, lines as pictures."""
 import functools
 import json
-import math
 import re
 
 import numpy as np

@@ -1,4 +1,5 @@
 """The command lines of the stepper: python -m minigrad.step, python -m gpt.step, train.py --step_at."""
+import dataclasses
 import importlib.metadata
 import io
 import json
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 import train
-from gpt import step
-from gpt.model import GPTConfig
+from gpt import example, step
+from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, plot
 from gpt.run.lr_schedule import learning_rate
 from gpt.run.options import configure
@@ -91,7 +92,14 @@ def test_out_writes_a_page_and_starts_no_terminal(example, tmp_path, capsys):
     page = tmp_path / "step.html"
     assert command.main(["--example", example, "--out", str(page)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"wrote {page}, {page.stat().st_size / 1e6:.2f} MB") and "(step)" not in said
+    assert said == f"wrote {page}, {page.stat().st_size / 1e6:.2f} MB: open it in a browser, {page.as_uri()}\n"
+
+
+def test_the_address_of_a_page_is_right_for_a_relative_path_with_a_space(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command.main(["--out", "my page.html"])
+    address = capsys.readouterr().out.split()[-1]
+    assert address == f"{tmp_path.as_uri()}/my%20page.html"
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -139,12 +147,21 @@ def test_the_gpt_example_runs_from_the_command_line(tmp_path):
 
 # ---- python -m gpt.step ----
 
-def test_the_default_is_the_newest_checkpoint_before_the_end(run, commands, capsys):
+def test_the_default_is_the_newest_checkpoint(run, commands, capsys):
     commands("o", "q")
     step.main([f"--out_dir={run}"])
-    said = capsys.readouterr().out
-    assert "training step 4 on" in said and "cropped to 7 tokens, those of row 1 of the batch of 8 x 8 tokens" in said
-    assert "wte.weight" in said and "all at once" in said
+    said = " ".join(capsys.readouterr().out.split())
+    assert "training step 6 on" in said and "wte.weight" in said and "all at once" in said
+    assert "row 1 of the batch of 8 x 8 tokens: loss and gradients are those of these tokens alone" in said
+
+
+def test_at_the_end_of_the_schedule_the_update_is_shown_with_a_tenth_of_the_largest_learning_rate(run):
+    """The cosine is 0 there: the update would be 0, too."""
+    record = step.training_step(*step.load(run, -1))
+    (u, *_) = record.optimizer_step.updates
+    assert u.given["t"] == 7 and u.given["lr"] == pytest.approx(8e-4) and np.abs(u.change).max() > 0.0
+    assert "the learning rate of step 6 is 0" in record.notes[0] and "0.0008, a tenth of the run's largest" in record.notes[0]
+    assert "learning rate" not in step.training_step(*step.load(run, 4)).notes[0]
 
 
 def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
@@ -154,8 +171,8 @@ def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
     assert all(np.array_equal(leaf.numpy(), weights[name]) for name, leaf in record.leaves.items())
     x, y = batches.batch(its_data.train, 8, 8, 1337, 2)
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
-    assert np.array_equal(idx, x[:1, :7])
-    assert "".join(record.tokens) == its_data.tokenizer.decode(x[0, :7]).replace(" ", "␣").replace("\n", "\\n")
+    assert np.array_equal(idx, x[:1])
+    assert "".join(record.tokens) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")
     u = record.optimizer_step.updates[0]
     assert u.given["t"] == 3 and u.given["lr"] == learning_rate("cosine", 2, 2, 6, options["learning_rate"], 0.0)
     assert np.abs(u.given["m"]).max() > 0.0
@@ -166,9 +183,30 @@ def test_a_prompt_replaces_the_batch(run, commands, capsys):
     commands("j wte", "q")
     step.main([f"--out_dir={run}", "--at=0", "--prompt=the fox"])
     said = capsys.readouterr().out
-    assert "training step 0 on" in said and "cropped to 6 tokens, those of the prompt" in said
-    labels = [line[2] for line in said.split("dy 1x6x16")[1].splitlines()[2:8]]
+    assert "training step 0 on" in said and "prompt" not in said and "batch" not in said
+    labels = [line.split()[0] for line in said.split("dy 1x6x16")[1].splitlines()[3:9]]
     assert labels == list("the␣fo")
+
+
+@pytest.mark.parametrize("context, shown, reason", [
+    (8, 8, "as the model's context is 8 tokens"), (64, 16, "as more do not fit on a screen")])
+def test_a_prompt_that_is_cut_says_why_and_how_to_see_the_rest(run, context, shown, reason):
+    _, _, its_data, options, _ = step.load(run, 0)
+    model = GPT(GPTConfig(context, len(its_data.tokenizer), 1, 2, 16))
+    optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
+    record = step.training_step(model, optimizer, its_data, options, 0, "the fox sees 3 stars\nthe owl sees")
+    assert len(record.tokens) == shown
+    assert record.notes == [f"the prompt has 33 tokens: the first {shown} are read, {reason}, and each predicts the next; "
+                            "to see another part, give that part as --prompt"]
+
+
+def test_a_batch_that_is_cut_says_why(run):
+    _, _, its_data, options, _ = step.load(run, 0)
+    model = GPT(GPTConfig(64, len(its_data.tokenizer), 1, 2, 16))
+    optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
+    record = step.training_step(model, optimizer, its_data, options | {"block_size": 64}, 0)
+    assert record.notes == ["row 1 of the batch of 8 x 64 tokens, and of it the first 16 tokens, as more do not fit on a "
+                            "screen: loss and gradients are those of these tokens alone"]
 
 
 def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
@@ -180,7 +218,8 @@ def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
     ([], "which run? Give --out_dir=FOLDER"),
     (["--out_dir=nowhere"], "nowhere holds no run"),
     (["--out_dir=RUN", "--at=3"], "has no checkpoint of step 3; it has 0, 2, 4, 6"),
-    (["--out_dir=RUN", "--prompt=t"], "give at least two"),
+    (["--out_dir=RUN", "--prompt=t"], "--prompt='t' has 1 token: give at least two"),
+    (["--out_dir=RUN", "--prompt="], "--prompt='' has 0 tokens: give at least two, one to read and one to predict"),
     (["--out_dir=RUN", "--prompt=the cat"], "has no token for 'c'"),
     (["--out_dir=RUN", "--out=nowhere/step.html"], "nowhere/step.html"),
     (["--out_dir=RUN", "--promt=the fox"], "did you mean --prompt?"),
@@ -197,23 +236,50 @@ def test_stepping_changes_no_file_of_the_run(run, commands):
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("shape, available, T", [
-    (GPTConfig(24, 31, 2, 4, 32), 24, 16), (GPTConfig(16, 31, 2, 4, 32), 16, 15), (GPTConfig(64, 14, 2, 2, 32), 64, 15),
-    (GPTConfig(64, 65, 2, 2, 32), 5, 5), (GPTConfig(64, 65, 1, 1, 3), 4, 4), (GPTConfig(1, 65, 1, 1, 3), 1, 1)])
-def test_no_other_axis_is_as_long_as_the_crop(shape, available, T):
-    assert step.cropped_length(shape, available) == T
-
-
 def test_invisible_characters_of_a_token_are_made_visible():
     tokenizer = CharTokenizer(" \n\ta'")
     assert [step.visible(i, tokenizer) for i in range(5)] == ["␣", "\\n", "\\t", "a", "'"]
 
 
-def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks():
-    record = step.example()
-    words = "".join(record.tokens).replace("␣", " ").replace("\\n", "\n")
-    assert len(record.tokens) == 16 and words in fables.text(4000, 0)
-    assert all(v.report.ok for v in record.views) and record.views[0].dys["dy"].dtype == np.float64
+@pytest.fixture(scope="module")
+def example_record():
+    return step.example()
+
+
+def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks(example_record):
+    words = "".join(example_record.tokens).replace("␣", " ").replace("\\n", "\n")
+    assert words == example.PROMPT[:-1] and len(words) == 16 and words in fables.text(50_000, 0)
+    assert all(v.report.ok for v in example_record.views) and example_record.views[0].dys["dy"].dtype == np.float64
+    assert example_record.title == "training step 4000 on fables" and not example_record.notes
+
+
+def test_the_heads_of_the_gpt_example_attend_to_something(example_record):
+    """At the space after "'is the" a head of the second layer attends to the thing that the line before has named, and
+    one of the first layer to the quote, which tells that this line is the question."""
+    second, first = (next(iter(line.values["P"] for line in v.forward.lines[::-1] if "P" in line.values))[0]
+                     for v in example_record.views if v.op == "attention")                          # (nh, T, T)
+    space = example.PROMPT.rindex(" ", 0, 16)
+    assert second[:, space, :3].sum(axis=-1).max() > 0.9                    # "fig"
+    assert first[:, space, example.PROMPT.index("'")].max() > 0.8
+    assert np.exp(-example_record.loss) > 0.75                              # the mean probability of the next character
+
+
+def test_the_gpt_example_has_been_trained_and_its_file_is_small(example_record):
+    """A trained weight's moments are such that a step of AdamW is smaller than lr, by which it moves at t = 1."""
+    assert example.PATH.stat().st_size < 180_000
+    for u in example_record.optimizer_step.updates:
+        assert (u.given["t"], u.given["lr"]) == (4001, 5e-4)
+        m, v = (u.given[name][u.given["v"] > 0.0] for name in "mv")
+        assert 0.0 < np.median(np.abs(m) / np.sqrt(v)) < 0.5
+
+
+def test_the_command_that_trains_the_gpt_example_writes_a_file_that_the_example_reads(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(example, "PATH", tmp_path / "example.safetensors")
+    monkeypatch.setattr(example, "OPTIONS", dataclasses.replace(example.OPTIONS, max_iters=2, warmup_iters=1))
+    monkeypatch.setattr(example, "CHARACTERS", 200_000)
+    assert example.main() == 0
+    assert f"wrote {tmp_path / 'example.safetensors'}" in capsys.readouterr().out
+    assert step.example().title == "training step 2 on fables"
 
 
 # ---- train.py --step_at ----

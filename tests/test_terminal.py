@@ -1,6 +1,7 @@
 """The stepper in a terminal: each command compared with the Record that it shows, wrong commands, heat maps."""
 import io
 import re
+import signal
 import sys
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
+import gpt.step
 from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples, record
+from minigrad.step.heatmap import LEGENDS, MASK, TALLEST, clipped, columns, heatmap, padded, side_by_side, summary
+from minigrad.step.terminal import COMMANDS, Terminal, has_color, target
 from minigrad.step.why import largest_entries
-from minigrad.step.heatmap import MASK, heatmap, side_by_side, summary, visible_width
-from minigrad.step.terminal import COMMANDS, Terminal, has_color
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,21 @@ def numbers(text):
     return [float(x) for x in re.findall(r"(?<![\w.])-?\d+\.?\d*(?:e[-+]\d+)?(?![\w.])", text)]
 
 
+def captioned(name, array):
+    return f"{name} {'x'.join(map(str, array.shape))}  {'all ' if (array == array.flat[0]).all() else summary(array)}"
+
+
 def close(a, b, digits=3e-4):
     return np.allclose(a, b, rtol=digits, atol=1e-12)
+
+
+class Stream(io.StringIO):
+    def __init__(self, tty):
+        super().__init__()
+        self.tty = tty
+
+    def isatty(self):
+        return self.tty
 
 
 # ---- one screen ----
@@ -60,11 +75,11 @@ def test_a_screen_shows_the_step_of_the_record(tiny):
         assert all(f"{name} {'x'.join(map(str, a.shape))}" in said for name, a in v.saved.items() if np.ndim(a))
         for x in v.inputs:
             if x.gradient is not None:
-                assert f"d{x.name} {'x'.join(map(str, x.shape))}  {summary(x.gradient)}" in said
+                assert captioned(f"d{x.name}", x.gradient) in said
                 assert f"to {x.label}" in said and f"✓ d{x.name}: " in said
                 verdict = next(line for line in said.splitlines() if f"✓ d{x.name}: " in line)
-                added = f"; added to an earlier gradient, {summary(x.earlier)}"
-                assert verdict.endswith(added) == (x.earlier is not None)
+                assert ("; added to an earlier gradient" in verdict) == (x.earlier is not None)
+                assert x.earlier is None or verdict.endswith(summary(x.earlier))
         assert f"✓ identity verified, residual {v.identity.residual:.0e}: {v.identity.words}" in unwrapped(said)
 
 
@@ -73,10 +88,10 @@ def test_each_line_is_shown_with_the_values_that_it_computes(tiny):
         said = walk(tiny, f"j {v.index}", *["l"] * len(v.backward.lines), "q").split("(step) ")[1:]
         for line, screen in zip(v.backward.lines, said):
             source = v.backward.source.splitlines()[line.first:line.last + 1]
-            assert [row[2:] for row in screen.splitlines() if row.startswith("→ ")] == source
+            shown = [row for row in screen.splitlines() if row.startswith("→ ")]
+            assert [row[5:] for row in shown] == source and int(shown[0][1:4]) == v.backward.lines.index(line) + 1
             for name, value in line.values.items():
-                assert f"{name} {'x'.join(map(str, value.shape))}  {summary(value)}" in screen if np.ndim(value) else (
-                    f"{name} = " in screen)
+                assert captioned(name, value) in screen if np.ndim(value) else f"{name} = " in screen
         assert "✓" in said[-2] and not any("✓" in screen for screen in said[:-2])
 
 
@@ -130,12 +145,12 @@ def test_moving_beyond_an_end_is_refused(tiny, command, text):
 
 
 def test_no_line_is_wider_than_the_terminal(tiny, monkeypatch):
-    for columns in (60, 100):
-        monkeypatch.setenv("COLUMNS", str(columns))
+    for width in (40, 60, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
         for color in (False, True):
-            said = walk(tiny, "n", "l", "w", "why dw", "nudge w", "check", "o", "o w", "f", "h", "oops", "b", "q",
-                        color=color)
-            assert max(map(visible_width, said.splitlines())) <= columns
+            said = walk(tiny, "n", "l", "w", "show", "show w", "why dw", "nudge w", "check", "o", "o w", "f", "h",
+                        "oops", "b", "q", color=color)
+            assert max(map(columns, said.splitlines())) <= width
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
@@ -149,6 +164,190 @@ def test_every_op_can_be_walked(name):
                 f"nudge {first.name}", "check full", "w", "q", start=len(it.views) - 1)
     assert said.count(f"  {name}  minigrad/") == lines + 1
     assert "✗" not in said and "cannot" not in said and "ratio" in said
+
+
+# ---- arrays by name ----
+
+def test_show_draws_any_array_of_the_step(tiny):
+    v = tiny.views[3]
+    every = {"w": v.inputs[1].value, "y": v.outputs["y"], "x2": v.saved["x2"], "dy": v.dys["dy"],
+             "dw": v.inputs[1].gradient, "proj.weight": v.inputs[1].value}
+    for name, array in every.items():
+        said = walk(tiny, "j 3", f"show {name}", "q").split("(step) ")[1]
+        assert captioned(name, array) in said
+        cells = np.array([line.split()[1:] for line in said.splitlines()[4:4 + len(array)]], dtype=float)
+        assert np.abs(cells - array).max() <= 0.01 * np.abs(array).max()
+
+
+def test_show_takes_the_first_indices_of_an_array():
+    it = gpt.step.example()
+    i = next(v.index for v in it.views if v.op == "attention")
+    P = it.views[i].saved["P"]
+    for command in ("show P 0 2", "show P[0, 2]", "show P 0 -2"):
+        said = walk(it, f"j {i}", command, "q").split("(step) ")[1]
+        assert re.search(r"P\[0,-?2\] 16x16  max 1", said)
+        rows = [line[5:].rstrip() for line in said.splitlines() if re.match(r" +\d+ [^0-9]", line)]
+        assert [len(row) for row in rows[-16:]] == [2 * (k + 1) for k in range(16)]         # causal
+    assert f"P[0,2,3,1] = {P[0, 2, 3, 1]:.4g}" in walk(it, f"j {i}", "show P 0 2 3 1", "q")
+
+
+def test_show_without_a_name_lists_all_arrays_with_their_origin(tiny):
+    said = walk(tiny, "j 3", "l", "l", "show", "q").split("(step) ")[3]
+    assert re.search(r"^  dx +5x7 .* computed by line 2$", said, re.MULTILINE)
+    assert re.search(r"^  w +7x4 .* saved by the forward$", said, re.MULTILINE)
+    assert re.search(r"^  dw +7x4 .* gradient of proj.weight$", said, re.MULTILINE)
+
+
+def test_a_line_is_shown_with_the_arrays_that_it_reads(tiny):
+    screen = walk(tiny, "j 3", "l", "l", "q").split("(step) ")[2]
+    assert re.search(r"  dx 5x7  max .* dy 5x4  max .* w 7x4  max", screen, re.DOTALL)
+
+
+# ---- a screen that is redrawn ----
+
+@pytest.fixture(scope="module")
+def small_gpt():
+    return gpt.step.example()
+
+
+def screens(record, *commands, size=(80, 24), monkeypatch, color=False, start=0):
+    """The screens of an interactive terminal, each as a list of lines, the prompt last."""
+    monkeypatch.setenv("COLUMNS", str(size[0]))
+    monkeypatch.setenv("LINES", str(size[1]))
+    out = io.StringIO()
+    terminal = Terminal(record, start, color, io.StringIO("".join(f"{c}\n" for c in (*commands, "q"))), out)
+    terminal.redraws = True
+    terminal.cmdloop()
+    return [re.sub(r"\x1b\[[KJ]", "", screen).split("\n") for screen in out.getvalue().split("\x1b[H")[1:]]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (40, 24), (80, 10), (40, 8)])
+@pytest.mark.parametrize("example", ["tiny", "small_gpt"])
+def test_every_screen_of_every_line_fits_and_shows_the_current_line(example, size, request, monkeypatch):
+    record = request.getfixturevalue(example)
+    for direction in ("backward", "forward"):
+        steps = record.views if size == (80, 24) else record.views[:: len(record.views) // 6]
+        for v in steps:
+            lines = getattr(v, direction).lines
+            commands = [f"j {v.index}", *["f"] * (direction == "forward"), *["l"] * len(lines)]
+            for color in (False, True) if v.index == 12 else (False,):
+                drawn = screens(record, *commands, size=size, monkeypatch=monkeypatch, color=color)
+                for screen in drawn:
+                    assert len(screen) == size[1] and max(map(columns, screen)) <= size[0]
+                    assert screen[-1] == "(step) " or screen is drawn[0]
+                for line, screen in zip(lines, drawn[len(commands) - len(lines) + 1:], strict=True):
+                    source = getattr(v, direction).source.splitlines()[line.first]
+                    shown = next(row for row in (re.sub("\x1b\\[[^m]*m", "", x) for x in screen) if row[0:1] == "→")
+                    assert int(shown[1:4]) == lines.index(line) + 1 and shown[5:].strip()
+                    assert "".join(source.split()).startswith("".join(shown[5:].split()))
+
+
+def test_the_source_stands_at_the_same_place_while_its_lines_are_walked(small_gpt, monkeypatch):
+    drawn = screens(small_gpt, "j attention", *["l"] * 8, monkeypatch=monkeypatch)[2:]
+    gutters = [[line[1:5] for line in screen[1:10]] for screen in drawn]
+    first = [next(i for i, line in enumerate(screen) if re.match(r"[→⋮ ] +\d", line)) for screen in drawn]
+    assert len(gutters) == 8 and max(first) - min(first) <= 1
+
+
+def test_more_is_shown_on_a_larger_screen(small_gpt, monkeypatch):
+    commands = ["j attention", *["l"] * 5]
+    small, large = (screens(small_gpt, *commands, size=size, monkeypatch=monkeypatch)[-1]
+                    for size in ((80, 24), (200, 60)))
+    assert "of 4 panels" in "".join(small) or "1/4" in "".join(small)
+    assert "of 4 panels" not in "".join(large) and "1/4" not in "".join(large)
+    assert all(line in "\n".join(large) for line in next(
+        v for v in small_gpt.views if v.op == "attention").backward.source.splitlines())
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_the_legend_stands_above_the_prompt(tiny, monkeypatch, color):
+    for screen in screens(tiny, "l", "h", "w", "oops", monkeypatch=monkeypatch, color=color):
+        assert LEGENDS[color] in screen[-2]
+
+
+def test_short_answers_stand_below_the_arrays_and_long_ones_in_their_place(tiny, monkeypatch):
+    _, wrong, terms = screens(tiny, "oops", "j 3\nwhy dw 0 0", monkeypatch=monkeypatch)[:3]
+    assert "no command 'oops'" in wrong[-3] and any("dlogits 5x3" in line for line in wrong)
+    last = screens(tiny, "j 3", "l", "check", monkeypatch=monkeypatch)[-1]
+    assert any(line.startswith("→  1") for line in last) and any("finite differences" in line for line in last)
+
+
+def test_an_answer_longer_than_the_screen_is_shown_in_pages(tiny, monkeypatch):
+    text = [line for line in walk(tiny, "h", "q").split("(step) ")[0].splitlines()[1:-2]]
+    drawn = screens(tiny, "h", "", "", "", "", "", size=(100, 10), monkeypatch=monkeypatch)
+    pages = []
+    for screen in drawn[1:]:
+        pages += [line for line in screen[1:-1] if line]
+        if screen[-1] == "(step) ":
+            break
+        assert screen[-1] == "(more: Enter) "
+    assert pages == text
+    assert screens(tiny, "h", "n", size=(100, 10), monkeypatch=monkeypatch)[-1][0].startswith("── step 1/6")
+
+
+def test_help_fits_a_screen(tiny, monkeypatch):
+    assert screens(tiny, "h", monkeypatch=monkeypatch)[-1][-1] == "(step) "
+
+
+def test_nothing_but_ascii_is_written_where_the_encoding_has_nothing_else(small_gpt, tmp_path):
+    for color in (False, True):
+        path = tmp_path / f"{color}.txt"
+        with open(path, "w", encoding="ascii") as out:
+            commands = "j attention\nl\nl\nw\nshow\nshow P\nwhy dq\nh\nq\n"
+            Terminal(small_gpt, 0, color, io.StringIO(commands), out).cmdloop()
+        assert "ok dq: gradient check passed" in path.read_text()
+
+
+@pytest.mark.parametrize("stdin, stdout, term, redraws", [
+    (True, True, "xterm", True), (True, True, "dumb", False), (False, True, "xterm", False),
+    (True, False, "xterm", False)])
+def test_the_screen_is_redrawn_in_interactive_terminals_that_can_move_the_cursor(
+        tiny, monkeypatch, stdin, stdout, term, redraws):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stdin", Stream(stdin))
+    assert Terminal(tiny, stdout=Stream(stdout)).redraws is redraws
+
+
+def test_ctrl_c_leads_back_to_the_prompt_and_ctrl_d_leaves_the_last_screen(tiny, monkeypatch):
+    typed = iter(["n", KeyboardInterrupt, "h", KeyboardInterrupt, "l", EOFError])
+
+    def type_next(prompt):
+        key = next(typed)
+        if isinstance(key, str):
+            return key
+        raise key
+
+    monkeypatch.setattr("builtins.input", type_next)
+    handler = signal.getsignal(signal.SIGINT)
+    terminal = Terminal(tiny, 0, False, io.StringIO(), io.StringIO())
+    terminal.use_rawinput, terminal.redraws, terminal.completekey = True, True, None
+    terminal.cmdloop()
+    _, on_screen, left = re.split(r"\x1b\[\?1049[hl]", terminal.stdout.getvalue())
+    drawn = on_screen.split("\x1b[H")[1:]
+    assert len(drawn) == 6 and "── step 1/6" in drawn[2] and "n             the next op" not in drawn[4]
+    assert left.splitlines() == terminal.screen and any(line.startswith("→  1") for line in terminal.screen)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+# ---- the keys ----
+
+def test_tab_completes_commands_arrays_steps_and_leaves(tiny):
+    terminal = Terminal(tiny, 3, False, io.StringIO(), io.StringIO())
+    complete = lambda text, line: terminal.completedefault(text, line, 0, 0)
+    assert terminal.completenames("n") == ["next ", "nudge "] and len(terminal.completenames("")) == len(COMMANDS)
+    assert complete("d", "show d") == ["db", "dw", "dx", "dy"] == complete("d", "s d")
+    assert complete("fc", "j fc") == ["fc", "fc.bias", "fc.weight"] and complete("ba", "break ba") == ["bad"]
+    assert complete("proj.w", "nudge proj.w") == ["proj.weight"] and complete("", "check ") == ["full"]
+    assert complete("", "quit ") == []
+
+
+@pytest.mark.parametrize("text, found", [
+    ("w[0,2]", ("w", (0, 2), None)), ("w 0 2", ("w", (0, 2), None)), ("w 0, 2", ("w", (0, 2), None)),
+    ("w [0, 2] 0.1", ("w", (0, 2), 0.1)), ("w 0 2 0.1", ("w", (0, 2), 0.1)), ("w[0,2] 1", ("w", (0, 2), 1.0)),
+    ("w 0 -1 -1e-3", ("w", (0, -1), -1e-3)), ("w", ("w", None, None)), ("w 0.5", ("w", None, 0.5)),
+    ("earlier dw 1", ("earlier dw", (1,), None)), ("", ("", None, None))])
+def test_an_index_is_read_in_brackets_and_without_them(text, found):
+    assert target(text) == found
 
 
 # ---- moving ----
@@ -187,7 +386,7 @@ def test_nan_leads_to_the_line_that_made_it():
     with np.errstate(all="ignore"):
         it = record((F.sqrt(x) * 2.0).sum(), names={"x": x})
     said = walk(it, "c nan", "q")
-    assert "── step 2/2  sqrt" in said and "1 NaN or infinite!" in said and "!!" in said
+    assert "── step 2/2  sqrt" in said and "1 NaN or infinite!" in said and " inf!" in said
     assert it.views[2].bad_origin and f"! {it.views[2].bad_origin}" in unwrapped(said)
 
 
@@ -312,6 +511,10 @@ def test_the_terminal_ends_with_its_input(tiny):
     ("o fc", "no parameter is called 'fc'; nearest: fc."),
     ("o fc.weight[0]", "fc.weight has shape (4, 7): [0] is not in it"),
     ("o fc.weight[5,0]", "is not in it"),
+    ("show dlogit", "'dlogit' is no array of this step; nearest: dlogits"),
+    ("show dlogits 5", "dlogits has shape (5, 3): [5] is not in it"),
+    ("show dlogits 0 0 0", "dlogits has shape (5, 3): [0, 0, 0] is not in it"),
+    ("show dlogits 0 0.5", "'dlogits 0 0.5' is no array of this step"),
     ("check all", "write check or check full, not 'all'"),
     ("page", "page needs a file"),
     ("page nowhere/there/step.html", "No such file or directory"),
@@ -331,15 +534,6 @@ def test_page_writes_the_page(tiny, tmp_path):
 
 
 # ---- colour ----
-
-class Stream(io.StringIO):
-    def __init__(self, tty):
-        super().__init__()
-        self.tty = tty
-
-    def isatty(self):
-        return self.tty
-
 
 @pytest.mark.parametrize("tty, environment, wanted", [
     (True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"NO_COLOR": ""}, False),
@@ -364,61 +558,108 @@ def test_colour_changes_no_words(tiny):
 finite = hnp.arrays(np.float64, hnp.array_shapes(max_dims=4, max_side=40), elements=st.floats(-1e9, 1e9))
 
 
-@given(finite, st.integers(20, 120), st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_a_heat_map_fits_the_width_and_says_what_it_left_out(a, width, color):
-    lines = heatmap(a, width, color).splitlines() or [""]
-    assert max(visible_width(line) for line in lines if "sampled" not in line) <= width and len(lines) <= 17
+def drawn(array, width=80, color=False, **options):
+    """The lines of a heat map below the one that names the axes."""
+    return heatmap(array, width, color, **options)[1:]
+
+
+@given(finite | hnp.arrays(np.int64, hnp.array_shapes(max_dims=3, max_side=40)), st.integers(30, 120), st.booleans(),
+       st.integers(1, TALLEST))
+@settings(max_examples=100, deadline=None)
+def test_a_heat_map_fits_the_width_and_the_height_and_says_what_it_left_out(a, width, color, height):
+    lines = heatmap(a, width, color, height=height)
+    assert max(map(columns, lines)) <= width and len(lines) <= height
     R, C = ((1,) + a.shape)[-2:]
-    panels = a.size // (R * C)
-    if R > 16 or C > width:
-        assert f"of {R} x {C}" in lines[-1]
-    elif "sampled" in lines[-1]:
-        assert panels > 1 and f"of {panels} panels" in lines[-1]
+    if height > 4 and not (a == a.flat[0]).all():
+        for n, what, most in ((R, "rows", 2 * height), (C, "columns", width), (a.size // (R * C), "panels", width)):
+            assert n <= most or re.search(rf"of {n} {what}|/{n}", lines[-1])
 
 
 @given(st.floats(-1.0, 1.0))
 def test_characters_show_the_sign(x):
-    drawn = heatmap(np.array([[x, 1.0, -1.0]]), 80, color=False)
-    assert drawn.endswith("##%%")
-    assert set(drawn[:-4]) <= set(" " if x == 0 else ".+*#" if x > 0 else ",-=%")
+    row = drawn(np.array([[x, 1.0, -1.0] + [0.0] * 6]))[-1]
+    assert row.startswith("0 ") and row.endswith("##%%")
+    assert set(row[2:-4]) <= set(" " if x == 0 else ".+*#" if x > 0 else ",-=%")
 
 
 def test_shades_are_signed_square_roots():
     def shades(*values):
-        return re.findall(r"48;2;(\d+);(\d+);(\d+)m", heatmap(np.array([values]), 80))
+        return re.findall(r"48;2;(\d+);(\d+);(\d+)m", "".join(heatmap(np.array([values]), 80)))
     zero, quarter, whole, down = (np.array(c, dtype=float) for c in shades(0.0, 0.25, 1.0, -1.0))
     assert np.abs((zero + whole) / 2 - quarter).max() <= 1
     assert whole[0] > whole[2] and down[2] > down[0]
-    assert shades(0.0, 0.0) == [("255", "255", "255")] * 2
 
 
 def test_nan_and_infinity_are_marked_and_masks_are_grey():
     a = np.array([[1.0, np.nan, np.inf, -1e30, -1.0]])
-    assert heatmap(a, 80, color=False) == "##!!!!xx%%"
-    assert heatmap(a, 80).count("!!") == 2
+    assert drawn(a)[-1].split() == ["0", "1.00", "nan!", "inf!", "masked", "-1.00"]
+    assert drawn(np.tile(a, 2))[-1] == "0 ##!!!!xx%%##!!!!xx%%"
+    assert drawn(np.tile(a, 2), color=True)[-1].count("!!") == 4
     assert summary(a) == "max 1, 1 masked, 2 NaN or infinite!" and MASK < 1e30
 
 
-def test_an_axis_as_long_as_the_tokens_is_labelled_with_them():
-    drawn = heatmap(np.eye(3), 80, color=False, tokens=["fox", "a", "\\n"]).splitlines()
-    assert drawn == ["    foa \\n", "fox ##", "  a   ##", " \\n     ##"]
-    assert heatmap(np.ones((3, 2)), 80, color=False, tokens=list("abc")).splitlines() == ["a ####", "b ####", "c ####"]
-    assert heatmap(np.ones(3), 80, color=False, tokens=list("abc")).splitlines() == ["a b c", "######"]
-    multiple = heatmap(np.ones((2, 3, 3)), 12, color=False, tokens=list("abc")).splitlines()
-    assert multiple == ["  abc  abc", "a ###  ###", "b ###  ###", "c ###  ###"]
+def test_small_arrays_show_their_numbers_with_three_digits_of_the_largest():
+    a = np.array([[0.0332, -0.5, 0.0], [1.0 / 3.0, 12.34, -1.0]])
+    assert drawn(a) == ["      0    1    2", "0   0.0 -0.5    0", "1   0.3 12.3 -1.0"]
+    assert drawn(a * 1e-9)[-1].split() == ["1", "3.33e-10", "1.23e-08", "-1.00e-09"]
+    in_color = drawn(a, color=True)
+    assert [re.sub("\x1b\\[[^m]*m", "", line) for line in in_color] == drawn(a) and "48;2;" in in_color[-1]
 
 
-def test_more_than_two_axes_make_panels_side_by_side():
-    assert heatmap(np.ones((2, 2, 3)), 80, color=False).splitlines() == ["######  ######"] * 2
-    assert heatmap(np.ones((40, 2, 3)), 20, color=False).splitlines()[-1] == "sampled 4 of 40 panels"
-    assert heatmap(np.ones((384, 1536)), 60, color=False).splitlines()[-1] == "sampled 16 x 60 of 384 x 1536"
+@given(hnp.arrays(np.float64, (5, 4), elements=st.floats(-1e4, 1e4)).filter(lambda a: not (a == a[0, 0]).all()))
+def test_the_numbers_in_the_cells_are_those_of_the_array(a):
+    cells = np.array([line.split()[1:] for line in drawn(a)[1:]], dtype=float)
+    assert np.abs(cells - a).max() <= 0.5001 * np.abs(a).max() * 0.01
 
 
-@pytest.mark.parametrize("array, drawn", [(np.float64(2.5), "2.5"), (np.array(7), "7"), (np.zeros((0, 3)), "(empty)"),
-                                          (np.array([True, False]), "##")])
-def test_scalars_empty_arrays_and_booleans_are_drawn(array, drawn):
-    assert heatmap(array, 80, color=False) == drawn
+def test_integers_and_booleans_are_printed_without_colour():
+    assert heatmap(np.array([3, 10, -2]), 80) == ["axis 0 →", "  0  1  2", "  3 10 -2"]
+    assert drawn(np.eye(2, dtype=bool), color=True) == ["   0 1", "0  1 0", "1  0 1"]
+    assert drawn(np.arange(100), 32)[-1] == "shown: 10 of 100 columns"
+
+
+@pytest.mark.parametrize("array, line", [
+    (np.float64(2.5), "2.5"), (np.array(7), "7"), (np.zeros((0, 3)), "(empty)"), (np.full((4, 5), 0.125), "all 0.125"),
+    (np.zeros(9), "all 0.0"), (np.ones(3, dtype=bool), "all True"), (np.array([[1.5]]), "1.5")])
+def test_scalars_constants_and_empty_arrays_are_one_line(array, line):
+    assert heatmap(array, 80, color=False) == [line.replace("0.0", "0")]
+
+
+def test_the_first_line_names_the_axes_that_run_down_and_across():
+    a = np.arange(24.0).reshape(2, 3, 4)
+    assert heatmap(a, 80, False, ["head", "query", "key"], note="saved")[0] == "query ↓ key →  saved"
+    assert heatmap(a, 80, False, note="saved")[0] == "saved  axis 1 ↓ axis 2 →"
+    assert heatmap(a[0, 0], 80, False, ["feature"])[0] == "feature →"
+
+
+def test_panels_stand_side_by_side_below_their_names():
+    a = np.arange(162.0).reshape(1, 6, 9, 3) / 10
+    axes = ["batch", "head", "query", "feature"]
+    lines = heatmap(a, 50, False, axes)
+    assert lines[1].split() == ["head", "0", "head", "1", "head", "2", "head", "3", "head", "4", "head", "5"]
+    assert lines[1].index("head 1") == lines[2].index("0", 10) == len("0 ######  ") and "shown" not in lines[-1]
+    one = heatmap(a[..., :2], 7, False, axes)
+    assert one[0] == "head 0" and one[-1] == "1/6"
+    unnamed = heatmap(np.arange(162.0).reshape(2, 9, 9), 50, False)
+    assert re.findall(r"axis 0: \d", unnamed[1]) == ["axis 0: 0", "axis 0: 1"]
+
+
+def test_an_axis_is_labelled_with_its_labels_and_otherwise_with_indices():
+    a = np.eye(9)[:, :3]
+    lines = drawn(a, axes=["token", "feature"], labels={"token": list("abcdefghi"), "feature": ["x"]})
+    assert lines[0] == "  0 1 2" and [line[0] for line in lines[1:]] == list("abcdefghi")
+    lines = drawn(np.eye(9), axes=["query", "key"], labels={"query": list("abcdefghi"), "key": list("abcdefghi")})
+    assert lines[0] == "  a b c d e f g h i"
+    numbers = drawn(np.array([[0.5, 1.0]]), axes=["token", "vocabulary"], labels={"vocabulary": ["\n", "the cat"]})
+    assert numbers[0] == "     \\n the␣" and numbers[1] == "0  0.50 1.00"
+
+
+def test_labels_of_wide_characters_keep_the_columns_aligned():
+    labels = ["日", "🙂", "e\u0301", "a"]
+    lines = drawn(np.eye(4)[:, :3], axes=["token", "feature"], labels={"token": labels})
+    assert {columns(line) for line in lines[1:]} == {columns(lines[1])}
+    assert columns("日🙂e\u0301a") == 6 and padded("日本", 3) == "日 "
+    assert clipped("\x1b[1mab\x1b[0m", 1) == "\x1b[1ma\x1b[0m"
 
 
 @given(st.lists(st.lists(st.text("ab", max_size=30), min_size=1, max_size=4), min_size=1, max_size=6))

@@ -154,6 +154,7 @@ def test_plots_are_drawn_for_one_or_more_points(tmp_path, points):
     stats = [{"step": step, "tensor": name, "weight_norm": norm, "grad_norm": 1.0, "update_norm": 0.1,
               "update_ratio": 0.1} for step in range(points) for name, norm in (("w", 1.0), ("b", 0.0))]
     loss_curve(tmp_path / "loss.png", "a run", metrics, {"ln V": 3.0, "1-gram": 2.999})
+    loss_curve(tmp_path / "loss.png", "diverged", [*metrics, {"step": points, "val_loss": math.nan, "val_se": None}], {})
     lr_curve(tmp_path / "lr.png", metrics, 0, points, points)
     stats_maps(tmp_path / "stats.png", stats)
     for name in ("loss", "lr", "stats"):
@@ -163,6 +164,56 @@ def test_plots_are_drawn_for_one_or_more_points(tmp_path, points):
 def test_labels_keep_a_minimum_distance_and_their_order():
     placed = spread({"a": 0.5, "b": 0.1, "c": 0.51, "d": 0.52}, 0.05)
     assert placed == pytest.approx({"b": 0.1, "a": 0.5, "c": 0.55, "d": 0.6})
+
+
+def test_the_moving_mean_reaches_both_ends_of_the_curve_and_keeps_a_straight_line():
+    line = np.linspace(3.0, 1.0, 20)
+    np.testing.assert_allclose(plot.moving_mean(line, 9), line, rtol=1e-14)
+    values = np.random.default_rng(0).normal(size=20)
+    smooth = plot.moving_mean(values, 9)
+    assert smooth[10] == pytest.approx(values[6:15].mean()) and smooth[2] == pytest.approx(values[:5].mean())
+    assert smooth[0] == values[0] and smooth[-1] == pytest.approx(values[-1])
+    np.testing.assert_allclose(plot.moving_mean(values[:4], 9), [values[0], values[:3].mean(), values[1:4].mean(), values[3]])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    figures = []
+    monkeypatch.setattr(plot, "_save", lambda figure, path: (figure.draw_without_rendering(), figures.append(figure)))
+    return figures
+
+
+def test_the_legend_of_the_loss_covers_no_line_and_a_leader_joins_each_label_to_its_line(drawn):
+    metrics = [{"step": step, "train_loss": 3.0 * 0.9 ** step} for step in range(40)]
+    metrics += [{"step": step, "val_loss": 2.0, "val_se": 0.1} for step in (0, 40)]
+    references = {"4-gram": 0.524, "5-gram": 0.520, "6-gram": 0.516, "best possible": 0.249}
+    loss_curve(Path("loss.png"), "a run", metrics, references)
+    axes, legend = drawn[0].axes[0], drawn[0].legends[0].get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent())
+    assert len(axes.texts) == 5
+    for label in axes.texts:
+        loss = references.get(label.get_text().split("  ")[0], 2.0)
+        height = axes.transAxes.inverted().transform(axes.transData.transform((0.0, loss)))[1]
+        assert label.xy == pytest.approx((1.0, height), abs=1e-9) and label.arrow_patch is not None
+        assert not label.get_window_extent().overlaps(legend)
+    smooth = next(line for line in axes.lines if line.get_label() == "mean of 9 of them")
+    assert (smooth.get_xdata()[0], smooth.get_xdata()[-1]) == (0, 39)
+
+
+def test_the_healthy_ratio_of_update_to_weight_is_the_middle_of_the_colors_and_has_its_word(drawn):
+    stats = [{"step": step, "tensor": "w", "weight_norm": 1.0, "grad_norm": 1.0, "update_norm": ratio,
+              "update_ratio": ratio} for step, ratio in enumerate((1e-1, 1e-3, 1e-4))]
+    stats_maps(Path("stats.png"), stats)
+    ratios, bar = drawn[0].axes[0].images[0], drawn[0].axes[3]
+    np.testing.assert_allclose(ratios.norm(np.log10([1e-1, 1e-3, 1e-4])), [1.0, 0.5, 0.25])
+    assert "−3: healthy" in [tick.get_text() for tick in bar.get_yticklabels()]
+
+
+def test_plots_have_200_dots_per_inch(tmp_path):
+    lr_curve(tmp_path / "lr.png", [{"step": step, "lr": 1e-3} for step in range(3)], 0, 3, 3)
+    png = (tmp_path / "lr.png").read_bytes()
+    assert int.from_bytes(png[16:20], "big") == 8 * 200
 
 
 def test_tensor_stats_are_norms_of_weight_gradient_and_update():

@@ -11,6 +11,7 @@ from gpt.run.lr_schedule import decay_start
 from gpt.run.options import Options
 
 GREY, BLUE, ORANGE = "#707070", "#4c78a8", "#d95f02"
+HEALTHY = -3                                    # log10 of a good ratio of update to weight
 Row = Mapping[str, Any]                         # of metrics.jsonl or stats.jsonl
 
 
@@ -35,10 +36,8 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
     axes.set_yscale("log")                      # resolves the lines near the best possible loss
     steps, losses = _columns(metrics, "step", "train_loss")
     axes.plot(steps, losses, ".", markersize=3, color=BLUE, alpha=0.35, label="training batches")
-    width = min(9, len(losses))
-    if width > 1:
-        mean = np.convolve(losses, np.full(width, 1.0 / width), mode="valid")
-        axes.plot(steps[width // 2:][:len(mean)], mean, color=BLUE, linewidth=1.5, label=f"mean of {width} of them")
+    if len(losses) > 1:
+        axes.plot(steps, moving_mean(losses, 9), color=BLUE, linewidth=1.5, label="mean of 9 of them")
     steps, losses, errors = _columns(metrics, "step", "val_loss", "val_se")
     axes.errorbar(steps, losses, errors, fmt="o-", color=ORANGE, linewidth=0.8, markersize=4, capsize=2, clip_on=False,
                   zorder=3, label="validation, ± standard error")
@@ -52,13 +51,25 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
     labels = {f"{label}  {loss:.3f}": (loss, GREY) for label, loss in lines.items()}
     labels[f"validation  {losses[-1]:.3f}"] = losses[-1], ORANGE
     low, high = np.log(axes.get_ylim())
-    heights = {label: (np.log(loss) - low) / (high - low) for label, (loss, _) in labels.items()}
+    heights = {label: float(np.clip(np.nan_to_num((np.log(loss) - low) / (high - low)), 0.0, 1.0))   # a loss may be 0
+               for label, (loss, _) in labels.items()}
     for label, height in spread(heights, 0.036).items():
-        axes.annotate(label, (1.015, height), xycoords="axes fraction", va="center", color=labels[label][1],
-                      fontsize=9, annotation_clip=False)
+        color = labels[label][1]
+        axes.annotate(label, (1.0, heights[label]), (1.04, height), xycoords="axes fraction", va="center", color=color,
+                      fontsize=9, annotation_clip=False, arrowprops=dict(
+                          arrowstyle="-", color=color, linewidth=0.6, shrinkA=1, shrinkB=0, relpos=(0.0, 0.5)))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", framealpha=1.0, edgecolor="white")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)       # below the axes it covers no line
     _save(figure, path)
+
+
+def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of the `width` values around each value, an odd number; of fewer near both ends, as many on either
+    side."""
+    at = np.arange(len(values))
+    half = np.minimum(width // 2, np.minimum(at, at[::-1]))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
 
 
 def spread(heights: Mapping[str, float], apart: float) -> dict[str, float]:
@@ -91,30 +102,39 @@ def lr_curve(path: Path, metrics: Sequence[Row], warmup_iters: int, decay_start:
 
 def stats_maps(path: Path, stats: Sequence[Row]) -> None:
     """Draw the rows of stats.jsonl as heat maps of log10: one row per tensor, one column per step. A ratio of update to
-    weight of about 1e-3 is healthy; a dark row does not learn, a bright one may diverge."""
+    weight of about 1e-3, the middle of its colors, is healthy: a blue row hardly learns, a red one may diverge."""
+    from matplotlib.colors import CenteredNorm
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
     tensors = list(dict.fromkeys(row["tensor"] for row in stats))
     steps = sorted({row["step"] for row in stats})
     at = {step: i for i, step in enumerate(steps)}
     figure = _figure(11, 1.4 + 0.17 * len(tensors))
     panels = figure.subplots(1, 3, sharey=True)
-    for axes, (field, title) in zip(panels, (("update_ratio", "update / weight"), ("grad_norm", "gradient"),
-                                             ("weight_norm", "weight"))):
+    for axes, (field, title) in zip(panels, (("update_ratio", "update / weight, log10"),
+                                             ("grad_norm", "gradient, log10 of the norm"),
+                                             ("weight_norm", "weight, log10 of the norm"))):
         grid = np.full((len(tensors), len(steps)), np.nan)
         for row in stats:
             if row[field] > 0.0:                # a norm of 0 has no logarithm: biases start at 0
                 grid[tensors.index(row["tensor"]), at[row["step"]]] = np.log10(row[field])
-        image = axes.imshow(grid, aspect="auto", interpolation="nearest", cmap="viridis")
+        colors = dict(cmap="coolwarm", norm=CenteredNorm(HEALTHY)) if field == "update_ratio" else dict(cmap="viridis")
+        image = axes.imshow(grid, aspect="auto", interpolation="nearest", **colors)
         shown = np.linspace(0, len(steps) - 1, min(5, len(steps))).astype(int)
         axes.set_xticks(shown, [str(steps[i]) for i in shown])
-        axes.set(title=f"{title}, log10 of the norm" if field != "update_ratio" else f"{title}, log10", xlabel="step")
-        figure.colorbar(image, ax=axes, pad=0.02)
+        axes.set(title=title, xlabel="step")
+        bar = figure.colorbar(image, ax=axes, pad=0.02)
+        if field == "update_ratio":
+            bar.ax.axhline(HEALTHY, color="black", linewidth=1)
+            bar.ax.yaxis.set_major_locator(MultipleLocator(1))
+            bar.ax.yaxis.set_major_formatter(FuncFormatter(
+                lambda x, _: "−3: healthy" if x == HEALTHY else f"{x:.0f}".replace("-", "−")))
     panels[0].set_yticks(range(len(tensors)), tensors, fontsize=7)
     _save(figure, path)
 
 
 def _save(figure: Any, path: Path) -> None:
     png = io.BytesIO()
-    figure.savefig(png, dpi=110)
+    figure.savefig(png, dpi=200)
     files.write_atomically(path, png.getvalue())
 
 

@@ -174,7 +174,8 @@ class Run:
         page = self.out_dir / f"step-{step}.html"
         record = training_step(self.model, self.optimizer, self.data, vars(self.options), step)
         files.write_atomically(page, html(record).encode())
-        self.progress.bar.write(f"step {step:6} of {self.options.max_iters} | line by line in {page}")
+        self.progress.bar.write(f"step {step:6} of {self.options.max_iters} | line by line in {page}: open it in a browser, "
+                                f"{page.resolve().as_uri()}")
         self.model.zero_grad()
 
     # ---- within a step ----

@@ -14,7 +14,7 @@ class Matmul(Primitive):
     forward   y = a @ b
     backward  da = dy @ b^T    db = a^T @ dy
     why       y_ij = sum over k of a_ik b_kj, so da_ik = sum over j of dy_ij b_kj: both gradients are matrix products.
-              An a with one axis is a row vector, such a b a column vector; leading axes broadcast
+              If a has one axis it is a row vector, if b has one axis it is a column vector; leading axes broadcast
     identity  y is linear in each factor: sum(da * a) = sum(dy * y); sum(db * b) = sum(dy * y)
     """
     broadcasts = True

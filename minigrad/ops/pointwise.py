@@ -50,6 +50,7 @@ class Sub(Primitive):
 
     forward   y = a - b
     backward  da = dy    db = -dy
+    why       the derivative with respect to a is 1, that with respect to b is -1
     identity  adding one number to a and b leaves y unchanged: sum(da) + sum(db) = 0;
               the derivative is 1 for a and -1 for b: sum(da) = sum(dy); sum(db) = -sum(dy)
     """
@@ -91,6 +92,7 @@ class Div(Primitive):
 
     forward   y = a / b
     backward  da = dy / b    db = -dy * y / b
+    why       the derivative with respect to a is 1 / b, that with respect to b is -a / b^2, which is -y / b
     identity  scaling a and b by one factor leaves y unchanged: sum(da * a) + sum(db * b) = 0;
               y is linear in a and in 1 / b: sum(da * a) = sum(dy * y); sum(db * b) = -sum(dy * y)
     """
@@ -114,6 +116,7 @@ class Neg(Primitive):
 
     forward   y = -x
     backward  dx = -dy
+    why       the derivative of -x is -1
     identity  y is linear in x: sum(dx * x) = sum(dy * y)
     """
 
@@ -168,6 +171,7 @@ class Exp(Primitive):
 
     forward   y = exp(x)
     backward  dx = dy * y
+    why       exp is its own derivative, so the derivative of y is y
     identity  adding one number to every x scales every y by one factor: sum(dx) = sum(dy * y)
     """
 
@@ -187,6 +191,7 @@ class Log(Primitive):
 
     forward   y = log(x)
     backward  dx = dy / x
+    why       the derivative of log(x) is 1 / x
     identity  scaling x by s adds log(s) to every y: sum(dx * x) = sum(dy)
     """
 
@@ -205,6 +210,7 @@ class Sqrt(Primitive):
 
     forward   y = sqrt(x)
     backward  dx = dy / (2 y)
+    why       the derivative of sqrt(x) is 1 / (2 sqrt(x)), and sqrt(x) is y
     identity  scaling x by s scales y by sqrt(s): sum(dx * x) = sum(dy * y) / 2
     """
     wide = True
@@ -432,6 +438,7 @@ class Clip(Primitive):
     backward  dx = 0 where x < low or x > high, else dy [if (low is given) == (high is given)]
               dx = 0 where x < low, else dy [if low is given and high is not given]
               dx = 0 where x > high, else dy [if high is given and low is not given]
+    why       where x was clipped, y is a limit and does not depend on x; elsewhere y is x
     identity  dx is dy where x was not clipped, else 0: sum(dx) = sum(dy * (x == y))
     """
     wide = True

@@ -55,6 +55,7 @@ class Mean(Reduction):
 
     forward   n = number of terms of each sum    y = sum_axis(x) / n
     backward  n = number of terms of each sum    dx = dy / n, repeated along the axes that were averaged
+    why       each x is divided by n and added, so the derivative of the mean with respect to it is 1 / n
     identity  each dy is divided equally among the x of its mean: sum(dx) = sum(dy)
     """
     wide = True

@@ -31,6 +31,7 @@ class Reshape(Primitive):
 
     forward   y = x in another shape, same order
     backward  dx = dy in the shape of x
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
@@ -60,6 +61,7 @@ class Transpose(Primitive):
               y = x with its axes in the given order [if axes is given]
     backward  dx = dy with its axes in reverse order [if axes is not given]
               dx = dy with its axes in the inverse order [if axes is given]
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
@@ -81,6 +83,7 @@ class Swapaxes(Primitive):
 
     forward   y = x with two axes exchanged
     backward  dx = dy with the same two exchanged
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the numbers of dy in the order of x: sum(dx * x) = sum(dy * y)
     """
 
@@ -126,6 +129,7 @@ class Squeeze(Primitive):
     forward   y = x without its axes of size 1 [if axis is not given]
               y = x without the given axes of size 1 [if axis is given]
     backward  dx = dy in the shape of x
+    why       the op changes the shape and no number, so the gradient has the numbers of dy
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
@@ -149,6 +153,7 @@ class ExpandDims(Primitive):
 
     forward   y = x with new axes of size 1 at the given places of y
     backward  dx = dy in the shape of x
+    why       the op changes the shape and no number, so the gradient has the numbers of dy
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 
@@ -170,6 +175,7 @@ class Astype(Primitive):
 
     forward   y = x in another floating dtype
     backward  dx = dy in the dtype of x
+    why       rounding to another dtype is treated as if it changed no number: the derivative is set to 1
     identity  dx holds the same numbers as dy, up to rounding: sum(dx) = sum(dy)
     """
     analytic = False
@@ -281,6 +287,7 @@ class Concatenate(Primitive):
 
     forward   y = the xs joined along an axis
     backward  dxs = dy cut at the same places
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
@@ -304,6 +311,7 @@ class Stack(Primitive):
 
     forward   y = the xs along a new axis
     backward  dxs = the slices of dy along it
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  each dy is the gradient of an element of one of the xs: sum(dxs) = sum(dy)
     """
 
@@ -323,8 +331,9 @@ class Stack(Primitive):
 class Split(Primitive):
     """x; sections, axis  ->  y0, y1, ...
 
-    forward   ys = x cut along an axis, into that many equal parts or before the given indices
+    forward   ys = x cut along an axis into as many equal parts as sections says, or before the indices in sections
     backward  dx = the dys joined along that axis
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds all the dys: sum(dx) = sum(dys)
     """
 
@@ -356,6 +365,7 @@ class SplitHeads(Primitive):
     axes      B batch, T token, 3 n_head hs feature, n_head head, hs feature
     forward   ys = queries, keys and values, the thirds of the last axis of x, each cut into n_head heads
     backward  dx = the heads of all dys side by side
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the dys of all heads: sum(dx) = sum(dys)
     """
 
@@ -381,6 +391,7 @@ class MergeHeads(Primitive):
     axes      B batch, T token, nh head, hs feature, nh hs feature
     forward   y = the heads of each position side by side
     backward  dx = dy cut into heads again
+    why       the op moves numbers and changes none, so the backward moves each gradient back to where its number was
     identity  dx holds the same numbers as dy: sum(dx**2) = sum(dy**2)
     """
 

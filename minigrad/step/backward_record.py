@@ -12,14 +12,13 @@ from typing import Any, Callable, Iterable, Mapping
 import numpy as np
 
 from minigrad import tape
-from minigrad.ops.op import input_names
 from minigrad.optim import Optimizer
 from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
-from minigrad.step.formula import parse
-from minigrad.step.line_trace import trace_lines
-from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate, Replay
-from minigrad.step.rerun import Rerun, nodes_of, on_host, output_names
+from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve, size
+from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
+from minigrad.step.replay import Replay
+from minigrad.step.rerun import Rerun, nodes_of, on_host
 from minigrad.step.view import View, view
 from minigrad.step.why import MOST, SUM, Cell, Origin, Why, cell_of, checked_index, explain, largest_entries
 from minigrad.tensor import Tensor
@@ -164,62 +163,54 @@ class Record:
         return Replay([v.step for v in self.views], self.reruns, self._y)
 
     def nudge(self, leaf: str, at: tuple[int, ...], delta: float | None = None) -> Nudge:
-        """Move one number of a leaf by delta, by default a thousandth of the leaf's root mean square. ValueError for a
-        leaf that is not in the record, IndexError for an index outside it."""
-        if leaf not in self.gradients:
-            raise ValueError(f"no leaf is called {leaf!r}; those with a gradient: {', '.join(self.gradients)}")
-        x = on_host(self.leaves[leaf]).astype(np.float64)
-        at = checked_index(leaf, x.shape, at)
-        delta = 1e-3 * (float(np.sqrt(np.mean(x * x))) or 1.0) if delta is None else delta
+        """Change one number of a leaf by delta, by default a thousandth of the leaf's root mean square. ValueError for
+        a leaf that is not in the record, IndexError for an index outside it."""
+        x, at = self._leaf(leaf, at)
+        delta = 1e-3 * size(x) if delta is None else delta
         gradient = float(self.gradients[leaf][at])
         x[at] += delta
-        actual = self.replay.change({id(self.leaves[leaf]): x})
-        return Nudge(leaf, at, gradient, delta, gradient * delta, actual)
+        return Nudge(leaf, at, gradient, delta, gradient * delta, self.replay.change({id(self.leaves[leaf]): x}))
 
     def nudges(self, largest: int = 3) -> list[Nudge]:
         """A nudge of each of the `largest` entries of every leaf's gradient."""
         return [self.nudge(leaf, at) for leaf, g in self.gradients.items() for at in largest_entries(g, largest)]
 
+    def nudge_curve(self, leaf: str, at: tuple[int, ...]) -> NudgeCurve:
+        """The loss along one number of a leaf, with its tangent. A notebook shows it as a picture, print as text.
+        ValueError for a leaf that is not in the record, IndexError for an index outside it."""
+        x, at = self._leaf(leaf, at)
+        change = lambda moved: self.replay.change({id(self.leaves[leaf]): moved})
+        return nudge_curve(leaf, at, x, self.replay.loss, float(self.gradients[leaf][at]), change)
+
+    def _leaf(self, leaf: str, at: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+        """A float64 copy of a leaf, and an index in it."""
+        if leaf not in self.gradients:
+            raise ValueError(f"no leaf is called {leaf!r}; those with a gradient: {', '.join(self.gradients)}")
+        x = on_host(self.leaves[leaf]).astype(np.float64)
+        return x, checked_index(leaf, x.shape, at)
+
     @cached_property
     def optimizer_step(self) -> OptimizerStep | None:
         """What the optimizer's next step would do, computed in float64; no parameter changes. None without an
         optimizer."""
-        optimizer = self._optimizer
-        if optimizer is None:
-            return None
-        scale, clip = 1.0, ""
-        updated = {id(p): self.label(p) for p in optimizer.params if id(p) in self._labels}
-        grads = {label: self.gradients[label].astype(np.float64) for label in updated.values()}
-        if self._max_norm:
-            norm = float(np.sqrt(sum(float((g * g).sum()) for g in grads.values())))
-            scale = min(self._max_norm / (norm + 1e-6), 1.0)
-            clip = f"the gradients' joint norm is {norm:.4g}, the limit {self._max_norm:.4g}: " + (
-                f"all are multiplied by {scale:.4g}" if scale < 1.0 else "nothing is clipped")
-        updates, moved = [], {}
-        for group in optimizer.groups:
-            for p in group["params"]:
-                if id(p) in updated:
-                    update, new = self._update(optimizer, p, grads[updated[id(p)]], scale, group)
-                    updates.append(update)
-                    moved[id(p)] = new
-        return OptimizerStep(optimizer.op.name, clip, updates, sum(u.predicted for u in updates),
-                             self.replay.change(moved))
+        return self._optimizer_steps.next() if self._optimizer_steps else None
 
-    def _update(self, optimizer: Optimizer, p: Tensor, gradient: Any, scale: float, group: dict[str, Any]
-                ) -> tuple[ParameterUpdate, Any]:
-        """The update of one parameter, and the parameter after it. scale: of the gradient, by clipping."""
-        state = optimizer.state_of(p)
-        old = on_host(p).astype(np.float64)
-        moments = [on_host(state[m]).astype(np.float64) for m in optimizer.moments]
-        op = optimizer.op()
-        op.xp = np
-        hyper, static = optimizer.hyper(group, state["t"] + 1)
-        inputs = [old, gradient * scale, *moments, *hyper]
-        given = dict(zip(input_names(optimizer.op, len(inputs)), inputs)) | static
-        results = output_names(optimizer.op, 1 + len(moments))
-        (new, *_), listing = trace_lines(op.forward, results, *inputs, **static)
-        change = new - old
-        update = ParameterUpdate(self.label(p), parse(optimizer.op, given), listing, given, change,
-                                 largest_entries(gradient, 3), float((gradient * change).sum()),
-                                 self.replay.change({id(p): new}))
-        return update, new
+    def over_time(self, picks: Mapping[str, Iterable[tuple[int, ...]]]) -> list[OverTime]:
+        """The optimizer's state of single weights, label -> indices, in its steps t = 1 to 30: see
+        minigrad.step.optimizer_steps. ValueError without an optimizer, or for a parameter that it does not update;
+        IndexError for an index outside a parameter."""
+        steps = self._optimizer_steps
+        if steps is None:
+            raise ValueError("no optimizer was recorded: record(loss, optimizer=...)")
+        for leaf in picks:
+            if leaf not in steps.leaves:
+                raise ValueError(f"the optimizer updates no leaf {leaf!r} of this record; it updates "
+                                 f"{', '.join(steps.leaves)}")
+        return steps.over_time({leaf: [checked_index(leaf, steps.leaves[leaf].shape, at) for at in indices]
+                                for leaf, indices in picks.items()})
+
+    @cached_property
+    def _optimizer_steps(self) -> OptimizerSteps | None:
+        return None if self._optimizer is None else OptimizerSteps(
+            self._optimizer, {label: self.leaves[label] for label in self.gradients}, self.gradients, self._max_norm,
+            self.replay)

@@ -19,15 +19,19 @@ from minigrad.step.backward_record import Record
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
-from minigrad.step.replay import Nudge, OptimizerStep, ParameterUpdate
+from minigrad.step.line_trace import Listing
+from minigrad.step.nudge import Nudge, NudgeCurve
+from minigrad.step.optimizer_steps import OptimizerStep, OverTime, ParameterUpdate
+from minigrad.step.quiz import Question, questions
+from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "tour", "media"
+STYLES = "layout", "figures", "panels", "whatif", "scatter", "tour", "media"
 # one script: a name that a file uses at its top level comes before it
 SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "op", "picture", "lines",
-           "why", "nudge", "update", "quiz", "tour", "glossary", "page")
+           "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 STORED = 64                                     # elements of a gradient whose answers are stored
@@ -56,7 +60,8 @@ def iframe(step: Any) -> str:
     shown = view_alone(step)
     shown.inputs = [x if getattr(t, "node", None) is None else
                     x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], embedded=True), 2e6)
+    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
+                            embedded=True), 2e6)
     return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
             'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
 
@@ -71,14 +76,20 @@ class Contents(NamedTuple):
     labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
-    nudges: Iterable[Nudge] = ()
+    nudges: Iterable[tuple[Nudge, NudgeCurve]] = ()
     optimizer_step: OptimizerStep | None = None
+    over_time: Iterable[OverTime] = ()              # of the largest gradient of each parameter
+    questions: Iterable[list[Question]] = ()        # about each view
+    compared: list[Compared] = []
     embedded: bool = False          # in an <iframe>
 
 
 def _contents(record: Record) -> Contents:
+    step = record.optimizer_step
     return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
-                    record.nudges(), record.optimizer_step)
+                    [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
+                    record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
+                    questions(record.views), compare(record))
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -112,7 +123,7 @@ def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[
     if not forward:
         found.append("the values of the lines of the forwards are left out")
     if not saved:
-        found.append("the values saved for the backwards are left out")
+        found.append("the values saved for the backwards and the optimizer's steps over time are left out")
     return found
 
 
@@ -122,6 +133,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
     for formula in [x.formula for x in (*contents.views, *(optimizer.updates if optimizer else ()))]:
         if formula not in formulas:
             formulas.append(formula)
+    asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
         "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
         "labels": dict(contents.labels), "embedded": contents.embedded,
@@ -131,12 +143,12 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
         "steps": [_step(v, store, forward, saved) | {"formula": formulas.index(v.formula)} for v in contents.views],
         "stored": {f"{k}:{name}:{','.join(map(str, at))}": _why(explain(v, Cell(k, False, n, name, at)))
                    for k, v in enumerate(contents.views) for n, name, shape in _unread(v) for at in np.ndindex(shape)},
-        "nudges": [{"leaf": n.leaf, "at": n.at} | {k: _number(getattr(n, k)) for k in (
-            "gradient", "delta", "predicted", "actual")} for n in contents.nudges],
-        "optimizer": None if optimizer is None else {
-            "op": optimizer.op, "clip": optimizer.clip, "predicted": _number(optimizer.predicted),
-            "actual": _number(optimizer.actual), "updates": [
-                _update(u, store) | {"formula": formulas.index(u.formula)} for u in optimizer.updates]},
+        "nudges": [_nudge(n, curve) for n, curve in contents.nudges],
+        "optimizer": None if optimizer is None else _optimizer(optimizer, contents.over_time if saved else (), store,
+                                                               formulas),
+        "questions": [q._asdict() for q in asked],
+        "quiz": [[asked[q] for q in own] for own in contents.questions],
+        "compared": _compared(contents.compared) if contents.compared else None,
     }
 
 
@@ -217,14 +229,49 @@ def _why(why: Why) -> dict[str, Any]:
                        for f in term.factors] for term in why.terms]}
 
 
+def _nudge(n: Nudge, curve: NudgeCurve) -> dict[str, Any]:
+    """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side."""
+    numbers = {k: _number(getattr(n, k)) for k in ("gradient", "delta", "predicted", "actual")}
+    return {"leaf": n.leaf, "at": n.at} | numbers | {
+        "value": _number(curve.value), "loss": _number(curve.loss), "reach": _number(curve.deltas[-1]),
+        "changes": _floats(curve.changes)}
+
+
+def _optimizer(step: OptimizerStep, over_time: Iterable[OverTime], store: "ArrayStore", formulas: list[Formula]
+               ) -> dict[str, Any]:
+    columns = {x.leaf: {name: _floats(xs) for name, xs in x.columns.items()} for x in over_time}
+    listing = step.updates[0].listing if step.updates else Listing("", "", [])
+    return {"op": step.op, "clip": step.clip, "difference": step.why_not_as_predicted, **_changes_of_loss(step),
+            "source": listing.source, "place": listing.place, "overTime": next((x.about for x in over_time), ""),
+            "updates": [_update(u, store) | {"overTime": columns.get(u.leaf), "formula": formulas.index(u.formula)}
+                        for u in step.updates]}
+
+
 def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
     """An optimizer's arithmetic for single weights: its inputs, and the value that each line computed."""
     def picked(values: dict[str, Any]) -> dict[str, Any]:
         return {name: [_number(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
 
-    return {"leaf": u.leaf, "picks": u.picks, "source": u.listing.source, "place": u.listing.place,
-            "given": picked(u.given), "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
-            "change": store.put(u.change), "predicted": _number(u.predicted), "actual": _number(u.actual)}
+    return {"leaf": u.leaf, "picks": u.picks, "given": picked(u.given),
+            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines], "change": store.put(u.change),
+            **_changes_of_loss(u)}
+
+
+def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
+    return {"predicted": _number(x.predicted), "secondOrder": _number(x.second_order), "actual": _number(x.actual)}
+
+
+def _compared(found: list[Compared]) -> dict[str, Any]:
+    def floats(xs: Any) -> str:
+        return base64.b64encode(xs.astype("<f4").tobytes()).decode()
+
+    k = max(range(len(found)), key=lambda k: float(found[k].error.max(initial=0.0)))
+    say, which = summary(found)
+    return {"say": say, "which": which, "worst": {"leaf": k, "error": _number(found[k].error.max(initial=0.0)),
+                                                  "at": found[k].worst},
+            "leaves": [{"leaf": x.leaf, "shape": x.shape, "at": x.at.tolist(), "analytic": floats(x.analytic),
+                        "numeric": floats(x.numeric), "error": _number(x.error.max(initial=0.0)),
+                        "wrong": np.flatnonzero(~x.right).tolist()} for x in found]}
 
 
 # ---- numbers and arrays ---------------------------------------------------------------------------------------------
@@ -235,6 +282,11 @@ def _number(x: Any) -> Any:
     if math.isfinite(x):
         return float(f"{x:.9g}")
     return "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
+
+
+def _floats(xs: Any) -> str:
+    """A few numbers, kept out of the budget's sampling: base64 of float32."""
+    return base64.b64encode(np.asarray(xs, "<f4").tobytes()).decode()
 
 
 class ArrayStore:

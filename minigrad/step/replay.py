@@ -1,47 +1,14 @@
-"""What the loss would be with other values of some leaves: the recorded forward, run again."""
-from typing import Any, Mapping, NamedTuple, Sequence
+"""The recorded forward and backward, run again with other values of some leaves."""
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from minigrad.step.formula import Formula
-from minigrad.step.line_trace import Listing
 from minigrad.step.rerun import Rerun, on_host
 from minigrad.tensor import Tensor
 
 
-class Nudge(NamedTuple):
-    """One number of a leaf moved a little: the change of the loss that its gradient predicts, and the actual change."""
-    leaf: str
-    at: tuple[int, ...]
-    gradient: float
-    delta: float
-    predicted: float                # gradient * delta
-    actual: float
-
-
-class ParameterUpdate(NamedTuple):
-    """An optimizer's update of one parameter, line by line, and the change of the loss that it causes."""
-    leaf: str
-    formula: Formula
-    listing: Listing                # the lines of the op's forward, with the arrays that they computed
-    given: dict[str, Any]           # the op's inputs by name: p, g, m, v arrays; lr, beta1, ... numbers; t
-    change: Any                     # p_new - p
-    picks: list[tuple[int, ...]]    # the elements with the largest gradients
-    predicted: float                # sum(gradient * change)
-    actual: float                   # change of the loss if only this parameter is updated
-
-
-class OptimizerStep(NamedTuple):
-    """A whole step of an optimizer."""
-    op: str                         # "adamw"
-    clip: str                       # what clipping did to the gradients, in words; "" if there was none
-    updates: list[ParameterUpdate]
-    predicted: float                # sum of the updates' predictions
-    actual: float                   # change of the loss if all parameters are updated
-
-
 class Replay:
-    """The recorded graph run forwards again, in float64 on the host, with other values of some leaves.
+    """The recorded graph, run again in float64 on the host with other values of some leaves.
 
     steps: of the whole backward of y, in its order; reruns: one for each.
     """
@@ -55,6 +22,29 @@ class Replay:
     def change(self, leaves: Mapping[int, Any]) -> float:
         """How much the loss changes with these leaves: id of the Tensor -> float64 array."""
         return self._loss(self._run(leaves), leaves) - self.loss
+
+    def gradients(self, leaves: Mapping[int, Any]) -> tuple[float, dict[int, Any]]:
+        """The loss with these leaves, and its gradient with respect to every leaf that wants one: id of the Tensor ->
+        float64 array."""
+        new: dict[tuple[int, int], Any] = {}
+        ran = []                                            # the op after its forward, and its outputs
+        for step, rerun in zip(self.steps, self.reruns):
+            op, ys = rerun.forward([self._value(x, own, leaves, new) for x, own in zip(step.inputs, rerun.inputs)])
+            new.update({(step.node.seq, out): y for out, y in enumerate(ys)})
+            ran.append((op, ys))
+        first = np.ones(self.y.shape)
+        upstream: dict[Any, Any] = {}                       # (number of the node, number of the output) -> gradient
+        found: dict[int, Any] = {}
+        if self.y.node is None:
+            return self._loss(new, leaves), {id(self.y): first}
+        upstream[self.y.node.seq, self.y.out] = first
+        for step, rerun, (op, ys) in zip(self.steps[::-1], self.reruns[::-1], ran[::-1]):
+            dys = [upstream.pop((step.node.seq, out), np.zeros_like(y)) for out, y in enumerate(ys)]
+            for x, dx in zip(step.inputs, rerun.gradients(op, dys)):
+                if dx is not None:
+                    gradients, key = (found, id(x)) if x.node is None else (upstream, (x.node.seq, x.out))
+                    gradients[key] = gradients[key] + dx if key in gradients else dx
+        return self._loss(new, leaves), found
 
     def _run(self, leaves: Mapping[int, Any]) -> dict[tuple[int, int], Any]:
         """The outputs that depend on these leaves; at first, without `values`, all of them."""

@@ -42,9 +42,10 @@ class Rerun:
         """The outputs for another value of input i."""
         return self.forward([x if j == i else old for j, old in enumerate(self.inputs)])[1]
 
-    def gradients(self, op: Op) -> list[Any]:
-        """The gradient of each input in the input's shape, None where none is wanted. op: as `forward` returns it."""
-        return self._fitted(op.backward(*self.dys, **op.saved))
+    def gradients(self, op: Op, dys: Sequence[Any] | None = None) -> list[Any]:
+        """The gradient of each input in the input's shape, None where none is wanted. op: as `forward` returns it.
+        dys: other upstream gradients than the step's."""
+        return self._fitted(op.backward(*(self.dys if dys is None else dys), **op.saved))
 
     def trace_forward(self) -> tuple[Op, list[Any], Listing]:
         """`forward`, and the values that its lines computed."""

@@ -1,18 +1,82 @@
-// ---- nudge: the predicted change of the loss, beside the actual one ------------------------------------------------
+// ---- nudge: the loss along one weight, beside what the gradient there predicts --------------------------------------
+
+const weightName = ({leaf, at}) => `${leaf}${at.length ? index(at) : ""}`;
 
 function drawNudges() {
-  const largest = Math.max(...nudges.flatMap(n => [Math.abs(n.predicted), Math.abs(n.actual)])) || 1;
-  $("left").replaceChildren(el("h2", {}, "Nudge"),
-    el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little. Here a ",
-      "number is changed and the forward runs again. These are the largest entries of each gradient; each number is ",
-      "changed by a thousandth of the root mean square of its tensor."));
-  $("right").replaceChildren(el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted change of the loss: gradient × nudge ",
-    el("span", {class: "key actual"}), "actual change"),
-    el("div", {class: "scroll"}, el("table", {},
-      header(["number", "gradient", "nudge", "predicted", "actual", "actual / predicted", ""], [1, 2, 3, 4, 5]),
-      nudges.map((n, row) => el("tr", {class: nudges[row - 1]?.leaf !== n.leaf ? "group" : ""},
-        el("td", {}, n.leaf, el("span", {class: "shape"}, index(n.at))),
-        [n.gradient, n.delta, n.predicted, n.actual].map(x => el("td", {class: "n"}, num(x))),
-        el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)),
-        el("td", {}, beside(n, largest)))))));
+  const n = Math.min(state.pick, nudges.length - 1);
+  $("left").replaceChildren(el("h2", {}, "Nudge", el("span", {}, " → ", weightName(nudges[n]))),
+    el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the tangent. " +
+      "Here the number is changed and the forward runs again: the curve."),
+    ...section("pick a number", [nudgeTable(n)]),
+    el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each gradient; ` +
+      "nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
+  $("right").replaceChildren(...nudgeCurve(nudges[n]));
+}
+
+function nudgeTable(picked) {
+  const pick = row => {
+    go(state.at, 0, row);
+    $("right").querySelector("input").focus();
+    $("right").scrollIntoView({block: "nearest"});
+  };
+  return el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": "numbers to pick"}, el("table", {},
+    el("caption", {class: "note"}, "change of the loss when a number changes by a thousandth of its tensor's root mean square"),
+    header(["number", "gradient", "predicted", "actual", "actual / predicted"], [1, 2, 3, 4]),
+    nudges.map((n, row) => [
+      nudges[row - 1]?.leaf !== n.leaf && el("tr", {class: "group"}, el("td", {colspan: 5}, n.leaf)),
+      el("tr", {class: row === picked ? "now" : ""},
+        el("td", {}, el("button", {class: "pick", "aria-pressed": String(row === picked), "aria-label": weightName(n),
+          onclick: () => pick(row)}, n.at.length ? index(n.at) : "this number")),
+        [n.gradient, n.predicted, n.actual].map(x => el("td", {class: "n"}, num(x))),
+        el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)))])));
+}
+
+function nudgeCurve(n) {
+  const changes = floats(n.changes), middle = changes.length >> 1, step = n.reach / middle, loss = Number(n.loss);
+  const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => n.value + d), name = weightName(n);
+  const tangent = deltas.map(d => loss + n.gradient * d), losses = changes.map(c => loss + c);
+  const width = Math.min(Math.max($("right").clientWidth || 640, 300), 900), height = Math.max(240, Math.min(380, innerHeight - 450));
+  const {root, x, y, room} = chart({width, height, xName: `value of ${name}`, yName: "loss",
+    lines: [{kind: "predicted", xs, ys: tangent}, {kind: "actual", xs, ys: losses}],
+    label: `the loss along ${name} from ${num(xs[0])} to ${num(xs.at(-1))}, and its tangent`, most: [width < 500 ? 4 : 7, 6]});
+  const gap = svg("path", {class: "gap"}), points = ["predicted", "actual"].map(kind => svg("circle", {class: kind, r: 6}));
+  root.append(svg("path", {class: "axis", "stroke-dasharray": "2 4", d: `M${x(n.value)} 10V${height - 40}`}),
+    svg("text", {x: x(n.value), y: height - 46, class: "recorded"}, "recorded"), gap, ...points);
+
+  const readout = el("div", {class: "readout"}), curvature = (changes[middle + 1] + changes[middle - 1]) / step ** 2;
+  const slider = el("input", {type: "range", class: "slide", min: 0, max: changes.length - 1, value: middle + 6,
+    "aria-label": `value of ${name}`, style: `margin-left:${room - 8}px;width:${width - room + 2}px`});
+  const show = () => {
+    const k = Number(slider.value), d = deltas[k], off = losses[k] - tangent[k];
+    [tangent[k], losses[k]].forEach((value, i) => {
+      points[i].setAttribute("visibility", isFinite(value) ? "visible" : "hidden");
+      if (isFinite(value)) { points[i].setAttribute("cx", x(xs[k])); points[i].setAttribute("cy", y(value)); }
+    });
+    gap.setAttribute("d", isFinite(off) ? `M${x(xs[k])} ${y(tangent[k])}V${y(losses[k])}` : "");
+    const signed = value => (value > 0 ? "+" : "") + num(value, 3);
+    const cells = [["", "value", num(xs[k], 4), `${num(n.value, 3)} ${d < 0 ? "−" : "+"} ${num(Math.abs(d), 3)}`],
+      ["predicted", "tangent", num(tangent[k], 5), signed(n.gradient * d)],
+      ["actual", "loss", num(losses[k], 5), signed(changes[k])],
+      ["gap", "difference", signed(off), "loss − tangent"],
+      ["", "curvature", signed(curvature * d * d / 2), `½ × ${num(curvature, 3)} × nudge²`]];
+    readout.replaceChildren(...cells.map(([kind, words, value, how]) => el("div", {},
+      el("span", {class: "note"}, kind && el("span", {class: `key line ${kind}`}), words), el("b", {}, value),
+      el("span", {class: "note"}, how))));
+    slider.setAttribute("aria-valuetext", `${num(xs[k], 4)}: predicted loss ${num(tangent[k], 6)}, loss ${num(losses[k], 6)}`);
+  };
+  slider.oninput = show;
+  const drag = event => {                                   // on the picture: to the nearest computed point
+    const box = root.getBoundingClientRect(), at = (event.clientX - box.left) * width / box.width;
+    const value = n.value - n.reach + 2 * n.reach * (at - x(xs[0])) / (x(xs.at(-1)) - x(xs[0]));
+    slider.value = middle + Math.round((value - n.value) / step);
+    show();
+  };
+  root.onpointerdown = event => { root.setPointerCapture(event.pointerId); drag(event); };
+  root.onpointermove = event => { if (event.buttons) drag(event); };
+  show();
+  return [el("h3", {}, `the loss along ${name}`, el("span", {class: "legend"}, lineKey("actual", "loss"),
+    lineKey("predicted", "tangent"))), root, slider, readout,
+    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope at the recorded value only: ",
+      "it changes along the way, and the curvature says how fast. Near the recorded value half the curvature times the ",
+      "square of the nudge is the whole difference; further away terms of higher order count too.")];
 }

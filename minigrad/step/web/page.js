@@ -9,9 +9,10 @@ function draw() {
   drawGraph();
   if (kind === "n") drawNudges();
   else if (kind === "u") drawUpdate(k);
+  else if (kind === "c") drawScatter();
   else if (hiddenByQuiz()) {
     state.line = 0;
-    drawLeft({...steps[k], checks: [], identity: null}, kind);
+    drawQuizLeft(steps[k]);
     $("right").replaceChildren(...drawQuiz(), ...section(UPSTREAM, upstreamAndSaved(steps[k]), true));
   } else {
     drawLeft(steps[k], kind);
@@ -65,7 +66,7 @@ function overlay(...children) {
 
 function showHelp() {
   const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line; so do Page Up, Page Down and Space"],
-    ["Home End", "first, last"], ["f d n u", "forward, backward, nudge, update"], ["b", "run to a breakpoint"],
+    ["Home End", "first, last"], ["f d n u c", "forward, backward, nudge, update, check"], ["b", "run to a breakpoint"],
     ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"],
     ["h g", "show or hide the header, the graph"], ["t", "big type"], ["Esc", "close"], ["?", "this"]];
   overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
@@ -120,7 +121,7 @@ const keys = {
   PageUp: previousLine, PageDown: nextLine, " ": nextLine, "shift ": previousLine,      // the first two: a presenter's clicker
   Home: actions.first, End: actions.last, b: runBox, q: toggleQuiz, "?": showHelp, Escape: () => { endTour(); closeWhy(); },
   w: () => document.querySelector("#right .chips button")?.click(),
-  f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"),
+  f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"), c: () => tab("c"),
   h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
 };
 document.onkeydown = event => {

@@ -1,59 +1,77 @@
 // ---- quiz: predict a gradient before it is shown -------------------------------------------------------------------
 
 const QUIZ = `quiz: ${data.title}, ${steps.length} steps`;
-const answers = JSON.parse(store.get(QUIZ) ?? "{}");        // "step:question" -> the given answer and the right one
+const answers = JSON.parse(store.get(QUIZ) ?? "{}");        // "step:kind" -> the given answer and the right one
 
-function shuffled(xs, seed) {                               // in the same order for the same seed
-  return xs.map((x, n) => [(n * 7 + seed * 5 + 3) % 11, x]).sort((a, b) => a[0] - b[0]).map(pair => pair[1]);
-}
-
-function questionsOf(k) {                                   // about one of the gradients that a step makes
-  const step = steps[k], wanted = step.inputs.flatMap((x, i) => "gradient" in x ? [i] : []);
-  if (!wanted.length) return [];
-  const i = wanted[k % wanted.length], x = step.inputs[i], name = `d${x.name}`;
-  const four = (right, others, seed) => shuffled([...new Set([right, ...others])].slice(0, 4), seed);
-
-  const arrays = Object.values({...step.dys, ...step.saved}).map(a => data.arrays[a].shape);
-  const shapes = [[...x.shape].reverse(), ...step.inputs.map(y => y.shape), ...arrays, x.shape.slice(1), [...x.shape, 2]];
-  const found = [{key: `${k}:shape`, text: `What is the shape of ${name}?`, right: dims(x.shape),
-    options: four(dims(x.shape), shapes.map(dims), k)}];
-
-  const isSame = y => "gradient" in y && (x.leaf ? y.leaf === x.leaf : x.source != null && y.source === x.source);
-  const others = [...steps.keys()].filter(n => n !== k && steps[n].inputs.some(isSame));
-  const stepName = n => `${title({kind: "b", k: n})} (step ${n})`, none = "none: this is the whole gradient";
-  const right = others.length ? stepName(others[0]) : none;
-  const wrong = [1, 2, 5].map(d => (k + d) % steps.length).filter(n => n !== k && !others.includes(n));
-  found.push({key: `${k}:other`, right, options: four(right, [none, ...wrong.map(stepName)], k + 1),
-    text: `Which other step ${others[0] < k ? "has added" : "adds"} to the gradient of ${x.label}?`});
-  return found;
-}
-
+const questionsOf = k => (data.quiz[k] ?? []).map(n => ({...data.questions[n], key: `${k}:${data.questions[n].kind}`}));
+const rightOf = q => q.options[q.right];
 const hiddenByQuiz = () => state.quiz && here().kind === "b" && questionsOf(here().k).some(q => !answers[q.key]);
+
+function drawQuizLeft(step) {                               // without what would give an answer away
+  drawLeft({...step, checks: [], identity: null}, "b");
+  const asked = questionsOf(here().k).find(q => q.kind === "line" && !answers[q.key]);
+  if (!asked) return;
+  const lines = step.backward.source.split("\n"), [, indent, target] = /^(\s*)(\w+ =|return)?/.exec(lines[asked.row]);
+  lines[asked.row] = `${indent}${target ? target + " " : ""}?     # which line belongs here?`;
+  for (const told of $("left").querySelectorAll(".formula, .say")) told.remove();
+  $("left").querySelector("pre").replaceWith(
+    sourceOf({source: lines.join("\n"), lines: [[asked.row, asked.row, {}]]}, 1, () => {}));
+}
 
 function drawQuiz() {
   const questions = questionsOf(here().k), open = questions.findIndex(q => !answers[q.key]);
-  const rows = questions.slice(0, open < 0 ? undefined : open + 1).map(q => {
-    const given = answers[q.key];
-    return el("div", {class: "question"}, el("p", {class: "say"}, q.text), given ?
-      given.given === q.right ? el("p", {class: "good"}, `✓ ${q.right}`) :
-        el("p", {class: "bad"}, `✗ not ${given.given}, but ${q.right}`) :
-      el("div", {class: "answers"}, q.options.map(option => el("button", {onclick: () => {
-        answers[q.key] = {given: option, right: q.right};
-        store.set(QUIZ, JSON.stringify(answers));
-        draw();
-        $("right").querySelector(".answers button")?.focus();
-      }}, option))));
-  });
-  const n = questions.length;
-  return [el("h3", {}, `quiz: ${open < 0 ? n : open} of ${n} answered`), ...rows,
+  if (!questions.length) return [el("p", {class: "note"}, "This step makes no gradient to ask about.")];
+  const n = questions.length, rows = questions.slice(0, open < 0 ? undefined : open + 1);
+  return [el("h3", {}, `quiz: ${open < 0 ? n : open} of ${n} answered`),
+    ...rows.map(q => el("div", {class: `question about-${q.kind}`}, el("p", {class: "say"}, q.text),
+      answers[q.key] ? verdictOf(q) : optionsOf(q))),
     el("p", {class: "note"}, `${rightly().length} right of ${Object.keys(answers).length} so far. `,
-      el("button", {onclick: showScore}, "Show the score as JSON"))];
+      el("button", {onclick: showScore}, "Show the score"))];
+}
+
+function optionsOf(q) {
+  const answer = option => {
+    answers[q.key] = {given: option, right: rightOf(q)};
+    store.set(QUIZ, JSON.stringify(answers));
+    draw();
+    ($("right").querySelector(".answers button") ?? $("right").querySelector(".question ~ p button"))?.focus();
+  };
+  return el("div", {class: "answers"}, q.options.map(option => el("button", {onclick: () => answer(option)}, option)));
+}
+
+function verdictOf(q) {                                     // all the lines are explained, else the given answer and the right one
+  const {given} = answers[q.key], because = n => q.reasons[n] && ` — ${q.reasons[n]}`;
+  const rows = q.options.map((option, n) => {
+    if (q.kind !== "line" && n !== q.right && option !== given) return null;
+    const words = n === q.right ? "✓ " : option === given ? "✗ not " : "✗ ";
+    return el("p", {class: n === q.right ? "good" : option === given ? "bad" : "note"}, words, el("code", {}, option), because(n));
+  });
+  return el("div", {"aria-live": "polite"}, rows.sort((a, b) => (b?.className === "bad") - (a?.className === "bad")));
 }
 
 const rightly = () => Object.values(answers).filter(a => a.given === a.right);
 
-function showScore() {
-  const score = {page: data.title, steps: steps.length, asked: Object.keys(answers).length,
-    right: rightly().length, answers};
-  overlay(el("h2", {}, "Score"), el("textarea", {readonly: true, "aria-label": "score"}, JSON.stringify(score, null, 1)));
+function showScore() {                                      // a sheet to print or to hand in
+  const asked = steps.flatMap((_, k) => questionsOf(k).filter(q => answers[q.key]).map(q => ({...q, k})));
+  const isRight = q => answers[q.key].given === rightOf(q), kinds = [...new Set(asked.map(q => q.kind))];
+  const share = qs => `${qs.filter(isRight).length} of ${qs.length}`;
+  const score = {page: data.title, steps: steps.length, asked: asked.length, right: asked.filter(isRight).length, answers};
+  overlay(el("div", {class: "sheet"}, el("h2", {}, `Score: ${share(asked)} right`), el("p", {class: "note"}, data.title),
+    el("p", {}, el("label", {}, "name ", el("input", {autocomplete: "name"}))),
+    el("p", {}, kinds.map(kind => el("span", {class: "verdict"}, `${kind}: ${share(asked.filter(q => q.kind === kind))}`))),
+    el("table", {}, header(["step", "question", "answer", "right", ""], []), asked.map(q => el("tr", {},
+      el("td", {}, `${q.k}: ${steps[q.k].op}`), el("td", {}, q.text), el("td", {}, el("code", {}, answers[q.key].given)),
+      el("td", {}, isRight(q) ? "" : el("code", {}, rightOf(q))),
+      el("td", {class: isRight(q) ? "good" : "bad"}, isRight(q) ? "✓" : "✗")))),
+    el("details", {}, el("summary", {}, "as JSON"),
+      el("textarea", {readonly: true, "aria-label": "score as JSON"}, JSON.stringify(score, null, 1)))),
+    el("p", {}, el("button", {onclick: () => window.print()}, "Print"), " ",
+      el("button", {onclick: startAgain}, "Start again")));
+}
+
+function startAgain() {
+  for (const key of Object.keys(answers)) delete answers[key];
+  store.set(QUIZ, "{}");
+  $("overlay").close();
+  draw();
 }

@@ -1,0 +1,140 @@
+"""One number of a leaf changed: the loss that its gradient predicts, the tangent, and the loss that the forward gives.
+
+`record.nudge` makes a Nudge, `record.nudge_curve` a NudgeCurve, which a notebook shows as a picture and print as text.
+"""
+import math
+from html import escape
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+POINTS = 21                                     # of a curve; odd, so that the recorded value is one of them
+REACHES = [2.0 ** k for k in range(-4, 11)]     # how far a curve may reach to either side, in sizes of the leaf
+TEXT = 61, 12                                   # columns and rows of a curve in text
+WIDE, HIGH, LEFT, BELOW = 560, 300, 78, 44      # of a picture, in pixels; room for the numbers beside it and below it
+
+
+class Nudge(NamedTuple):
+    """One number of a leaf changed by delta: the change of the loss that its gradient predicts, and the actual one."""
+    leaf: str
+    at: tuple[int, ...]
+    gradient: float
+    delta: float
+    predicted: float                # gradient * delta
+    actual: float
+
+
+class NudgeCurve(NamedTuple):
+    """The loss along one number of a leaf, and its tangent at the recorded value, loss + gradient * delta."""
+    leaf: str
+    at: tuple[int, ...]
+    value: float                    # of the number, as recorded
+    loss: float                     # as recorded
+    gradient: float
+    deltas: Any                     # (POINTS,) evenly spaced around 0
+    changes: Any                    # (POINTS,) of the loss, at value + delta
+
+    @property
+    def name(self) -> str:
+        """"w[0, 2]"."""
+        return f"{self.leaf}{list(self.at)}" if self.at else self.leaf
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        """The smallest and the largest loss of the curve and its tangent."""
+        shown = self.loss + np.concatenate([self.changes, self.gradient * self.deltas])
+        shown = shown[np.isfinite(shown)]
+        low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
+        return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+    def __str__(self) -> str:
+        """The curve (*), its tangent (.) and the recorded value (@) in 12 lines of characters."""
+        columns, rows = TEXT
+        low, high = self._range
+        deltas = np.linspace(self.deltas[0], self.deltas[-1], columns)
+        cells = [[" "] * columns for _ in range(rows)]
+        curve = np.interp(deltas, self.deltas, self.changes)
+        curve[columns // 2] = 0.0                               # the recorded value, also between NaNs
+        for mark, changes in (".", self.gradient * deltas), ("*", curve):
+            for column, loss in enumerate(self.loss + changes):
+                if np.isfinite(loss):
+                    cells[round((high - loss) / (high - low) * (rows - 1))][column] = mark
+        here = round((high - self.loss) / (high - low) * (rows - 1))
+        cells[here][columns // 2] = "@"
+        labels = {0: high, rows - 1: low, here: self.loss}
+        digits = min(max(4, math.ceil(-math.log10((high - low) / max(abs(low), abs(high)))) + 3), 9)
+        texts = {r: f"{label:.{digits}g}" for r, label in labels.items()}
+        width = max(map(len, texts.values()))
+        lines = [f"  {texts.get(r, ''):>{width}} |{''.join(row)}".rstrip() for r, row in enumerate(cells)]
+        ends = [f"{self.value + delta:.4g}" for delta in (self.deltas[0], 0.0, self.deltas[-1])]
+        margin, half = " " * (width + 4), columns // 2
+        axis = f"{ends[0]:{half - len(ends[1]) // 2}}{ends[1]}"
+        return "\n".join([f"  loss along {self.name}: * loss, . tangent, @ recorded value",
+                          *lines, f"{margin}{axis}{ends[2]:>{columns - len(axis)}}"])
+
+    def _repr_html_(self) -> str:
+        """The curve and its tangent as inline SVG."""
+        low, high = self._range
+        x = lambda delta: LEFT + (WIDE - LEFT - 12) * (delta / self.deltas[-1] + 1.0) / 2.0
+        y = lambda loss: 12 + (HIGH - BELOW - 12) * (high - loss) / (high - low)
+        line = lambda changes: " ".join(f"{x(d):.1f},{y(self.loss + c):.1f}" for d, c in zip(self.deltas, changes)
+                                        if math.isfinite(c))
+        first, last = self.value + self.deltas[0], self.value + self.deltas[-1]
+        parts = [f'<text x="{x(v - self.value):.1f}" y="{HIGH - BELOW + 18}" text-anchor="middle">{v:.6g}</text>'
+                 f'<path d="M{x(v - self.value):.1f} {HIGH - BELOW}v5"/>' for v in ticks(first, last)]
+        parts += [f'<text x="{LEFT - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.8g}</text>'
+                  f'<path d="M{LEFT - 5} {y(v):.1f}h5"/>' for v in ticks(low, high)]
+        parts += [
+            f'<text x="{(LEFT + WIDE) / 2}" y="{HIGH - 6}" text-anchor="middle">value of {escape(self.name)}</text>',
+            f'<text x="14" y="{(HIGH - BELOW) / 2}" text-anchor="middle" transform="rotate(-90 14 {(HIGH - BELOW) / 2})">'
+            'loss</text>', f'<path d="M{LEFT} 12V{HIGH - BELOW}H{WIDE - 12}"/>',
+            f'<polyline points="{line(self.gradient * self.deltas)}" stroke="#5b8bd0" stroke-width="2" '
+            'stroke-dasharray="6 4"/>',
+            f'<polyline points="{line(self.changes)}" stroke="#c2410c" stroke-width="2.5"/>',
+            f'<circle cx="{x(0.0):.1f}" cy="{y(self.loss):.1f}" r="5" fill="#c2410c" stroke="none"/>']
+        says = (f"loss {self.loss:.6g} at the recorded value {self.value:.6g}; its gradient there, {self.gradient:.4g}, "
+                "is the slope of the tangent")
+        return (f'<figure style="margin:8px 0"><svg viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" height="{HIGH}" '
+                f'style="max-width:100%;height:auto;font:12px sans-serif" fill="none" stroke="currentColor" role="img" '
+                f'aria-label="{escape(f"the loss along {self.name}: {says}")}">'
+                f'<g>{"".join(parts)}</g><style>svg text{{fill:currentColor;stroke:none}}</style></svg>'
+                f'<figcaption><span style="color:#c2410c">━ loss</span> &nbsp; <span style="color:#5b8bd0">╍ tangent'
+                f'</span> &nbsp; {escape(says)}</figcaption></figure>')
+
+
+def nudge_curve(leaf: str, at: tuple[int, ...], x: Any, loss: float, gradient: float,
+                change: Callable[[Any], float]) -> NudgeCurve:
+    """The curve of one element of a leaf. x: the leaf in float64; change(x): how much the loss changes with another x.
+
+    The curve reaches as far as its bend is plain to see: to where the loss differs from the tangent by half of what the
+    tangent predicts, but at least a 16th of the leaf's size and at most 1024 times its size.
+    """
+    def change_by(delta: float) -> float:
+        moved = x.copy()
+        moved[at] += delta
+        return change(moved)
+
+    reach = size(x) if gradient == 0.0 else 0.0
+    for wider in [share * size(x) for share in REACHES] if not reach else []:
+        bends = [abs(change_by(delta) - gradient * delta) for delta in (-wider, wider)]
+        if reach and not np.isfinite(bends).all():
+            break
+        reach = wider
+        if max(bends) >= abs(gradient * reach) / 2.0:
+            break
+    deltas = np.linspace(-reach, reach, POINTS)
+    return NudgeCurve(leaf, at, float(x[at]), loss, gradient, deltas, np.array([change_by(d) if d else 0.0
+                                                                              for d in deltas]))
+
+
+def size(x: Any) -> float:
+    """The root mean square of an array; 1 if that is 0 or not finite."""
+    rms = float(np.sqrt(np.mean(x * x)))
+    return rms if 0.0 < rms < math.inf else 1.0
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between low and high, at most most + 1 of them."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) < most)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
