@@ -1,7 +1,7 @@
 """Checks hand-written gradients against numeric derivatives.
 
-`check(op)` checks one op on all its samples, `check_model` the gradient of a whole loss; a row that fails says how the
-wrong gradient differs from the right one. `python -m minigrad.gradcheck` checks every op.
+`check(op)` checks one op on all its samples, `check(op, (3, 5))` on inputs of these shapes, `check_model` the gradient
+of a whole loss; a row that fails says how the wrong gradient differs from the right one. `python -m minigrad.gradcheck` checks every op.
 
 Derivatives are central differences in float64 with a step of 1e-5, for a *random* gradient of the output: with ones, a
 softmax whose backward returns zeros would pass. The relative error of arrays a, b is max|a - b| / max(|a|, |b|, 1e-3).
