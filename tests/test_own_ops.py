@@ -305,6 +305,40 @@ def test_a_write_into_a_given_array_is_reported_before_anything_else(where):
     assert [row.detail for row in step.check().failures] == [row.detail]
 
 
+def test_a_forward_that_draws_random_numbers_is_told_where_to_draw_them():
+    def drop(self, x):
+        kept = np.random.default_rng().uniform(size=x.shape) > 0.5
+        self.save(kept=kept)
+        return x * kept
+
+    op = own(drop, lambda self, dy, kept: dy * kept)
+    row, = gradcheck.check(op, (5, 7)).failures
+    assert row.detail.startswith("a second forward gives another result: draw random numbers outside the op")
+    step = next((mg.apply(op, leaf(5, 7)) ** 2).sum().backward_steps(until="bad"))
+    assert [row.detail for row in step.check().failures] == [row.detail]
+
+
+def test_a_floating_array_by_keyword_is_cast_with_the_inputs():
+    class SquaredError(mg.Op):
+        def forward(self, x, *, y):
+            self.save(x=x, y=y)
+            return ((x - y) ** 2).mean()
+
+        def backward(self, dy, x, y):
+            return dy * 2.0 * (x - y) / x.size
+
+    assert gradcheck.check(SquaredError, (3, 4), y=np.ones((3, 4))).ok
+
+
+def test_none_for_one_of_several_inputs_is_an_error_that_advises_a_keyword():
+    op = own(product, lambda self, dy: (dy, None))
+    row = gradcheck.check(op, (2, 3), (2, 3)).failures[0]
+    assert row.detail == "backward returns None for dw: return a gradient, or give by keyword what has none"
+    with pytest.raises(ValueError, match="backward returns None for dw, which is needed"):
+        mg.apply(op, leaf(3), leaf(3)).sum().backward()
+    mg.apply(op, leaf(3), np.ones(3)).sum().backward()
+
+
 def test_integers_as_an_input_are_an_error_that_advises_a_keyword():
     """Inputs are cast to one dtype. The advice works without a change of the class."""
     words = r"the integers targets became float64; .* by keyword: apply\(SoftmaxLoss, ..., targets=targets\)"
