@@ -34,6 +34,7 @@ SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "gr
            "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
+PICTURE = 1024                                  # numbers stored of an array that is only looked at
 STORED = 64                                     # elements of a gradient whose answers are stored
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
@@ -193,12 +194,13 @@ def _listing(v: View, forward: bool, store: "ArrayStore", values: bool = True) -
 
 def _tree(tree: Tree, v: View, forward: bool, line: int, store: "ArrayStore") -> dict[str, Any]:
     """The expression of a line for JSON. line: its number."""
-    node: dict[str, Any] = {"op": tree.op, "shape": tree.shape}
+    node: dict[str, Any] = {"op": tree.op}
     if tree.op == "array":
         return node | {"name": tree.text, "a": store.put(tree.value), "line": newest(v, forward, line, tree.text)}
     if tree.op == "number":
-        return node | {"text": tree.text, "value": _number(tree.value if np.ndim(tree.value) == 0 else
-                                                           tree.value.reshape(-1)[0] if tree.value.size else 0.0)}
+        value = np.asarray(tree.value)
+        number = {"text": tree.text, "value": _number(value.reshape(-1)[0] if value.size else 0.0)}
+        return node | number | ({"shape": value.shape} if value.ndim else {})
     node["of"] = [_tree(x, v, forward, line, store) for x in tree.of]
     if tree.op in STRUCTURE:
         node |= {key: getattr(tree, key) for key in ("axes", "sources") if getattr(tree, key)}
@@ -207,10 +209,10 @@ def _tree(tree: Tree, v: View, forward: bool, line: int, store: "ArrayStore") ->
         if tree.replaces:
             node["replaces"] = True
     else:                                       # a function: the page has no code to compute it
-        node |= {"text": tree.text, "a": store.put(tree.value)}
-    if tree.op in ("sum", "mean"):
-        node["a"] = store.put(tree.value)       # shown between the operands and the result
-    return node
+        node["text"] = tree.text
+    if tree.op not in STRUCTURE or tree.op in ("sum", "mean"):      # sums are shown between the operands and the result
+        return node | {"a": store.put(tree.value)}
+    return node | ({"shape": tree.shape} if tree.shape else {})
 
 
 def _unread(v: View) -> Iterator[tuple[int, str, tuple[int, ...]]]:
@@ -253,8 +255,8 @@ def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
         return {name: [_number(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
 
     return {"leaf": u.leaf, "picks": u.picks, "given": picked(u.given),
-            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines], "change": store.put(u.change),
-            **_changes_of_loss(u)}
+            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
+            "change": store.put(u.change, PICTURE), **_changes_of_loss(u)}
 
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
@@ -294,16 +296,18 @@ class ArrayStore:
 
     def __init__(self) -> None:
         self.arrays: list[Any] = []
+        self._most: list[int] = []
         self._described: list[dict[str, Any]] = []
         self._positions: dict[Any, int] = {}
 
-    def put(self, value: Any) -> int:
-        """Store an array or a number, unless it is there already; its position in `arrays`."""
+    def put(self, value: Any, most: int = CELLS[0]) -> int:
+        """Store an array or a number, unless it is there already; its position in `arrays`. most: numbers of it."""
         a = np.asarray(value)
         key = a.shape, a.dtype.str, hashlib.sha1(a.tobytes()).digest()
         if key not in self._positions:
             self._positions[key] = len(self.arrays)
             self.arrays.append(a)
+            self._most.append(most)
             with np.errstate(all="ignore"):     # an array from empty() may hold any bits
                 self._described.append(described(a))
         return self._positions[key]
@@ -313,9 +317,9 @@ class ArrayStore:
         another shape that has the same numbers in the same order."""
         found: list[dict[str, Any]] = []
         known: dict[str, int] = {}
-        for a, description in zip(self.arrays, self._described):
+        for a, most, description in zip(self.arrays, self._most, self._described):
             with np.errstate(all="ignore"):
-                numbers = sampled(a, cells)
+                numbers = sampled(a, min(most, cells))
             key = str(numbers)
             if "stride" not in numbers and key in known and a.size > 8:
                 numbers = {"same": known[key]}
