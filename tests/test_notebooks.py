@@ -422,8 +422,8 @@ def test_the_picture_in_the_document_is_that_of_its_code():
 
 def test_what_cannot_be_drawn_is_refused_with_a_reason(tmp_path):
     x = leaf([1.0, 2.0])
-    with pytest.raises(ValueError, match="needs a Tensor made from at least one that has requires_grad=True, outside no_"
-                                         r"grad\(\); got a leaf of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"needs a Tensor made from at least one that has requires_grad=True, .*; "
+                                         r"got a leaf of shape \(2,\)"):
         mg.draw(x)
     with pytest.raises(ValueError, match="needs a Tensor made .* got an? int"):
         mg.draw(3)
