@@ -163,6 +163,10 @@ def test_leaves_are_called_like_the_variables_of_the_notebook(outputs):
     assert float(outputs["nudge"][0].data["text/plain"]) != 0.0
 
 
+def test_a_parameter_prints_its_name(outputs):
+    assert "name=first.weight, shape=(3, 5)" in outputs["parameter"][0].data["text/plain"]
+
+
 def test_a_report_shows_the_diagnosis_of_what_failed(outputs):
     shown = html_of(outputs, "report")
     assert "every entry is 2 times too small" in shown
