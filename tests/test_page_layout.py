@@ -207,7 +207,9 @@ MEASURE = """
       const name = element.className.baseVal ?? element.className;
       const what = `${document.documentElement.dataset.theme} ${element.tagName} ${name} `;
       if (clear < 4.5) faults.set(what + "contrast", `${clear.toFixed(2)} ${words}`);
-      if (parseFloat(style.fontSize) < 12) faults.set(what + "size", `${style.fontSize} ${words}`);
+      const {a, b} = isSvg ? element.getScreenCTM() : {a: 1, b: 0};         // a drawing may be scaled or turned
+      const size = parseFloat(style.fontSize) * Math.hypot(a, b);
+      if (size < 12) faults.set(what + "size", `${size} ${words}`);
     }
   };
 """
