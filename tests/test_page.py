@@ -179,7 +179,7 @@ def test_a_step_has_a_page_for_notebooks():
     assert len(shown) == 2
     for text in shown:
         assert text.startswith("<iframe srcdoc=")
-        assert "<" not in re.match(r'<iframe srcdoc="(.*?)"', text, re.S)[1]
+        assert "<" not in re.match(r"<iframe srcdoc='(.*?)'", text, re.S)[1]
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------

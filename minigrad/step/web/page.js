@@ -62,13 +62,13 @@ function overlay(...children) {
 function showHelp() {
   const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line; so do Page Up, Page Down and Space"],
     ["Home End", "first, last"], ["f d n u c", "forward, backward, nudge, update, check"], ["b", "run to a breakpoint"],
-    ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"],
+    ["w", "why: explain the largest entry of the newest array"], ["q", "quiz on and off"],
     ["h g", "show or hide the header, the graph"], ["t", "big type"], ["Esc", "close"], ["?", "this"]];
   overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
     el("td", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("td", {}, what)))),
-    el("p", {class: "note"}, "Tab goes to the next heat map; arrow keys then read its values, Enter asks why, Esc leaves it. A ",
-      "breakpoint is an op, a module, a parameter, “bad” (a check failed), “nan”, or “norm > 3”. The address of the page ",
-      "contains the step and the number of the line."),
+    el("p", {class: "note"}, "Tab goes to the next heat map; arrow keys then read its values, Page Up and Page Down change ",
+      "its panel, Enter (or a click) asks why a number has its value, Esc leaves it. A breakpoint is an op, a module, a parameter, ",
+      "“bad” (a check failed), “nan”, or “norm > 3”. The address of the page contains the step and the number of the line."),
     tourButton());
 }
 
