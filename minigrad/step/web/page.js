@@ -31,16 +31,16 @@ function draw() {
 let shown;                                                  // the position and line that were drawn last
 
 function showLine() {                                       // scroll its column, not the page, until the current line is in sight
-  const place = `${state.at}.${state.line}`, row = document.querySelector("pre > .now");
+  const place = `${state.at}.${state.line}`, rows = [...document.querySelectorAll("pre > .now")];
   if (shown !== place) $("left").scrollTop = $("arrays").scrollTop = 0;
   shown = place;
-  if (row) intoSight(row, row.offsetHeight);
+  if (rows.length) intoSight(rows[0], rows.at(-1), 24);
 }
 
 function showAsked() {                                      // the answer takes its place from the columns: keep the element in sight
   const {name} = state.trail.at(-1) ?? {}, lit = [...$("right").querySelectorAll(".lit")];
   const asked = lit.filter(box => box.closest("figure").dataset.name === name);
-  if (asked.length && !asked.some(isInSight)) intoSight(asked[0], 20);
+  if (asked.length && !asked.some(isInSight)) intoSight(asked[0], asked[0], 20);
 }
 
 function isInSight(element) {
@@ -48,9 +48,11 @@ function isInSight(element) {
   return top >= column.top && bottom <= column.bottom;
 }
 
-function intoSight(element, margin) {                       // scroll the column that it is in as little as is needed
-  const {top, bottom} = element.getBoundingClientRect(), column = element.closest("#left, #arrays");
-  const box = column.getBoundingClientRect(), over = top - margin - box.top, under = bottom + margin - box.bottom;
+function intoSight(first, last, most) {                     // scroll the column of these elements as little as is needed
+  const {top} = first.getBoundingClientRect(), {bottom} = last.getBoundingClientRect();
+  const column = first.closest("#left, #arrays"), box = column.getBoundingClientRect();
+  const margin = Math.max(0, Math.min(most, (box.height - (bottom - top)) / 2));
+  const over = top - margin - box.top, under = bottom + margin - box.bottom;
   if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(under, over);
 }
 

@@ -30,7 +30,7 @@ function showStop(stop) {
       !isLast && el("button", {class: "go", onclick: () => showStop(stop + 1)}, "Next")));
   document.body.append(tour.box);
   const about = stopElement();
-  if (about?.closest("#left, #arrays") && !state.line) intoSight(about, 10);
+  if (about?.closest("#left, #arrays") && !state.line) intoSight(about, about, 10);
   placeTour();
   tour.box.querySelector("button:last-child").focus({preventScroll: true});
 }
