@@ -391,7 +391,8 @@ def layouts_and_dtypes(case: Case) -> Iterator[Row]:
     if "dtype" in case.sample.static:           # astype changes the dtype
         return
     for dtype in ("float32", "float16"):
-        cast = lambda x: x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+        cast: Callable[[Any], Any] = lambda x: (
+            x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x)
         inputs, dys = list(map(cast, case.inputs)), list(map(cast, case.dys))
         narrow = copy.copy(case)
         narrow.static = {name: cast(value) for name, value in case.static.items()}
