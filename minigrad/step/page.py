@@ -11,11 +11,10 @@ import json
 import math
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
-from minigrad.step.backward_record import Record
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
@@ -27,6 +26,9 @@ from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record
+
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "whatif", "scatter", "tour", "media"
 # one script: a name that a file uses at its top level comes before it
@@ -36,35 +38,33 @@ STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "resha
              "scatter"}                         # operations that the page computes
 PICTURE = 1024                                  # numbers stored of an array that is only looked at
 STORED = 64                                     # elements of a gradient whose answers are stored
+FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
-def write(record: Record, path: str | Path, budget: float = 8e6) -> list[str]:
+def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
     """Write the page of a record into one file of at most `budget` bytes.
 
     Returns sentences that say what was sampled or left out to stay within the budget; the page shows them too.
     ValueError if even the smallest page is larger.
     """
-    page, omitted = _fit(_contents(record), budget)
+    page, omitted = _fit(contents_of(record), budget)
     Path(path).write_text(page, encoding="utf-8")
     return omitted
 
 
-def html(record: Record, budget: float = 8e6) -> str:
+def html(record: "Record", budget: float = 8e6) -> str:
     """The page of a record, as text."""
-    return _fit(_contents(record), budget)[0]
+    return _fit(contents_of(record), budget)[0]
 
 
-def iframe(step: Any) -> str:
-    """The page of one Step as an <iframe>, for a notebook."""
-    shown = view_alone(step)
-    shown.inputs = [x if getattr(t, "node", None) is None else
-                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
-                            embedded=True), 2e6)
-    return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
-            'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
+def iframe(contents: "Contents") -> str:
+    """A page as an <iframe> for a notebook, of at most 2 MB."""
+    page = markup.escape(_fit(contents, FRAME_BUDGET)[0], quote=False).replace("'", "&#39;")   # " is too frequent
+    title = markup.escape(contents.title or "one backward, step by step")
+    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
+            'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
 
 
 # ---- what is on it --------------------------------------------------------------------------------------------------
@@ -73,7 +73,6 @@ class Contents(NamedTuple):
     """What a page shows, of a Record or of one Step."""
     title: str
     views: list[View]
-    tokens: list[str] | None = None
     labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
@@ -85,12 +84,21 @@ class Contents(NamedTuple):
     embedded: bool = False          # in an <iframe>
 
 
-def _contents(record: Record) -> Contents:
+def contents_of(record: "Record") -> Contents:
     step = record.optimizer_step
-    return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
+    return Contents(record.title, record.views, record.labels, record.notes, record.loss,
                     [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
                     record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
                     questions(record.views), compare(record))
+
+
+def contents_of_step(step: Any) -> Contents:
+    """The page of one Step."""
+    shown = view_alone(step)
+    shown.inputs = [x if getattr(t, "node", None) is None else
+                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
+    return Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
+                    embedded=True)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -136,7 +144,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
             formulas.append(formula)
     asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
-        "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
+        "title": contents.title, "notes": list(contents.notes),
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
         "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
