@@ -112,7 +112,7 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
         data = _data(contents, store, forward, saved)
         for cells in bounds:
             arrays = store.encoded(cells)
-            omitted = _omitted(arrays, cells, forward, saved)
+            omitted = _omitted(arrays, store.most, cells, forward, saved)
             text = json.dumps(data | {"arrays": arrays, "omitted": omitted}, separators=(",", ":"), ensure_ascii=False,
                               allow_nan=False)
             page = template.replace("/*data*/", text.replace("<", "\\u003c"))       # no </script> inside
@@ -123,9 +123,10 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
                      f"over the budget of {budget / 1e6:.2f} MB; record a smaller model or raise budget=")
 
 
-def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[str]:
+def _omitted(arrays: list[Any], most: list[int], cells: int, forward: bool, saved: bool) -> list[str]:
+    """Sentences on what was left out to stay within the budget. most: numbers wanted of each array."""
     found = []
-    sampled = sum("stride" in a for a in arrays)
+    sampled = sum("stride" in a for a, n in zip(arrays, most) if n > PICTURE)
     if sampled:
         found.append(f"{sampled} of {len(arrays)} arrays are sampled evenly, to at most {cells} numbers each; their "
                      "shapes, norms, means and largest magnitudes are those of the whole arrays")
@@ -304,7 +305,7 @@ class ArrayStore:
 
     def __init__(self) -> None:
         self.arrays: list[Any] = []
-        self._most: list[int] = []
+        self.most: list[int] = []
         self._described: list[dict[str, Any]] = []
         self._positions: dict[Any, int] = {}
 
@@ -315,7 +316,7 @@ class ArrayStore:
         if key not in self._positions:
             self._positions[key] = len(self.arrays)
             self.arrays.append(a)
-            self._most.append(most)
+            self.most.append(most)
             with np.errstate(all="ignore"):     # an array from empty() may hold any bits
                 self._described.append(described(a))
         return self._positions[key]
@@ -325,7 +326,7 @@ class ArrayStore:
         another shape that has the same numbers in the same order."""
         found: list[dict[str, Any]] = []
         known: dict[str, int] = {}
-        for a, most, description in zip(self.arrays, self._most, self._described):
+        for a, most, description in zip(self.arrays, self.most, self._described):
             with np.errstate(all="ignore"):
                 numbers = sampled(a, min(most, cells))
             key = str(numbers)
