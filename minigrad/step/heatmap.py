@@ -1,8 +1,9 @@
 """An array as a heat map in text: its numbers while it is small, else blocks in 24-bit colour, or characters without
 colour."""
+import math
 import re
 import unicodedata
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -132,6 +133,7 @@ def columns(text: str) -> int:
     return sum(map(_columns_of, ANSI.sub("", text)))
 
 
+@lru_cache(maxsize=None)
 def _columns_of(character: str) -> int:
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
@@ -283,17 +285,17 @@ def _numbers(texts: list[str], levels: np.ndarray | None) -> str:
     """One row of numbers; on the colours of these levels, unless they are None."""
     if levels is None:
         return "".join(texts)
-    return "".join(_painted(text, *(BAD if np.isnan(t) else (_rgb(t), _readable(_rgb(t)))))
-                   for text, t in zip(texts, levels)) + RESET
+    return "".join(_painted(text, *(BAD if t != t else (_rgb(t), _readable(_rgb(t)))))
+                   for text, t in zip(texts, levels.tolist())) + RESET
 
 
 def _row(levels: np.ndarray, cell: int, color: bool) -> str:
     """One line of a panel: of one row of levels (1, c), or of two rows (2, c) as half blocks."""
     if not color:
-        return "".join(_character(t) * cell for t in levels[0])
+        return "".join(_character(t) * cell for t in levels[0].tolist())
     parts = []
-    for column in levels.T:
-        if np.isnan(column).any():
+    for column in levels.T.tolist():
+        if any(t != t for t in column):         # NaN
             parts.append(_painted("!" * cell, *BAD))
         elif len(column) == 1:
             parts.append(_painted(" " * cell, _rgb(column[0])))
@@ -307,7 +309,7 @@ def _painted(text: str, background: tuple[int, ...], color: tuple[int, ...] = ()
 
 
 def _rgb(t: float) -> tuple[int, ...]:
-    if np.isinf(t):
+    if math.isinf(t):
         return MASKED
     end = POSITIVE if t > 0.0 else NEGATIVE
     return tuple(round(zero + (pole - zero) * abs(t)) for zero, pole in zip(ZERO, end))
@@ -320,9 +322,8 @@ def _readable(background: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _character(t: float) -> str:
-    if np.isnan(t):
+    if t != t:                                  # NaN
         return "!"
-    if np.isinf(t):
+    if math.isinf(t):
         return "x"
-    ramp = RAMPS[int(t < 0.0)]
-    return ramp[int(np.ceil(abs(t) * (len(ramp) - 1)))]
+    return RAMPS[t < 0.0][math.ceil(abs(t) * (len(RAMPS[0]) - 1))]

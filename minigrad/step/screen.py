@@ -1,5 +1,6 @@
 """What fits on a screen of text: arrays beside each other in a given room, and signs for terminals without Unicode."""
 import shutil
+from functools import cache
 from typing import Any, Callable, Sequence
 
 from minigrad.step.heatmap import TALLEST, columns, side_by_side
@@ -30,6 +31,7 @@ def shows_unicode(stream: Any) -> bool:
 def arranged(blocks: Sequence[Draw], width: int, room: int) -> tuple[list[str], int]:
     """The lines of as many blocks as fit, and how many these are: all beside and below each other at their full size if
     that fits into `room` lines; else in rows of equal height, as many as show the most."""
+    blocks = [cache(draw) for draw in blocks]
     lines = side_by_side([draw(width, TALLEST + 1) for draw in blocks], width)[:-1]
     if len(lines) <= room:
         return lines, len(blocks)
