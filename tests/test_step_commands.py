@@ -134,7 +134,7 @@ def test_where_no_package_is_installed_the_error_says_how_to_install_it(monkeypa
 def test_the_axes_of_the_tiny_example_have_different_sizes():
     record = examples.tiny()
     sizes = {n for v in record.views for x in v.inputs for n in x.shape}
-    assert len(record.tokens) == 5 and sizes == {3, 4, 5, 7}
+    assert len(record.labels["token"]) == 5 and sizes == {3, 4, 5, 7}
     assert any(x.earlier is not None for v in record.views for x in v.inputs)     # a Tensor is used twice
     assert all(v.created_at.startswith("minigrad/step/examples.py") for v in record.views)
 
@@ -173,7 +173,7 @@ def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
     x, y = batches.batch(its_data.train, 8, 8, 1337, 2)
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
     assert np.array_equal(idx, x[:1])
-    assert "".join(record.tokens) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")
+    assert "".join(record.labels["token"]) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")
     u = record.optimizer_step.updates[0]
     assert u.given["t"] == 3 and u.given["lr"] == learning_rate("cosine", 2, 2, 6, options["learning_rate"], 0.0)
     assert np.abs(u.given["m"]).max() > 0.0
@@ -196,7 +196,7 @@ def test_a_prompt_that_is_cut_says_why_and_how_to_see_the_rest(run, context, sho
     model = GPT(GPTConfig(context, len(its_data.tokenizer), 1, 2, 16))
     optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
     record = step.training_step(model, optimizer, its_data, options, 0, "the fox sees 3 stars\nthe owl sees")
-    assert len(record.tokens) == shown
+    assert len(record.labels["token"]) == shown
     assert record.notes == [f"the prompt has 33 tokens: the first {shown} are read, {reason}, and each predicts the "
                             "next; to see another part, give that part as --prompt"]
 
@@ -248,8 +248,8 @@ def example_record():
 
 
 def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks(example_record):
-    words = "".join(example_record.tokens).replace("␣", " ").replace("\\n", "\n")
-    assert words == example.PROMPT[:-1] and words in fables.text(50_000, 0)
+    words = "".join(example_record.labels["token"]).replace("␣", " ").replace("\\n", "\n")
+    assert words == example.PROMPT[:-1] and len(words) == 16 and words in fables.text(50_000, 0)
     assert all(v.report.ok for v in example_record.views) and example_record.views[0].dys["dy"].dtype == np.float64
     assert example_record.title == "training step 4000 on fables" and not example_record.notes
 

@@ -1,4 +1,4 @@
-"""What a record says about other values of its leaves: the loss along one number, and an optimizer's steps over time."""
+"""What a record says about other values of its leaves: the loss along one number, an optimizer's steps over time."""
 import re
 import xml.etree.ElementTree as ElementTree
 

@@ -102,8 +102,9 @@ class OptimizerSteps:
             moved[id(p)] = new
             predicted = float((self.gradients[label] * (new - old)).sum())
             updates.append(ParameterUpdate(
-                label, parse(self.optimizer.op, given), listing, given, new - old, largest_entries(self.gradients[label], 3),
-                predicted, self._second_order({id(p): new}), self.replay.change({id(p): new})))
+                label, parse(self.optimizer.op, given), listing, given, new - old,
+                largest_entries(self.gradients[label], 3), predicted, self._second_order({id(p): new}),
+                self.replay.change({id(p): new})))
         return OptimizerStep(self.optimizer.op.name, clip, updates, sum(u.predicted for u in updates),
                              self._second_order(moved), self.replay.change(moved))
 

@@ -11,11 +11,10 @@ import json
 import math
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
-from minigrad.step.backward_record import Record
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
@@ -27,6 +26,9 @@ from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record
+
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "whatif", "scatter", "tour", "media"
 # one script: a name that a file uses at its top level comes before it
@@ -34,36 +36,35 @@ SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "gr
            "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
+PICTURE = 1024                                  # numbers stored of an array that is only looked at
 STORED = 64                                     # elements of a gradient whose answers are stored
+FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
-def write(record: Record, path: str | Path, budget: float = 8e6) -> list[str]:
+def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
     """Write the page of a record into one file of at most `budget` bytes.
 
     Returns sentences that say what was sampled or left out to stay within the budget; the page shows them too.
     ValueError if even the smallest page is larger.
     """
-    page, omitted = _fit(_contents(record), budget)
+    page, omitted = _fit(contents_of(record), budget)
     Path(path).write_text(page, encoding="utf-8")
     return omitted
 
 
-def html(record: Record, budget: float = 8e6) -> str:
+def html(record: "Record", budget: float = 8e6) -> str:
     """The page of a record, as text."""
-    return _fit(_contents(record), budget)[0]
+    return _fit(contents_of(record), budget)[0]
 
 
-def iframe(step: Any) -> str:
-    """The page of one Step as an <iframe>, for a notebook."""
-    shown = view_alone(step)
-    shown.inputs = [x if getattr(t, "node", None) is None else
-                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
-                            embedded=True), 2e6)
-    return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
-            'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
+def iframe(contents: "Contents") -> str:
+    """A page as an <iframe> for a notebook, of at most 2 MB."""
+    page = markup.escape(_fit(contents, FRAME_BUDGET)[0], quote=False).replace("'", "&#39;")   # " is too frequent
+    title = markup.escape(contents.title or "one backward, step by step")
+    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
+            'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
 
 
 # ---- what is on it --------------------------------------------------------------------------------------------------
@@ -72,7 +73,6 @@ class Contents(NamedTuple):
     """What a page shows, of a Record or of one Step."""
     title: str
     views: list[View]
-    tokens: list[str] | None = None
     labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
@@ -84,12 +84,21 @@ class Contents(NamedTuple):
     embedded: bool = False          # in an <iframe>
 
 
-def _contents(record: Record) -> Contents:
+def contents_of(record: "Record") -> Contents:
     step = record.optimizer_step
-    return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
+    return Contents(record.title, record.views, record.labels, record.notes, record.loss,
                     [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
                     record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
                     questions(record.views), compare(record))
+
+
+def contents_of_step(step: Any) -> Contents:
+    """The page of one Step."""
+    shown = view_alone(step)
+    shown.inputs = [x if getattr(t, "node", None) is None else
+                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
+    return Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
+                    embedded=True)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -103,7 +112,7 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
         data = _data(contents, store, forward, saved)
         for cells in bounds:
             arrays = store.encoded(cells)
-            omitted = _omitted(arrays, cells, forward, saved)
+            omitted = _omitted(arrays, store.most, cells, forward, saved)
             text = json.dumps(data | {"arrays": arrays, "omitted": omitted}, separators=(",", ":"), ensure_ascii=False,
                               allow_nan=False)
             page = template.replace("/*data*/", text.replace("<", "\\u003c"))       # no </script> inside
@@ -114,9 +123,10 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
                      f"over the budget of {budget / 1e6:.2f} MB; record a smaller model or raise budget=")
 
 
-def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[str]:
+def _omitted(arrays: list[Any], most: list[int], cells: int, forward: bool, saved: bool) -> list[str]:
+    """Sentences on what was left out to stay within the budget. most: numbers wanted of each array."""
     found = []
-    sampled = sum("stride" in a for a in arrays)
+    sampled = sum("stride" in a for a, n in zip(arrays, most) if n > PICTURE)
     if sampled:
         found.append(f"{sampled} of {len(arrays)} arrays are sampled evenly, to at most {cells} numbers each; their "
                      "shapes, norms, means and largest magnitudes are those of the whole arrays")
@@ -135,7 +145,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
             formulas.append(formula)
     asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
-        "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
+        "title": contents.title, "notes": list(contents.notes),
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
         "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
@@ -193,12 +203,13 @@ def _listing(v: View, forward: bool, store: "ArrayStore", values: bool = True) -
 
 def _tree(tree: Tree, v: View, forward: bool, line: int, store: "ArrayStore") -> dict[str, Any]:
     """The expression of a line for JSON. line: its number."""
-    node: dict[str, Any] = {"op": tree.op, "shape": tree.shape}
+    node: dict[str, Any] = {"op": tree.op}
     if tree.op == "array":
         return node | {"name": tree.text, "a": store.put(tree.value), "line": newest(v, forward, line, tree.text)}
     if tree.op == "number":
-        return node | {"text": tree.text, "value": _number(tree.value if np.ndim(tree.value) == 0 else
-                                                           tree.value.reshape(-1)[0] if tree.value.size else 0.0)}
+        value = np.asarray(tree.value)
+        number = {"text": tree.text, "value": _number(value.reshape(-1)[0] if value.size else 0.0)}
+        return node | number | ({"shape": value.shape} if value.ndim else {})
     node["of"] = [_tree(x, v, forward, line, store) for x in tree.of]
     if tree.op in STRUCTURE:
         node |= {key: getattr(tree, key) for key in ("axes", "sources") if getattr(tree, key)}
@@ -207,10 +218,10 @@ def _tree(tree: Tree, v: View, forward: bool, line: int, store: "ArrayStore") ->
         if tree.replaces:
             node["replaces"] = True
     else:                                       # a function: the page has no code to compute it
-        node |= {"text": tree.text, "a": store.put(tree.value)}
-    if tree.op in ("sum", "mean"):
-        node["a"] = store.put(tree.value)       # shown between the operands and the result
-    return node
+        node["text"] = tree.text
+    if tree.op not in STRUCTURE or tree.op in ("sum", "mean"):      # sums are shown between the operands and the result
+        return node | {"a": store.put(tree.value)}
+    return node | ({"shape": tree.shape} if tree.shape else {})
 
 
 def _unread(v: View) -> Iterator[tuple[int, str, tuple[int, ...]]]:
@@ -253,8 +264,8 @@ def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
         return {name: [_number(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
 
     return {"leaf": u.leaf, "picks": u.picks, "given": picked(u.given),
-            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines], "change": store.put(u.change),
-            **_changes_of_loss(u)}
+            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
+            "change": store.put(u.change, PICTURE), **_changes_of_loss(u)}
 
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
@@ -294,16 +305,18 @@ class ArrayStore:
 
     def __init__(self) -> None:
         self.arrays: list[Any] = []
+        self.most: list[int] = []
         self._described: list[dict[str, Any]] = []
         self._positions: dict[Any, int] = {}
 
-    def put(self, value: Any) -> int:
-        """Store an array or a number, unless it is there already; its position in `arrays`."""
+    def put(self, value: Any, most: int = CELLS[0]) -> int:
+        """Store an array or a number, unless it is there already; its position in `arrays`. most: numbers of it."""
         a = np.asarray(value)
         key = a.shape, a.dtype.str, hashlib.sha1(a.tobytes()).digest()
         if key not in self._positions:
             self._positions[key] = len(self.arrays)
             self.arrays.append(a)
+            self.most.append(most)
             with np.errstate(all="ignore"):     # an array from empty() may hold any bits
                 self._described.append(described(a))
         return self._positions[key]
@@ -313,9 +326,9 @@ class ArrayStore:
         another shape that has the same numbers in the same order."""
         found: list[dict[str, Any]] = []
         known: dict[str, int] = {}
-        for a, description in zip(self.arrays, self._described):
+        for a, most, description in zip(self.arrays, self.most, self._described):
             with np.errstate(all="ignore"):
-                numbers = sampled(a, cells)
+                numbers = sampled(a, min(most, cells))
             key = str(numbers)
             if "stride" not in numbers and key in known and a.size > 8:
                 numbers = {"same": known[key]}

@@ -1,13 +1,15 @@
 """The gradient of every leaf against central differences of the loss, entry by entry."""
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minigrad.gradcheck import EPS, TOLERANCE
-from minigrad.step.backward_record import Record
 from minigrad.step.explain import size_of
 from minigrad.step.rerun import on_host
+
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record
 
 MOST = 2000                                     # entries compared in a record, each by two runs of its forward
 WORK = 10 ** 8                                  # entries compared, times the number of entries of all leaves
@@ -36,7 +38,7 @@ class Compared(NamedTuple):
         return tuple(int(k) for k in np.unravel_index(self.at[np.argmax(self.error)], self.shape))
 
 
-def compare(record: Record) -> list[Compared]:
+def compare(record: "Record") -> list[Compared]:
     """Compare every entry of a leaf, or as many picked at random, with a fixed seed, as the work allows; an equal
     number of each large leaf. The forward runs in float64. Nothing where the loss is not finite: there is no numeric
     gradient then."""
@@ -50,7 +52,7 @@ def compare(record: Record) -> list[Compared]:
     return [_compare_leaf(record, leaf, rng.permutation(g.size)[:each]) for leaf, g in record.gradients.items()]
 
 
-def _compare_leaf(record: Record, leaf: str, picked: Any) -> Compared:
+def _compare_leaf(record: "Record", leaf: str, picked: Any) -> Compared:
     tensor, at = record.leaves[leaf], np.sort(picked)
     x = on_host(tensor).astype(np.float64)
     gradient = record.gradients[leaf]

@@ -7,12 +7,9 @@ from minigrad.step.heatmap import TALLEST, columns, side_by_side
 NARROWEST, LOWEST = 22, 7                       # columns and lines of a heat map beside or below others
 Draw = Callable[[int, int], list[str]]          # (width, height) -> the lines of a block, no more and no wider
 
-# for terminals whose encoding lacks them
-ASCII = str.maketrans({
-    "─": "-", "→": ">", "↓": "v", "⋮": ":", "✓": "ok", "✗": "BAD", "█": "#", "␣": "_", "×": "x", "·": "*", "−": "-",
-    "…": "...", "√": "sqrt ", "Σ": "sum", "∂": "d", "ᵀ": "^T", "²": "^2", "³": "^3", "⁻": "^-", "¹": "1", "∞": "inf",
-    "≤": "<=", "≥": ">=", "≠": "!=", "⊙": "*", "π": "pi", "β": "beta", "ε": "eps", "μ": "mu", "σ": "sigma",
-    "λ": "lambda", "₁": "1", "₂": "2", "ₜ": "_t"})
+# for terminals whose encoding lacks these signs; formulas then stand in the notation of the docstrings
+ASCII = str.maketrans({"─": "-", "→": ">", "↓": "v", "⋮": ":", "✓": "ok", "✗": "BAD", "█": "#", "␣": "_", "×": "x",
+                       "·": "*", "−": "-", "…": "...", "∂": "d", "½": "1/2 ", "ᵀ": "^T"})
 
 
 def size() -> tuple[int, int]:

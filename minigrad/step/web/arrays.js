@@ -43,7 +43,7 @@ function trueIndex(a, panel, row, column) {                 // of a cell of a he
   return [...leading, ...a.shape.length > 1 ? [row * a.steps[1]] : [], column * a.steps[2]];
 }
 
-function cellOf(a, at) {                                    // the cell that shows this index, or of a sample the one nearest before it
+function cellOf(a, at) {                                    // the cell of an index; of a sample the nearest before it
   const flat = a.shape.slice(0, -2).reduce((k, n, axis) => k * n + at[axis], 0);
   const row = a.shape.length > 1 ? at.at(-2) : 0;
   return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
@@ -51,9 +51,12 @@ function cellOf(a, at) {                                    // the cell that sho
 
 // ---- axes ----------------------------------------------------------------------------------------------------------
 
-function axesOf(name, shape) {                              // the names of the axes of an array of this step; "" where unknown
-  const known = "fb".includes(here().kind) ? steps[here().k].axes?.[name] : undefined;
-  return known?.length === shape.length ? known : shape.map(() => "");
+function axesOf(name, shape) {                              // names of an array's axes in this step; "" where unknown
+  const known = "fb".includes(here().kind) && steps[here().k].axes?.[name] || [];
+  if (known.length === shape.length) return known;
+  if (known.length < shape.length || !shape.length) return shape.map(() => "");
+  const [rows, ...rest] = known.slice(-shape.length);       // the op has merged the axes before the last into rows
+  return [labelsOf(rows).length === shape[0] ? rows : "", ...rest];
 }
 
 const labelsOf = axis => data.labels?.[axis] ?? [];         // the labels of its indices: tokens, characters

@@ -2,7 +2,7 @@
 
 function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, whole}) {
   const cursor = el("i"), {rows, columns} = a, canvases = [...panels.querySelectorAll("canvas")];
-  const frame = (n, [r0, c0], [r1, c1], box) => {           // put a box around the cells from (r0, c0) to (r1, c1) of the nth panel
+  const frame = (n, [r0, c0], [r1, c1], box) => {           // put a box around the cells from (r0, c0) to (r1, c1)
     const {w, h, left, top} = canvases[n].cell, below = canvases[n].offsetTop;
     box.style.cssText = `left:${left + c0 * w - 1.5}px;top:${below + top + r0 * h - 1.5}px;` +
       `width:${(c1 - c0 + 1) * w + 3}px;height:${(r1 - r0 + 1) * h + 3}px`;
@@ -12,6 +12,7 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, whol
     const at = trueIndex(a, shown[n], row, column);
     return whole === a ? at : swapped(at).slice(-whole.shape.length);
   };
+  const namesOfAxes = whole === a ? axes : swapped(axes).slice(-whole.shape.length);
   const cellAt = at => cellOf(a, whole === a ? at : swapped(at, 0));
   let cell = null;
   const clear = () => { cell = null; cursor.remove(); reading.textContent = ""; };
@@ -20,7 +21,7 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, whol
     frame(n, [row, column], [row, column], cursor);
     reading.classList.toggle("left", figure.getBoundingClientRect().left + 350 > document.documentElement.clientWidth);
     const x = a.numbers[(shown[n] * rows + row) * columns + column];
-    reading.textContent = (asks?.name ?? name) + placed(whole === a ? axes : swapped(axes).slice(-whole.shape.length), indexOf(cell)) + " = " +
+    reading.textContent = `${asks?.name ?? name}${placed(namesOfAxes, indexOf(cell))} = ` +
       (a.mask !== undefined && !isFinite(x) ? num(a.mask) + ", masked" : num(x, 4));
   };
   const ask = at => {
@@ -60,7 +61,7 @@ function readsAndAsks(figure, {a, axes, shown, name, panels, reading, asks, whol
   };
 }
 
-function boxesOf(cells) {                                   // [first, last] of rectangles that cover these cells and no others
+function boxesOf(cells) {                                   // [first, last] of rectangles that cover just these cells
   const at = (list, k) => [Math.min(...list.map(cell => cell[k])), Math.max(...list.map(cell => cell[k]))];
   const keys = new Set(cells.map(cell => cell.join()));
   if (!keys.size) return [];
@@ -77,12 +78,13 @@ function boxesOf(cells) {                                   // [first, last] of 
   return boxes;
 }
 
-let lit = [];                                               // the cells that are outlined: [{name, at}, ...], of an answer also kind, k, line
+let lit = [];                                               // the cells that are outlined
 
-function lightCells(cells) {                                // outline these cells in the figures of their arrays
+function lightCells(cells) {                                // outline cells {name, at}, perhaps of {kind, k, line}
   lit = cells.filter(c => c.kind === undefined || c.kind === here().kind && c.k === here().k);
-  const inPictures = lit.map(c => figuresOf(c).find(f => f.closest(".picture"))?.panelOf(c.at)).filter(p => p !== undefined);
-  if (inPictures.length && !inPictures.includes(state.panel)) choosePanel(inPictures[0]);
+  const panelOf = c => figuresOf(c).find(f => f.closest(".picture"))?.panelOf(c.at);
+  const panels = lit.map(panelOf).filter(p => p !== undefined);
+  if (panels.length && !panels.includes(state.panel)) choosePanel(panels[0]);
   else outline();
 }
 

@@ -6,6 +6,14 @@
 const LETTERS = "jkmnuv", BINDING = {sum: 1, mean: 1, max: 1, "@": 1, scatter: 1, "+": 2, "-": 2, "*": 3, "/": 3, neg: 4, "**": 5};
 const MOST_WRITTEN = 4;
 
+for (const step of steps) for (const {lines} of [step.forward, step.backward])
+  for (const line of lines) for (const tree of Object.values(line[3])) giveShapes(tree);
+
+function giveShapes(tree) {                                 // a tree whose values are stored has no shape of its own
+  tree.shape ??= tree.a === undefined ? [] : data.arrays[tree.a].shape;
+  tree.of?.forEach(giveShapes);
+}
+
 class NotStored extends Error {}                            // the page holds only a sample of an array
 
 function numberAt(position, at) {                           // an element of an array of the page

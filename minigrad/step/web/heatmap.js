@@ -29,14 +29,14 @@ const lettersWide = n => 7.3 * type() * n;
 function heatmap(name, position, options = {}) {
   // options: to (the input whose gradient it is; with from, the input whose value it is), tag, isNew, size; axes: their
   // names; unit: the largest magnitude of the colour scale; scale: words for its legend; panel: the only one that is
-  // shown; transpose: show the last two axes exchanged, a vector upright; asks: {name, line} of the array that a click asks about;
-  // largest: how many of its largest entries get a button that asks about them
+  // shown; transpose: show the last two axes exchanged, a vector upright; asks: {name, line} of the array that a click
+  // asks about; largest: how many of its largest entries get a button that asks about them
   const whole = array(position), a = options.transpose && whole.shape.length ? transposed(whole) : whole;
   const {to, from, tag, isNew, size = LARGE, asks, panel} = options;
   let axes = options.axes ?? axesOf(asks?.name ?? name, whole.shape);
   if (options.transpose) axes = swapped(axes, "");
-  const caption = el("figcaption", {}, el("b", {}, name),
-    el("span", {class: "shape"}, dims(panel === undefined ? a.shape : a.shape.slice(-2))),
+  const shape = panel === undefined ? dims(a.shape) : a.shape.slice(-2).join(" × ");
+  const caption = el("figcaption", {}, el("b", {}, name), shape && el("span", {class: "shape"}, shape),
     tag && el("span", {class: "shape"}, tag), to && el("div", {class: "to"}, from ? "from " : "→ ", to));
   const figure = el("figure", {class: isNew ? "new" : null, "data-name": asks?.name ?? name, "data-line": asks?.line,
     "data-whole": panel === undefined || a.panels === 1}, caption);
@@ -47,15 +47,16 @@ function heatmap(name, position, options = {}) {
   const written = texts(a, shown.length), layout = arrange(a, size, axes, shown.length, written);
   if (layout.written && written.factor) caption.append(el("span", {class: "shape"}, `numbers × ${written.factor}`));
   const unit = options.unit ?? (Number(a.max) || 1), reading = el("output", {class: "reading"});
-  const labelled = `${name}${to ? `, ${from ? "from" : "gradient of"} ${to}` : ""}: ${a.ints ? "numbers" : "heat map"} of ` +
-    `${a.shape.map((n, k) => axes[k] ? `${n} (${axes[k]})` : n).join(" × ")}, ` +
-    (a.constant ? `all ${num(a.numbers[0])}` : `largest magnitude ${num(a.max)}, norm ${num(a.norm)}, mean ${num(a.mean)}`);
+  const lengths = a.shape.map((n, k) => axes[k] ? `${n} (${axes[k]})` : n).join(" × ");
+  const labelled = `${name}${to ? `, ${from ? "from" : "gradient of"} ${to}` : ""}: ` +
+    `${a.ints ? "numbers" : "heat map"} of ${lengths}, ` + (a.constant ? `all ${num(a.numbers[0])}` :
+    `largest magnitude ${num(a.max)}, norm ${num(a.norm)}, mean ${num(a.mean)}`);
   const panels = el("div", {class: "panels" + (asks ? " asks" : ""), tabindex: 0, role: "group",
     "aria-label": labelled + ". Arrow keys read its values" + (asks ? ", Enter asks why" : "")});
   shown.forEach((p, n) => panels.append(el("div", {class: "panel"}, panel === undefined && panelName(a, axes, p),
     paint(a, p, unit, axes, n && !size.indices ? {...layout, ...layout.bare} : layout, written, labelled))));
   if (a.ints || a.constant || a.mask !== undefined) figure.classList.add("neutral");
-  if (a.numbers.some(x => !isFinite(x)) && (a.mask === undefined || a.numbers.some(isNaN))) figure.classList.add("cross");
+  if (a.numbers.some(a.mask === undefined ? x => !isFinite(x) : isNaN)) figure.classList.add("cross");
   figure.append(panels, reading, legendOf(a, unit, options.scale, !size.cell));
   if (a.stride) {
     const all = a.full[0] > 1 ? [0, 1, 2] : [1, 2], kept = [a.panels, a.rows, a.columns];
@@ -82,9 +83,9 @@ function panelName(a, axes, p) {                            // "head 2"; "" for 
   return long.every(k => axes[k]) ? long.map(k => inWords(axes[k], at[k])).join(", ") : index(at);
 }
 
-function legendOf(a, unit, words, norm) {                   // of the colour scale of one heat map; with the norm, where there is room
+function legendOf(a, unit, words, norm) {                   // of the colour scale of a heat map; perhaps with the norm
   if (a.constant) return el("div", {class: "scale"}, `all ${num(a.numbers[0])}`);
-  return a.ints ? "" : el("div", {class: "scale"}, words ?? [num(-unit), el("i"), num(unit)],
+  return a.ints ? "" : el("div", {class: "scale"}, words ?? [el("i"), `±${num(unit)}`],
     norm && el("span", {}, `norm ${num(a.norm)}`));
 }
 
@@ -95,16 +96,18 @@ function texts(a, panels) {
   // numbers are written in units of it. Floats have the same number of decimals, so that magnitudes can be compared.
   const few = a.columns <= 8 && a.rows <= 8 || a.rows === 1 && a.columns <= 32;
   if (panels > 4 || !(few || a.ints && a.rows <= 32 && a.columns <= 32)) return;
-  const exponent = Math.floor(Math.log10(Number(a.max) || 1)), apart = !a.ints && !a.constant && (exponent < -2 || exponent > 4);
+  const exponent = Math.floor(Math.log10(Number(a.max) || 1));
+  const apart = !a.ints && !a.constant && (exponent < -2 || exponent > 4);
   const decimals = a.ints || a.numbers.every(Number.isInteger) ? 0 : apart ? 2 : Math.max(0, 2 - exponent);
   const factor = apart ? 10 ** exponent : 1;
-  const text = x => isFinite(x) ? x === 0 ? "0" : a.constant ? num(x, 4) : (x / factor).toFixed(decimals).replace("-", "−") :
-    a.mask !== undefined && !isNaN(x) ? num(a.mask) : num(x);
+  const text = x => !isFinite(x) ? num(a.mask === undefined || isNaN(x) ? x : a.mask) : x === 0 ? "0" :
+    a.constant ? num(x, 4) : (x / factor).toFixed(decimals).replace("-", "−");
   const words = Array.from(a.numbers, text);
-  return {words, few, longest: Math.max(...words.map(word => word.length)), factor: apart && `1e${exponent}`.replace("-", "−")};
+  return {words, few, longest: Math.max(...words.map(word => word.length)),
+    factor: apart && `1e${exponent}`.replace("-", "−")};
 }
 
-function inkOn(pixel) {                                     // black or white, whichever has the higher contrast (WCAG 2.2)
+function inkOn(pixel) {                                     // black or white: the one of higher contrast (WCAG 2.2)
   const linear = [0, 8, 16].map(shift => (pixel >> shift & 255) / 255).map(
     c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
   return .2126 * linear[0] + .7152 * linear[1] + .0722 * linear[2] > .179 ? "#000" : "#fff";
@@ -123,7 +126,8 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
   const widest = labels => Math.max(0, ...labels.map(label => label.length));
   let left = !rows ? 0 : line + (rows.labels.length ? lettersWide(widest(rows.labels)) + 5 : 0);
 
-  const wide = written && lettersWide(written.longest) * 1.08 + 8, fits = wide * a.columns + left <= Math.max(available, perPanel);
+  const wide = written && lettersWide(written.longest) * 1.08 + 8;
+  const fits = wide * a.columns + left <= Math.max(available, perPanel);
   let w, h, writes = written?.few && fits;
   if (writes) [w, h] = [Math.max(wide, 24), 24 * type()];
   else {
@@ -139,20 +143,22 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
     const every = Math.ceil(needed / cell);
     return side.words ? every > 5 ? 0 : every : ROUND.find(n => n >= every);
   };
-  let everyRow = 0, everyColumn = 0, turned = false, above = 0;
+  let everyRow = 0, everyColumn = 0, turned = false, above = 0, over = 0;
   if (rows?.labels.length) everyRow = thin(rows, h, line - 1);
   if (!everyRow) left = rows ? line : 0;
   if (columns?.labels.length) {
     const letters = widest(columns.labels);
     turned = columns.words && letters > 2 && lettersWide(letters) + 4 > w;
     everyColumn = thin(columns, w, turned ? line - 1 : lettersWide(letters) + (letters > 1 ? 5 : 1));
+    if (!turned) over = Math.max(0, (lettersWide(letters) - w) / 2);
     if (everyColumn) above = turned ? lettersWide(letters) + 4 : line;
   }
   const top = (columns ? line : 0) + above || (everyRow ? Math.max(0, (line - h) / 2) : 0);
-  return {w, h, left, top, rows, columns, everyRow, everyColumn, turned, written: writes, bare: {left: 0, rows: null, columns: null, everyRow: 0, everyColumn: 0}};
+  return {w, h, left, top, rows, columns, everyRow, everyColumn, turned, over, written: writes,
+    bare: {left: 0, rows: null, columns: null, everyRow: 0, everyColumn: 0}};
 }
 
-function labelsAt(axis, n, step, size) {                    // the labels of the shown indices of an axis; if there are none, the indices
+function labelsAt(axis, n, step, size) {                    // the labels of an axis at the shown indices, or these
   const known = labelsOf(axis);
   if (!known.length && !size.indices) return [];
   return Array.from({length: n}, (_, k) => known.length ? visible(known[k * step] ?? "").slice(0, 8) : `${k * step}`);
@@ -160,7 +166,7 @@ function labelsAt(axis, n, step, size) {                    // the labels of the
 
 // ---- painting ------------------------------------------------------------------------------------------------------
 
-function image(a, panel, unit) {                            // a pixel for each number, and the numbers that are NaN or infinity
+function image(a, panel, unit) {                            // a pixel for each number; which ones are NaN or infinity
   const {rows, columns, numbers} = a, size = rows * columns, bad = [];
   const canvas = document.createElement("canvas"), colors = new Uint32Array(size);
   [canvas.width, canvas.height] = [columns, rows];
@@ -181,8 +187,10 @@ function paint(a, panel, unit, axes, layout, written, label) {
   const {w, h, left, top} = layout, {rows, columns} = a;
   const {canvas: small, bad, colors} = a.images[`${panel} ${unit}`] ??= image(a, panel, unit);
   const dense = window.devicePixelRatio || 1;
-  const wide = Math.max(left + columns * w, layout.columns ? left + lettersWide(layout.columns.name.length + 2) : 0);
-  const high = Math.max(top + rows * h + (layout.everyRow ? Math.max(0, 7 * type() - h / 2) : 0), layout.rows ? top + lettersWide(layout.rows.name.length) : 0);
+  const below = layout.everyRow ? Math.max(0, 7 * type() - h / 2) : 0;                  // of the last row's label
+  const nameWide = name => name ? lettersWide(name.length + 2) : 0;
+  const wide = Math.max(left + columns * w + layout.over, left + nameWide(layout.columns?.name));
+  const high = Math.max(top + rows * h + below, top + nameWide(layout.rows?.name));
   const canvas = el("canvas", {role: "img", "aria-label": label,
     width: Math.ceil(wide * dense), height: Math.ceil(high * dense), style: `width:${wide}px;height:${high}px`});
   Object.assign(canvas, {cell: {w, h, left, top}});

@@ -1,12 +1,13 @@
 // ---- the right column: arrays --------------------------------------------------------------------------------------
 
 function section(name, figures, legend) {
-  return [el("h3", {}, name, legend && el("span", {class: "legend"}, "square-root scale:", COLOURS.map(([colour, words]) =>
-    el("span", {class: colour}, el("i"), words)))), el("div", {class: "figures"}, figures)];
+  const colours = COLOURS.map(([colour, words]) => el("span", {class: colour}, el("i"), words));
+  return [el("h3", {}, name, legend && el("span", {class: "legend"}, "square-root scale:", colours)),
+    el("div", {class: "figures"}, figures)];
 }
 
-const COLOURS = [["negative", "negative"], ["zero", "0"], ["positive", "positive"], ["neutral", "masked, integer, all equal"],
-  ["cross", "NaN, ∞"]];
+const COLOURS = [["negative", "negative"], ["zero", "0"], ["positive", "positive"],
+  ["neutral", "masked, integer, all equal"], ["cross", "NaN, ∞"]];
 const GRADIENTS = "gradients with respect to the inputs", UPSTREAM = "upstream gradient and saved arrays";
 
 function upstreamAndSaved(step) {
@@ -23,17 +24,19 @@ function drawRight(step, kind) {                            // the newest arrays
     f => f.dataset.whole !== undefined).map(f => `${f.dataset.name} ${f.dataset.line}`));
   const isShown = (name, line) => inPictures.has(`${name} ${line}`);
 
-  const results = !whole ? [] : !forward ? step.inputs.flatMap(x => "gradient" in x ? gradientOf(x, isShown(`d${x.name}`, n)) : []) :
+  const results = !whole ? [] :
+    !forward ? step.inputs.flatMap(x => "gradient" in x ? gradientOf(x, isShown(`d${x.name}`, n)) : []) :
     Object.entries(step.outputs).filter(([name]) => !isShown(name, n)).map(
       ([name, a]) => heatmap(name, a, {isNew, asks: {name, line: n}}));
   const finals = !whole ? [] : finalsOf(step, forward);
   const before = lines.slice(0, state.line ? last - 1 : last).flatMap(([, , values], k) =>
     Object.entries(values).filter(([name, a]) => !finals.includes(a) && !isShown(name, k + 1)).map(
       ([name, a]) => heatmap(name, a, {tag: `line ${k + 1}`, size: SMALL, asks: {name, line: k + 1}})));
-  const given = (!forward ? upstreamAndSaved(step) :
-    step.inputs.map(x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL, asks: {name: x.name, line: 0}}))
+  const given = (!forward ? upstreamAndSaved(step) : step.inputs.map(
+    x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL, asks: {name: x.name, line: 0}}))
   ).filter(f => !isShown(f.dataset.name, 0));
   const parts = [
+    ["gradient check failed", forward || state.line ? [] : failedChecks(step)],
     [`line ${last} of ${n} computed`, newest], [forward ? "outputs" : GRADIENTS, results],
     ["intermediate values", before], [forward ? "inputs" : UPSTREAM, given]].filter(([, figures]) => figures.length);
   if (!newest.length && !results.length) parts.unshift([`line ${last} of ${n} computed no array`, []]);
@@ -43,7 +46,7 @@ function drawRight(step, kind) {                            // the newest arrays
 
 const finalsOf = (step, forward) => forward ? Object.values(step.outputs) : step.inputs.map(x => x.gradient);
 
-function newestOf(step, lines) {                     // what the current line computed, as pictures where it can be drawn
+function newestOf(step, lines) {                            // what the current line computed, as pictures if possible
   const line = lines[state.line - 1], [, , values, trees] = line, last = state.line === lines.length;
   const finals = last ? finalsOf(step, here().kind === "f") : [];
   return Object.entries(values).flatMap(([name, a]) => {
@@ -56,14 +59,15 @@ function newestOf(step, lines) {                     // what the current line co
   });
 }
 
-function gradientOf(x, isShown) {                           // of an input; with what earlier steps sent it, if there is any
+function gradientOf(x, isShown) {                           // of an input; added to what earlier steps sent it
   const name = `d${x.name}`, asks = {name, line: listingOf(here()).lines.length}, isNew = state.line > 0;
   if (!("earlier" in x)) return isShown ? [] : [heatmap(name, x.gradient, {to: x.label, isNew, asks, largest: 3})];
-  const axes = axesOf(name, x.shape), unit = Math.max(...[x.earlier, x.gradient, x.sum].map(p => magnitude(array(p)))) || 1;
-  const part = (word, a, more) => heatmap(word, a, {to: x.label, size: THIRD, axes, unit, asks: {...asks, name: `${word} ${name}`}, ...more});
-  return [el("div", {class: "equation"}, part("earlier", x.earlier), el("span", {class: "sign"}, "+"),
+  const unit = Math.max(...[x.earlier, x.gradient, x.sum].map(p => magnitude(array(p)))) || 1;
+  const options = {to: x.label, size: THIRD, axes: axesOf(name, x.shape), unit};
+  const part = (word, a, more) => heatmap(word, a, {...options, asks: {...asks, name: `${word} ${name}`}, ...more});
+  return [el("div", {class: "equation"}, part("earlier", x.earlier), sign("+"),
     part(name, x.gradient, {asks, isNew: isNew && !isShown, scale: "same scale", largest: 2}),
-    el("span", {class: "sign"}, "="), part("sum", x.sum, {scale: "same scale"}))];
+    sign("="), part("sum", x.sum, {scale: "same scale"}))];
 }
 
 function whyButtons(a, asks, axes, count) {                 // they ask about the largest entries
@@ -83,11 +87,9 @@ function largestOf(a, count) {                              // the indices of th
   return found.map(k => trueIndex(a, Math.floor(k / area), Math.floor(k % area / a.columns), k % a.columns));
 }
 
-// ---- the formula: which of its equations the current line computes ---------------------------------------------------
+// ---- the formula: the equations that the current line computes -----------------------------------------------------
 
 function lightFormula(names) {
-  for (const row of $("left").querySelectorAll("math mtr, math [data-name]")) {
-    const name = row.dataset.name ?? row.querySelector("mtd")?.textContent ?? "";
-    row.classList.toggle("lit", names.includes(name.replace("^", "hat")));
-  }
+  for (const row of $("left").querySelectorAll("math [data-name]"))
+    row.classList.toggle("lit", row.dataset.name.split(" ").some(name => names.includes(name)));
 }

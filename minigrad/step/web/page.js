@@ -28,35 +28,30 @@ function draw() {
     (state.line ? `, line ${state.line} of ${n}${computed ? `, computed ${computed}` : ""}` : "");
 }
 
-let shown;                                                  // the position that was drawn last
+let shown;                                                  // the position and line that were drawn last
 
 function showLine() {                                       // scroll its column, not the page, until the current line is in sight
-  if (shown !== here()) $("left").scrollTop = $("arrays").scrollTop = 0;
-  shown = here();
-  const row = document.querySelector("pre > .now");
-  if (row) intoSight(row, row.getBoundingClientRect(), row.offsetHeight);
+  const place = `${state.at}.${state.line}`, row = document.querySelector("pre > .now");
+  if (shown !== place) $("left").scrollTop = $("arrays").scrollTop = 0;
+  shown = place;
+  if (row) intoSight(row, row.offsetHeight);
 }
 
-function intoSight(element, {top, bottom}, margin = 0) {    // a part of an element in one of the columns
-  const column = element.closest("#left, #arrays"), box = column.getBoundingClientRect();
-  const over = top - margin - box.top, under = bottom + margin - box.bottom;
-  if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(over, under);
+function showAsked() {                                      // the answer takes its place from the columns: keep the element in sight
+  const {name} = state.trail.at(-1) ?? {}, lit = [...$("right").querySelectorAll(".lit")];
+  const asked = lit.filter(box => box.closest("figure").dataset.name === name);
+  if (asked.length && !asked.some(isInSight)) intoSight(asked[0], 20);
 }
 
-let asked;                                                  // where the reader asked why: a figure, and the rows of pixels in it
-
-function rememberAsked({key, target, clientY}) {
-  if (key && key !== "Enter") return;
-  const figure = target.closest("figure"), cursor = key && figure?.querySelector(".panel i")?.getBoundingClientRect();
-  if (!figure) return;
-  const from = figure.getBoundingClientRect().top, y = cursor ? cursor.top + cursor.height / 2 : clientY;
-  asked = {figure, top: y - from - 12, bottom: y - from + 12};
+function isInSight(element) {
+  const {top, bottom} = element.getBoundingClientRect(), column = element.closest("#left, #arrays").getBoundingClientRect();
+  return top >= column.top && bottom <= column.bottom;
 }
 
-function showAsked() {                                      // the answer takes its place from the columns: keep the number in sight
-  if ($("why").hidden || !asked?.figure.isConnected) return;
-  const {top} = asked.figure.getBoundingClientRect();
-  intoSight(asked.figure, {top: top + asked.top, bottom: top + asked.bottom}, 12);
+function intoSight(element, margin) {                       // scroll the column that it is in as little as is needed
+  const {top, bottom} = element.getBoundingClientRect(), column = element.closest("#left, #arrays");
+  const box = column.getBoundingClientRect(), over = top - margin - box.top, under = bottom + margin - box.bottom;
+  if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(under, over);
 }
 
 function overlay(...children) {
@@ -67,12 +62,12 @@ function overlay(...children) {
 function showHelp() {
   const does = [["← →", "previous, next op"], ["↑ ↓", "previous, next line; so do Page Up, Page Down and Space"],
     ["Home End", "first, last"], ["f d n u c", "forward, backward, nudge, update, check"], ["b", "run to a breakpoint"],
-    ["w", "why: explain the largest entry of a gradient"], ["q", "quiz on and off"],
+    ["w", "why: explain the largest entry of the newest array"], ["q", "quiz on and off"],
     ["h g", "show or hide the header, the graph"], ["t", "big type"], ["Esc", "close"], ["?", "this"]];
   overlay(el("h2", {}, "Keys"), el("table", {}, does.map(([names, what]) => el("tr", {},
     el("td", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("td", {}, what)))),
     el("p", {class: "note"}, "Tab goes to the next heat map; arrow keys then read its values, Page Up and Page Down change ",
-      "its panel, Esc leaves it. Circles mark the entries that “why” explains. A breakpoint is an op, a module, a parameter, ",
+      "its panel, Enter (or a click) asks why a number has its value, Esc leaves it. A breakpoint is an op, a module, a parameter, ",
       "“bad” (a check failed), “nan”, or “norm > 3”. The address of the page contains the step and the number of the line."),
     tourButton());
 }
@@ -125,7 +120,8 @@ const keys = {
   h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
 };
 document.onkeydown = event => {
-  const {tagName} = event.target, typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) || $("overlay").open;
+  const {tagName, id} = event.target, isClicker = event.key.startsWith("Page") && ["breakpoint", "jump"].includes(id);
+  const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) && !isClicker || $("overlay").open;
   if (event.key === "Escape" && typing) event.target.blur();
   const key = event.shiftKey && event.key === " " ? "shift " : event.key;
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !keys[key]) return;
@@ -156,11 +152,10 @@ function start() {
   $("notes").append(...[...data.notes, ...data.omitted].map(text => el("li", {}, text)));
   useLooks();
   window.onhashchange = fromHash;
-  window.onresize = () => { useLooks(); draw(); };
+  window.onresize = () => { useLooks(); shown = ""; draw(); };
   let before;                                               // print on white
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
-  for (const type of ["click", "keydown"]) $("right").addEventListener(type, rememberAsked, {capture: true});
   new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
   if (!data.embedded && location.hash) fromHash();
   draw();
