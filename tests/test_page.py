@@ -385,7 +385,7 @@ def test_a_record_without_tokens_optimizer_or_modules_has_a_page(tmp_path):
       seen.tabs = all("#tabs button").map(b => b.textContent);
       seen.steps = steps.length;
     """)
-    assert seen.tabs == ["Forward", "Backward", "Nudge"]
+    assert seen.tabs == ["Forward", "Backward", "Nudge", "Check"]
     assert seen.steps == 3
 
 

@@ -80,5 +80,5 @@ def summary(found: list[Compared]) -> tuple[str, str]:
     which = (f"{n:,} of {total:,} entries, picked at random: at most {max(len(x.at) for x in found)} of each tensor."
              if n < total else "Every entry of every gradient.")
     points = f"{'all ' if n == right else f'{right:,} of '}{n:,} {'points' if n < total else 'entries'}"
-    return (f"{points} lie on the diagonal; worst relative error {worst:.0e}",
+    return (f"{points} lie on the diagonal; worst relative error {worst:.1g}",
             f"{which} The error is relative to the largest entry of its tensor.")
