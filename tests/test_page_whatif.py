@@ -12,7 +12,7 @@ import pytest
 from gpt.step import example
 from minigrad import Tensor, functional as F, gradcheck, optim
 from minigrad.ops.op import OPS
-from minigrad.step import page, quiz, record
+from minigrad.step import page, quiz, record, replay
 from minigrad.step.examples import tiny
 from faulty_ops import SoftmaxDiagonal
 from locate_mistakes import with_mistake
@@ -150,6 +150,14 @@ def test_the_page_holds_the_curves_the_steps_over_time_and_the_questions_of_the_
         assert u["secondOrder"] == pytest.approx(update.second_order)
     assert [[data["questions"][n]["text"] for n in own] for own in data["quiz"]] == [
         [q.text for q in own] for own in quiz.questions(seen.views)]
+
+
+def test_the_page_of_a_large_model_has_no_curves_and_no_curvature_of_single_tensors(monkeypatch):
+    monkeypatch.setattr(replay, "MOST_PARAMETERS", 0)
+    data = data_of(page.html(tiny()))
+    assert not any("changes" in n for n in data["nudges"]) and len(data["nudges"]) == 21
+    assert all(u["secondOrder"] is None and u["overTime"] for u in data["optimizer"]["updates"])
+    assert data["optimizer"]["secondOrder"] and "g stays as recorded" in data["optimizer"]["overTime"]
 
 
 def test_these_data_take_less_than_60_kb_of_the_tiny_example():

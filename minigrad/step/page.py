@@ -76,7 +76,7 @@ class Contents(NamedTuple):
     labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
-    nudges: Iterable[tuple[Nudge, NudgeCurve]] = ()
+    nudges: Iterable[tuple[Nudge, NudgeCurve | None]] = ()
     optimizer_step: OptimizerStep | None = None
     over_time: Iterable[OverTime] = ()              # of the largest gradient of each parameter
     questions: Iterable[list[Question]] = ()        # about each view
@@ -87,7 +87,8 @@ class Contents(NamedTuple):
 def contents_of(record: "Record") -> Contents:
     step = record.optimizer_step
     return Contents(record.title, record.views, record.labels, record.notes, record.loss,
-                    [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
+                    [(n, record.nudge_curve(n.leaf, n.at) if record.replay.is_quick else None)
+                     for n in record.nudges()], step,
                     record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
                     questions(record.views), compare(record))
 
@@ -240,12 +241,13 @@ def _why(why: Why) -> dict[str, Any]:
                        for f in term.factors] for term in why.terms]}
 
 
-def _nudge(n: Nudge, curve: NudgeCurve) -> dict[str, Any]:
-    """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side."""
+def _nudge(n: Nudge, curve: NudgeCurve | None) -> dict[str, Any]:
+    """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side; of
+    a large model no curve."""
     numbers = {k: _number(getattr(n, k)) for k in ("gradient", "delta", "predicted", "actual")}
-    return {"leaf": n.leaf, "at": n.at} | numbers | {
+    return {"leaf": n.leaf, "at": n.at} | numbers | ({} if curve is None else {
         "value": _number(curve.value), "loss": _number(curve.loss), "reach": _number(curve.deltas[-1]),
-        "changes": _floats(curve.changes)}
+        "changes": _floats(curve.changes)})
 
 
 def _optimizer(step: OptimizerStep, over_time: Iterable[OverTime], store: "ArrayStore", formulas: list[Formula]
@@ -269,7 +271,8 @@ def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
 
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
-    return {"predicted": _number(x.predicted), "secondOrder": _number(x.second_order), "actual": _number(x.actual)}
+    second = None if x.second_order is None else _number(x.second_order)
+    return {"predicted": _number(x.predicted), "secondOrder": second, "actual": _number(x.actual)}
 
 
 def _compared(found: list[Compared]) -> dict[str, Any]:

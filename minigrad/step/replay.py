@@ -6,6 +6,8 @@ import numpy as np
 from minigrad.step.rerun import Rerun, on_host
 from minigrad.tensor import Tensor
 
+MOST_PARAMETERS = 300_000                       # of a model that is run hundreds of times for one page
+
 
 class Replay:
     """The recorded graph, run again in float64 on the host with other values of some leaves.
@@ -18,6 +20,12 @@ class Replay:
         self.values: dict[tuple[int, int], Any] = {}        # (number of the node, number of the output) -> array
         self.values = self._run({})
         self.loss = self._loss(self.values, {})
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the model is small enough to be run hundreds of times."""
+        sizes = {id(x): x.size for step in self.steps for x in step.inputs if isinstance(x, Tensor) and x.node is None}
+        return sum(sizes.values()) <= MOST_PARAMETERS
 
     def change(self, leaves: Mapping[int, Any]) -> float:
         """How much the loss changes with these leaves: id of the Tensor -> float64 array."""

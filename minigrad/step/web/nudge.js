@@ -10,13 +10,14 @@ function drawNudges() {
     ...section("pick a number", [nudgeTable(n)]),
     el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each `,
       "gradient; nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
-  $("right").replaceChildren(...nudgeCurve(nudges[n]));
+  $("right").replaceChildren(...nudges[n].changes ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
+    "This model is too large for the curves of all these numbers; nudge in the terminal draws one.")]);
 }
 
 function nudgeTable(picked) {
   const pick = row => {
     go(state.at, 0, row);
-    $("right").querySelector("input").focus();
+    $("right").querySelector("input")?.focus();
     $("right").scrollIntoView({block: "nearest"});
   };
   const caption = "change of the loss when a number changes by a thousandth of its tensor's root mean square";

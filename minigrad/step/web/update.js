@@ -8,7 +8,7 @@ function drawUpdate(k) {
     Object.entries(computed).map(([name, xs]) => el("span", {class: "value"}, `    ${name} = ${num(xs[pick], 5)}`)));
   const largest = Math.max(...optimizer.updates.flatMap(u => [Math.abs(u.predicted), Math.abs(u.actual)])) || 1;
   const row = (name, u, status) => el("tr", {class: status}, el("td", {}, name),
-    [u.predicted, u.secondOrder, u.actual].map(x => el("td", {class: "n"}, num(x))),
+    [u.predicted, u.secondOrder, u.actual].map(x => el("td", {class: "n"}, x == null ? "" : num(x))),
     el("td", {}, status === "total" ? null : beside(u, largest)));
   $("left").replaceChildren(el("h2", {}, optimizer.op, el("span", {}, " → ", update.leaf)),
     el("p", {class: "note"}, "one step of the optimizer, computed in float64; no parameter has changed"),
