@@ -121,10 +121,9 @@ def test_keys_and_the_pointer_read_points_and_a_tensor_can_be_picked(tmp_path):
       press("ArrowRight"); seen.first = read();
       press("ArrowRight"); seen.second = read();
       seen.stays = location.hash;
-      const box = plot.getBoundingClientRect(), p = plot.querySelector(".points.lit, .points:not(.wrong)");
       all(".leaf-pick").find(b => b.textContent === "fc.bias").click();
       seen.picked = location.hash;
-      seen.lit = (document.querySelector(".scatter .lit").getAttribute("d").match(/M/g) ?? []).length;
+      seen.lit = (document.querySelector(".scatter .chosen").getAttribute("d").match(/M/g) ?? []).length;
       document.querySelector(".scatter").focus();
       press("ArrowRight"); seen.ofPicked = read();
       location.hash = "#c0.0.99"; await wait();

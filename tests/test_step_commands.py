@@ -249,7 +249,7 @@ def example_record():
 
 def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks(example_record):
     words = "".join(example_record.labels["token"]).replace("␣", " ").replace("\\n", "\n")
-    assert words == example.PROMPT[:-1] and len(words) == 16 and words in fables.text(50_000, 0)
+    assert words == example.PROMPT[:-1] and words in fables.text(50_000, 0)
     assert all(v.report.ok for v in example_record.views) and example_record.views[0].dys["dy"].dtype == np.float64
     assert example_record.title == "training step 4000 on fables" and not example_record.notes
 

@@ -55,7 +55,7 @@ function scatterPlot(shown, picked) {
     svg("text", {x: room + side / 2, y: size - 22}, "central difference of the loss"),
     svg("text", {transform: `translate(14 ${12 + side / 2}) rotate(-90)`}, "gradient of the backward"),
     svg("path", {class: "points", d: points(finite.filter(p => picked >= 0 && p.k !== picked))}),
-    svg("path", {class: picked < 0 ? "points" : "points lit", d: points(finite.filter(p => shown.includes(p)))}),
+    svg("path", {class: picked < 0 ? "points" : "points chosen", d: points(finite.filter(p => shown.includes(p)))}),
     svg("path", {class: "points wrong", d: points(finite.filter(p => p.wrong))}));
   const {worst} = compared, reading = el("output", {class: "point"});
   const name = p => `${compared.leaves[p.k].leaf}${p.at.length ? index(p.at) : ""}`;
