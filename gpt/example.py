@@ -20,8 +20,8 @@ from gpt.text.batches import batch
 from gpt.text.dataset import Data
 from gpt.text.tokenizer import CharTokenizer
 
-PATH = Path(__file__).parent / "example.safetensors"    # in float16, as it is only looked at; of v the square roots,
-PROMPT = "fig.\n'is the fig "                           # which float16 can hold. 16 tokens to read, the last to predict
+PATH = Path(__file__).parent / "example.safetensors"    # float16, as it is only looked at; of v the square roots, as
+PROMPT = "fig.\n'is the f"                              # its squares are too small for float16
 CHARACTERS = 1_000_000                                  # to train on
 OPTIONS = Options(n_layer=2, n_head=4, n_embd=32, block_size=24, batch_size=32, sampling="random", max_iters=4000,
                   learning_rate=5e-3, min_lr=5e-4, seed=0)

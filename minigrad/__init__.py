@@ -15,12 +15,14 @@ from minigrad.threads import get_num_threads, set_num_threads
 __version__ = "0.2.0"
 
 __all__ = [
+    "LossCurve",
     "OPS",
     "Op",
     "Tensor",
     "apply",
     "check_indices",
     "detect_nan",
+    "draw",
     "forward_steps",
     "from_dlpack",
     "functional",
@@ -43,6 +45,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "gradcheck":                     # imported at its first use
         return importlib.import_module("minigrad.gradcheck")
-    if name == "forward_steps":
-        return step.forward_steps
+    if name == "LossCurve":
+        return importlib.import_module("minigrad.loss_curve").LossCurve
+    if name in ("draw", "forward_steps"):
+        return getattr(step, name)
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

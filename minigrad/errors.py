@@ -210,7 +210,7 @@ def fitted(op_class: type[Op], inputs: Sequence[Any], i: int, dx: Any, kind: typ
     given = f"{op_class.name}: backward returns"
     if dx is None:
         raise ValueError(f"{given} None for {name}, which is needed: is its `return` missing? If no output depends on "
-                         "this input, return zeros")
+                         "this input, return zeros, or give it by keyword")
     check_kind(op_class, name, dx, kind, x.shape)
     if dx.dtype != x.dtype:
         raise TypeError(f"{given} {name}, a gradient of dtype {dx.dtype}, the input is {x.dtype}{PROMOTED}")

@@ -1,12 +1,14 @@
 """Checks hand-written gradients against numeric derivatives.
 
-`check(op)` checks one op on all its samples, `check_model` the gradient of a whole loss; a row that fails says how the
-wrong gradient differs from the right one. `python -m minigrad.gradcheck` checks every op.
+`check(op)` checks one op on all its samples, `check(op, (3, 5))` on inputs of these shapes, `check_model` the gradient
+of a whole loss; a row that fails says how the wrong gradient differs from the right one. `python -m minigrad.gradcheck`
+checks every op.
 
 Derivatives are central differences in float64 with a step of 1e-5, for a *random* gradient of the output: with ones, a
 softmax whose backward returns zeros would pass. The relative error of arrays a, b is max|a - b| / max(|a|, |b|, 1e-3).
 """
 import argparse
+import copy
 import difflib
 import inspect
 import itertools
@@ -19,6 +21,7 @@ import numpy as np
 from minigrad import errors, functional
 from minigrad.diagnose import diagnose
 from minigrad.autograd import grad
+from minigrad.call_site import place
 from minigrad.command import run_command
 from minigrad.executor import executor_of
 from minigrad.modes import plain
@@ -31,6 +34,8 @@ from minigrad.tensor import Tensor
 EPS = 1e-5
 TOLERANCE = 1e-6
 DIFFERENCES, TWICE = "finite differences", "second order"
+RANDOM = ("a second forward gives another result: draw random numbers outside the op, and give it the array, or a "
+          "seed, by keyword")
 NOT_COMPOSED = "not checked: it has no `composed`, which second derivatives need"
 
 
@@ -94,16 +99,21 @@ class Report:
 
     @property
     def agreement(self) -> str:
-        """A sentence: how many entries agree with finite differences; "" if no single entries were compared."""
+        """A sentence: how many entries agree with finite differences; "" if no single entries were compared, or not
+        those of all gradients."""
         compared = [row for row in self.rows if row.numeric is not None]
         total = sum(np.size(row.numeric) for row in compared)
-        if not total:
+        if not total or any(row.check == DIFFERENCES and row.numeric is None for row in self.failures):
             return ""
         right = sum(np.size(row.numeric) if row.ok else int((_differences(row.analytic, row.numeric) < TOLERANCE).sum())
                     for row in compared)
         worst = max(row.error for row in compared)
         return (f"{'all ' if right == total else ''}{right:,}{'' if right == total else f' of {total:,}'} pairs of "
                 f"analytic and numeric gradient agree; largest relative error {worst:.1e}")
+
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import report_table
+        return report_table(self)
 
     def __str__(self) -> str:
         lines = []
@@ -119,6 +129,8 @@ class Report:
                 lines += [f"       {row.detail}" for row in group if not row.ok]
         lines += [self.agreement] if self.agreement else []
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def relative_error(a: Any, b: Any) -> float:
@@ -162,7 +174,7 @@ class Case:
     arrays, without the tape."""
 
     def __init__(self, op_class: type[Op], sample: Sample, seed: int) -> None:
-        self.op_class, self.sample = op_class, sample
+        self.op_class, self.sample, self.static = op_class, sample, sample.static
         self.what = f"{getattr(op_class, 'name', op_class.__name__)}{sample}"
         self.drawn = sample.draw(seed)
         self.wanted = [i for i, x in enumerate(self.drawn) if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
@@ -191,9 +203,9 @@ class Case:
         op = (op_class or self.op_class)()
         op.xp, op.needs = np, [i in self.wanted for i in range(len(inputs))]
         try:
-            y = errors.outputs(op, op.forward(*inputs, **self.sample.static))
+            y = errors.outputs(op, op.forward(*inputs, **self.static))
         except Exception as error:
-            raise errors.clearer_error(error, self.op_class, inputs, self.sample.static, self.drawn) from error
+            raise errors.clearer_error(error, self.op_class, inputs, self.static, self.drawn) from error
         return op, list(y) if type(y) is tuple else [y]
 
     def backward(self, op: Op, dys: list[Any] | None = None) -> list[Any]:
@@ -257,6 +269,11 @@ def _arrays(saved: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: a for name, a in saved.items() if isinstance(a, np.ndarray)}
 
 
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arrays are equal, also in their NaN."""
+    return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
+
+
 def _sum(tensors: Iterable[Any]) -> Any:
     return functional.sum(functional.stack(list(tensors)))
 
@@ -268,8 +285,8 @@ def against_differences(case: Case) -> Iterator[Row]:
     raw = case.backward(op)
     missing = [f"d{name}" for i, name in zip(case.wanted, case.names) if raw[i] is None]
     if missing:
-        detail = f"backward returns None for {' and '.join(missing)}" + (
-            ": is its `return` missing?" if len(raw) == 1 else "")
+        detail = f"backward returns None for {' and '.join(missing)}: " + (
+            "is its `return` missing?" if len(raw) == 1 else "return a gradient, or give by keyword what has none")
         yield Row(case.what, DIFFERENCES, missing[0], np.inf, detail)
         return
     got = []
@@ -335,23 +352,26 @@ def accumulation(case: Case) -> Iterator[Row]:
 
 
 def no_side_effects(case: Case) -> Iterator[Row]:
-    """Forward and backward do not write into the arrays they are given; a second backward gives the same; no gradient
+    """Forward and backward do not write into the arrays they are given; run again, they give the same; no gradient
     shares memory with an input or a saved array."""
     xs, dys = [x.copy() for x in case.arrays], [dy.copy() for dy in case.dys]
     for a in xs + dys:
         a.flags.writeable = False
     problem, running = "", "forward"
     try:
-        op, _ = case.forward(case.replaced(xs))
+        op, ys = case.forward(case.replaced(xs))
+        if not all(map(_equal, ys, case.forward(case.replaced(xs))[1])):
+            yield Row(case.what, "no side effects", "", np.inf, RANDOM)
+            return
         running = "backward"
         saved = _arrays(op.saved)
         before = {name: a.copy() for name, a in saved.items()}
         first = [np.array(dx) for dx in case.backward(op, dys) if dx is not None]
         second = [np.asarray(dx) for dx in case.backward(op, dys) if dx is not None]
-        changed = [name for name, a in before.items() if not np.array_equal(saved[name], a, equal_nan=True)]
+        changed = [name for name, a in before.items() if not _equal(saved[name], a)]
         if changed:
             problem = f"backward changes what the forward saved, {', '.join(changed)}: a copy of it may be changed"
-        elif not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second)):
+        elif not all(map(_equal, first, second)):
             problem = "a second backward gives another result"
         elif any(np.shares_memory(dx, a) for dx in second for a in [*saved.values(), *xs]):
             problem = "a gradient shares memory with an input or a saved array: return a copy"
@@ -371,11 +391,14 @@ def layouts_and_dtypes(case: Case) -> Iterator[Row]:
     if "dtype" in case.sample.static:           # astype changes the dtype
         return
     for dtype in ("float32", "float16"):
-        inputs = [x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for x in case.inputs]
-        dys = [dy.astype(dtype) for dy in case.dys]
+        cast: Callable[[Any], Any] = lambda x: (
+            x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x)
+        inputs, dys = list(map(cast, case.inputs)), list(map(cast, case.dys))
+        narrow = copy.copy(case)
+        narrow.static = {name: cast(value) for name, value in case.static.items()}
         try:
-            op, ys = case.forward(inputs)
-            dxs = case.backward(op, dys)
+            op, ys = narrow.forward(inputs)
+            dxs = narrow.backward(op, dys)
         except TypeError as error:              # np.linalg, for example, has no float16
             if dtype == "float32" or issubclass(case.op_class, (Primitive, Fused)):
                 raise
@@ -390,7 +413,7 @@ def layouts_and_dtypes(case: Case) -> Iterator[Row]:
         if wrong:
             return
         if dtype == "float32":
-            yield from case.compare("float32", case.gradients(inputs, dys), want, 1e-4)
+            yield from case.compare("float32", narrow.gradients(inputs, dys), want, 1e-4)
 
 
 def kernels(case: Case) -> Iterator[Row]:
@@ -491,7 +514,8 @@ def _gaps(op_class: type[Op], samples: Sequence[Sample], seed: int) -> Iterator[
             sys.settrace(before)
     missed = sorted({line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno} - ran)
     if missed:
-        yield f"no sample runs line {', '.join(map(str, missed))} of its backward ({code.co_filename})"
+        yield (f"no sample runs line {', '.join(map(str, missed))} of its backward "
+               f"({place(code.co_filename, missed[0])})")
 
 
 # ---- a whole model --------------------------------------------------------------------------------------------------

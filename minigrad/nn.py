@@ -80,6 +80,15 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} needs a forward method")
 
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import module_table
+        return module_table(self)
+
+    def __repr__(self) -> str:
+        parameters = [p for _, p in self.named_parameters()]
+        return (f"<{type(self).__name__}{f' {self.path}' if self.path else ''}: "
+                f"{sum(p.size for p in parameters):,} parameters in {len(parameters)} tensors>")
+
     def _named(self, path: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
         """(path, Module or Parameter): this module and everything in it, in the order of the attributes. above: the
         Modules that contain this one. ValueError if it is one of them."""

@@ -102,6 +102,14 @@ class Optimizer:
         """The parameters of all groups, in order."""
         return [p for group in self.groups for p in group["params"]]
 
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import optimizer_table
+        return optimizer_table(self)
+
+    def __repr__(self) -> str:
+        settings = "; ".join(", ".join(f"{name}={group[name]}" for name in self.defaults) for group in self.groups)
+        return f"<{type(self).__name__}: {settings}; {sum(p.size for p in self.params):,} parameters>"
+
     def zero_grad(self) -> None:
         """Set the `.grad` of every parameter to None."""
         for p in self.params:

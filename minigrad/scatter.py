@@ -11,6 +11,7 @@ def plot(pairs: Iterable[tuple[float, float, str]], title: str, path: Any = None
     """Draw (analytic, numeric, name) as points on symmetric logarithmic scales, with the diagonal. Writes a PNG to
     path, if there is one. Returns Matplotlib's axes, which a notebook shows."""
     import matplotlib.pyplot as plt             # late: it takes half a second
+    from matplotlib.ticker import NullLocator
     found: dict[str, list[tuple[float, float]]] = {}
     for analytic, numeric, name in pairs:
         found.setdefault(name, []).append((numeric, analytic))
@@ -33,7 +34,7 @@ def plot(pairs: Iterable[tuple[float, float, str]], title: str, path: Any = None
         getattr(axes, f"set_{axis}scale")("symlog", linthresh=1e-3 * largest, linscale=0.6)
         getattr(axes, f"set_{axis}lim")(-2.0 * largest, 2.0 * largest)
         getattr(axes, f"set_{axis}ticks")([0.0, *ticks])
-        getattr(axes, f"{axis}axis").set_minor_locator(plt.NullLocator())
+        getattr(axes, f"{axis}axis").set_minor_locator(NullLocator())
     axes.legend(loc="upper left", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     if path is not None:

@@ -320,6 +320,8 @@ class Tensor:
             self.numpy(), separator=", ", precision=4, threshold=64, edgeitems=3, prefix="Tensor("
         )
         facts = [f"shape={self.shape}", f"dtype={self.dtype}", f"device={self.device}"]
+        if name := getattr(self, "name", ""):   # of a Parameter
+            facts.insert(0, f"name={name}")
         if self.node is not None:
             facts.append(f"op={self.node.op_class.name}")
         elif self.requires_grad:

@@ -12,7 +12,7 @@ from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, nn
 from minigrad.ops.op import OPS, Primitive
 from minigrad.step import examples, page, record
-from minigrad.step.axes import shape_letters, spelled
+from minigrad.step.axes import _reshaped, shape_letters, spelled
 from minigrad.step.formula import parse
 from minigrad.step.view import view_alone
 from minigrad.tape import apply
@@ -163,6 +163,26 @@ def test_attention_that_is_written_by_hand_has_heads_and_tokens():
     """)
 
 
+def test_tokens_of_all_rows_that_are_merged_into_one_axis_are_tokens():
+    rng = np.random.default_rng(0)
+    idx = rng.integers(0, V, (B, T))
+    logits = nn.Linear(C, V, rng=rng)(nn.Embedding(V, C, rng=rng)(idx)).reshape(-1, V)
+    r = record(F.cross_entropy(logits, idx.reshape(-1)))
+    assert axes_of(r, "cross_entropy")["dlogits"] == axes_of(r, "reshape")["y"] == ("token", "vocabulary")
+    assert axes_of(r, "reshape")["x"] == ("batch", "token", "vocabulary")
+
+
+@pytest.mark.parametrize("old, new, letters", [
+    ((2, 3, 4), (2, 3, 4), "a b c"), ((2, 3, 4), (6, 4), "ab c"), ((2, 3, 4), (2, 12), "a bc"),
+    ((2, 3, 4), (24,), "abc"), ((2, 3, 4), (2, 3, 2, 2), "a b - -"), ((2, 4, 3), (4, 2, 3), "- - c"),
+    ((1, 3, 4), (3, 4), "b c"), ((1, 3, 4), (1, 3, 2, 2), "a b - -"),
+    ((3, 4, 1), (1, 3, 4), "- a b"), ((1, 1, 5), (5, 1), "c -"),
+    ((1,), (), ""), ((1, 1), (1,), "a"), ((4, 4), (4, 4), "a b"), ((), (1, 1), "- -")])
+def test_a_reshape_keeps_merges_or_splits_axes(old, new, letters):
+    found = _reshaped(old, ("a", "b", "c")[:len(old)], new)
+    assert [letter.replace(" ", "") or "-" for letter in found] == letters.split()
+
+
 def small(y):
     """The axes of the op that made y, whose input is token x feature."""
     r = record((y * y).sum())
@@ -184,6 +204,8 @@ def tokens(n=T):
     (lambda x: x.reshape(T, 4, 3), "token - -"),
     (lambda x: x.reshape(C, T), "- -"),
     (lambda x: x.reshape(-1), "-"),
+    (lambda x: x.reshape(1, T, C), "- token feature"),
+    (lambda x: x.reshape(T, 1, C, 1), "token - feature -"),
     (lambda x: x.T, "feature token"),
     (lambda x: x.sum(axis=0), "feature"),
     (lambda x: x.mean(axis=1, keepdims=True), "token -"),
@@ -262,6 +284,11 @@ def test_the_page_has_the_axes_of_each_step_and_the_labels_of_the_record():
 def test_a_step_alone_has_the_names_of_its_own_docstring():
     step = next(tokens().sum().backward_steps(until="embedding"))
     assert view_alone(step).axes["dw"] == ("vocabulary", "feature")
+
+
+def test_a_reshape_of_an_array_without_elements_has_no_names():
+    x = Tensor(np.ones((0, 3)), requires_grad=True)
+    assert axes_of(record(x.reshape(3, 0).sum()), "reshape")["y"] == ("", "")
 
 
 def test_a_record_without_tokens_has_names_and_no_labels():

@@ -32,6 +32,7 @@ def test_the_sections_of_a_docstring():
     assert f.backward == ["dv = A^T @ dy", "dA = dP = dy @ v^T", "dS = P * (dP - sum_key(dP * P)) / sqrt(D)",
                           "dq = dS @ k", "dk = dS^T @ q"]
     assert f.why.startswith("each output row is a weighted average of the rows of v")
+    assert f.why.endswith("dS is the gradient of q kᵀ, not of S: so it has the factor 1 / √D")
     assert f.identity.startswith("each row of dS sums to 0, as softmax ignores a constant shift: sum(dS, axis=-1) = 0;")
     assert f.source == 'Vaswani et al. 2017, "Attention is all you need", eq. 1'
 
@@ -309,6 +310,7 @@ def test_a_name_is_a_variable_or_a_word_by_its_neighbours():
     read = lambda source: [type(item).__name__ for item in parse_clause(source, names)]
     assert read("dx = dy in the shape of x") == ["Relation", "Words", "Name"]
     assert read("dy where mask, else a") == ["Name", "Words", "Name", "Words", "Name"]
+    assert to_text("the row's sum of y and dx' = x^2", names) == "the row's sum of y and dx′ = x²"
     assert read("a row of a") == ["Words", "Name"]
 
 

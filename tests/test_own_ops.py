@@ -17,6 +17,7 @@ from minigrad.ops.sample import Sample
 from minigrad.step import record
 from minigrad.step.page import html
 from minigrad.step.terminal import Terminal
+from test_page import browse
 
 
 @pytest.fixture(autouse=True)
@@ -304,6 +305,40 @@ def test_a_write_into_a_given_array_is_reported_before_anything_else(where):
     assert [row.detail for row in step.check().failures] == [row.detail]
 
 
+def test_a_forward_that_draws_random_numbers_is_told_where_to_draw_them():
+    def drop(self, x):
+        kept = np.random.default_rng().uniform(size=x.shape) > 0.5
+        self.save(kept=kept)
+        return x * kept
+
+    op = own(drop, lambda self, dy, kept: dy * kept)
+    row, = gradcheck.check(op, (5, 7)).failures
+    assert row.detail.startswith("a second forward gives another result: draw random numbers outside the op")
+    step = next((mg.apply(op, leaf(5, 7)) ** 2).sum().backward_steps(until="bad"))
+    assert [row.detail for row in step.check().failures] == [row.detail]
+
+
+def test_a_floating_array_by_keyword_is_cast_with_the_inputs():
+    class SquaredError(mg.Op):
+        def forward(self, x, *, y):
+            self.save(x=x, y=y)
+            return ((x - y) ** 2).mean()
+
+        def backward(self, dy, x, y):
+            return dy * 2.0 * (x - y) / x.size
+
+    assert gradcheck.check(SquaredError, (3, 4), y=np.ones((3, 4))).ok
+
+
+def test_none_for_one_of_several_inputs_is_an_error_that_advises_a_keyword():
+    op = own(product, lambda self, dy: (dy, None))
+    row = gradcheck.check(op, (2, 3), (2, 3)).failures[0]
+    assert row.detail == "backward returns None for dw: return a gradient, or give by keyword what has none"
+    with pytest.raises(ValueError, match="backward returns None for dw, which is needed"):
+        mg.apply(op, leaf(3), leaf(3)).sum().backward()
+    mg.apply(op, leaf(3), np.ones(3)).sum().backward()
+
+
 def test_integers_as_an_input_are_an_error_that_advises_a_keyword():
     """Inputs are cast to one dtype. The advice works without a change of the class."""
     words = r"the integers targets became float64; .* by keyword: apply\(SoftmaxLoss, ..., targets=targets\)"
@@ -515,8 +550,29 @@ def test_the_page_and_the_terminal_show_why_a_check_failed():
     shown = typed(recorded, "check")
     assert WHY in re.sub(r"\s+", " ", shown)
     at = recorded.views[0].report.failures[0].worst
-    assert f"dlogits, yours    finite difference    error, worst at {list(at)}" in re.sub(r" {3,}", "    ", shown)
+    names = "dlogits, yours", "finite difference", f"error, worst [{','.join(map(str, at))}]"
+    assert all(f"  {name} " in shown for name in names)
     assert WHY in recorded.views[0].step._repr_html_()
+
+
+def test_the_page_draws_a_wrong_gradient_minus_finite_differences_with_the_worst_entry_outlined(tmp_path):
+    """In the op as a whole; there is no box for the formula that this op does not have, and the graph marks the op."""
+    recorded = record(loss_of(ForgetsTheMean))
+    seen = browse(tmp_path, html(recorded), """
+      seen.names = all("#right .equation figcaption b").map(e => e.textContent);
+      seen.outlined = all("#right .equation figure").map(f => f.querySelectorAll("i.lit").length);
+      seen.role = document.querySelector("#right .equation").getAttribute("aria-label");
+      seen.alerts = all("#left .alert").map(e => e.textContent);
+      seen.formulas = all("#left .formula").length;
+      press("ArrowDown");
+      seen.later = all("#right .equation[role=group]").length;
+      seen.alertsLater = all("#left .alert").length;
+    """)
+    row, = recorded.views[0].report.failures
+    assert seen.names == ["dlogits, yours", "finite difference", "error"] and seen.outlined == [1, 1, 1]
+    assert seen.role == f"gradient check of dlogits failed, worst entry {list(row.worst)}"
+    assert seen.alerts == [row.detail] and WHY in row.detail and seen.formulas == 0
+    assert (seen.later, seen.alertsLater) == (0, 1)         # a step into the lines leaves the sentence
 
 
 class WrongScale(mg.Op, register=False):

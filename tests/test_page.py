@@ -179,7 +179,7 @@ def test_a_step_has_a_page_for_notebooks():
     assert len(shown) == 2
     for text in shown:
         assert text.startswith("<iframe srcdoc=")
-        assert "<" not in re.match(r'<iframe srcdoc="(.*?)"', text, re.S)[1]
+        assert "<" not in re.match(r"<iframe srcdoc='(.*?)'", text, re.S)[1]
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
@@ -363,7 +363,10 @@ def test_modules_of_a_long_graph_are_folded_except_the_current_one(tmp_path):
 @pytest.mark.parametrize("size", [(1400, 900), (500, 844)])
 def test_the_page_is_not_wider_than_its_window(tmp_path, size):
     seen = browse(tmp_path, gpt_page(), """
-      seen.wide = positions.map((s, at) => { go(at); return document.documentElement.scrollWidth - innerWidth; });
+      seen.wide = positions.flatMap((s, at) => {
+        go(at);
+        return [document.documentElement, $("left"), $("arrays")].map(x => x.scrollWidth - x.clientWidth);
+      });
     """, size)
     assert max(seen.wide) <= 0
 
@@ -382,7 +385,7 @@ def test_a_record_without_tokens_optimizer_or_modules_has_a_page(tmp_path):
       seen.tabs = all("#tabs button").map(b => b.textContent);
       seen.steps = steps.length;
     """)
-    assert seen.tabs == ["Forward", "Backward", "Nudge"]
+    assert seen.tabs == ["Forward", "Backward", "Nudge", "Check"]
     assert seen.steps == 3
 
 

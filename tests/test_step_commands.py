@@ -134,7 +134,7 @@ def test_where_no_package_is_installed_the_error_says_how_to_install_it(monkeypa
 def test_the_axes_of_the_tiny_example_have_different_sizes():
     record = examples.tiny()
     sizes = {n for v in record.views for x in v.inputs for n in x.shape}
-    assert len(record.tokens) == 5 and sizes == {3, 4, 5, 7}
+    assert len(record.labels["token"]) == 5 and sizes == {3, 4, 5, 7}
     assert any(x.earlier is not None for v in record.views for x in v.inputs)     # a Tensor is used twice
     assert all(v.created_at.startswith("minigrad/step/examples.py") for v in record.views)
 
@@ -160,7 +160,8 @@ def test_at_the_end_of_the_schedule_the_update_is_shown_with_a_tenth_of_the_larg
     record = step.training_step(*step.load(run, -1))
     (u, *_) = record.optimizer_step.updates
     assert u.given["t"] == 7 and u.given["lr"] == pytest.approx(8e-4) and np.abs(u.change).max() > 0.0
-    assert "the learning rate of step 6 is 0" in record.notes[0] and "0.0008, a tenth of the run's largest" in record.notes[0]
+    assert "the learning rate of step 6 is 0" in record.notes[0]
+    assert "0.0008, a tenth of the run's largest" in record.notes[0]
     assert "learning rate" not in step.training_step(*step.load(run, 4)).notes[0]
 
 
@@ -172,7 +173,7 @@ def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
     x, y = batches.batch(its_data.train, 8, 8, 1337, 2)
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
     assert np.array_equal(idx, x[:1])
-    assert "".join(record.tokens) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")
+    assert "".join(record.labels["token"]) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")
     u = record.optimizer_step.updates[0]
     assert u.given["t"] == 3 and u.given["lr"] == learning_rate("cosine", 2, 2, 6, options["learning_rate"], 0.0)
     assert np.abs(u.given["m"]).max() > 0.0
@@ -195,9 +196,9 @@ def test_a_prompt_that_is_cut_says_why_and_how_to_see_the_rest(run, context, sho
     model = GPT(GPTConfig(context, len(its_data.tokenizer), 1, 2, 16))
     optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
     record = step.training_step(model, optimizer, its_data, options, 0, "the fox sees 3 stars\nthe owl sees")
-    assert len(record.tokens) == shown
-    assert record.notes == [f"the prompt has 33 tokens: the first {shown} are read, {reason}, and each predicts the next; "
-                            "to see another part, give that part as --prompt"]
+    assert len(record.labels["token"]) == shown
+    assert record.notes == [f"the prompt has 33 tokens: the first {shown} are read, {reason}, and each predicts the "
+                            "next; to see another part, give that part as --prompt"]
 
 
 def test_a_batch_that_is_cut_says_why(run):
@@ -205,8 +206,8 @@ def test_a_batch_that_is_cut_says_why(run):
     model = GPT(GPTConfig(64, len(its_data.tokenizer), 1, 2, 16))
     optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
     record = step.training_step(model, optimizer, its_data, options | {"block_size": 64}, 0)
-    assert record.notes == ["row 1 of the batch of 8 x 64 tokens, and of it the first 16 tokens, as more do not fit on a "
-                            "screen: loss and gradients are those of these tokens alone"]
+    assert record.notes == ["row 1 of the batch of 8 x 64 tokens, and of it the first 16 tokens, as more do not fit on "
+                            "a screen: loss and gradients are those of these tokens alone"]
 
 
 def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
@@ -247,8 +248,8 @@ def example_record():
 
 
 def test_the_gpt_example_is_labelled_with_its_text_and_passes_all_checks(example_record):
-    words = "".join(example_record.tokens).replace("␣", " ").replace("\\n", "\n")
-    assert words == example.PROMPT[:-1] and len(words) == 16 and words in fables.text(50_000, 0)
+    words = "".join(example_record.labels["token"]).replace("␣", " ").replace("\\n", "\n")
+    assert words == example.PROMPT[:-1] and words in fables.text(50_000, 0)
     assert all(v.report.ok for v in example_record.views) and example_record.views[0].dys["dy"].dtype == np.float64
     assert example_record.title == "training step 4000 on fables" and not example_record.notes
 
@@ -258,10 +259,10 @@ def test_the_heads_of_the_gpt_example_attend_to_something(example_record):
     one of the first layer to the quote, which tells that this line is the question."""
     second, first = (next(iter(line.values["P"] for line in v.forward.lines[::-1] if "P" in line.values))[0]
                      for v in example_record.views if v.op == "attention")                          # (nh, T, T)
-    space = example.PROMPT.rindex(" ", 0, 16)
+    space = example.PROMPT.rindex(" ")
     assert second[:, space, :3].sum(axis=-1).max() > 0.9                    # "fig"
     assert first[:, space, example.PROMPT.index("'")].max() > 0.8
-    assert np.exp(-example_record.loss) > 0.75                              # the mean probability of the next character
+    assert np.exp(-example_record.loss) > 0.7                               # the mean probability of the next character
 
 
 def test_the_gpt_example_has_been_trained_and_its_file_is_small(example_record):

@@ -154,7 +154,8 @@ def test_plots_are_drawn_for_one_or_more_points(tmp_path, points):
     stats = [{"step": step, "tensor": name, "weight_norm": norm, "grad_norm": 1.0, "update_norm": 0.1,
               "update_ratio": 0.1} for step in range(points) for name, norm in (("w", 1.0), ("b", 0.0))]
     loss_curve(tmp_path / "loss.png", "a run", metrics, {"ln V": 3.0, "1-gram": 2.999})
-    loss_curve(tmp_path / "loss.png", "diverged", [*metrics, {"step": points, "val_loss": math.nan, "val_se": None}], {})
+    metrics.append({"step": points, "val_loss": math.nan, "val_se": None})
+    loss_curve(tmp_path / "loss.png", "diverged", metrics, {})
     lr_curve(tmp_path / "lr.png", metrics, 0, points, points)
     stats_maps(tmp_path / "stats.png", stats)
     for name in ("loss", "lr", "stats"):
@@ -173,7 +174,8 @@ def test_the_moving_mean_reaches_both_ends_of_the_curve_and_keeps_a_straight_lin
     smooth = plot.moving_mean(values, 9)
     assert smooth[10] == pytest.approx(values[6:15].mean()) and smooth[2] == pytest.approx(values[:5].mean())
     assert smooth[0] == values[0] and smooth[-1] == pytest.approx(values[-1])
-    np.testing.assert_allclose(plot.moving_mean(values[:4], 9), [values[0], values[:3].mean(), values[1:4].mean(), values[3]])
+    four = [values[0], values[:3].mean(), values[1:4].mean(), values[3]]
+    np.testing.assert_allclose(plot.moving_mean(values[:4], 9), four)
 
 
 @pytest.fixture

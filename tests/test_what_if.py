@@ -1,4 +1,4 @@
-"""What a record says about other values of its leaves: the loss along one number, and an optimizer's steps over time."""
+"""What a record says about other values of its leaves: the loss along one number, an optimizer's steps over time."""
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -7,7 +7,7 @@ import pytest
 
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
-from minigrad.step import optimizer_steps, record
+from minigrad.step import record, replay
 from minigrad.step.nudge import POINTS, ticks
 
 IDX = np.random.default_rng(0).integers(0, 13, (1, 8))
@@ -187,7 +187,7 @@ def test_the_state_over_time_is_that_of_30_real_steps_on_the_batch(make, max_nor
 
 
 def test_with_a_constant_gradient_the_corrected_moments_are_the_gradient_and_its_square(monkeypatch):
-    monkeypatch.setattr(optimizer_steps, "MOST_PARAMETERS", 0)      # as of a model too large to train
+    monkeypatch.setattr(replay, "MOST_PARAMETERS", 0)      # as of a model too large to train
     x = Tensor(np.array([0.3, -2.0]), requires_grad=True)
     opt = optim.AdamW([x], lr=0.1, betas=(0.9, 0.999), eps=0.0, weight_decay=0.0)
     seen, = record((x * x).sum(), names={"x": x}, optimizer=opt).over_time({"x": [(1,)]})

@@ -125,7 +125,7 @@ class Run:
         print_report("lines", " | ".join(f"{label} {loss:.3f}" for label, loss in self.lines.items()) +
                      f" nats per {self._unit()}")
         self.progress = Progress(self.first_step, o.max_iters, flops_per_token(self.model.config, self.n_parameters),
-                                 self.peak)
+                                 self.peak, self.best_possible)
         for step in range(self.first_step, o.max_iters + 1):
             with self.progress.pause():
                 last = step == o.max_iters or bool(self.stopped)    # read once: a signal may come at any moment
@@ -148,6 +148,7 @@ class Run:
             if not val_loss < 100.0:            # true for NaN, too
                 self._exit_diverged(step, f"the validation loss is {val_loss:.4g}")
             folder.append(self.out_dir / "metrics.jsonl", {"step": step, "val_loss": val_loss, "val_se": error})
+            self.progress.validated(step, val_loss)
             best = self.best_possible           # NaN if unknown
             over_best = f", {100 * (val_loss / best - 1):.1f} % over best" if best > 0.0 else ""
             self.progress.bar.write(
@@ -174,8 +175,8 @@ class Run:
         page = self.out_dir / f"step-{step}.html"
         record = training_step(self.model, self.optimizer, self.data, vars(self.options), step)
         files.write_atomically(page, html(record).encode())
-        self.progress.bar.write(f"step {step:6} of {self.options.max_iters} | line by line in {page}: open it in a browser, "
-                                f"{page.resolve().as_uri()}")
+        self.progress.bar.write(f"step {step:6} of {self.options.max_iters} | line by line in {page}: open it in a "
+                                f"browser, {page.resolve().as_uri()}")
         self.model.zero_grad()
 
     # ---- within a step ----

@@ -10,8 +10,8 @@ class Softmax(Fused):
 
     forward   e = exp(x - max_axis(x))    p = e / sum_axis(e)
     backward  row = sum_axis(dy * p)    dx = p * (dy - row)
-    why       every p of a row depends on every x of the row, because all are divided by one sum. The p sum to 1, so a
-              larger x raises its own p and lowers the others: subtracting the row's sum of dy * p takes account of this
+    why       every p of a row depends on every x of the row, because all are divided by one sum: a larger x raises its
+              own p and lowers the others. Subtracting the sum of dy * p over the row accounts for the others
     identity  each row of dx sums to 0, as a constant shift of the row leaves p unchanged: sum(dx, axis=axis) = 0
     """
     wide = True

@@ -6,14 +6,16 @@ from minigrad.step.step import Step
 
 if TYPE_CHECKING:
     from minigrad.step.backward_record import Record, record
+    from minigrad.step.draw_graph import Drawing, draw
     from minigrad.step.forward import ForwardStep, forward_steps
     from minigrad.step.line_trace import Line, Listing
     from minigrad.step.view import View
 
-__all__ = ["ForwardStep", "Line", "Listing", "Record", "Step", "View", "forward_steps", "record"]
+__all__ = ["Drawing", "ForwardStep", "Line", "Listing", "Record", "Step", "View", "draw", "forward_steps", "record"]
 
 # imported when first asked for: training does without them
-_MODULES = {"Record": "backward_record", "record": "backward_record", "ForwardStep": "forward",
+_MODULES = {"Record": "backward_record", "record": "backward_record", "Drawing": "draw_graph",
+            "draw": "draw_graph", "ForwardStep": "forward",
             "forward_steps": "forward", "Line": "line_trace", "Listing": "line_trace", "View": "view"}
 
 

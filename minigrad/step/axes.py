@@ -103,10 +103,7 @@ def _prime_run(rerun: Rerun, ys: Sequence[Any], spread: dict[str, Any], letters:
 
     documented = [known if all(a and size(a) == n for a, n in zip(known, np.shape(y))) else read(y)
                   for known, y in zip(outputs, new_ys)]
-    for axis, n in zip((a for ls in documented for a in ls), (n for y in ys for n in np.shape(y))):
-        lengths.setdefault(axis, n)
-    found = CallAxes([letters[name] for name, _ in zip(rerun.names, rerun.inputs)], documented, lengths)
-    _add_ends(found, rerun, documented)
+    found = _ends(rerun, [letters[name] for name, _ in zip(rerun.names, rerun.inputs)], documented, ys, lengths)
     for name, value in op.saved.items():
         if isinstance(value, np.ndarray):
             found.add(name, read(value))
@@ -117,30 +114,47 @@ def _prime_run(rerun: Rerun, ys: Sequence[Any], spread: dict[str, Any], letters:
     return found
 
 
-def _add_ends(found: CallAxes, rerun: Rerun, outputs: list[Letters]) -> None:
-    """Add the arrays that the op was given and those that it returned."""
-    for name, ls in zip(rerun.names, found.inputs):
+def _ends(rerun: Rerun, inputs: list[Letters], outputs: list[Letters], ys: Sequence[Any], lengths: dict[str, int]
+          ) -> CallAxes:
+    """The letters of the arrays that the op was given and those that it returned. lengths: of the inputs' letters."""
+    of_outputs = {letter: n for ls, y in zip(outputs, ys) for letter, n in zip(ls, np.shape(y))}
+    found = CallAxes(inputs, outputs, of_outputs | lengths)
+    for name, ls in zip(rerun.names, inputs):
         found.arrays[name, len(ls)] = found.arrays[f"d{name}", len(ls)] = ls
     for y, dy, ls in zip(output_names(rerun.op_class, len(outputs)), rerun.upstream_names(), outputs):
         found.arrays[y, len(ls)] = found.arrays[dy, len(ls)] = ls
+    return found
 
 
 def _unrun(rerun: Rerun, ys: Sequence[Any]) -> CallAxes:
     """The letters of a call that runs with its own lengths only: one for each axis of its inputs. If the output has all
-    numbers of the only input in the same order, leading and trailing axes of the same lengths are the same."""
+    numbers of the only input in the same order, its axes are kept, merged or split axes of the input."""
     inputs = [tuple(f"{name}.{i}" for i in range(np.ndim(x))) for name, x in zip(rerun.names, rerun.inputs)]
     lengths = {letter: n for ls, x in zip(inputs, rerun.inputs) for letter, n in zip(ls, np.shape(x))}
     outputs: list[Letters] = [("",) * np.ndim(y) for y in ys]
-    if len(inputs) == len(ys) == 1 and np.array_equal(np.ravel(ys[0]), np.ravel(rerun.inputs[0])):
-        old, new = np.shape(rerun.inputs[0]), np.shape(ys[0])
-        same = [("",) * len(new), ("",) * len(new)]
-        for end, step in ((0, 1), (1, -1)):
-            n = next((i for i, (a, b) in enumerate(zip(old[::step], new[::step])) if a != b), min(len(old), len(new)))
-            same[end] = ((inputs[0][::step])[:n] + ("",) * (len(new) - n))[::step]
-        outputs = [tuple(a or b for a, b in zip(*same))]
-    found = CallAxes(inputs, outputs, lengths)
-    _add_ends(found, rerun, outputs)
-    return found
+    if len(inputs) == len(ys) == 1 and np.size(ys[0]) and np.array_equal(np.ravel(ys[0]), np.ravel(rerun.inputs[0])):
+        outputs = [_reshaped(np.shape(rerun.inputs[0]), inputs[0], np.shape(ys[0]))]
+    return _ends(rerun, inputs, outputs, ys, lengths)
+
+
+def _reshaped(old: tuple[int, ...], letters: Letters, new: tuple[int, ...]) -> Letters:
+    """The letters of the axes of a reshaped array, from those before: `T` for one that was kept, `B T` for merged ones,
+    "" for those that an axis was split into."""
+    found: list[str] = []
+    i = 0
+    while len(found) < len(new):
+        j = len(found)
+        if new[j] == 1 and (i == len(old) or old[i] > 1):
+            found.append("")
+        elif old[i] == 1 < new[j]:
+            i += 1
+        else:
+            a, b = i + 1, j + 1                 # the shortest groups of axes of equal products
+            while (n := math.prod(old[i:a])) != (m := math.prod(new[j:b])):
+                a, b = (a + 1, b) if n < m else (a, b + 1)
+            found += [" ".join(letters[i:a])] if b == j + 1 else [""] * (b - j)
+            i = a
+    return tuple(found)
 
 
 def shape_letters(shapes: str) -> tuple[dict[str, list[str]], list[list[str]]]:
@@ -235,6 +249,11 @@ def name_axes(views: Sequence["View"], vocabulary: Sequence[str] | None = None) 
         *others, last = [name(v, part) for part in letter.split()]
         return last if set(others) == {"batch"} else ""         # each token of each row of the batch
 
+    for v in reversed(views):                   # in the order of the forward
+        for letter in (letter for letters in v.letters.outputs for letter in letters if " " in letter):
+            merged = name(v, letter)
+            if merged:
+                meanings.setdefault(root((v.index, letter)), {merged})
     for v in views:
         v.axes = {}
         for array, a in _arrays(v):

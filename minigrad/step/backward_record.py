@@ -5,6 +5,7 @@ of its forward and backward with the values that they computed, its checks. As e
 inputs, the record also answers what the loss would be with other values of some leaves: `nudges` move one number of
 each parameter, `optimizer_step` moves all that an optimizer would.
 """
+import dataclasses
 from collections import defaultdict
 from functools import cached_property
 from typing import Any, Callable, Iterable, Mapping
@@ -19,8 +20,10 @@ from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve, size
 from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host
+from minigrad.step.variables import names_of_caller
 from minigrad.step.view import View, view
-from minigrad.step.why import MOST, SUM, Cell, Origin, Why, cell_of, checked_index, explain, largest_entries
+from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
+                                largest_entries)
 from minigrad.tensor import Tensor
 
 
@@ -32,7 +35,8 @@ def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: I
     The `.grad` of all leaves are afterwards as `loss.backward()` would leave them.
 
     Args:
-        names: what to call leaves that are no Parameters of a Module.
+        names: what to call leaves; others have the names of Parameters in their Module, or those of the variables
+            that hold them where `record` is called.
         tokens: a label for each position of the sequence.
         vocabulary: a label for each token id.
         title, notes: what this is, and what was left out of it.
@@ -46,8 +50,8 @@ def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: I
 class Record:
     """A backward, from the loss to the leaves; `record` makes one.
 
-    views are in the order of the backward. labels: for the name of an axis, as in `View.axes`, a label for each index;
-    they are for axes of that length. notes say what was left out.
+    views are in the order of the backward. labels are for axes of a name, as in `View.axes`, and of their length; notes
+    say what was left out.
     """
 
     def __init__(self, y: Tensor, names: Mapping[str, Tensor], tokens: Iterable[str] | None,
@@ -55,15 +59,18 @@ class Record:
                  max_norm: float | None) -> None:
         steps = tape.backward_steps(y, deliver=self._deliver)   # first, as it refuses a Tensor without a backward
         self.title, self.notes = title, notes
-        self.tokens = None if tokens is None else list(tokens)
-        labels = {"token": tokens, "query": tokens, "key": tokens, "vocabulary": vocabulary}
-        self.labels = {axis: list(found) for axis, found in labels.items() if found is not None}
+        self.labels: dict[str, list[str]] = {}                  # name of an axis -> label of each index
+        if tokens is not None:
+            self.labels = dict.fromkeys(("token", "query", "key"), list(tokens))
+        if vocabulary is not None:
+            self.labels["vocabulary"] = list(vocabulary)
         self.loss = float(y.item())
         self.leaves: dict[str, Tensor] = {}                     # label -> leaf
         self.gradients: dict[str, Any] = {}                     # label -> its gradient in this backward, on the host
         self.views: list[View] = []
         self._y, self._optimizer, self._max_norm = y, optimizer, max_norm
         self._given = {id(t): name for name, t in names.items()}
+        self._variables = names_of_caller()
         self._labels: dict[int, str] = {}
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
         self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key of a Tensor -> (step, input) of uses
@@ -80,12 +87,24 @@ class Record:
         tape.accumulate(leaf, gradient)
 
     def label(self, leaf: Tensor) -> str:
-        """A name for a leaf: the one given to `record`, its own, or a new one."""
+        """A name for a leaf: the one given to `record`, its own, that of a variable, or a new one; with a prime if it
+        is another leaf's."""
         if id(leaf) not in self._labels:
-            label = self._given.get(id(leaf), "") or getattr(leaf, "name", "") or f"leaf{len(self._labels)}"
+            label = (self._given.get(id(leaf)) or getattr(leaf, "name", "") or self._variables.get(leaf.key) or
+                     f"leaf{len(self._labels)}")
+            while label in self.leaves:
+                label += "'"
             self._labels[id(leaf)] = label
             self.leaves[label] = leaf
         return self._labels[id(leaf)]
+
+    def _repr_html_(self) -> str:
+        from minigrad.step.page import contents_of, iframe
+        return iframe(contents_of(self))
+
+    def __repr__(self) -> str:
+        title = f" of {self.title}" if self.title else ""
+        return f"<record{title}: {len(self.views)} steps, loss {self.loss:.4g}; leaves {', '.join(self.leaves)}>"
 
     def breakpoint(self, until: str) -> Callable[[View], bool]:
         """A function of a view: whether a breakpoint stops at it. until: as for `loss.backward_steps(until=...)`.
@@ -105,15 +124,20 @@ class Record:
 
     def why(self, step: int, name: str, at: Any, most: int = MOST) -> Why:
         """One element of an array of a step, the newest of that name, by the line that computed it. Each element in the
-        answer is a Cell that `follow` explains, up to the loss.
+        answer is a Cell that `follow` explains, up to the loss. A leaf and its gradient can also be called by the name
+        of the leaf: "w", "dw".
 
         ValueError for a name that the step does not have, IndexError for an index outside the array.
         """
-        return self.follow(cell_of(self.views[step], name, at), most)
+        view = self.views[step]
+        if name not in array_names(view):
+            names = {x.leaf: x.name for x in view.inputs} | {f"d{x.leaf}": f"d{x.name}" for x in view.inputs}
+            name = names.get(name, name)
+        return self.follow(cell_of(view, name, at), most)
 
     def follow(self, cell: Cell, most: int = MOST) -> Why:
         """The answer for an element of an array that any line of any step computed or was given."""
-        return explain(self.views[cell.step], cell, self._origin, most)
+        return dataclasses.replace(explain(self.views[cell.step], cell, self._origin, most), record=self)
 
     def _origin(self, view: View, cell: Cell) -> Origin:
         """The origin of an element that an op was given: the gradients that a gradient is the sum of, the output that

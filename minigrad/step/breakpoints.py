@@ -1,12 +1,13 @@
 """Breakpoints: at which steps `loss.backward_steps(until=...)` stops."""
 import difflib
 import re
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Mapping
 
 import numpy as np
 
 from minigrad.step.explain import bad_origin, check
 from minigrad.step.rerun import nodes_of, on_host
+from minigrad.step.variables import names_of_caller
 from minigrad.tensor import Tensor
 
 SYNTAX = 'an op ("attention"), a module ("h.0.attn"), a parameter ("wte.weight"), "bad", "nan", "norm > 3"'
@@ -15,23 +16,25 @@ SYNTAX = 'an op ("attention"), a module ("h.0.attn"), a parameter ("wte.weight")
 def stops(until: str | Callable[[Any], bool], y: Tensor) -> Callable[[Any], bool]:
     """A function of a Step of the backward of y: whether to stop at it.
 
-    until: an op's name; a module's path, for it and everything inside it; a parameter's name; "bad", where check()
-    fails; "nan", where any array of the step holds NaN or infinity; "norm > 3", where the L2 norm of a gradient of an
-    input is larger; or a function of the Step. ValueError, with the nearest names, for a name that this graph does not
-    have; TypeError for anything else.
+    until: an op's name; a module's path, for it and everything inside it; a leaf's name, of a Parameter or of the
+    caller's variable; "bad", where check() fails; "nan", where any array of the step holds NaN or infinity;
+    "norm > 3", where the L2 norm of a gradient of an input is larger; or a function of the Step. ValueError, with the
+    nearest names, for a name that this graph does not have; TypeError for anything else.
     """
     if callable(until):
         return until
     if not isinstance(until, str):
         raise TypeError(f"until must be {SYNTAX}, or a function of the Step; got {until!r}")
-    kind, value = parse_breakpoint(until, (names_of(n.op_class.name, n.module, n.inputs) for n in nodes_of(y)))
+    variables = names_of_caller()
+    kind, value = parse_breakpoint(until, (names_of(n.op_class.name, n.module, n.inputs, variables)
+                                           for n in nodes_of(y)))
     if kind == "bad":
         return lambda step: not check(step).ok
     if kind == "nan":
         return lambda step: bool(bad_origin(step))
     if kind == "norm":
         return lambda step: largest_norm(step.dxs) > value
-    return lambda step: value in names_of(step.op, step.node.module, step.inputs)
+    return lambda step: value in names_of(step.op, step.node.module, step.inputs, variables)
 
 
 def parse_breakpoint(until: str, names: Iterable[set[str]]) -> tuple[str, Any]:
@@ -63,8 +66,10 @@ def largest_norm(gradients: Iterable[Any]) -> float:
     return max((float(np.linalg.norm(on_host(g))) for g in gradients if g is not None), default=0.0)
 
 
-def names_of(op: str, module: str, inputs: Any) -> set[str]:
-    """The names that stop at an op: the op's, its module's and those of the modules around it, its parameters'."""
+def names_of(op: str, module: str, inputs: Any, variables: Mapping[Any, str] = {}) -> set[str]:
+    """The names that stop at an op: the op's, its module's and those of the modules around it, its leaves'. variables:
+    names of leaves that have none of their own, by Tensor.key."""
+    leaves = [x for x in inputs if isinstance(x, Tensor) and x.node is None]
     parts = module.split(".") if module else []
     modules = {".".join(parts[:k]) for k in range(1, len(parts) + 1)}
-    return {op} | modules | {getattr(x, "name", "") for x in inputs} - {""}
+    return {op} | modules | {getattr(x, "name", "") or variables.get(x.key, "") for x in leaves} - {""}

@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrad import errors
 from minigrad.diagnose import Block, diagnose
-from minigrad.gradcheck import EPS, TOLERANCE, Report, Row, numeric_gradient, relative_error
+from minigrad.gradcheck import EPS, RANDOM, TOLERANCE, Report, Row, numeric_gradient, relative_error
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, trace_forward
 from minigrad.tensor import Tensor
@@ -61,6 +61,8 @@ def check(step: Any, full: bool = False) -> Report:
             continue
         row = None if full else _along_a_direction(rerun, what, i, dx, ys)
         if row is None or not row.ok:
+            if not all(np.array_equal(y, again, equal_nan=True) for y, again in zip(ys, rerun.forward()[1])):
+                return failed(RANDOM)
             elements = _elementwise(rerun, what, i, dx, scale, None if full else _most(arrays))
             if row is None or not elements.ok:
                 row = elements

@@ -28,7 +28,7 @@ class Formula:
     axes: dict[str, list[str]]                  # letter in the shapes -> its word; of "..." a word for each last axis
     forward: list[str]
     backward: list[str]
-    why: str
+    why: str                                    # with its mathematics in Unicode
     identity: str
     source: str
     doc: str                                    # the whole docstring for this call, without the class's indentation
@@ -41,6 +41,8 @@ class Formula:
         for section, head, body in _sections(self.doc):
             if section in ("forward", "backward"):
                 body = "    ".join(to_text(c, self.names) for c in re.split(r"\s{2,}", body))
+            elif section == "why":
+                body = to_text(body, self.names)
             elif section == "shapes":
                 body = body.replace("->", "→").replace("...", "…")
             lines.append((head + body).rstrip())
@@ -80,12 +82,12 @@ def parse(op_class: type[Op], call: Mapping[str, Any] | None = None) -> Formula:
         found.setdefault(section, []).append(body)
     forward, backward = ([c for line in found[s] for c in re.split(r"\s{2,}", line) if c]
                          for s in ("forward", "backward"))
-    names = {name for f in (op_class.forward, op_class.backward) for name in f.__code__.co_varnames}
-    names.update(name for clause in forward + backward for name in defined_names(clause))
+    of_code = {name for f in (op_class.forward, op_class.backward) for name in f.__code__.co_varnames}
+    names = frozenset(of_code | {name for clause in forward + backward for name in defined_names(clause)})
     why, identity, source = (" ".join(found[s]) for s in ("why", "identity", "source"))
     shapes = " ".join(found["shapes"]) if sys.flags.optimize < 2 else doc
     axes = _axes(" ".join(found["axes"]))
-    return Formula(shapes, axes, forward, backward, why, identity, source, doc, frozenset(names))
+    return Formula(shapes, axes, forward, backward, to_text(why, names), identity, source, doc, names)
 
 
 def call_of(step: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """An array as a heat map in text: its numbers while it is small, else blocks in 24-bit colour, or characters without
 colour."""
+import math
 import re
 import unicodedata
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ ANSI = re.compile("\x1b\\[[^m]*m")
 
 def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str] = (),
             labels: Mapping[str, Sequence[str]] | None = None, height: int = TALLEST, note: str = "",
-            half_blocks: bool = True) -> list[str]:
+            half_blocks: bool = True, indices: bool = False) -> list[str]:
     """Lines of at most `width` columns, at most `height` of them; the shade of a number is the signed square root of
     its share in the largest magnitude.
 
@@ -35,7 +36,8 @@ def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str]
     the number; a constant is one line, "all 0.5".
 
     axes: the name of each axis, "" where unknown. labels: of the indices of an axis, by the name of the axis. note:
-    text for the first line. half_blocks: whether a coloured line may show two rows by the character ▀.
+    text for the first line. half_blocks: whether a coloured line may show two rows by the character ▀. indices: beside
+    the labels of rows and columns stand their indices.
     """
     a = np.asarray(array)
     if a.ndim == 0:
@@ -49,15 +51,20 @@ def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str]
     N, R, C = panels.shape
     row_labels = _labels(names[-2], R, labels) if a.ndim > 1 else []
     column_labels = _labels(names[-1], C, labels)
+    numbers = [str(k) for k in range(max(R, C))]
+    if indices and row_labels != numbers[:R]:
+        row_labels = [f"{k:>{len(str(R - 1))}} {label}" for k, label in enumerate(row_labels)]
+    headers = [numbers[:C]] * (indices and column_labels != numbers[:C] and height > 6)
+    headers += [column_labels] * (height > 3)
     margin = max(map(columns, row_labels), default=-1) + 1
 
     written, longest = _format(panels, width - margin)
     if written:
         cell, per_line = longest + 1, 1
     else:
-        whole = R <= height - 2 - (N > 1) and N * (2 * C + len(BESIDE)) + margin <= width + len(BESIDE)
+        whole = R <= height - 1 - len(headers) - (N > 1) and N * (2 * C + len(BESIDE)) + margin <= width + len(BESIDE)
         cell = 2 if whole else 1                                                            # characters wide
-        per_line = 2 if color and half_blocks and not whole else 1               # rows of a line
+        per_line = 2 if color and half_blocks and not whole else 1                          # rows of a line
         if per_line == 2 and row_labels:
             margin = 2 * margin                                                             # "a b " stands for two rows
     chosen_columns = _spread(C, max((width - margin) // cell, 1))
@@ -66,7 +73,7 @@ def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str]
     titles = [_title(names[:-2], a.shape[:-2], k) for k in chosen] if N > 1 else []
     first = _first_line(axes, names[-2:], titles[0] if len(titles) == 1 else "", note, width)
     titles = titles if len(titles) > 1 and height > 5 else []
-    room = height - (height > 1) - bool(titles) - (height > 3)      # for the rows and a line that says what is shown
+    room = height - (height > 1) - bool(titles) - len(headers)      # for the rows and a line that says what is shown
     rows = _spread(R, max(room, 1) * per_line)
     sampled = (len(chosen), len(rows), len(chosen_columns)) != (N, R, C)
     if sampled and room > 1:
@@ -78,9 +85,8 @@ def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str]
     if titles:
         across = cell * len(chosen_columns)
         lines.append(" " * margin + BESIDE.join(padded(title, across) for title in titles))
-    if height > 3:
-        head = _header([column_labels[k] for k in chosen_columns], cell, bool(written),
-                       names[-1] in (labels or {}))
+    for each in headers:
+        head = _header([each[k] for k in chosen_columns], cell, bool(written), each != numbers[:C])
         lines.append(" " * margin + BESIDE.join([head] * len(chosen)))
     for i in range(0, len(rows), per_line):
         label = " ".join(row_labels[k].rjust(1) for k in rows[i:i + per_line]) if row_labels else ""
@@ -127,6 +133,7 @@ def columns(text: str) -> int:
     return sum(map(_columns_of, ANSI.sub("", text)))
 
 
+@lru_cache(maxsize=None)
 def _columns_of(character: str) -> int:
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
@@ -278,17 +285,17 @@ def _numbers(texts: list[str], levels: np.ndarray | None) -> str:
     """One row of numbers; on the colours of these levels, unless they are None."""
     if levels is None:
         return "".join(texts)
-    return "".join(_painted(text, *(BAD if np.isnan(t) else (_rgb(t), _readable(_rgb(t)))))
-                   for text, t in zip(texts, levels)) + RESET
+    return "".join(_painted(text, *(BAD if t != t else (_rgb(t), _readable(_rgb(t)))))
+                   for text, t in zip(texts, levels.tolist())) + RESET
 
 
 def _row(levels: np.ndarray, cell: int, color: bool) -> str:
     """One line of a panel: of one row of levels (1, c), or of two rows (2, c) as half blocks."""
     if not color:
-        return "".join(_character(t) * cell for t in levels[0])
+        return "".join(_character(t) * cell for t in levels[0].tolist())
     parts = []
-    for column in levels.T:
-        if np.isnan(column).any():
+    for column in levels.T.tolist():
+        if any(t != t for t in column):         # NaN
             parts.append(_painted("!" * cell, *BAD))
         elif len(column) == 1:
             parts.append(_painted(" " * cell, _rgb(column[0])))
@@ -302,7 +309,7 @@ def _painted(text: str, background: tuple[int, ...], color: tuple[int, ...] = ()
 
 
 def _rgb(t: float) -> tuple[int, ...]:
-    if np.isinf(t):
+    if math.isinf(t):
         return MASKED
     end = POSITIVE if t > 0.0 else NEGATIVE
     return tuple(round(zero + (pole - zero) * abs(t)) for zero, pole in zip(ZERO, end))
@@ -315,9 +322,8 @@ def _readable(background: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _character(t: float) -> str:
-    if np.isnan(t):
+    if t != t:                                  # NaN
         return "!"
-    if np.isinf(t):
+    if math.isinf(t):
         return "x"
-    ramp = RAMPS[int(t < 0.0)]
-    return ramp[int(np.ceil(abs(t) * (len(ramp) - 1)))]
+    return RAMPS[t < 0.0][math.ceil(abs(t) * (len(RAMPS[0]) - 1))]

@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad.ops.op import Op
 from minigrad.step.formula import parse
+from minigrad.step.typeset import to_text
 
 TOLERANCE = 1e-6
 
@@ -38,7 +39,8 @@ def check_identity(op_class: type[Op], values: Mapping[str, Any]) -> Identity | 
     it was not wanted, or if an input or an upstream gradient holds NaN or infinity. ValueError for an expression that
     cannot be evaluated.
     """
-    statements = [s.strip().rpartition(": ") for s in parse(op_class).identity.split(";") if s.strip()]
+    formula = parse(op_class)
+    statements = [s.strip().rpartition(": ") for s in formula.identity.split(";") if s.strip()]
     parameters = inspect.signature(op_class.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
     known = {**defaults, **{name: _float64(value) for name, value in values.items()}}
@@ -53,7 +55,7 @@ def check_identity(op_class: type[Op], values: Mapping[str, Any]) -> Identity | 
             raise ValueError(f"{op_class.__name__}: cannot evaluate {expression!r} in the `identity` section of its "
                              f"docstring: {type(error).__name__}: {error}") from error
         if residual is not None:
-            words += [phrase] if phrase else []
+            words += [to_text(phrase, formula.names)] if phrase else []
             expressions.append(expression)
             residuals.append(residual)
     return Identity("; ".join(words), "; ".join(expressions), max(residuals)) if residuals else None

@@ -3,7 +3,6 @@ import ast
 import functools
 import inspect
 import linecache
-import os
 import re
 import sys
 import textwrap
@@ -13,6 +12,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from minigrad import device
+from minigrad.call_site import place
 from minigrad.step.expression import Tree, trees
 
 TRACER_IN_USE = "a debugger or a coverage tool uses Python's tracer, so the values of the lines were not recorded"
@@ -74,9 +74,9 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         note = TRACER_IN_USE if sys.gettrace() is not None else ""
     except OSError:
         source, statements, note = "", {}, "the source of this op is not in a file"
-    place = f"{code.co_filename.removeprefix(os.getcwd() + os.sep)}:{first_line or code.co_firstlineno}"
+    where = place(code.co_filename, first_line or code.co_firstlineno)
     if note:
-        return function(*args, **kwargs), Listing(source, place, [], note)
+        return function(*args, **kwargs), Listing(source, where, [], note)
 
     lines: list[Line] = []
     seen: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         result = function(*args, **kwargs)
     finally:
         sys.settrace(None)
-    return result, Listing(source, place, lines, "", results, inspect.unwrap(function).__globals__)
+    return result, Listing(source, where, lines, "", results, inspect.unwrap(function).__globals__)
 
 
 def _is_value(value: Any) -> bool:

@@ -15,7 +15,7 @@ PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2}
 OVER_AXIS = re.compile(r"(sum|mean|var|max|min|softmax)_(\w+)")      # functions along an axis: sum_key
 FUNCTIONS = "exp", "log", "tanh", "sin", "cos", "max", "min"      # functions that LaTeX has commands for
 BEFORE_MATHS = "where", "else", "if", "otherwise", "at", "for", "times", "over", "and", "or"
-TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d]\w*'?|\*\*|\+=|<=|>=|\S")
+TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d]\w*(?:'(?!\w))?|\*\*|\+=|<=|>=|\S")
 NAME = re.compile(r"(.+?)(?:_(new|all|\w)|(\d+))?('*)")         # base, a subscript or digits, primes
 
 

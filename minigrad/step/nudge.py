@@ -12,6 +12,7 @@ POINTS = 21                                     # of a curve; odd, so that the r
 REACHES = [2.0 ** k for k in range(-4, 11)]     # how far a curve may reach to either side, in sizes of the leaf
 TEXT = 61, 12                                   # columns and rows of a curve in text
 WIDE, HIGH, LEFT, BELOW = 560, 300, 78, 44      # of a picture, in pixels; room for the numbers beside it and below it
+CURVE, TANGENT = "#c2410c", "#5b8bd0"           # colours that can be told apart on white and on black
 
 
 class Nudge(NamedTuple):
@@ -75,31 +76,39 @@ class NudgeCurve(NamedTuple):
     def _repr_html_(self) -> str:
         """The curve and its tangent as inline SVG."""
         low, high = self._range
-        x = lambda delta: LEFT + (WIDE - LEFT - 12) * (delta / self.deltas[-1] + 1.0) / 2.0
-        y = lambda loss: 12 + (HIGH - BELOW - 12) * (high - loss) / (high - low)
-        line = lambda changes: " ".join(f"{x(d):.1f},{y(self.loss + c):.1f}" for d, c in zip(self.deltas, changes)
-                                        if math.isfinite(c))
-        first, last = self.value + self.deltas[0], self.value + self.deltas[-1]
-        parts = [f'<text x="{x(v - self.value):.1f}" y="{HIGH - BELOW + 18}" text-anchor="middle">{v:.6g}</text>'
-                 f'<path d="M{x(v - self.value):.1f} {HIGH - BELOW}v5"/>' for v in ticks(first, last)]
-        parts += [f'<text x="{LEFT - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.8g}</text>'
-                  f'<path d="M{LEFT - 5} {y(v):.1f}h5"/>' for v in ticks(low, high)]
-        parts += [
-            f'<text x="{(LEFT + WIDE) / 2}" y="{HIGH - 6}" text-anchor="middle">value of {escape(self.name)}</text>',
-            f'<text x="14" y="{(HIGH - BELOW) / 2}" text-anchor="middle" transform="rotate(-90 14 {(HIGH - BELOW) / 2})">'
-            'loss</text>', f'<path d="M{LEFT} 12V{HIGH - BELOW}H{WIDE - 12}"/>',
-            f'<polyline points="{line(self.gradient * self.deltas)}" stroke="#5b8bd0" stroke-width="2" '
-            'stroke-dasharray="6 4"/>',
-            f'<polyline points="{line(self.changes)}" stroke="#c2410c" stroke-width="2.5"/>',
-            f'<circle cx="{x(0.0):.1f}" cy="{y(self.loss):.1f}" r="5" fill="#c2410c" stroke="none"/>']
-        says = (f"loss {self.loss:.6g} at the recorded value {self.value:.6g}; its gradient there, {self.gradient:.4g}, "
-                "is the slope of the tangent")
+        bottom, right = HIGH - BELOW, WIDE - 12
+
+        def x(delta: float) -> float:
+            return LEFT + (right - LEFT) * (delta / float(self.deltas[-1]) + 1.0) / 2.0
+
+        def y(loss: float) -> float:
+            return 12 + (bottom - 12) * (high - loss) / (high - low)
+
+        def line(changes: Any, style: str) -> str:
+            points = " ".join(f"{x(delta):.1f},{y(self.loss + change):.1f}"
+                              for delta, change in zip(self.deltas, changes) if math.isfinite(change))
+            return f'<polyline points="{points}" {style}/>'
+
+        name = escape(self.name)
+        words = (f"loss {self.loss:.6g} at the recorded value {self.value:.6g}; the gradient there, "
+                 f"{self.gradient:.4g}, is the slope of the tangent")
+        marks = [f'<path d="M{x(v - self.value):.1f} {bottom}v5"/>'
+                 f'<text x="{x(v - self.value):.1f}" y="{bottom + 18}" text-anchor="middle">{v:.6g}</text>'
+                 for v in ticks(self.value + self.deltas[0], self.value + self.deltas[-1])]
+        marks += [f'<path d="M{LEFT - 5} {y(v):.1f}h5"/>'
+                  f'<text x="{LEFT - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.8g}</text>' for v in ticks(low, high)]
+        marks += [f'<path d="M{LEFT} 12V{bottom}H{right}"/>',
+                  f'<text x="{(LEFT + WIDE) / 2}" y="{HIGH - 6}" text-anchor="middle">value of {name}</text>',
+                  f'<text transform="translate(14 {bottom / 2}) rotate(-90)" text-anchor="middle">loss</text>',
+                  line(self.gradient * self.deltas, f'stroke="{TANGENT}" stroke-width="2" stroke-dasharray="6 4"'),
+                  line(self.changes, f'stroke="{CURVE}" stroke-width="2.5"'),
+                  f'<circle cx="{x(0.0):.1f}" cy="{y(self.loss):.1f}" r="5" fill="{CURVE}" stroke="none"/>']
+        texts = "".join(marks).replace("<text ", '<text fill="currentColor" stroke="none" ')
         return (f'<figure style="margin:8px 0"><svg viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" height="{HIGH}" '
-                f'style="max-width:100%;height:auto;font:12px sans-serif" fill="none" stroke="currentColor" role="img" '
-                f'aria-label="{escape(f"the loss along {self.name}: {says}")}">'
-                f'<g>{"".join(parts)}</g><style>svg text{{fill:currentColor;stroke:none}}</style></svg>'
-                f'<figcaption><span style="color:#c2410c">━ loss</span> &nbsp; <span style="color:#5b8bd0">╍ tangent'
-                f'</span> &nbsp; {escape(says)}</figcaption></figure>')
+                'style="max-width:100%;height:auto;font:12px sans-serif" fill="none" stroke="currentColor" role="img" '
+                f'aria-label="the loss along {name}: {escape(words)}">{texts}</svg>'
+                f'<figcaption><span style="color:{CURVE}">━ loss</span> &nbsp; <span style="color:{TANGENT}">╍ tangent'
+                f'</span> &nbsp; {escape(words)}</figcaption></figure>')
 
 
 def nudge_curve(leaf: str, at: tuple[int, ...], x: Any, loss: float, gradient: float,

@@ -18,7 +18,6 @@ from minigrad.step.why import largest_entries
 from minigrad.tensor import Tensor
 
 STEPS = 30                                      # t = 1, 2, ... of OverTime
-MOST_PARAMETERS = 300_000                       # of a model that is trained for these steps
 SHARE = 1e-2                                    # of a step, at which its second-order term is measured
 SHOWN = 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 25, 30             # the t of a table in text
 
@@ -32,7 +31,7 @@ class ParameterUpdate(NamedTuple):
     change: Any                     # p_new - p
     picks: list[tuple[int, ...]]    # the elements with the largest gradients
     predicted: float                # sum(gradient * change)
-    second_order: float             # change^T H change / 2, with the Hessian H: what the prediction misses at first
+    second_order: float | None      # change^T H change / 2, with the Hessian H; None of a model too large to run for it
     actual: float                   # change of the loss if only this parameter is updated
 
 
@@ -102,8 +101,9 @@ class OptimizerSteps:
             moved[id(p)] = new
             predicted = float((self.gradients[label] * (new - old)).sum())
             updates.append(ParameterUpdate(
-                label, parse(self.optimizer.op, given), listing, given, new - old, largest_entries(self.gradients[label], 3),
-                predicted, self._second_order({id(p): new}), self.replay.change({id(p): new})))
+                label, parse(self.optimizer.op, given), listing, given, new - old,
+                largest_entries(self.gradients[label], 3), predicted,
+                self._second_order({id(p): new}) if self.replay.is_quick else None, self.replay.change({id(p): new})))
         return OptimizerStep(self.optimizer.op.name, clip, updates, sum(u.predicted for u in updates),
                              self._second_order(moved), self.replay.change(moved))
 
@@ -122,7 +122,7 @@ class OptimizerSteps:
         The gradients are those of 30 further steps on the recorded batch, with its dropout; of a large model, for which
         these take long, they stay as recorded.
         """
-        trained = sum(p.size for p in self.leaves.values()) <= MOST_PARAMETERS
+        trained = self.replay.is_quick
         shown = self.leaves if trained else {label: self.leaves[label] for label in picks}
         params = {label: on_host(p).astype(np.float64) for label, p in shown.items()}
         moments = {label: [np.zeros_like(p) for _ in self.optimizer.moments] for label, p in params.items()}

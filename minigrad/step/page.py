@@ -11,11 +11,10 @@ import json
 import math
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Iterable, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
-from minigrad.step.backward_record import Record
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.heatmap import MASK
@@ -27,6 +26,9 @@ from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record
+
 WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "panels", "whatif", "scatter", "tour", "media"
 # one script: a name that a file uses at its top level comes before it
@@ -36,35 +38,33 @@ STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "resha
              "scatter"}                         # operations that the page computes
 PICTURE = 1024                                  # numbers stored of an array that is only looked at
 STORED = 64                                     # elements of a gradient whose answers are stored
+FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
 PANELS = 12                                     # matrices shown of an array of more than two axes
 CELLS = 4096, 2048, 1024, 512, 256, 128, 64     # numbers stored of one array, as many as the budget allows
 
 
-def write(record: Record, path: str | Path, budget: float = 8e6) -> list[str]:
+def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
     """Write the page of a record into one file of at most `budget` bytes.
 
     Returns sentences that say what was sampled or left out to stay within the budget; the page shows them too.
     ValueError if even the smallest page is larger.
     """
-    page, omitted = _fit(_contents(record), budget)
+    page, omitted = _fit(contents_of(record), budget)
     Path(path).write_text(page, encoding="utf-8")
     return omitted
 
 
-def html(record: Record, budget: float = 8e6) -> str:
+def html(record: "Record", budget: float = 8e6) -> str:
     """The page of a record, as text."""
-    return _fit(_contents(record), budget)[0]
+    return _fit(contents_of(record), budget)[0]
 
 
-def iframe(step: Any) -> str:
-    """The page of one Step as an <iframe>, for a notebook."""
-    shown = view_alone(step)
-    shown.inputs = [x if getattr(t, "node", None) is None else
-                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    page, _ = _fit(Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
-                            embedded=True), 2e6)
-    return (f'<iframe srcdoc="{markup.escape(page)}" title="{markup.escape(f"step {step.index}: {step.op}")}" '
-            'style="width:100%;height:780px;border:1px solid #8886;border-radius:8px"></iframe>')
+def iframe(contents: "Contents") -> str:
+    """A page as an <iframe> for a notebook, of at most 2 MB."""
+    page = markup.escape(_fit(contents, FRAME_BUDGET)[0], quote=False).replace("'", "&#39;")   # " is too frequent
+    title = markup.escape(contents.title or "one backward, step by step")
+    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
+            'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
 
 
 # ---- what is on it --------------------------------------------------------------------------------------------------
@@ -73,11 +73,10 @@ class Contents(NamedTuple):
     """What a page shows, of a Record or of one Step."""
     title: str
     views: list[View]
-    tokens: list[str] | None = None
     labels: Mapping[str, list[str]] = MappingProxyType({})          # name of an axis -> label of each index
     notes: Iterable[str] = ()
     loss: float | None = None
-    nudges: Iterable[tuple[Nudge, NudgeCurve]] = ()
+    nudges: Iterable[tuple[Nudge, NudgeCurve | None]] = ()
     optimizer_step: OptimizerStep | None = None
     over_time: Iterable[OverTime] = ()              # of the largest gradient of each parameter
     questions: Iterable[list[Question]] = ()        # about each view
@@ -85,12 +84,22 @@ class Contents(NamedTuple):
     embedded: bool = False          # in an <iframe>
 
 
-def _contents(record: Record) -> Contents:
+def contents_of(record: "Record") -> Contents:
     step = record.optimizer_step
-    return Contents(record.title, record.views, record.tokens, record.labels, record.notes, record.loss,
-                    [(n, record.nudge_curve(n.leaf, n.at)) for n in record.nudges()], step,
+    return Contents(record.title, record.views, record.labels, record.notes, record.loss,
+                    [(n, record.nudge_curve(n.leaf, n.at) if record.replay.is_quick else None)
+                     for n in record.nudges()], step,
                     record.over_time({u.leaf: u.picks[:1] for u in step.updates}) if step else (),
                     questions(record.views), compare(record))
+
+
+def contents_of_step(step: Any) -> Contents:
+    """The page of one Step."""
+    shown = view_alone(step)
+    shown.inputs = [x if getattr(t, "node", None) is None else
+                    x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
+    return Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
+                    embedded=True)
 
 
 def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
@@ -104,7 +113,7 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
         data = _data(contents, store, forward, saved)
         for cells in bounds:
             arrays = store.encoded(cells)
-            omitted = _omitted(arrays, cells, forward, saved)
+            omitted = _omitted(arrays, store.most, cells, forward, saved)
             text = json.dumps(data | {"arrays": arrays, "omitted": omitted}, separators=(",", ":"), ensure_ascii=False,
                               allow_nan=False)
             page = template.replace("/*data*/", text.replace("<", "\\u003c"))       # no </script> inside
@@ -115,9 +124,10 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
                      f"over the budget of {budget / 1e6:.2f} MB; record a smaller model or raise budget=")
 
 
-def _omitted(arrays: list[Any], cells: int, forward: bool, saved: bool) -> list[str]:
+def _omitted(arrays: list[Any], most: list[int], cells: int, forward: bool, saved: bool) -> list[str]:
+    """Sentences on what was left out to stay within the budget. most: numbers wanted of each array."""
     found = []
-    sampled = sum("stride" in a for a in arrays)
+    sampled = sum("stride" in a for a, n in zip(arrays, most) if n > PICTURE)
     if sampled:
         found.append(f"{sampled} of {len(arrays)} arrays are sampled evenly, to at most {cells} numbers each; their "
                      "shapes, norms, means and largest magnitudes are those of the whole arrays")
@@ -136,7 +146,7 @@ def _data(contents: Contents, store: "ArrayStore", forward: bool, saved: bool) -
             formulas.append(formula)
     asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
-        "title": contents.title, "notes": list(contents.notes), "tokens": contents.tokens,
+        "title": contents.title, "notes": list(contents.notes),
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else _number(contents.loss),
         "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
@@ -231,12 +241,13 @@ def _why(why: Why) -> dict[str, Any]:
                        for f in term.factors] for term in why.terms]}
 
 
-def _nudge(n: Nudge, curve: NudgeCurve) -> dict[str, Any]:
-    """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side."""
+def _nudge(n: Nudge, curve: NudgeCurve | None) -> dict[str, Any]:
+    """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side; of
+    a large model no curve."""
     numbers = {k: _number(getattr(n, k)) for k in ("gradient", "delta", "predicted", "actual")}
-    return {"leaf": n.leaf, "at": n.at} | numbers | {
+    return {"leaf": n.leaf, "at": n.at} | numbers | ({} if curve is None else {
         "value": _number(curve.value), "loss": _number(curve.loss), "reach": _number(curve.deltas[-1]),
-        "changes": _floats(curve.changes)}
+        "changes": _floats(curve.changes)})
 
 
 def _optimizer(step: OptimizerStep, over_time: Iterable[OverTime], store: "ArrayStore", formulas: list[Formula]
@@ -260,7 +271,8 @@ def _update(u: ParameterUpdate, store: "ArrayStore") -> dict[str, Any]:
 
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
-    return {"predicted": _number(x.predicted), "secondOrder": _number(x.second_order), "actual": _number(x.actual)}
+    second = None if x.second_order is None else _number(x.second_order)
+    return {"predicted": _number(x.predicted), "secondOrder": second, "actual": _number(x.actual)}
 
 
 def _compared(found: list[Compared]) -> dict[str, Any]:
@@ -296,7 +308,7 @@ class ArrayStore:
 
     def __init__(self) -> None:
         self.arrays: list[Any] = []
-        self._most: list[int] = []
+        self.most: list[int] = []
         self._described: list[dict[str, Any]] = []
         self._positions: dict[Any, int] = {}
 
@@ -307,7 +319,7 @@ class ArrayStore:
         if key not in self._positions:
             self._positions[key] = len(self.arrays)
             self.arrays.append(a)
-            self._most.append(most)
+            self.most.append(most)
             with np.errstate(all="ignore"):     # an array from empty() may hold any bits
                 self._described.append(described(a))
         return self._positions[key]
@@ -317,7 +329,7 @@ class ArrayStore:
         another shape that has the same numbers in the same order."""
         found: list[dict[str, Any]] = []
         known: dict[str, int] = {}
-        for a, most, description in zip(self.arrays, self._most, self._described):
+        for a, most, description in zip(self.arrays, self.most, self._described):
             with np.errstate(all="ignore"):
                 numbers = sampled(a, min(most, cells))
             key = str(numbers)

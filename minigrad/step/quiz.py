@@ -32,19 +32,21 @@ class Question(NamedTuple):
 LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "add": {"return": [
         ("return dy, -dy", "the second term has the sign that it has in a difference"),
-        ("return 0.5 * dy, 0.5 * dy", "dy is shared between the terms, but each of them gets all of it")]},
+        ("return 0.5 * dy, 0.5 * dy", "dy is divided between the terms, but each of them gets all of it")]},
     "mul": {
         "da =": [("da = dy * a", "the derivative of a * b with respect to a is b, not a"),
                  ("da = dy", "the other factor, b, is missing")],
         "db =": [("db = dy * b", "the derivative of a * b with respect to b is a, not b"),
                  ("db = dy", "the other factor, a, is missing")]},
     "matmul": {
-        "da = xp.matmul": [("da = xp.matmul(dy, b.reshape(b.swapaxes(-1, -2).shape))",
-                  "b is made to fit by a reshape, which does not exchange rows and columns"),
-                 ("da = xp.matmul(b, dy.swapaxes(-1, -2))", "the factors are in the wrong order, which transposes da")],
-        "db = xp.matmul": [("db = xp.matmul(a.reshape(a.swapaxes(-1, -2).shape), dy)",
-                  "a is made to fit by a reshape, which does not exchange rows and columns"),
-                 ("db = xp.matmul(dy.swapaxes(-1, -2), a)", "the factors are in the wrong order, which transposes db")]},
+        "da = xp.matmul": [
+            ("da = xp.matmul(dy, b.reshape(b.swapaxes(-1, -2).shape))",
+             "b is made to fit by a reshape, which does not exchange rows and columns"),
+            ("da = xp.matmul(b, dy.swapaxes(-1, -2))", "the factors are in the wrong order, which transposes da")],
+        "db = xp.matmul": [
+            ("db = xp.matmul(a.reshape(a.swapaxes(-1, -2).shape), dy)",
+             "a is made to fit by a reshape, which does not exchange rows and columns"),
+            ("db = xp.matmul(dy.swapaxes(-1, -2), a)", "the factors are in the wrong order, which transposes db")]},
     "linear": {
         "dw =": [("dw = dy.T @ x2", "the factors are in the wrong order, which transposes dw"),
                  ("dw = x2.reshape(x2.T.shape) @ dy",
@@ -56,9 +58,10 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "softmax": {
         "row =": [("row = total(dy, axis, keepdims=True)", "the sum must be of dy * p, not of dy"),
                   ("row = (dy * p).mean(axis=axis, keepdims=True)", "a mean instead of the sum"),
-                  ("row = total(dy * p, 0, keepdims=True)", "the sum is over axis 0, whichever axis the softmax is over")],
+                  ("row = total(dy * p, 0, keepdims=True)", "the sum is over axis 0, not over that of the softmax")],
         "return": [("return p * dy", "as for an elementwise function: the term that couples the row is missing"),
-                   ("return dy * p * (1.0 - p)", "only the diagonal of the Jacobian: each p depends on every x of its row")]},
+                   ("return dy * p * (1.0 - p)",
+                    "only the diagonal of the Jacobian, but each p depends on every x of its row")]},
     "layer_norm": {
         "dx =": [("dx = rstd * (dxhat - xhat * scale)", "as if the mean of x did not depend on x"),
                  ("dx = rstd * (dxhat - shift)", "as if the variance of x did not depend on x"),
@@ -70,7 +73,8 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
     "gelu": {
         "slope =": [("slope = 0.5 * (1.0 + t)", "the second term of the product rule is missing: tanh(u) depends on x"),
                     ("slope = 1.0 * (x > 0)", "that is the derivative of relu"),
-                    ("slope = 0.5 * (1.0 + t) + 0.5 * (1.0 - t * t) * du", "the factor x of the second term is missing")],
+                    ("slope = 0.5 * (1.0 + t) + 0.5 * (1.0 - t * t) * du",
+                     "the factor x of the second term is missing")],
         "du =": [("du = self.k * (1.0 + self.c * x * x)", "the derivative of x^3 is 3 x^2, not x^2"),
                  ("du = self.k", "the cube is forgotten")]},
     "attention": {
@@ -78,14 +82,16 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
                  ("dk = dS.swapaxes(-1, -2) @ q * scale", "dS already has the factor scale"),
                  ("dk = -dS.swapaxes(-1, -2) @ q", "the sign is that of a difference")],
         "dS =": [("dS = P * dP * scale", "the term that couples the row is missing, as if P were elementwise"),
-                 ("dS = P * (dP - total(dP * P, -1, keepdims=True))", "the scores are divided by sqrt(D), so dS is too"),
+                 ("dS = P * (dP - total(dP * P, -1, keepdims=True))",
+                  "the scores have the factor scale, so dS has it too"),
                  ("dS = (dP - total(dP * P, -1, keepdims=True)) * scale", "the factor P of the softmax is missing")],
         "dv =": [("dv = A @ dy", "A is not transposed: row j of dv must collect what all queries took from value j"),
                  ("dv = A.swapaxes(-1, -2) @ dy * scale", "the scale belongs to the scores, not to the values")]},
     "cross_entropy": {
         "p[xp.arange": [("p[xp.arange(len(t)), t] += 1.0 - s", "the gradient is p - q, not p + q"),
                         ("p[xp.arange(len(t)), t] -= 0.0", "that leaves p: nothing is subtracted at the target")],
-        "share =": [("share = xp.where(counted, dy.reshape(-1), 0.0)", "the loss is a mean over n targets: 1/n is missing"),
+        "share =": [("share = xp.where(counted, dy.reshape(-1), 0.0)",
+                     "the loss is a mean over n targets: 1/n is missing"),
                     ("share = xp.where(counted, dy.reshape(-1) / V, 0.0)",
                      "divided by the size of the vocabulary, not by the number of targets"),
                     ("share = xp.where(counted, 1.0 / n, 0.0)", "the upstream gradient dy is taken to be 1")]},
@@ -106,11 +112,16 @@ def questions(views: Sequence[View], whole: bool = True) -> list[list[Question]]
             own = [_shape(v, v.inputs[i], k), *_sign(v, v.inputs[i])]
             own += [_contributor(views, k, v.inputs[i])] if whole else []
         lines = LINES.get(v.op, {})
-        if lines and v.backward.source and v.step.op_class.__module__.startswith("minigrad.ops."):  # no op of the reader
+        if lines and v.backward.source and _is_ours(v):
             own.append(_line(v, list(lines)[asked[v.op] % len(lines)]))
             asked[v.op] += 1
         found.append(own)
     return found
+
+
+def _is_ours(v: View) -> bool:
+    """Whether this is minigrad's op, not one of the reader that has its name."""
+    return bool(v.step.op_class.__module__.startswith("minigrad.ops."))
 
 
 def _question(kind: str, text: str, answers: list[tuple[str, str]], seed: int, row: int = -1) -> Question:
@@ -149,14 +160,14 @@ def _sign(v: View, x: Input) -> list[Question]:
     if not answers:
         return []
     w = next((w for w in answers if w.terms[0].product * w.value > 0.0), answers[0])
-    number = lambda x: f"{x:.3g}".replace("-", "−")
     factors = [f for f in w.terms[0].factors if f.text != MINUS.text]
-    sign = "−" if len(factors) < len(w.terms[0].factors) else ""
-    names, values = (sign + " × ".join(words) for words in ([f.text for f in factors], [number(f.value) for f in factors]))
-    which, reason = "Its only term", values if len(factors) == 1 else f"{values} = {number(w.terms[0].product)}"
+    sign = "−" if w.terms[0].negative else ""
+    names = sign + " × ".join(f.text for f in factors)
+    values = sign + " × ".join(_number(f.value) for f in factors)
+    which, reason = "Its only term", values if len(factors) == 1 else f"{values} = {_number(w.terms[0].product)}"
     if w.count > 1:
         which = f"The largest of its {w.count} terms"
-        reason = f"the largest term is {reason}; all {w.count} terms sum to {number(w.total)}"
+        reason = f"the largest term is {reason}; all {w.count} terms sum to {_number(w.total)}"
     else:
         reason = f"{w.name} = {names} = {reason}"
     text = (f"What is the sign of {w.name}? {which} is {names} = {values}"
@@ -165,25 +176,33 @@ def _sign(v: View, x: Input) -> list[Question]:
     return [Question("sign", text, ("+", "−"), right, ("", reason) if right else (reason, ""))]
 
 
+def _number(x: float) -> str:
+    return f"{x:.3g}".replace("-", "−")
+
+
 # ---- contributor ----------------------------------------------------------------------------------------------------
 
 def _contributor(views: Sequence[View], k: int, x: Input) -> Question:
     """Which other step adds to the gradient of x?"""
     same: Callable[[Input], bool] = lambda y: y.gradient is not None and (
-        y.leaf == x.leaf if x.leaf else x.source is not None and y.source == x.source)
+        y.leaf == x.leaf if x.leaf else x.source is not None and (y.source, y.out) == (x.source, x.out))
     users = [n for n, v in enumerate(views) if any(map(same, v.inputs))]
     others = [n for n in users if n != k]
     what = x.leaf or f"the output of {x.label}"
     uses = f"{what} is used by {'step' if len(users) == 1 else 'steps'} {' and '.join(map(str, users))}"
     right = f"{uses}: their gradients add up" if others else f"{uses} alone, which makes the whole gradient"
     none = ("none: this is the whole gradient", "")
-    called = lambda n: f"step {n}: {views[n].op}" + (f" → {views[n].name}" if views[n].name != views[n].op else "")
-    wrong = [(called(n), f"step {n} does not use it")
+    wrong = [(_called(views, n), f"step {n} does not use it")
              for n in dict.fromkeys((k + d) % len(views) for d in (1, 2, 5)) if n not in users]
-    answers = [(called(others[0]), right), none] if others else [(none[0], right)]
+    answers = [(_called(views, others[0]), right), none] if others else [(none[0], right)]
     tense = "has added" if others and others[0] < k else "adds"
     return _question("contributor", f"Which other step {tense} to the gradient of {what}?", (answers + wrong)[:4],
                      k + 1)
+
+
+def _called(views: Sequence[View], n: int) -> str:
+    v = views[n]
+    return f"step {n}: {v.op}" + (f" → {v.name}" if v.name != v.op else "")
 
 
 # ---- line -----------------------------------------------------------------------------------------------------------
@@ -229,4 +248,4 @@ def with_line(op_class: type[Op], start: str, line: str) -> type[Op]:
     lines[row] = lines[row].replace(right, line)
     local: dict[str, Any] = {}
     exec("\n".join(lines), op_class.backward.__globals__, local)
-    return type(op_class.__name__, (op_class,), {"backward": local["backward"]}, register=False)    # type: ignore
+    return type(op_class.__name__, (op_class,), {"backward": local["backward"]}, register=False)

@@ -6,6 +6,8 @@ import numpy as np
 from minigrad.step.rerun import Rerun, on_host
 from minigrad.tensor import Tensor
 
+MOST_PARAMETERS = 300_000                       # of a model that is run hundreds of times for one page
+
 
 class Replay:
     """The recorded graph, run again in float64 on the host with other values of some leaves.
@@ -19,9 +21,16 @@ class Replay:
         self.values = self._run({})
         self.loss = self._loss(self.values, {})
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether the model is small enough to be run hundreds of times."""
+        sizes = {id(x): x.size for step in self.steps for x in step.inputs if isinstance(x, Tensor) and x.node is None}
+        return sum(sizes.values()) <= MOST_PARAMETERS
+
     def change(self, leaves: Mapping[int, Any]) -> float:
         """How much the loss changes with these leaves: id of the Tensor -> float64 array."""
-        return self._loss(self._run(leaves), leaves) - self.loss
+        with np.errstate(all="ignore"):         # a number that moves may leave the domain of an op
+            return self._loss(self._run(leaves), leaves) - self.loss
 
     def gradients(self, leaves: Mapping[int, Any]) -> tuple[float, dict[int, Any]]:
         """The loss with these leaves, and its gradient with respect to every leaf that wants one: id of the Tensor ->
@@ -33,17 +42,15 @@ class Replay:
             new.update({(step.node.seq, out): y for out, y in enumerate(ys)})
             ran.append((op, ys))
         first = np.ones(self.y.shape)
-        upstream: dict[Any, Any] = {}                       # (number of the node, number of the output) -> gradient
-        found: dict[int, Any] = {}
         if self.y.node is None:
             return self._loss(new, leaves), {id(self.y): first}
-        upstream[self.y.node.seq, self.y.out] = first
+        found: dict[Any, Any] = {(self.y.node.seq, self.y.out): first}      # also the gradients of outputs, by number
         for step, rerun, (op, ys) in zip(self.steps[::-1], self.reruns[::-1], ran[::-1]):
-            dys = [upstream.pop((step.node.seq, out), np.zeros_like(y)) for out, y in enumerate(ys)]
+            dys = [found.pop((step.node.seq, out), np.zeros_like(y)) for out, y in enumerate(ys)]
             for x, dx in zip(step.inputs, rerun.gradients(op, dys)):
                 if dx is not None:
-                    gradients, key = (found, id(x)) if x.node is None else (upstream, (x.node.seq, x.out))
-                    gradients[key] = gradients[key] + dx if key in gradients else dx
+                    key = id(x) if x.node is None else (x.node.seq, x.out)
+                    found[key] = found[key] + dx if key in found else dx
         return self._loss(new, leaves), found
 
     def _run(self, leaves: Mapping[int, Any]) -> dict[tuple[int, int], Any]:

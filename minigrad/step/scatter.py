@@ -1,13 +1,15 @@
 """The gradient of every leaf against central differences of the loss, entry by entry."""
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minigrad.gradcheck import EPS, TOLERANCE
-from minigrad.step.backward_record import Record
 from minigrad.step.explain import size_of
 from minigrad.step.rerun import on_host
+
+if TYPE_CHECKING:
+    from minigrad.step.backward_record import Record
 
 MOST = 2000                                     # entries compared in a record, each by two runs of its forward
 WORK = 10 ** 8                                  # entries compared, times the number of entries of all leaves
@@ -20,7 +22,7 @@ class Compared(NamedTuple):
     at: Any                         # (n,) positions in the flat leaf, ascending
     analytic: Any                   # (n,)
     numeric: Any                    # (n,)
-    error: Any                      # (n,) |analytic - numeric| / max(|analytic|, |numeric|, 1e-3), the maxima over all n
+    error: Any                      # (n,) |analytic - numeric| / max(|analytic|, |numeric|, 1e-3), maxima over all n
     bound: float                    # of the error
 
     @property
@@ -30,11 +32,13 @@ class Compared(NamedTuple):
 
     @property
     def worst(self) -> tuple[int, ...]:
-        """The index, in the leaf, of the entry with the largest error."""
+        """The index, in the leaf, of the entry with the largest error; () of an empty leaf."""
+        if not self.error.size:
+            return ()
         return tuple(int(k) for k in np.unravel_index(self.at[np.argmax(self.error)], self.shape))
 
 
-def compare(record: Record) -> list[Compared]:
+def compare(record: "Record") -> list[Compared]:
     """Compare every entry of a leaf, or as many picked at random, with a fixed seed, as the work allows; an equal
     number of each large leaf. The forward runs in float64. Nothing where the loss is not finite: there is no numeric
     gradient then."""
@@ -48,7 +52,7 @@ def compare(record: Record) -> list[Compared]:
     return [_compare_leaf(record, leaf, rng.permutation(g.size)[:each]) for leaf, g in record.gradients.items()]
 
 
-def _compare_leaf(record: Record, leaf: str, picked: Any) -> Compared:
+def _compare_leaf(record: "Record", leaf: str, picked: Any) -> Compared:
     tensor, at = record.leaves[leaf], np.sort(picked)
     x = on_host(tensor).astype(np.float64)
     gradient = record.gradients[leaf]
@@ -75,5 +79,6 @@ def summary(found: list[Compared]) -> tuple[str, str]:
     worst = max(float(x.error.max(initial=0.0)) for x in found)
     which = (f"{n:,} of {total:,} entries, picked at random: at most {max(len(x.at) for x in found)} of each tensor."
              if n < total else "Every entry of every gradient.")
-    return (f"{'all ' if n == right else f'{right:,} of '}{n:,} {'points' if n < total else 'entries'} lie on the diagonal; "
-            f"worst relative error {worst:.0e}", which + " The error is relative to the largest entry of its tensor.")
+    points = f"{'all ' if n == right else f'{right:,} of '}{n:,} {'points' if n < total else 'entries'}"
+    return (f"{points} lie on the diagonal; worst relative error {worst:.1g}",
+            f"{which} The error is relative to the largest entry of its tensor.")

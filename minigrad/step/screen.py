@@ -1,5 +1,6 @@
 """What fits on a screen of text: arrays beside each other in a given room, and signs for terminals without Unicode."""
 import shutil
+from functools import cache
 from typing import Any, Callable, Sequence
 
 from minigrad.step.heatmap import TALLEST, columns, side_by_side
@@ -7,12 +8,9 @@ from minigrad.step.heatmap import TALLEST, columns, side_by_side
 NARROWEST, LOWEST = 22, 7                       # columns and lines of a heat map beside or below others
 Draw = Callable[[int, int], list[str]]          # (width, height) -> the lines of a block, no more and no wider
 
-# for terminals whose encoding lacks them
-ASCII = str.maketrans({
-    "─": "-", "→": ">", "↓": "v", "⋮": ":", "✓": "ok", "✗": "BAD", "█": "#", "␣": "_", "×": "x", "·": "*", "−": "-",
-    "…": "...", "√": "sqrt ", "Σ": "sum", "∂": "d", "ᵀ": "^T", "²": "^2", "³": "^3", "⁻": "^-", "¹": "1", "∞": "inf",
-    "≤": "<=", "≥": ">=", "≠": "!=", "⊙": "*", "π": "pi", "β": "beta", "ε": "eps", "μ": "mu", "σ": "sigma",
-    "λ": "lambda", "₁": "1", "₂": "2", "ₜ": "_t"})
+# for terminals whose encoding lacks these signs; formulas then stand in the notation of the docstrings
+ASCII = str.maketrans({"─": "-", "→": ">", "↓": "v", "⋮": ":", "✓": "ok", "✗": "BAD", "█": "#", "␣": "_", "×": "x",
+                       "·": "*", "−": "-", "…": "...", "∂": "d", "½": "1/2 ", "ᵀ": "^T"})
 
 
 def size() -> tuple[int, int]:
@@ -33,6 +31,7 @@ def shows_unicode(stream: Any) -> bool:
 def arranged(blocks: Sequence[Draw], width: int, room: int) -> tuple[list[str], int]:
     """The lines of as many blocks as fit, and how many these are: all beside and below each other at their full size if
     that fits into `room` lines; else in rows of equal height, as many as show the most."""
+    blocks = [cache(draw) for draw in blocks]
     lines = side_by_side([draw(width, TALLEST + 1) for draw in blocks], width)[:-1]
     if len(lines) <= room:
         return lines, len(blocks)

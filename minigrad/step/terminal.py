@@ -23,10 +23,10 @@ from minigrad.step.breakpoints import SYNTAX, names_of, nearest
 from minigrad.step.elements import index
 from minigrad.step.explain import DIFFERENCES
 from minigrad.step.formula import SECTIONS
-from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, side_by_side, summary
+from minigrad.step.heatmap import LEGENDS, TALLEST, clipped, heatmap, number, summary
 from minigrad.step.line_trace import Listing
 from minigrad.step.page import write
-from minigrad.step.screen import ASCII, Draw, arranged, shows_unicode, size
+from minigrad.step.screen import ASCII, LOWEST, Draw, arranged, shows_unicode, size
 from minigrad.step.view import Input, View
 from minigrad.step.why import Cell, Factor, Why, array_names, arrays, cell_of, checked_index, largest_entries
 
@@ -193,7 +193,7 @@ class Terminal(cmd.Cmd):
         where = [f"{axis} {k}" for axis, k in zip(axes, at) if axis]
         height = self.room - 2 if self.redraws else max(self.room, TALLEST + 1)
         for line in self.block(name + index(at), np.asarray(value)[at], ", ".join([*where, label]), axes[len(at):],
-                               self.width - 2, height):
+                               self.width - 2, height, indices=True):
             self.put(f"  {line}".rstrip())
 
     def arrays(self) -> dict[str, tuple[Any, str]]:
@@ -323,18 +323,29 @@ class Terminal(cmd.Cmd):
 
     def head(self, room: int | None = None) -> list[str]:
         """Position, formula and source. room: of the whole screen; the formula gets an eighth of it, the source a
-        third, scrolled to the current line. None: all lines of both."""
+        third. None: all lines of both."""
         v = self.view
         title = f"── step {v.index}/{len(self.record.views) - 1}  {v.op}{f' → {v.name}' if v.name != v.op else ''}"
         title += f"  {v.created_at} {'forward ' if self.forward else ''}"
         title = clipped(title + "─" * self.width, self.width)
-        shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
-                             formula_lines(v.formula.text, "forward" if self.forward else "backward"))
         if room is None:
-            return [*self.wrapped(title, BOLD), *shapes, *equations, "", *self.source()]
-        most = max(room // 8, 1)
-        formula = [*shapes, *equations] if len(shapes) + len(equations) <= most else equations[:most]
-        return [*self.wrapped(title, BOLD), *formula, *self.source(max(room // 3, 3))]
+            return [*self.wrapped(title, BOLD), *self.formula(), "", *self.source()]
+        return [*self.wrapped(title, BOLD), *self.formula(max(room // 8, 1)), *self.source(max(room // 3, 3))]
+
+    def formula(self, most: int | None = None) -> list[str]:
+        """Shapes and equations of this direction. most: only so many lines of equations, up to the one that the current
+        line computes, or else up to the last one; ⋮ where there are more above."""
+        text = self.view.formula.text if self.unicode else self.view.formula.doc
+        shapes, equations = ([row for line in lines for row in self.wrapped(line, hang=10)] for lines in
+                             formula_lines(text, "forward" if self.forward else "backward"))
+        if most is None or len(shapes) + len(equations) <= most:
+            return [*shapes, *equations]
+        computed = self.listing.lines[self.l].values if self.l >= 0 else ()
+        last = next((i for i, row in enumerate(equations) for name in computed if re.search(rf"\b{name} = ", row)),
+                    len(equations) - 1)
+        first = max(last + 1 - most, 0)
+        shown = equations[first:first + most]
+        return [self.signs("⋮") + shown[0][1:], *shown[1:]] if first else shown
 
     def source(self, most: int | None = None) -> list[str]:
         """The lines of the source; the statements that ran have numbers. most: only so many lines around the current
@@ -397,12 +408,14 @@ class Terminal(cmd.Cmd):
             drawn.insert(0, lambda width, height: [clipped("(this line computes no array)", width)][:height])
         return drawn
 
-    def block(self, name: str, value: Any, label: str, axes: Sequence[str], width: int, height: int) -> list[str]:
+    def block(self, name: str, value: Any, label: str, axes: Sequence[str], width: int, height: int,
+              indices: bool = False) -> list[str]:
         """The lines of one array: name, shape and largest magnitude; the names of its axes; the heat map."""
         if not np.ndim(value):
             lines = [f"{name} = {number(value)}", *([self.paint(clipped(label, width), DIM)] if label else [])]
         else:
-            drawn = heatmap(value, width, self.color, axes, self.labels, max(height - 1, 1), label, self.unicode)
+            drawn = heatmap(value, width, self.color, axes, self.record.labels, max(height - 1, 1), label, self.unicode,
+                            indices)
             what = summary(value)
             if len(drawn) == 1 and drawn[0].startswith("all "):
                 what, drawn = drawn[0], [label] * bool(label)
@@ -411,10 +424,6 @@ class Terminal(cmd.Cmd):
             lines = [caption, *(self.paint(clipped(line, width), DIM) for line in drawn[:1]), *drawn[1:]]
         lines[0] = clipped(lines[0], width)
         return [self.signs(line) for line in lines][:height]
-
-    @property
-    def labels(self) -> dict[str, list[str]]:
-        return getattr(self.record, "labels", None) or {}
 
     def shown(self) -> list[tuple[str, Any, str, Sequence[str]]]:
         """Name, array, label and axes of what the screen shows: inputs and results of the op; or the values of one
@@ -457,9 +466,8 @@ class Terminal(cmd.Cmd):
 
     def axes(self, name: str, value: Any) -> Sequence[str]:
         """The names of the axes of an array of this step, as far as they are known."""
-        known = getattr(self.view, "axes", {})
-        found = [known[key] for key in (name, f"{name}:{np.ndim(value)}") if key in known]
-        return next((names for names in found if len(names) == np.ndim(value)), ())
+        found = (self.view.axes.get(key, ()) for key in (name, f"{name}:{np.ndim(value)}"))
+        return next((axes for axes in found if len(axes) == np.ndim(value)), ())
 
     def verdicts(self, shortened: bool = False) -> list[str]:
         """The checks of the gradients and the identity. If shortened, one line for all gradients that passed, and one
@@ -567,7 +575,7 @@ class Terminal(cmd.Cmd):
             ratio = f"{n.actual / n.predicted:.6f}" if n.predicted else "-"
             self.say(f"  {n.delta:12.4g} {n.predicted:14.6g} {n.actual:16.6g} {ratio:>10}")
         if delta is None:
-            print(self.record.nudge_curve(leaf, at), file=self.stdout)
+            self.put(str(self.record.nudge_curve(leaf, at)))
 
     def do_check(self, text: str) -> None:
         """check [full]  check this op's gradients along a direction; full: every element"""
@@ -576,17 +584,14 @@ class Terminal(cmd.Cmd):
         for row in (self.view.step.check(full=True) if text else self.view.report).rows:
             self.say(f"{mark(row.ok)} {row.of:12} {row.check:20} {row.error:8.1e}  {row.detail}")
             if not row.ok and row.numeric is not None:
-                for line in self.comparison(row):
-                    print(f"  {line}".rstrip(), file=self.stdout)
+                self.put("\n".join(f"  {line}" for line in self.comparison(row)))
 
     def comparison(self, row: Row) -> list[str]:
         """A wrong gradient, what finite differences give, and the error, as heat maps side by side."""
-        arrays = {f"{row.of}, yours": row.analytic, "finite difference": row.numeric,
-                  f"error, worst at {list(row.worst or ())}": row.analytic - row.numeric}
-        width = max((self.width - 8) // 3, 20)
-        blocks = [[name, f"{shape(a)}  {summary(a)}", *heatmap(a, width, self.color)]
-                  for name, a in arrays.items()]
-        return side_by_side(blocks, self.width - 2)
+        arrays = ((f"{row.of}, yours", row.analytic, ""), ("finite difference", row.numeric, ""),
+                  (f"error, worst {index(row.worst or ())}", row.analytic - row.numeric, ""))
+        blocks = [partial(self.block, *each, self.axes(row.of, row.analytic)) for each in arrays]
+        return arranged(blocks, self.width - 2, max(self.room // 2, LOWEST) if self.redraws else 10 ** 6)[0]
 
     def do_optimizer(self, text: str) -> None:
         """o [w[1,2]]    the optimizer's step: the change of the loss by tensor; or of one weight, and 30 steps of it"""
@@ -615,7 +620,7 @@ class Terminal(cmd.Cmd):
             if values:
                 self.say(f"  {code:58}  {values}")
         [over_time] = self.record.over_time({u.leaf: [at]})
-        print(over_time, file=self.stdout)
+        self.put(str(over_time))
         self.say(f"{over_time.about}.", hang=0)
 
     def leaf(self, name: str, leaves: Iterable[str]) -> str:
@@ -658,12 +663,13 @@ class Terminal(cmd.Cmd):
         for line in self.wrapped(text, code, hang):
             self.put(line)
 
-    def put(self, line: str) -> None:
-        """Print a line; where the screen is redrawn, it becomes a line of the answer."""
+    def put(self, text: str) -> None:
+        """Print lines, cut to the width; where the screen is redrawn, they become lines of the answer."""
+        lines = [clipped(line.rstrip(), self.width) for line in self.signs(text).split("\n")]
         if self.redraws:
-            self.answer.append(line)
+            self.answer += lines
         else:
-            print(line, file=self.stdout)
+            print("\n".join(lines), file=self.stdout)
 
     def wrapped(self, text: str, code: str = "", hang: int = 4) -> list[str]:
         """Text as lines of the width; those after the first one are indented by hang."""

@@ -13,6 +13,7 @@ from minigrad.step.formula import Formula, call_of, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, output_names
+from minigrad.step.variables import names_of_caller
 from minigrad.tensor import Tensor
 
 
@@ -108,7 +109,9 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
 def view_alone(step: Any) -> View:
     """The view of a Step that is not part of a record."""
     labels: dict[int, str] = {}
-    label = lambda leaf: labels.setdefault(id(leaf), getattr(leaf, "name", "") or f"leaf{len(labels)}")
+    variables = names_of_caller()
+    label = lambda leaf: labels.setdefault(id(leaf), getattr(leaf, "name", "") or variables.get(leaf.key) or
+                                           f"leaf{len(labels)}")
     alone = view(step, label, {})
     name_axes([alone])
     return alone

@@ -4,7 +4,7 @@ Each of these elements can be asked again, from line to line and from op to op: 
 the forward down to the parameters.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
@@ -62,10 +62,15 @@ class Why:
     count: int                                  # how many terms are not 0
     total: float                                # sum of all terms
     magnitude: float                            # sum of |term| over all terms
+    record: Any = field(default=None, repr=False, compare=False)    # the Record whose `follow` explains its cells
 
     @property
     def name(self) -> str:
         return self.cell.name + index(self.cell.at)
+
+    def _repr_html_(self) -> str:
+        from minigrad.html_tables import why_table
+        return why_table(self)
 
 
 Origin = tuple[str, list[tuple[Cell, float]]]   # of an element that an op was given: a phrase after its name, its terms

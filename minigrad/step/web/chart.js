@@ -7,7 +7,8 @@ function ticks(low, high, most) {                           // round numbers bet
   const step = power * [1, 2, 5, 10, 20].find(s => (high - low) / (s * power) < most);
   const values = [], largest = Math.max(Math.abs(low), Math.abs(high));
   for (let k = Math.ceil(low / step); k * step <= high; k++) values.push(k * step);
-  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9)), plain = largest >= 1e-3 && digits < 10 && largest < 1e6;
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const plain = largest >= 1e-3 && largest < 1e6 && digits < 10;
   return values.map(x => [x, plain ? x.toFixed(digits).replace("-", "−").replace(/^−(0\.?0*)$/, "$1") : num(x, 2)]);
 }
 
@@ -21,13 +22,15 @@ function extent(numbers) {                                  // the smallest and 
 // a value to its place in pixels, and where the x axis begins.
 function chart({width, height, xName, yName = "", lines, label, most = [5, 5]}) {
   const [left, right] = extent(lines.flatMap(line => line.xs)), [low, high] = extent(lines.flatMap(line => line.ys));
-  const rows = ticks(low, high, most[1]), room = 14 + 7.5 * Math.max(...rows.map(([, text]) => text.length)) + (yName ? 22 : 0);
+  const rows = ticks(low, high, most[1]), longest = Math.max(...rows.map(([, words]) => words.length));
+  const room = 14 + 7.5 * longest + (yName ? 22 : 0);
   const bottom = height - 40, x = value => room + (width - room - 14) * (value - left) / (right - left);
   const y = value => 10 + (bottom - 10) * (high - value) / (high - low);
   const place = n => n.toFixed(1);
   const path = ({xs, ys}) => xs.map((value, k) => !isFinite(ys[k]) ? "" :
     `${k && isFinite(ys[k - 1]) ? "L" : "M"}${place(x(value))} ${place(y(ys[k]))}`).join("");
-  const root = svg("svg", {class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label});
+  const root = svg("svg", {class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": label});
   const text = (words, attributes) => root.append(svg("text", attributes, words));
   const draw = (kind, d) => root.append(svg("path", {class: kind, d}));
   for (const [value, words] of rows) {

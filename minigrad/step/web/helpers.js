@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const {steps, optimizer, nudges, tokens} = data;
+const {steps, optimizer, nudges} = data;
 const $ = id => document.getElementById(id);
 
 // ---- small helpers -------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ function drawRight(step, kind) {                            // the newest arrays
     x => heatmap(x.name, x.value, {to: x.label, from: true, size: SMALL, asks: {name: x.name, line: 0}}))
   ).filter(f => !isShown(f.dataset.name, 0));
   const parts = [
+    ["gradient check failed", forward || state.line ? [] : failedChecks(step)],
     [`line ${last} of ${n} computed`, newest], [forward ? "outputs" : GRADIENTS, results],
     ["intermediate values", before], [forward ? "inputs" : UPSTREAM, given]].filter(([, figures]) => figures.length);
   if (!newest.length && !results.length) parts.unshift([`line ${last} of ${n} computed no array`, []]);

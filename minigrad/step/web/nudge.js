@@ -5,22 +5,24 @@ const weightName = ({leaf, at}) => `${leaf}${at.length ? index(at) : ""}`;
 function drawNudges() {
   const n = Math.min(state.pick, nudges.length - 1);
   $("left").replaceChildren(el("h2", {}, "Nudge", el("span", {}, " → ", weightName(nudges[n]))),
-    el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the tangent. " +
-      "Here the number is changed and the forward runs again: the curve."),
+    el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the ",
+      "tangent. Here the number is changed and the forward runs again: the curve."),
     ...section("pick a number", [nudgeTable(n)]),
-    el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each gradient; ` +
-      "nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
-  $("right").replaceChildren(...nudgeCurve(nudges[n]));
+    el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each `,
+      "gradient; nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
+  $("right").replaceChildren(...nudges[n].changes ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
+    "This model is too large for the curves of all these numbers; nudge in the terminal draws one.")]);
 }
 
 function nudgeTable(picked) {
   const pick = row => {
     go(state.at, 0, row);
-    $("right").querySelector("input").focus();
+    $("right").querySelector("input")?.focus();
     $("right").scrollIntoView({block: "nearest"});
   };
-  return el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": "numbers to pick"}, el("table", {},
-    el("caption", {class: "note"}, "change of the loss when a number changes by a thousandth of its tensor's root mean square"),
+  const caption = "change of the loss when a number changes by a thousandth of its tensor's root mean square";
+  const box = {class: "scroll picker", tabindex: 0, role: "group", "aria-label": "numbers to pick"};
+  return el("div", box, el("table", {}, el("caption", {class: "note"}, caption),
     header(["number", "gradient", "predicted", "actual", "actual / predicted"], [1, 2, 3, 4]),
     nudges.map((n, row) => [
       nudges[row - 1]?.leaf !== n.leaf && el("tr", {class: "group"}, el("td", {colspan: 5}, n.leaf)),
@@ -32,14 +34,18 @@ function nudgeTable(picked) {
 }
 
 function nudgeCurve(n) {
-  const changes = floats(n.changes), middle = changes.length >> 1, step = n.reach / middle, loss = Number(n.loss);
-  const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => n.value + d), name = weightName(n);
+  const changes = floats(n.changes), middle = changes.length >> 1, step = n.reach / middle;
+  const loss = Number(n.loss), name = weightName(n);
+  const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => n.value + d);
   const tangent = deltas.map(d => loss + n.gradient * d), losses = changes.map(c => loss + c);
-  const width = Math.min(Math.max($("right").clientWidth || 640, 300), 900), height = Math.max(240, Math.min(380, innerHeight - 450));
+  const width = Math.min(Math.max($("right").clientWidth || 640, 300), 900), narrow = width < 500;
+  const height = narrow ? 260 : Math.max(240, Math.min(380, innerHeight - 450));
   const {root, x, y, room} = chart({width, height, xName: `value of ${name}`, yName: "loss",
     lines: [{kind: "predicted", xs, ys: tangent}, {kind: "actual", xs, ys: losses}],
-    label: `the loss along ${name} from ${num(xs[0])} to ${num(xs.at(-1))}, and its tangent`, most: [width < 500 ? 4 : 7, 6]});
-  const gap = svg("path", {class: "gap"}), points = ["predicted", "actual"].map(kind => svg("circle", {class: kind, r: 6}));
+    label: `the loss along ${name} from ${num(xs[0])} to ${num(xs.at(-1))}, and its tangent`,
+    most: [narrow ? 5 : 7, 6]});
+  const gap = svg("path", {class: "gap"});
+  const points = ["predicted", "actual"].map(kind => svg("circle", {class: kind, r: 6}));
   root.append(svg("path", {class: "axis", "stroke-dasharray": "2 4", d: `M${x(n.value)} 10V${height - 40}`}),
     svg("text", {x: x(n.value), y: height - 46, class: "recorded"}, "recorded"), gap, ...points);
 
@@ -62,7 +68,8 @@ function nudgeCurve(n) {
     readout.replaceChildren(...cells.map(([kind, words, value, how]) => el("div", {},
       el("span", {class: "note"}, kind && el("span", {class: `key line ${kind}`}), words), el("b", {}, value),
       el("span", {class: "note"}, how))));
-    slider.setAttribute("aria-valuetext", `${num(xs[k], 4)}: predicted loss ${num(tangent[k], 6)}, loss ${num(losses[k], 6)}`);
+    slider.setAttribute("aria-valuetext",
+      `${num(xs[k], 4)}: predicted loss ${num(tangent[k], 6)}, loss ${num(losses[k], 6)}`);
   };
   slider.oninput = show;
   const drag = event => {                                   // on the picture: to the nearest computed point
@@ -76,7 +83,8 @@ function nudgeCurve(n) {
   show();
   return [el("h3", {}, `the loss along ${name}`, el("span", {class: "legend"}, lineKey("actual", "loss"),
     lineKey("predicted", "tangent"))), root, slider, readout,
-    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope at the recorded value only: ",
-      "it changes along the way, and the curvature says how fast. Near the recorded value half the curvature times the ",
-      "square of the nudge is the whole difference; further away terms of higher order count too.")];
+    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope at the recorded ",
+      "value only: it changes along the way, and the curvature says how fast. Near the recorded value half the ",
+      "curvature times the square of the nudge is the whole difference; further away terms of higher order count ",
+      "too.")];
 }

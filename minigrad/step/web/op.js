@@ -28,6 +28,7 @@ function verdicts(step) {
 
 function drawLeft(step, kind) {
   const formula = data.formulas[step.formula], listing = listingOf(here()), backward = kind === "b";
+  const failures = step.checks.filter(row => !row.ok).map(row => el("p", {class: "alert"}, row.detail));
   const equations = formula[backward ? "backward" : "forward"];
   const identity = step.identity && el("p", {class: "say"}, el("span", {class: step.identity.ok ? "good" : "bad"},
     step.identity.ok ? "✓ identity verified: " : "✗ identity violated: "), step.identity.words,
@@ -35,7 +36,7 @@ function drawLeft(step, kind) {
   $("left").replaceChildren(
     el("h2", {}, step.op, step.name !== step.op && el("span", {}, " → ", step.name)),
     el("p", {class: "where"}, `called at ${step.at}`),
-    ...backward ? [verdicts(step), ...failedChecks(step)] : [],
+    ...backward ? [verdicts(step), ...failures] : [],
     ...step.bad_origin ? [el("p", {class: "alert"}, `NaN or infinity: ${step.bad_origin}`)] : [],
     ...equations ? [mathml(equations)] : [],
     el("h3", {}, `source of the ${KINDS[kind].toLowerCase()}`, el("span", {class: "where"}, listing.place)),

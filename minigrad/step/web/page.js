@@ -28,35 +28,32 @@ function draw() {
     (state.line ? `, line ${state.line} of ${n}${computed ? `, computed ${computed}` : ""}` : "");
 }
 
-let shown;                                                  // the position that was drawn last
+let shown;                                                  // the position and line that were drawn last
 
 function showLine() {                                       // scroll its column, not the page, until the current line is in sight
-  if (shown !== here()) $("left").scrollTop = $("arrays").scrollTop = 0;
-  shown = here();
-  const row = document.querySelector("pre > .now");
-  if (row) intoSight(row, row.getBoundingClientRect(), row.offsetHeight);
+  const place = `${state.at}.${state.line}`, rows = [...document.querySelectorAll("pre > .now")];
+  if (shown !== place) $("left").scrollTop = $("arrays").scrollTop = 0;
+  shown = place;
+  if (rows.length) intoSight(rows[0], rows.at(-1), 24);
 }
 
-function intoSight(element, {top, bottom}, margin = 0) {    // a part of an element in one of the columns
-  const column = element.closest("#left, #arrays"), box = column.getBoundingClientRect();
+function showAsked() {                                      // the answer takes its place from the columns: keep the element in sight
+  const {name} = state.trail.at(-1) ?? {}, lit = [...$("right").querySelectorAll(".lit")];
+  const asked = lit.filter(box => box.closest("figure").dataset.name === name);
+  if (asked.length && !asked.some(isInSight)) intoSight(asked[0], asked[0], 20);
+}
+
+function isInSight(element) {
+  const {top, bottom} = element.getBoundingClientRect(), column = element.closest("#left, #arrays").getBoundingClientRect();
+  return top >= column.top && bottom <= column.bottom;
+}
+
+function intoSight(first, last, most) {                     // scroll the column of these elements as little as is needed
+  const {top} = first.getBoundingClientRect(), {bottom} = last.getBoundingClientRect();
+  const column = first.closest("#left, #arrays"), box = column.getBoundingClientRect();
+  const margin = Math.max(0, Math.min(most, (box.height - (bottom - top)) / 2));
   const over = top - margin - box.top, under = bottom + margin - box.bottom;
-  if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(over, under);
-}
-
-let asked;                                                  // where the reader asked why: a figure, and the rows of pixels in it
-
-function rememberAsked({key, target, clientY}) {
-  if (key && key !== "Enter") return;
-  const figure = target.closest("figure"), cursor = key && figure?.querySelector(".panel i")?.getBoundingClientRect();
-  if (!figure) return;
-  const from = figure.getBoundingClientRect().top, y = cursor ? cursor.top + cursor.height / 2 : clientY;
-  asked = {figure, top: y - from - 12, bottom: y - from + 12};
-}
-
-function showAsked() {                                      // the answer takes its place from the columns: keep the number in sight
-  if ($("why").hidden || !asked?.figure.isConnected) return;
-  const {top} = asked.figure.getBoundingClientRect();
-  intoSight(asked.figure, {top: top + asked.top, bottom: top + asked.bottom}, 12);
+  if (over < 0 || under > 0) column.scrollTop += over < 0 ? over : Math.min(under, over);
 }
 
 function overlay(...children) {
@@ -125,7 +122,8 @@ const keys = {
   h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
 };
 document.onkeydown = event => {
-  const {tagName} = event.target, typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) || $("overlay").open;
+  const {tagName, id} = event.target, isClicker = event.key.startsWith("Page") && ["breakpoint", "jump"].includes(id);
+  const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(tagName) && !isClicker || $("overlay").open;
   if (event.key === "Escape" && typing) event.target.blur();
   const key = event.shiftKey && event.key === " " ? "shift " : event.key;
   if (typing || event.ctrlKey || event.metaKey || event.altKey || !keys[key]) return;
@@ -156,11 +154,10 @@ function start() {
   $("notes").append(...[...data.notes, ...data.omitted].map(text => el("li", {}, text)));
   useLooks();
   window.onhashchange = fromHash;
-  window.onresize = () => { useLooks(); draw(); };
+  window.onresize = () => { useLooks(); shown = ""; draw(); };
   let before;                                               // print on white
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
-  for (const type of ["click", "keydown"]) $("right").addEventListener(type, rememberAsked, {capture: true});
   new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
   if (!data.embedded && location.hash) fromHash();
   draw();

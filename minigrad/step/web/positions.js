@@ -31,7 +31,7 @@ function go(at, line = 0, pick = 0, trail = []) {           // line 0: the op as
   if (at !== state.at) state.unfolded = new Set();
   Object.assign(state, {at, line: Math.min(line, listingOf(positions[at]).lines.length), pick, trail});
   draw();
-  if (!data.embedded && location.hash !== address()) location.hash = address();
+  if (window === window.top && location.hash !== address()) location.hash = address();    // a frame has no address
 }
 
 function goTo(kind, k, line, pick, trail) { go(find(kind, k), line, pick, trail); }

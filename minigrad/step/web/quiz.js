@@ -14,8 +14,9 @@ function drawQuizLeft(step) {                               // without what woul
   const lines = step.backward.source.split("\n"), [, indent, target] = /^(\s*)(\w+ =|return)?/.exec(lines[asked.row]);
   lines[asked.row] = `${indent}${target ? target + " " : ""}?     # which line belongs here?`;
   for (const told of $("left").querySelectorAll(".formula, .say")) told.remove();
-  $("left").querySelector("pre").replaceWith(
-    sourceOf({source: lines.join("\n"), lines: [[asked.row, asked.row, {}]]}, 1, () => {}));
+  const ran = step.backward.lines;
+  const current = ran.findIndex(([first, last]) => first <= asked.row && asked.row <= last) + 1;
+  $("left").querySelector("pre").replaceWith(sourceOf({source: lines.join("\n"), lines: ran}, current, () => {}));
 }
 
 function drawQuiz() {
@@ -39,12 +40,13 @@ function optionsOf(q) {
   return el("div", {class: "answers"}, q.options.map(option => el("button", {onclick: () => answer(option)}, option)));
 }
 
-function verdictOf(q) {                                     // all the lines are explained, else the given answer and the right one
+function verdictOf(q) {                                     // explains all lines, else the given and the right answer
   const {given} = answers[q.key], because = n => q.reasons[n] && ` — ${q.reasons[n]}`;
   const rows = q.options.map((option, n) => {
     if (q.kind !== "line" && n !== q.right && option !== given) return null;
     const words = n === q.right ? "✓ " : option === given ? "✗ not " : "✗ ";
-    return el("p", {class: n === q.right ? "good" : option === given ? "bad" : "note"}, words, el("code", {}, option), because(n));
+    const kind = n === q.right ? "good" : option === given ? "bad" : "note";
+    return el("p", {class: kind}, words, el("code", {}, option), because(n));
   });
   return el("div", {"aria-live": "polite"}, rows.sort((a, b) => (b?.className === "bad") - (a?.className === "bad")));
 }
@@ -55,12 +57,16 @@ function showScore() {                                      // a sheet to print 
   const asked = steps.flatMap((_, k) => questionsOf(k).filter(q => answers[q.key]).map(q => ({...q, k})));
   const isRight = q => answers[q.key].given === rightOf(q), kinds = [...new Set(asked.map(q => q.kind))];
   const share = qs => `${qs.filter(isRight).length} of ${qs.length}`;
-  const score = {page: data.title, steps: steps.length, asked: asked.length, right: asked.filter(isRight).length, answers};
-  overlay(el("div", {class: "sheet"}, el("h2", {}, `Score: ${share(asked)} right`), el("p", {class: "note"}, data.title),
+  const right = asked.filter(isRight).length;
+  const score = {page: data.title, steps: steps.length, asked: asked.length, right, answers};
+  overlay(el("div", {class: "sheet"}, el("h2", {}, `Score: ${share(asked)} right`),
+    el("p", {class: "note"}, data.title),
     el("p", {}, el("label", {}, "name ", el("input", {autocomplete: "name"}))),
-    el("p", {}, kinds.map(kind => el("span", {class: "verdict"}, `${kind}: ${share(asked.filter(q => q.kind === kind))}`))),
+    el("p", {}, kinds.map(
+      kind => el("span", {class: "verdict"}, `${kind}: ${share(asked.filter(q => q.kind === kind))}`))),
     el("table", {}, header(["step", "question", "answer", "right", ""], []), asked.map(q => el("tr", {},
-      el("td", {}, `${q.k}: ${steps[q.k].op}`), el("td", {}, q.text), el("td", {}, el("code", {}, answers[q.key].given)),
+      el("td", {}, `${q.k}: ${steps[q.k].op}`), el("td", {}, q.text),
+      el("td", {}, el("code", {}, answers[q.key].given)),
       el("td", {}, isRight(q) ? "" : el("code", {}, rightOf(q))),
       el("td", {class: isRight(q) ? "good" : "bad"}, isRight(q) ? "✓" : "✗")))),
     el("details", {}, el("summary", {}, "as JSON"),

@@ -36,7 +36,7 @@ function drawScatter() {
 }
 
 function scatterPlot(shown, picked) {
-  const size = Math.max(280, Math.min($("right").clientWidth || 560, innerHeight - 340, 640)), room = 78, side = size - room - 12;
+  const size = Math.max(280, Math.min($("right").clientWidth || 560, innerHeight - 310, 640)), room = 78, side = size - room - 12;
   const finite = cloud.filter(p => isFinite(p.x) && isFinite(p.y));
   const largest = Math.max(...finite.flatMap(p => [Math.abs(p.x), Math.abs(p.y)]), 1e-30);
   const top = Math.ceil(Math.log10(largest)), unit = 10 ** (top - 5);           // five decades; linear below one unit
@@ -44,7 +44,7 @@ function scatterPlot(shown, picked) {
   const x = v => room + side * (1 + scaled(v)) / 2, y = v => 12 + side * (1 - scaled(v)) / 2;
   const place = v => v.toFixed(1), points = list => list.map(p => `M${place(x(p.x))} ${place(y(p.y))}h.01`).join("");
   const root = svg("svg", {class: "scatter", width: size, height: size, viewBox: `0 0 ${size} ${size}`, tabindex: 0, role: "group",
-    "aria-label": `${compared.say}. Arrow keys go from point to point, from the largest error on`});
+    "aria-label": `${compared.say}. Arrow keys go from point to point, from the largest difference on`});
   for (const v of [-1, -1e-2, 0, 1e-2, 1].map(share => share * 10 ** top)) {
     const name = num(v, 1);
     root.append(svg("path", {class: "grid", d: `M${place(x(v))} 12v${side}M${room} ${place(y(v))}h${side}`}),
@@ -55,9 +55,9 @@ function scatterPlot(shown, picked) {
     svg("text", {x: room + side / 2, y: size - 22}, "central difference of the loss"),
     svg("text", {transform: `translate(14 ${12 + side / 2}) rotate(-90)`}, "gradient of the backward"),
     svg("path", {class: "points", d: points(finite.filter(p => picked >= 0 && p.k !== picked))}),
-    svg("path", {class: picked < 0 ? "points" : "points lit", d: points(finite.filter(p => shown.includes(p)))}),
+    svg("path", {class: picked < 0 ? "points" : "points chosen", d: points(finite.filter(p => shown.includes(p)))}),
     svg("path", {class: "points wrong", d: points(finite.filter(p => p.wrong))}));
-  const {worst} = compared, reading = el("output", {class: "reading"});
+  const {worst} = compared, reading = el("output", {class: "point"});
   const name = p => `${compared.leaves[p.k].leaf}${p.at.length ? index(p.at) : ""}`;
   const order = [...shown].sort((a, b) => Math.abs(b.x - b.y) - Math.abs(a.x - a.y));
   let now = -1;
@@ -87,6 +87,6 @@ function scatterPlot(shown, picked) {
   if (worstPoint && (picked < 0 || picked === worstPoint.k)) {
     show(worstPoint);
     reading.textContent = `worst: ${reading.textContent}, relative error ${num(worst.error, 1)}`;
-  }
+  } else reading.textContent = "the pointer and the arrow keys read the points";
   return [reading, root];
 }

@@ -3,7 +3,7 @@
 const TOUR = [
   ["#jump", "You are at the loss.", "The backward starts here, with the gradient of the loss with respect to itself, 1, and ends " +
     "at the inputs. This list names all of its steps."],
-  ["pre", "↓ runs the next line, ↑ goes back.", "The line that has just run is marked. The numbers count the statements that ran."],
+  ["pre", "↓ goes to the next line, ↑ goes back.", "The line that has just run is marked. The numbers count the statements that ran."],
   ["#right", "The arrays that the line computed.", "The newest are on top: orange is positive, blue negative, white zero. Arrow keys " +
     "read the values of the heat map that has the focus."],
   ["#graph", "→ goes to the next op, ← to the previous one.", "Orange is the current op, green are those whose backward has run. " +
@@ -29,21 +29,25 @@ function showStop(stop) {
       el("button", {onclick: endTour}, isLast ? "Close" : "Close for good (Esc)"),
       !isLast && el("button", {class: "go", onclick: () => showStop(stop + 1)}, "Next")));
   document.body.append(tour.box);
+  const about = stopElement();
+  if (about?.closest("#left, #arrays") && !state.line) intoSight(about, about, 10);
   placeTour();
   tour.box.querySelector("button:last-child").focus({preventScroll: true});
 }
 
+const stopElement = () => [...document.querySelectorAll(TOUR[tour.stop][0])].find(x => x.getClientRects().length);
+
 function placeTour() {                                      // below, above or beside what the stop is about, which is outlined
   document.querySelector(".toured")?.classList.remove("toured");
   if (tour.stop < 0) return;
-  const about = [...document.querySelectorAll(TOUR[tour.stop][0])].find(x => x.getClientRects().length);
-  const {offsetWidth: wide, offsetHeight: high} = tour.box, gap = 10;
+  const about = stopElement(), gap = 10, {offsetWidth: wide, offsetHeight: high} = tour.box;
   const {left, top, bottom, right} = about?.getBoundingClientRect() ?? {left: 0, top: 0, bottom: 0, right: 0};
   about?.classList.add("toured");
-  const y = bottom + gap + high < innerHeight ? bottom + gap : top - gap - high > 0 ? top - gap - high : innerHeight - high - gap;
-  const x = y === innerHeight - high - gap ? (left > wide + gap ? left - wide - gap : right + gap) : left + gap;
+  const lowest = innerHeight - high - gap, beside = left > wide + gap ? left - wide - gap : right + gap;
+  const [x, y] = bottom + gap <= lowest ? [left + gap, bottom + gap] : top - high >= 2 * gap ? [left + gap, top - high - gap] :
+    [beside, lowest];
   tour.box.style.left = `${Math.max(gap, Math.min(x, innerWidth - wide - gap))}px`;
-  tour.box.style.top = `${Math.max(gap, y)}px`;
+  tour.box.style.top = `${Math.max(gap, Math.min(y, lowest))}px`;
 }
 
 function endTour() {

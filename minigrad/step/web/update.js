@@ -8,7 +8,7 @@ function drawUpdate(k) {
     Object.entries(computed).map(([name, xs]) => el("span", {class: "value"}, `    ${name} = ${num(xs[pick], 5)}`)));
   const largest = Math.max(...optimizer.updates.flatMap(u => [Math.abs(u.predicted), Math.abs(u.actual)])) || 1;
   const row = (name, u, status) => el("tr", {class: status}, el("td", {}, name),
-    [u.predicted, u.secondOrder, u.actual].map(x => el("td", {class: "n"}, num(x))),
+    [u.predicted, u.secondOrder, u.actual].map(x => el("td", {class: "n"}, x == null ? "" : num(x))),
     el("td", {}, status === "total" ? null : beside(u, largest)));
   $("left").replaceChildren(el("h2", {}, optimizer.op, el("span", {}, " → ", update.leaf)),
     el("p", {class: "note"}, "one step of the optimizer, computed in float64; no parameter has changed"),
@@ -16,7 +16,8 @@ function drawUpdate(k) {
     el("h3", {}, "change of the loss"),
     el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted: sum of gradient × change ",
       el("span", {class: "key actual"}), "actual, if only that tensor is updated; ",
-      "curvature: ½ dᵀHd, with the update d and the second derivatives H, the largest part of the loss that the prediction lacks"),
+      "curvature: ½ dᵀHd, with the update d and the second derivatives H of the loss, is what the prediction lacks, ",
+      "up to terms of higher order"),
     el("div", {class: "scroll"}, el("table", {},
       header(["tensor", "predicted", "curvature", "actual", ""], [1, 2, 3]),
       row("all tensors at once", optimizer, "total"),
@@ -36,12 +37,13 @@ function drawUpdate(k) {
 
 // ---- one weight in 30 steps ----------------------------------------------------------------------------------------
 
-const TOGETHER = {"m-hat": "m", "v-hat": "v", uncorrected: "step"};     // in one chart: a column and the one it belongs to
+const TOGETHER = {"m-hat": "m", "v-hat": "v", uncorrected: "step"};     // a column, and the one whose chart it is in
 const hatted = name => name.replace("-hat", "\u0302");
 
 function overTime(update) {
   const columns = Object.fromEntries(Object.entries(update.overTime).map(([name, text]) => [name, floats(text)]));
-  const names = Object.keys(columns), ts = columns.g.map((_, k) => k + 1), weight = update.leaf + index(update.picks[0]);
+  const names = Object.keys(columns), ts = columns.g.map((_, k) => k + 1);
+  const weight = weightName({leaf: update.leaf, at: update.picks[0]});
   const width = 290;
   const charts = names.filter(name => !TOGETHER[name]).map(name => {
     const same = [name, ...names.filter(other => TOGETHER[other] === name)];
@@ -55,7 +57,7 @@ function overTime(update) {
     el("p", {class: "note"}, "The page has this for the largest gradient of each tensor; o w[0,2] in the terminal and ",
       "record.over_time({\"w\": [(0, 2)]}) in a notebook have every weight."),
     el("div", {class: "multiples"}, charts),
-    el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": `table over time of ${weight}`}, el("table", {},
-      header(["t", ...names.map(hatted)], names.map((_, n) => n + 1)),
-      ts.map((t, k) => el("tr", {}, el("td", {}, t), names.map(name => el("td", {class: "n"}, num(columns[name][k])))))))];
+    el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": `table over time of ${weight}`},
+      el("table", {}, header(["t", ...names.map(hatted)], names.map((_, n) => n + 1)), ts.map((t, k) =>
+        el("tr", {}, el("td", {}, t), names.map(name => el("td", {class: "n"}, num(columns[name][k])))))))];
 }
