@@ -205,6 +205,19 @@ def test_a_weight_is_picked_and_nudged_by_slider_and_the_page_shows_tangent_and_
     assert found.points == len(curve.deltas)
 
 
+def test_a_record_of_nan_has_a_table_of_nudges_and_no_curve(tmp_path):
+    x = Tensor(np.array([-1.0, 2.0]), requires_grad=True)
+    with np.errstate(all="ignore"):
+        text = page.html(record(F.log(x).sum(), names={"x": x}, optimizer=optim.AdamW([x], lr=0.1)))
+    found = browse(tmp_path, text, """
+      goTo("n", 0);
+      seen.said = text("#right");
+      seen.rows = all("button.pick").length;
+      goTo("u", 0);
+    """)
+    assert found.rows == 2 and found.said == "No curve: the number or the loss is NaN or infinite."
+
+
 def test_the_update_shows_the_steps_over_time_of_adamw_and_of_sgd(tmp_path):
     seen, text = shown()
     x = Tensor(np.array([1.0, -2.0]), requires_grad=True)

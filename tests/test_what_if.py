@@ -101,6 +101,13 @@ def test_every_curve_can_be_drawn_in_text_and_as_a_picture(make, shape):
     assert figure.find("svg").get("aria-label").startswith(f"the loss along x{'[0]' if shape else ''}: loss ")
 
 
+def test_where_the_loss_is_nan_there_is_no_curve():
+    x = Tensor(np.array([-1.0, 2.0]), requires_grad=True)
+    with np.errstate(all="ignore"):
+        curve = record(F.log(x).sum(), names={"x": x}).nudge_curve("x", (1,))
+    assert str(curve) == "  no curve: x[1] is 2, the loss is nan" and "the loss is nan" in curve._repr_html_()
+
+
 def test_the_text_of_a_curve_marks_the_loss_its_tangent_and_the_recorded_value():
     seen, _, _ = quadratic()
     head, *rows, axis = str(seen.nudge_curve("x", (1,))).splitlines()

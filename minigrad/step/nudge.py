@@ -41,6 +41,10 @@ class NudgeCurve(NamedTuple):
         return f"{self.leaf}{list(self.at)}" if self.at else self.leaf
 
     @property
+    def _not_finite(self) -> str:
+        return f"{self.name} is {self.value:.6g}, the loss is {self.loss:.6g}"
+
+    @property
     def _range(self) -> tuple[float, float]:
         """The smallest and the largest loss of the curve and its tangent."""
         shown = self.loss + np.concatenate([self.changes, self.gradient * self.deltas])
@@ -50,6 +54,8 @@ class NudgeCurve(NamedTuple):
 
     def __str__(self) -> str:
         """The curve (*), its tangent (.) and the recorded value (@) in 12 lines of characters."""
+        if not math.isfinite(self.loss + self.value):
+            return f"  no curve: {self._not_finite}"
         columns, rows = TEXT
         low, high = self._range
         deltas = np.linspace(self.deltas[0], self.deltas[-1], columns)
@@ -75,6 +81,8 @@ class NudgeCurve(NamedTuple):
 
     def _repr_html_(self) -> str:
         """The curve and its tangent as inline SVG."""
+        if not math.isfinite(self.loss + self.value):
+            return f"<p>no curve: {escape(self._not_finite)}</p>"
         low, high = self._range
         bottom, right = HIGH - BELOW, WIDE - 12
 

@@ -10,8 +10,10 @@ function drawNudges() {
     ...section("pick a number", [nudgeTable(n)]),
     el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each `,
       "gradient; nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
-  $("right").replaceChildren(...nudges[n].changes ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
-    "This model is too large for the curves of all these numbers; nudge in the terminal draws one.")]);
+  const isFiniteHere = isFinite(nudges[n].value) && isFinite(nudges[n].loss);
+  $("right").replaceChildren(...nudges[n].changes && isFiniteHere ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
+    nudges[n].changes ? "No curve: the number or the loss is NaN or infinite." :
+      "This model is too large for the curves of all these numbers; nudge in the terminal draws one.")]);
 }
 
 function nudgeTable(picked) {
@@ -34,10 +36,10 @@ function nudgeTable(picked) {
 }
 
 function nudgeCurve(n) {
-  const changes = floats(n.changes), middle = changes.length >> 1, step = n.reach / middle;
-  const loss = Number(n.loss), name = weightName(n);
-  const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => n.value + d);
-  const tangent = deltas.map(d => loss + n.gradient * d), losses = changes.map(c => loss + c);
+  const changes = floats(n.changes), middle = changes.length >> 1, name = weightName(n);
+  const [recorded, loss, gradient, reach] = [n.value, n.loss, n.gradient, n.reach].map(Number), step = reach / middle;
+  const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => recorded + d);
+  const tangent = deltas.map(d => loss + gradient * d), losses = changes.map(c => loss + c);
   const width = Math.min(Math.max($("right").clientWidth || 640, 300), 900), narrow = width < 500;
   const height = narrow ? 260 : Math.max(240, Math.min(380, innerHeight - 450));
   const {root, x, y, room} = chart({width, height, xName: `value of ${name}`, yName: "loss",
@@ -46,8 +48,8 @@ function nudgeCurve(n) {
     most: [narrow ? 5 : 7, 6]});
   const gap = svg("path", {class: "gap"});
   const points = ["predicted", "actual"].map(kind => svg("circle", {class: kind, r: 6}));
-  root.append(svg("path", {class: "axis", "stroke-dasharray": "2 4", d: `M${x(n.value)} 10V${height - 40}`}),
-    svg("text", {x: x(n.value), y: height - 46, class: "recorded"}, "recorded"), gap, ...points);
+  root.append(svg("path", {class: "axis", "stroke-dasharray": "2 4", d: `M${x(recorded)} 10V${height - 40}`}),
+    svg("text", {x: x(recorded), y: height - 46, class: "recorded"}, "recorded"), gap, ...points);
 
   const readout = el("div", {class: "readout"}), curvature = (changes[middle + 1] + changes[middle - 1]) / step ** 2;
   const slider = el("input", {type: "range", class: "slide", min: 0, max: changes.length - 1, value: middle + 6,
@@ -60,8 +62,8 @@ function nudgeCurve(n) {
     });
     gap.setAttribute("d", isFinite(off) ? `M${x(xs[k])} ${y(tangent[k])}V${y(losses[k])}` : "");
     const signed = value => (value > 0 ? "+" : "") + num(value, 3);
-    const cells = [["", "value", num(xs[k], 4), `${num(n.value, 3)} ${d < 0 ? "−" : "+"} ${num(Math.abs(d), 3)}`],
-      ["predicted", "tangent", num(tangent[k], 5), signed(n.gradient * d)],
+    const cells = [["", "value", num(xs[k], 4), `${num(recorded, 3)} ${d < 0 ? "−" : "+"} ${num(Math.abs(d), 3)}`],
+      ["predicted", "tangent", num(tangent[k], 5), signed(gradient * d)],
       ["actual", "loss", num(losses[k], 5), signed(changes[k])],
       ["gap", "difference", signed(off), "loss − tangent"],
       ["", "curvature", signed(curvature * d * d / 2), `½ × ${num(curvature, 3)} × nudge²`]];
@@ -74,8 +76,8 @@ function nudgeCurve(n) {
   slider.oninput = show;
   const drag = event => {                                   // on the picture: to the nearest computed point
     const box = root.getBoundingClientRect(), at = (event.clientX - box.left) * width / box.width;
-    const value = n.value - n.reach + 2 * n.reach * (at - x(xs[0])) / (x(xs.at(-1)) - x(xs[0]));
-    slider.value = middle + Math.round((value - n.value) / step);
+    const value = recorded - reach + 2 * reach * (at - x(xs[0])) / (x(xs.at(-1)) - x(xs[0]));
+    slider.value = middle + Math.round((value - recorded) / step);
     show();
   };
   root.onpointerdown = event => { root.setPointerCapture(event.pointerId); drag(event); };
