@@ -8,6 +8,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
+from minigrad.ops.attention import FAR_BELOW
+
 NEGATIVE, ZERO, POSITIVE = (29, 92, 176), (255, 255, 255), (194, 65, 12)    # the colour-blind can tell them apart
 BAD = (255, 230, 0), (0, 0, 0)                  # NaN and infinity: a black ! on yellow
 MASK, MASKED = 1e20, (150, 150, 150)            # larger numbers are masks, not values: they get one colour
@@ -42,6 +44,7 @@ def heatmap(array: Any, width: int = 80, color: bool = True, axes: Sequence[str]
     a = np.asarray(array)
     if a.ndim == 0:
         return [number(a)]
+    a = marked(a)
     if a.size == 0:
         return ["(empty)"]
     if (a == a.flat[0]).all():
@@ -165,9 +168,14 @@ def number(x: Any) -> str:
     return f"{x:.4g}" if isinstance(x, float) else str(x)
 
 
+def marked(a: np.ndarray) -> np.ndarray:
+    """The array with -MASK for attention's score of a masked pair."""
+    return np.where(a == FAR_BELOW, -MASK, a) if a.dtype.kind == "f" and a.dtype.itemsize > 2 else a
+
+
 def summary(array: Any) -> str:
     """The largest magnitude as text, and how many numbers are masked or not finite."""
-    a = _magnitudes(np.asarray(array))
+    a = _magnitudes(marked(np.asarray(array)))
     text = f"max {_largest(a):.3g}"
     if a.max(initial=0) < MASK:
         return text

@@ -17,7 +17,7 @@ import numpy as np
 
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
-from minigrad.step.heatmap import MASK
+from minigrad.step.heatmap import MASK, marked
 from minigrad.step.line_trace import Listing
 from minigrad.step.nudge import Nudge, NudgeCurve
 from minigrad.step.optimizer_steps import OptimizerStep, OverTime, ParameterUpdate
@@ -345,7 +345,7 @@ def described(a: Any) -> dict[str, Any]:
     value of a 0-d array."""
     if a.ndim == 0:
         return {"shape": [], "value": _number(a)}
-    x = a.astype(np.float64)
+    x = marked(a.astype(np.float64))
     usual = x[np.isfinite(x) & (np.abs(x) < MASK)]
     return {"shape": a.shape, "max": _number(np.abs(usual).max(initial=0.0)), "norm": _number(np.linalg.norm(usual)),
             "mean": _number(usual.mean() if usual.size else 0.0)}
@@ -366,7 +366,7 @@ def sampled(a: Any, cells: int) -> dict[str, Any]:
     if a.dtype.kind in "biu":
         return found | {"ints": shown.astype(int).reshape(-1).tolist()}
     shown = shown.astype(np.float64)
-    masked = np.isfinite(shown) & (np.abs(shown) >= MASK)
+    masked = np.isfinite(shown) & (np.abs(marked(shown)) >= MASK)
     if masked.any():                            # stored as infinities that stand for this number
         found["mask"] = _number(shown[masked][0])
     floats = np.where(masked, np.copysign(np.inf, shown), shown).astype("<f4")
