@@ -107,7 +107,11 @@ def clearer_error(error: Exception, op_class: Any, arrays: list[Any], static: di
     array, integers as an input, an argument on another device, or shapes that do not broadcast; else the error itself.
     arrays: the inputs after their cast to one dtype."""
     if not (isinstance(op_class, type) and issubclass(op_class, Op)):
-        return TypeError(f"apply takes a subclass of minigrad.Op and its inputs, not {op_class!r:.80}")
+        given = type(op_class).__name__
+        return TypeError("apply takes a subclass of minigrad.Op and its inputs, not " + (
+            f"an object of it: write apply({given}, ...)" if isinstance(op_class, Op) else f"{op_class!r:.80}"))
+    if isinstance(error, TypeError) and (words := wrong_inputs(op_class, len(inputs))):
+        return TypeError(words)
     if isinstance(error, AttributeError) and not all(hasattr(a, "shape") for a in arrays):
         return TypeError(f"{op_class.name}: got a number where it needs an array: ({shapes(arrays)})")
     if isinstance(error, (IndexError, TypeError)):
@@ -134,6 +138,18 @@ def clearer_error(error: Exception, op_class: Any, arrays: list[Any], static: di
             f"{op_class.name}: shapes {' and '.join(map(str, given))} do not broadcast: counted from the "
             "last, axes must be equal or 1; reshape, transpose or expand_dims one of them"
         )
+
+
+def wrong_inputs(op_class: type[Op], n: int) -> str:
+    """What is wrong with a call of an op with n positional inputs, and the fix; "" if it takes as many."""
+    parameters = list(inspect.signature(op_class.forward).parameters.values())[1:]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if n <= len(positional) or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return ""
+    keywords = [f"{p.name}=..." for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return (f"forward of {op_class.__name__} takes {len(positional)} input{'s' * (len(positional) != 1)} "
+            f"({', '.join(p.name for p in positional)}), not {n}"
+            f"{'; give by keyword: ' + ', '.join(keywords) if keywords else ''}")
 
 
 # ---- what an op returns ---------------------------------------------------------------------------------------------

@@ -448,8 +448,13 @@ def check(op_class: type[Op], *inputs: Any, seed: int = 0, **static: Any) -> Rep
     """
     if not (isinstance(op_class, type) and issubclass(op_class, Op)):
         raise TypeError(f"check takes an op, a subclass of minigrad.Op, not {op_class!r:.80}")
+    if words := errors.wrong_inputs(op_class, len(inputs)):
+        raise TypeError(words)
     given = [Sample(*inputs, **static)] if inputs or static else []
     samples = given or op_class.samples
+    if not all(isinstance(sample, Sample) for sample in samples):
+        raise TypeError(f"samples of {op_class.__name__} is a list of Samples: from minigrad.ops.sample import Sample; "
+                        "samples = [Sample((3, 5))]")
     if not samples:
         needed = ", ".join(p.name for p in list(inspect.signature(op_class.forward).parameters.values())[1:])
         raise ValueError(f"{op_class.name} has no samples to check it on: give inputs for forward({needed}), a shape "

@@ -364,6 +364,27 @@ def test_static_methods_and_a_forgotten_self_are_errors_when_the_class_is_define
 
 # ---- names ----------------------------------------------------------------------------------------------------------
 
+def test_more_inputs_than_forward_takes_are_an_error_that_names_what_is_given_by_keyword():
+    class Loss(mg.Op, register=False):
+        samples = [(4, 3)]
+
+        def forward(self, logits, *, targets):
+            return logits
+
+        def backward(self, dy):
+            return dy
+
+    words = r"forward of Loss takes 1 input \(logits\), not 2; give by keyword: targets=\.\.\."
+    with pytest.raises(TypeError, match=words):
+        mg.apply(Loss, np.ones((2, 3)), [0, 2])
+    with pytest.raises(TypeError, match=words):
+        mg.gradcheck.check(Loss, (2, 3), (2,))
+    with pytest.raises(TypeError, match=r"samples of Loss is a list of Samples: .* samples = \[Sample\(\(3, 5\)\)\]"):
+        mg.gradcheck.check(Loss)
+    with pytest.raises(TypeError, match=r"not an object of it: write apply\(Loss, \.\.\.\)"):
+        mg.apply(Loss(), np.ones((2, 3)))
+
+
 def test_the_name_of_an_op_of_another_module_is_an_error_that_says_how_to_go_on():
     words = (r"'softmax' exists already, minigrad.ops.softmax.Softmax: choose another class name, .* "
              r"name=\"my_softmax\"\); to replace .* del minigrad.OPS\['softmax'\]")

@@ -74,7 +74,7 @@ class Op:
     def __init_subclass__(cls, register: bool = True, name: str | None = None) -> None:
         for method in ("forward", "backward"):
             given = vars(cls).get(method, Op.__dict__[method])
-            if isinstance(given, (staticmethod, classmethod)) or len(inspect.signature(given).parameters) < 2:
+            if not inspect.isfunction(given) or len(inspect.signature(given).parameters) < 2:
                 raise TypeError(f"{method} of {cls.__name__} must be a method with an argument, "
                                 f"`def {method}(self, {'x' if method == 'forward' else 'dy'})`; forward stores what "
                                 "backward needs with self.save(x=x)")

@@ -16,7 +16,7 @@ PRECEDENCE = {"sum": 1, "mean": 1, "max": 1, "@": 1, "scatter": 1, "+": 2, "-": 
 MOVES = "view", "reshape", "index", "max", "join", "where"      # whose elements are elements of an operand
 MOST_WRITTEN = 4                                # elements that an equation lists one by one
 MOST_SUMMED = 10_000                            # elements of a sum that are each a term
-LARGEST = 20                                    # of a sum over more elements: those that are each a term, the rest is one
+LARGEST = 20                                    # of a longer sum: those that are each a term; the others are one
 
 
 class Factor(NamedTuple):
