@@ -225,3 +225,23 @@ def test_over_time_of_an_unknown_leaf_or_index_or_without_an_optimizer_is_an_err
         seen.over_time({"x": [(7,)]})
     with pytest.raises(ValueError, match=re.escape("record(loss, optimizer=...)")):
         record((x * x).sum(), names={"x": x}).over_time({"x": [(0,)]})
+
+
+def test_over_time_the_gradient_of_a_large_model_stays_as_recorded_and_only_the_picked_weights_are_computed(monkeypatch):
+    monkeypatch.setattr(replay.Replay, "is_quick", False)
+    x = Tensor([[1.0, -2.0], [3.0, 0.5]], requires_grad=True)
+    opt = optim.AdamW([x], lr=0.1, betas=(0.9, 0.99), weight_decay=0.2)
+    seen = record((x * x).sum(), names={"x": x}, optimizer=opt, max_norm=1.0)
+    computed, forward = [], opt.op.forward
+    monkeypatch.setattr(opt.op, "forward", lambda self, p, *args, **kw: computed.append(p.size) or forward(
+        self, p, *args, **kw))
+    found = seen.over_time({"x": [(1, 0), (0, 1)]})
+    assert set(computed) == {2}
+    g = 2.0 * np.array([3.0, -2.0]) / (np.linalg.norm(2.0 * x.data) + 1e-6)
+    for over, gradient, weight in zip(found, g, [3.0, -2.0], strict=True):
+        for k in range(30):
+            assert over.columns["g"][k] == pytest.approx(gradient, rel=1e-9)
+            assert over.columns["m"][k] == pytest.approx((1.0 - 0.9 ** (k + 1)) * gradient, rel=1e-9)
+            step = -0.1 * (gradient / (abs(gradient) + 1e-8) + 0.2 * weight)
+            assert over.columns["step"][k] == pytest.approx(step, rel=1e-6)
+            weight += step

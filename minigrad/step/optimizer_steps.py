@@ -124,20 +124,21 @@ class OptimizerSteps:
         """
         trained = self.replay.is_quick
         shown = self.leaves if trained else {label: self.leaves[label] for label in picks}
-        params = {label: on_host(p).astype(np.float64) for label, p in shown.items()}
+        part = lambda label, a: a if trained else np.array([a[at] for at in picks[label]])     # optimizers are elementwise
+        params = {label: part(label, on_host(p)).astype(np.float64) for label, p in shown.items()}
         moments = {label: [np.zeros_like(p) for _ in self.optimizer.moments] for label, p in params.items()}
         found: dict[tuple[str, tuple[int, ...]], dict[str, list[float]]] = {
             (label, at): {} for label, indices in picks.items() for at in indices}
-        gradients, losses = self.gradients, [self.replay.loss]
+        gradients, losses, scale = self.gradients, [self.replay.loss], 1.0
         for t in range(1, STEPS + 1):                           # `losses` holds that before each step
-            scale = self._clipped(gradients)[0]
+            scale = self._clipped(gradients)[0] if trained or t == 1 else scale
             for label in shown:
-                p, g = params[label], gradients[label] * scale
+                p, g = params[label], part(label, gradients[label]) * scale
                 arrays = self._arrays(label, p, g, moments[label], t)
                 params[label], moments[label] = p + arrays["step"], [arrays[m] for m in self.optimizer.moments]
-                for at in picks.get(label, ()):
+                for i, at in enumerate(picks.get(label, ())):
                     for name, a in arrays.items():
-                        found[label, at].setdefault(name, []).append(float(a[at]))
+                        found[label, at].setdefault(name, []).append(float(a[at if trained else i]))
             if trained and t < STEPS:
                 loss, by_id = self.replay.gradients({id(self.leaves[label]): p for label, p in params.items()})
                 gradients = {label: by_id[id(p)] for label, p in self.leaves.items()}
