@@ -107,9 +107,9 @@ def clearer_error(error: Exception, op_class: Any, arrays: list[Any], static: di
     array, integers as an input, an argument on another device, or shapes that do not broadcast; else the error itself.
     arrays: the inputs after their cast to one dtype."""
     if not (isinstance(op_class, type) and issubclass(op_class, Op)):
-        given = type(op_class).__name__
         return TypeError("apply takes a subclass of minigrad.Op and its inputs, not " + (
-            f"an object of it: write apply({given}, ...)" if isinstance(op_class, Op) else f"{op_class!r:.80}"))
+            f"an object of it: write apply({type(op_class).__name__}, ...)" if isinstance(op_class, Op) else
+            f"{op_class!r:.80}"))
     if isinstance(error, TypeError) and (words := wrong_inputs(op_class, len(inputs))):
         return TypeError(words)
     if isinstance(error, AttributeError) and not all(hasattr(a, "shape") for a in arrays):

@@ -227,7 +227,7 @@ def test_over_time_of_an_unknown_leaf_or_index_or_without_an_optimizer_is_an_err
         record((x * x).sum(), names={"x": x}).over_time({"x": [(0,)]})
 
 
-def test_over_time_the_gradient_of_a_large_model_stays_as_recorded_and_only_the_picked_weights_are_computed(monkeypatch):
+def test_over_time_the_gradient_of_a_large_model_stays_as_recorded_and_only_picked_weights_are_computed(monkeypatch):
     monkeypatch.setattr(replay.Replay, "is_quick", False)
     x = Tensor([[1.0, -2.0], [3.0, 0.5]], requires_grad=True)
     opt = optim.AdamW([x], lr=0.1, betas=(0.9, 0.99), weight_decay=0.2)

@@ -3,7 +3,7 @@
 The next step, with the change of the loss that it causes, and how the moments of one weight go on from there.
 """
 import math
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -124,7 +124,8 @@ class OptimizerSteps:
         """
         trained = self.replay.is_quick
         shown = self.leaves if trained else {label: self.leaves[label] for label in picks}
-        part = lambda label, a: a if trained else np.array([a[at] for at in picks[label]])     # optimizers are elementwise
+        part: Callable[[str, Any], Any] = (                     # optimizers are elementwise: the shown weights suffice
+            lambda label, a: a if trained else np.array([a[at] for at in picks[label]]))
         params = {label: part(label, on_host(p)).astype(np.float64) for label, p in shown.items()}
         moments = {label: [np.zeros_like(p) for _ in self.optimizer.moments] for label, p in params.items()}
         found: dict[tuple[str, tuple[int, ...]], dict[str, list[float]]] = {
