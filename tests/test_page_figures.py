@@ -183,6 +183,15 @@ def test_nan_and_infinity_are_crossed_out_and_explained_in_the_legend(tmp_path):
     assert browse(tmp_path, banana_page(), legend).cross == [False, False, True]
 
 
+def test_a_row_of_numbers_that_does_not_fit_is_no_wider_than_a_phone(tmp_path):
+    x = Tensor(np.ones(16), requires_grad=True)
+    seen = browse(tmp_path, page.html(record((x * 1.0).sum())), """
+      goTo("b", 1);
+      seen.wide = $("arrays").scrollWidth - $("arrays").clientWidth;
+    """, (390, 844))
+    assert seen.wide == 0
+
+
 def test_an_array_without_a_finite_number_has_no_scale_and_no_norm(tmp_path):
     with np.errstate(all="ignore"):
         text = page.html(record(F.log(Tensor(-np.ones((2, 20)), requires_grad=True)).sum()))

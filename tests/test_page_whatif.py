@@ -220,6 +220,34 @@ def test_a_record_of_nan_has_a_table_of_nudges_and_no_curve(tmp_path):
     assert found.rows == 2 and found.said == "No curve: the number or the loss is NaN or infinite."
 
 
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (390, 844)])
+def test_charts_grow_with_big_type_and_the_slider_lies_under_its_chart(tmp_path, size):
+    _, text = shown()
+    found = browse(tmp_path, text, """
+      const pixels = words => parseFloat(getComputedStyle(words).fontSize) * words.getScreenCTM().a;
+      const least = () => Math.min(...all("#right svg text:not([transform])").map(pixels));
+      seen.sizes = ["usual", "big"].map(type => {
+        look("type", type);
+        return "nuc".split("").map(kind => { tab(kind); draw(); return least(); });
+      });
+      seen.off = ["usual", "big"].map(type => {
+        look("type", type);
+        goTo("n", 0);
+        const chart = document.querySelector("#right > .chart"), slider = document.querySelector("#right .slide");
+        slider.value = Number(slider.max) / 2;              // the recorded value
+        const recorded = document.querySelector("#right .recorded").getBoundingClientRect();
+        const {left, width} = slider.getBoundingClientRect();
+        return Math.abs(left + width / 2 - recorded.left - recorded.width / 2);
+      });
+      look("type", "big");
+      goTo("n", 0);
+      seen.wide = $("arrays").scrollWidth - $("arrays").clientWidth;
+    """, size)
+    usual, big = found.sizes
+    assert min(usual) >= 12 and min(big) >= (18 if size[0] > 700 else 15)
+    assert max(found.off) < 3 and found.wide == 0
+
+
 def test_the_update_shows_the_steps_over_time_of_adamw_and_of_sgd(tmp_path):
     seen, text = shown()
     x = Tensor(np.array([1.0, -2.0]), requires_grad=True)

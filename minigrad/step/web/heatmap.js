@@ -129,7 +129,7 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
   let left = !rows ? 0 : line + (rows.labels.length ? lettersWide(widest(rows.labels)) + 5 : 0);
 
   const wide = written && lettersWide(written.longest) * 1.08 + 8;
-  const fits = wide * a.columns + left <= Math.max(available, perPanel);
+  const fits = Math.max(wide, 24) * a.columns + left <= Math.max(available, perPanel);
   let w, h, writes = written?.few && fits;
   if (writes) [w, h] = [Math.max(wide, 24), 24 * type()];
   else {

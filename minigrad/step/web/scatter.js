@@ -36,15 +36,15 @@ function drawScatter() {
 }
 
 function scatterPlot(shown, picked) {
-  const size = Math.max(280, Math.min($("right").clientWidth || 560, innerHeight - 310, 640)), room = 78, side = size - room - 12;
+  const size = Math.max(280, Math.min($("right").clientWidth || 560, innerHeight - 310, 640)) / type(), room = 78, side = size - room - 12;
   const finite = cloud.filter(p => isFinite(p.x) && isFinite(p.y));
   const largest = Math.max(...finite.flatMap(p => [Math.abs(p.x), Math.abs(p.y)]), 1e-30);
   const top = Math.ceil(Math.log10(largest)), unit = 10 ** (top - 5);           // five decades; linear below one unit
   const scaled = v => Math.sign(v) * Math.log10(1 + Math.abs(v) / unit) / Math.log10(1 + 10 ** 5);
   const x = v => room + side * (1 + scaled(v)) / 2, y = v => 12 + side * (1 - scaled(v)) / 2;
   const place = v => v.toFixed(1), points = list => list.map(p => `M${place(x(p.x))} ${place(y(p.y))}h.01`).join("");
-  const root = svg("svg", {class: "scatter", width: size, height: size, viewBox: `0 0 ${size} ${size}`, tabindex: 0, role: "group",
-    "aria-label": `${compared.say}. Arrow keys go from point to point, from the largest difference on`});
+  const root = svg("svg", {class: "scatter", width: size * type(), height: size * type(), viewBox: `0 0 ${size} ${size}`,
+    tabindex: 0, role: "group", "aria-label": `${compared.say}. Arrow keys go from point to point, from the largest difference on`});
   for (const v of [-1, -1e-2, 0, 1e-2, 1].map(share => share * 10 ** top)) {
     const name = num(v, 1);
     root.append(svg("path", {class: "grid", d: `M${place(x(v))} 12v${side}M${room} ${place(y(v))}h${side}`}),
@@ -80,7 +80,8 @@ function scatterPlot(shown, picked) {
     show(order[now]);
   };
   root.onpointermove = event => {
-    const box = root.getBoundingClientRect(), far = p => Math.hypot(x(p.x) - event.clientX + box.left, y(p.y) - event.clientY + box.top);
+    const {left, top, width} = root.getBoundingClientRect(), scale = size / width;
+    const far = p => Math.hypot(x(p.x) - (event.clientX - left) * scale, y(p.y) - (event.clientY - top) * scale);
     const nearest = shown.filter(p => isFinite(p.x + p.y)).reduce((best, p) => !best || far(p) < far(best) ? p : best, null);
     if (nearest && far(nearest) < 24) show(nearest);
   };
