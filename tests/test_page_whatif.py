@@ -244,7 +244,7 @@ def test_charts_grow_with_big_type_and_the_slider_lies_under_its_chart(tmp_path,
       seen.wide = $("arrays").scrollWidth - $("arrays").clientWidth;
     """, size)
     usual, big = found.sizes
-    assert min(usual) >= 12 and min(big) >= (18 if size[0] > 700 else 15)
+    assert min(usual) >= 12 and min(big) >= (16.5 if size[0] > 700 else 14)
     assert max(found.off) < 3 and found.wide == 0
 
 
