@@ -14,7 +14,8 @@ from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
 from minigrad.step import examples, record
 from minigrad.step.heatmap import LEGENDS, MASK, TALLEST, clipped, columns, heatmap, padded, side_by_side, summary
-from minigrad.step.terminal import COMMANDS, Terminal, has_color, target
+from minigrad.step.terminal import COMMANDS, Terminal, has_color
+from minigrad.step.terminal_questions import target
 from minigrad.step.why import largest_entries
 
 
