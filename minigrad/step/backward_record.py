@@ -99,7 +99,8 @@ class Record:
         return self._labels[id(leaf)]
 
     def _repr_html_(self) -> str:
-        from minigrad.step.page import contents_of, iframe
+        from minigrad.step.page import iframe
+        from minigrad.step.page_data import contents_of
         return iframe(contents_of(self))
 
     def __repr__(self) -> str:
