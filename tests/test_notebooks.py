@@ -549,6 +549,12 @@ def test_the_picture_of_any_losses_is_well_formed_and_within_its_frame(losses, c
 
 @pytest.mark.parametrize("low, high, want", [
     (0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.26, 3.4, [1.0, 2.0, 3.0]), (0, 999, [0, 200, 400, 600, 800]),
-    (-5.0, 5.0, [-4.0, -2.0, 0.0, 2.0, 4.0])])
+    (-5.0, 5.0, [-4.0, -2.0, 0.0, 2.0, 4.0]), (-1.3, 2.1, [-1.0, 0.0, 1.0, 2.0])])
 def test_ticks_are_round_numbers_inside_the_range(low, high, want):
     assert ticks(low, high) == want
+
+
+@pytest.mark.parametrize("low, high", [(3.1, 3.1000001), (-1e9, 5e9), (-0.3, 0.2), (1e-12, 2e-12)])
+def test_ticks_lie_inside_ranges_of_any_size(low, high):
+    found = ticks(low, high)
+    assert 3 <= len(found) <= 7 and all(low - 1e-12 * abs(low) <= x <= high + 1e-12 * abs(high) for x in found)

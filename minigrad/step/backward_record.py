@@ -16,11 +16,12 @@ from minigrad import tape
 from minigrad.optim import Optimizer
 from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
-from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve, size
+from minigrad.step.caller_names import names_of_caller
+from minigrad.step.explain import size_of
+from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve
 from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host
-from minigrad.step.variables import names_of_caller
 from minigrad.step.view import View, view
 from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
                                 largest_entries)
@@ -191,7 +192,7 @@ class Record:
         """Change one number of a leaf by delta, by default a thousandth of the leaf's root mean square. ValueError for
         a leaf that is not in the record, IndexError for an index outside it."""
         x, at = self._leaf(leaf, at)
-        delta = 1e-3 * size(x) if delta is None else delta
+        delta = 1e-3 * size_of(x) if delta is None else delta
         gradient = float(self.gradients[leaf][at])
         x[at] += delta
         return Nudge(leaf, at, gradient, delta, gradient * delta, self.replay.change({id(self.leaves[leaf]): x}))

@@ -16,9 +16,9 @@ import numpy as np
 
 from minigrad import device
 from minigrad.html_tables import plural
+from minigrad.step.caller_names import names_of_caller
 from minigrad.step.rerun import nodes_of, on_host
 from minigrad.step.step import backward_steps
-from minigrad.step.variables import names_of_caller
 from minigrad.tape import Node
 from minigrad.tensor import Tensor
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from minigrad.step.backward_record import Record
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "panels", "whatif", "scatter", "tour", "media"
+STYLES = "layout", "figures", "tables", "charts", "quiz", "scatter", "tour", "media"
 # one script: a name that a file uses at its top level comes before it
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "op", "picture", "lines",
-           "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
+SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "left_column",
+           "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
 FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
 
 

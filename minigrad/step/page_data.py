@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping, NamedTuple
 
 import numpy as np
 
+from minigrad.step.compare_gradients import Compared, compare, summary
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula
 from minigrad.step.line_trace import Listing
@@ -15,7 +16,6 @@ from minigrad.step.nudge import Nudge, NudgeCurve
 from minigrad.step.optimizer_steps import OptimizerStep, OverTime, ParameterUpdate
 from minigrad.step.page_arrays import ArrayStore, floats, as_json
 from minigrad.step.quiz import Question, questions
-from minigrad.step.scatter import Compared, compare, summary
 from minigrad.step.view import View, view_alone
 from minigrad.step.why import Cell, Why, explain, newest, saved_in, tree_of
 
@@ -74,7 +74,7 @@ def data_of(contents: Contents, store: ArrayStore, forward: bool, saved: bool) -
         "title": contents.title, "notes": list(contents.notes),
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else as_json(contents.loss),
-        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "shapes": f.shapes, "why": f.why}
+        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "why": f.why}
                      for f in formulas],
         "steps": [_step(v, store, forward, saved) | {"formula": formulas.index(v.formula)} for v in contents.views],
         "stored": {f"{k}:{name}:{','.join(map(str, at))}": _why(explain(v, Cell(k, False, n, name, at)))
@@ -103,8 +103,7 @@ def _step(v: View, store: ArrayStore, forward: bool, saved: bool) -> dict[str, A
                 shown |= {"earlier": store.put(x.earlier), "sum": store.put(x.earlier + x.gradient)}
         if row := failed.get(f"d{x.name}"):
             shown["failed"] = {"analytic": store.put(row.analytic), "numeric": store.put(row.numeric),
-                               "error": store.put(row.analytic - row.numeric), "worst": row.worst,
-                               "sentence": row.detail}
+                               "error": store.put(row.analytic - row.numeric), "worst": row.worst}
         inputs.append(shown)
     return {
         "op": v.op, "name": v.name, "at": v.created_at, "kernel": v.kernel_note, "bad_origin": v.bad_origin,
@@ -161,15 +160,15 @@ def _unread(v: View) -> Iterator[tuple[int, str, tuple[int, ...]]]:
 
 
 def _why(why: Why) -> dict[str, Any]:
-    return {"equation": why.equation, "value": as_json(why.value), "total": as_json(why.total), "count": why.count,
-            "terms": [[{"text": f.text, "value": as_json(f.value), "cells": [[c.line, c.name, c.at] for c in f.cells]}
-                       for f in term.factors] for term in why.terms]}
+    return {"equation": why.equation, "value": as_json(why.value), "terms": [
+        [{"text": f.text, "value": as_json(f.value), "cells": [[c.line, c.name, c.at] for c in f.cells]}
+         for f in term.factors] for term in why.terms]}
 
 
 def _nudge(n: Nudge, curve: NudgeCurve | None) -> dict[str, Any]:
     """A row of the table, and the curve as changes of the loss at evenly spaced values up to `reach` on either side; of
     a large model no curve."""
-    numbers = {k: as_json(getattr(n, k)) for k in ("gradient", "delta", "predicted", "actual")}
+    numbers = {k: as_json(getattr(n, k)) for k in ("gradient", "predicted", "actual")}
     return {"leaf": n.leaf, "at": n.at} | numbers | ({} if curve is None else {
         "value": as_json(curve.value), "loss": as_json(curve.loss), "reach": as_json(curve.deltas[-1]),
         "changes": floats(curve.changes)})

@@ -7,8 +7,8 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from minigrad.gradcheck import DIFFERENCES
 from minigrad.step.backward_record import Record
-from minigrad.step.explain import DIFFERENCES
 from minigrad.step.formula import SECTIONS
 from minigrad.step.heatmap import LEGENDS, clipped, heatmap, number, summary
 from minigrad.step.line_trace import Listing

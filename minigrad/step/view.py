@@ -7,13 +7,13 @@ import numpy as np
 from minigrad.gradcheck import Report
 from minigrad.ops.op import Op
 from minigrad.step.axes import CallAxes, call_axes, name_axes
+from minigrad.step.caller_names import names_of_caller
 from minigrad.step.explain import REFERENCE, bad_origin, check
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula, call_of, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, output_names
-from minigrad.step.variables import names_of_caller
 from minigrad.tensor import Tensor
 
 

@@ -12,7 +12,6 @@ function failedChecks(step) {
       ...[["finite difference", numeric], ["error", error]].map(
         ([name, a]) => heatmap(name, a, {...options, scale: "same scale"}))];
     queueMicrotask(() => { for (const map of maps) map.light?.([worst]); });   // once they are on the page
-    const sign = text => el("span", {class: "sign"}, text);
     return el("div", {class: "equation", role: "group", "aria-label": `gradient check of d${x.name} failed, worst ` +
       `entry ${index(worst)}`}, maps[0], sign("−"), maps[1], sign("="), maps[2]);
   });

@@ -166,8 +166,7 @@ function added(tree, at) {                                  // where an element 
 
 // ---- in index notation ---------------------------------------------------------------------------------------------
 
-const equation = (name, tree, at) => `${name}${subscript(at)} = ${written(tree, at, LETTERS[Symbol.iterator]())}`;
-const subscript = at => at.length ? `[${at.join()}]` : "";
+const equation = (name, tree, at) => `${name}${index(at)} = ${written(tree, at, LETTERS[Symbol.iterator]())}`;
 
 function inside(tree, at, floor, letters = LETTERS[Symbol.iterator]()) {
   const text = written(tree, at, letters);
@@ -183,7 +182,7 @@ function written(tree, at, letters) {
   const of = tree.of ?? [], write = (x, floor = 0) => inside(x, own(x, at), floor, letters);
   const numbers = at.every(i => typeof i === "number"), p = BINDING[tree.op];
   switch (tree.op) {
-    case "array": return tree.name + subscript(at);
+    case "array": return tree.name + index(at);
     case "number": return tree.text;
     case "+": case "-": case "*": case "/": case "**":
       return `${write(of[0], p)} ${tree.op} ${write(of[1], p + ("-/".includes(tree.op) ? 1 : 0))}`;
@@ -209,5 +208,5 @@ function written(tree, at, letters) {
     return (tree.replaces && places.length ? texts.slice(-1) : [...start, ...texts, ...more]).join(" + ").replaceAll("+ -", "- ");
   }
   if (of.length && !MOVES.includes(tree.op) && tree.op !== "scatter") return `${tree.op}(${of.map(x => write(x)).join(", ")})`;
-  return `(${tree.text})${subscript(at)}`;
+  return `(${tree.text})${index(at)}`;
 }

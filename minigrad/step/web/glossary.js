@@ -17,7 +17,7 @@ const GLOSSARY = {
   "Jacobian": "The matrix of the derivatives of every output with respect to every input.",
   "bias correction": "Division by 1 − β to the power of the step, because the averages of Adam start at zero.",
   "saved": "Kept by the forward because the backward needs it.",
-  "masked": "Excluded from attention: a later token that this token must not see.",
+  "masked": "Excluded from attention: a token that this token must not attend to, for example a later one.",
   "norm": "The square root of the sum of the squares of all numbers of an array.",
   "scalar": "A single number, an array without axes.",
 };

@@ -1,6 +1,6 @@
 // ---- nudge: the loss along one weight, beside what the gradient there predicts --------------------------------------
 
-const weightName = ({leaf, at}) => `${leaf}${at.length ? index(at) : ""}`;
+const weightName = ({leaf, at}) => `${leaf}${index(at)}`;
 
 function drawNudges() {
   const n = Math.min(state.pick, nudges.length - 1);
@@ -8,8 +8,8 @@ function drawNudges() {
     el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the ",
       "tangent. Here the number is changed and the forward runs again: the curve."),
     ...section("pick a number", [nudgeTable(n)]),
-    el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each `,
-      "gradient; nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
+    el("p", {class: "note"}, `The page has curves of these ${nudges.length} numbers, the largest entries of each gradient. For `,
+      "any other number write nudge w[0,2] in the terminal, or record.nudge_curve(\"w\", (0, 2)) in a notebook."));
   const isFiniteHere = isFinite(nudges[n].value) && isFinite(nudges[n].loss);
   $("right").replaceChildren(...nudges[n].changes && isFiniteHere ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
     nudges[n].changes ? "No curve: the number or the loss is NaN or infinite." :
@@ -30,7 +30,7 @@ function nudgeTable(picked) {
       nudges[row - 1]?.leaf !== n.leaf && el("tr", {class: "group"}, el("td", {colspan: 5}, n.leaf)),
       el("tr", {class: row === picked ? "now" : ""},
         el("td", {}, el("button", {class: "pick", "aria-pressed": String(row === picked), "aria-label": weightName(n),
-          onclick: () => pick(row)}, n.at.length ? index(n.at) : "this number")),
+          onclick: () => pick(row)}, index(n.at) || "this number")),
         [n.gradient, n.predicted, n.actual].map(x => el("td", {class: "n"}, num(x))),
         el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)))])));
 }

@@ -37,7 +37,7 @@ function showLine() {                                       // scroll its column
   if (rows.length) intoSight(rows[0], rows.at(-1), 24);
 }
 
-function showAsked() {                                      // the answer takes its place from the columns: keep the element in sight
+function showAsked() {                                      // the answer makes the columns lower: keep the element in sight
   const {name} = state.trail.at(-1) ?? {}, lit = [...$("right").querySelectorAll(".lit")];
   const asked = lit.filter(box => box.closest("figure").dataset.name === name);
   if (asked.length && !asked.some(isInSight)) intoSight(asked[0], asked[0], 20);

@@ -2,15 +2,9 @@
 
 const {compared} = data;                                    // null where there is nothing to compare
 const cloud = (compared?.leaves ?? []).flatMap((leaf, k) => {       // a point for each entry
-  const [analytic, numeric] = [leaf.analytic, leaf.numeric].map(text =>
-    new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer));
-  const wrong = new Set(leaf.wrong);
-  return leaf.at.map((flat, n) => ({k, at: unravel(flat, leaf.shape), x: numeric[n], y: analytic[n], wrong: wrong.has(n)}));
+  const [analytic, numeric, wrong] = [floats(leaf.analytic), floats(leaf.numeric), new Set(leaf.wrong)];
+  return leaf.at.map((flat, n) => ({k, at: indexOf(leaf.shape, flat), x: numeric[n], y: analytic[n], wrong: wrong.has(n)}));
 });
-
-function unravel(flat, shape) {
-  return shape.reduceRight((at, n) => { at.unshift(flat % n); flat = Math.floor(flat / n); return at; }, []);
-}
 
 function drawScatter() {
   const {leaves, say, which, worst} = compared, picked = Math.min(state.pick, leaves.length) - 1, all = cloud.every(p => !p.wrong);
@@ -58,11 +52,10 @@ function scatterPlot(shown, picked) {
     svg("path", {class: picked < 0 ? "points" : "points chosen", d: points(finite.filter(p => shown.includes(p)))}),
     svg("path", {class: "points wrong", d: points(finite.filter(p => p.wrong))}));
   const {worst} = compared, reading = el("output", {class: "point"});
-  const name = p => `${compared.leaves[p.k].leaf}${p.at.length ? index(p.at) : ""}`;
   const order = [...shown].sort((a, b) => Math.abs(b.x - b.y) - Math.abs(a.x - a.y));
   let now = -1;
   const show = p => {
-    reading.textContent = `${name(p)}: gradient ${num(p.y, 6)}, central difference ${num(p.x, 6)}`;
+    reading.textContent = `${compared.leaves[p.k].leaf}${index(p.at)}: gradient ${num(p.y, 6)}, central difference ${num(p.x, 6)}`;
     if (!isFinite(p.x + p.y)) return;
     marker.setAttribute("visibility", "visible");
     marker.setAttribute("cx", x(p.x));

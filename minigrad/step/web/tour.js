@@ -3,13 +3,13 @@
 const TOUR = [
   ["#jump", "You are at the loss.", "The backward starts here, with the gradient of the loss with respect to itself, 1, and ends " +
     "at the inputs. This list names all of its steps."],
-  ["pre", "↓ goes to the next line, ↑ goes back.", "The line that has just run is marked. The numbers count the statements that ran."],
+  ["pre", "↓ goes to the next line, ↑ goes back.", "The line that ran last is marked. The numbers count the statements that ran."],
   ["#right", "The arrays that the line computed.", "The newest are on top: orange is positive, blue negative, white zero. Arrow keys " +
     "read the values of the heat map that has the focus."],
   ["#graph", "→ goes to the next op, ← to the previous one.", "Orange is the current op, green are those whose backward has run. " +
     "Click an op to go there."],
-  ["#right .panels, #right .number", "Click a number, or press w: why?", "The answer is the sum that this number is, and leads " +
-    "from term to term up to the loss. The key ? lists all keys, and opens this tour again."],
+  ["#right .panels, #right .number", "Click a number, or press w: why?", "The answer is a sum whose value is this number. Its " +
+    "terms are links, which lead up to the loss. The key ? lists all keys and opens this tour again."],
 ];
 const tour = {stop: -1};
 

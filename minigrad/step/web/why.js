@@ -54,11 +54,11 @@ function whyCell(cell) {                                    // {value, equation,
     }
     const [phrase, cells] = tree ? [`is computed by ${tree.text}, which is no sum of products`, []] :
       line && listingOf(cell).lines.length && !/^(earlier|sum) /.test(name) ? ["is not explained: its line cannot be read", []] : origin(cell);
-    return {...answer, equation: `${name}${subscript(at)} ${phrase}`, terms: cells.map(c => ({minus: false, factors: [
-      {text: c.name + subscript(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
+    return {...answer, equation: `${name}${index(at)} ${phrase}`, terms: cells.map(c => ({minus: false, factors: [
+      {text: c.name + index(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
   } catch (error) {
     if (!(error instanceof NotStored)) throw error;
-    return {equation: `${name}${subscript(at)}`, terms: [], note: `This page stores only a sample of an array of ${error.message} ` +
+    return {equation: `${name}${index(at)}`, terms: [], note: `This page stores only a sample of an array of ${error.message} ` +
       `that this element is computed from. The terminal explains it: why ${name} ${at.join(" ")}.`};
   }
 }
@@ -97,7 +97,7 @@ function askWhy(cell, trail = []) {                         // show the answer f
 
 function closeWhy() { state.trail = []; drawWhy(); }
 
-const cellName = ({name, at}) => name + subscript(at);
+const cellName = ({name, at}) => name + index(at);
 const placeOf = ({kind, k, line}) => `${kind === "f" ? "forward of " : ""}step ${k}, ${title({kind, k})}${line ? `, line ${line}` : ""}`;
 
 function whyLink(words, cell, trail) {
@@ -139,11 +139,3 @@ function drawWhy() {
       plural(order.length, "term")}: ${num(sum(products, x => x), 6)}. Recorded: ${num(answer.value, 6)}.`));
   lightCells([cell, ...answer.terms.flatMap(t => t.factors).flatMap(f => f.cells)]);
 }
-
-const header = (names, numeric) => el("tr", {}, names.map(
-  (name, c) => el("th", {class: numeric.includes(c) ? "n" : ""}, name)));
-const bars = widths => el("div", {class: "bars"}, widths.map(([share, name]) =>
-  el("i", {class: name, style: `width:${Math.max(1, 100 * share)}%`})));
-
-const beside = ({predicted, actual}, largest) =>
-  bars([[Math.abs(predicted) / largest, "predicted"], [Math.abs(actual) / largest, "actual"]]);
