@@ -201,6 +201,27 @@ def test_a_gradient_whose_line_cannot_be_read_is_explained_by_the_chain_rule():
     assert why.total == pytest.approx(why.value) == pytest.approx(10.0)
 
 
+class InPlace(Primitive, register=False):
+    """x  ->  y"""
+    name = "in_place"
+
+    def forward(self, x):
+        z = x + 1.0
+        y = np.multiply(z, 2.0, out=z)
+        return y
+
+    def backward(self, dy):
+        return dy * 2.0
+
+
+def test_reading_a_line_that_writes_into_an_array_does_not_change_what_was_recorded():
+    seen = record(apply(InPlace, Tensor([1.0, 2.0], requires_grad=True)).sum())
+    v = seen.views[-1]
+    assert seen.follow(Cell(v.index, True, 2, "y", (1,))).value == 6.0
+    np.testing.assert_array_equal(v.forward.lines[0].values["z"], [2.0, 3.0])
+    assert seen.follow(Cell(v.index, True, 1, "z", (1,))).equation == "z[1] = x[1] + 1.0"
+
+
 def test_a_step_alone_explains_its_arrays():
     step = next((Tensor(RNG.normal(size=(2, 3)), requires_grad=True) @ Tensor(RNG.normal(size=(3, 2)))).backward_steps(
         np.ones((2, 2))))

@@ -87,7 +87,7 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         found = {}
         for name, value in values.items():
             if name != "self" and _is_value(value):
-                copy = np.array(device.host(value)) if device.is_array(value) else value
+                copy = device.read_only(np.array(device.host(value))) if device.is_array(value) else value
                 if name not in seen or not _same(seen[name], copy):
                     found[name] = seen[name] = copy
         return found
