@@ -174,7 +174,7 @@ class Record:
         return words, terms
 
     def key(self, x: Tensor) -> Any:
-        """What `uses` calls a Tensor: (number of its node, number of the output), or of a leaf its label."""
+        """The key of a Tensor in `uses`: (number of its node, number of the output); of a leaf its label."""
         return self.label(x) if x.node is None else (x.node.seq, x.out)
 
     # ---- what if ----
