@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable, Mapping
 import numpy as np
 
 from minigrad import tape
+from minigrad.html_tables import plural
 from minigrad.optim import Optimizer
 from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
@@ -158,14 +159,14 @@ class Record:
         if cell.name in view.dys:
             uses = self.uses[view.step.node.seq, list(view.dys).index(cell.name)]
             words = "is the gradient of the loss itself: the backward begins here" if not uses else (
-                "is the gradient that the op which used the output computed" if len(uses) == 1 else
-                f"is the sum of the gradients that the {len(uses)} uses of the output computed")
+                "is the gradient from the only use of the output" if len(uses) == 1 else
+                f"is the sum of the gradients from the {len(uses)} uses of the output")
         else:                                   # "earlier dw", "sum dw"
             kind, _, name = cell.name.partition(" ")
             i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
             uses = [use for use in self.uses[self.key(view.step.inputs[i])]
                     if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
-            words = f"is the sum of the gradients that {len(uses)} step{'s' * (len(uses) != 1)} computed so far"
+            words = f"is the sum of the gradients from {plural(len(uses), 'step')} so far"
         terms = []
         for step, i in uses:
             used, x = self.views[step], self.views[step].inputs[i]
