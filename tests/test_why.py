@@ -201,25 +201,99 @@ def test_a_gradient_whose_line_cannot_be_read_is_explained_by_the_chain_rule():
     assert why.total == pytest.approx(why.value) == pytest.approx(10.0)
 
 
-class InPlace(Primitive, register=False):
-    """x  ->  y"""
-    name = "in_place"
+class Styles(mg.Op, register=False):
+    """Lines that are easy to misread."""
+    name = "styles"
 
     def forward(self, x):
-        z = x + 1.0
-        y = np.multiply(z, 2.0, out=z)
-        return y
+        self.save(x=x)
+        positive, buffer = x > 0, np.zeros_like(x)
+        a = x.sum(where=positive) * x
+        b = x * np.sum(x, initial=5.0)
+        c = np.add(x, x, where=positive, out=buffer) * 2
+        d = a * 2
+        d = sum([d, d, b])
+        e = b.copy()
+        e.sort()
+        f = x + 1
+        np.exp(f, out=f)
+        g = (x * 3).astype(int) + x
+        h = (x > -1) + positive
+        h.fill(True)
+        i = x.copy()
+        i[positive] *= 3
+        i[[0, 0], [1, 1]] += 5
+        j = np.concatenate((x, a), 1)
+        k = j @ j.T
+        l = x - (x * 1j).imag
+        m = n = np.dot(x, x.T)
+        o = x if (y := len(x)) else -x
+        for row in x:
+            p = row.sum() * 2 if False else row
+        return a + b + c + d + e + f + g + h + i + j[:, :4] + (k + l[:, :3] + m - n).sum() * o + y + p
 
-    def backward(self, dy):
-        return dy * 2.0
+    def backward(self, dy, x):
+        dx = np.flip(dy) * 0.0 + 7.0
+        dx = dx * x
+        return dx
+
+    samples = [Sample((3, 4))]
 
 
-def test_reading_a_line_that_writes_into_an_array_does_not_change_what_was_recorded():
-    seen = record(apply(InPlace, Tensor([1.0, 2.0], requires_grad=True)).sum())
+def test_a_line_that_is_easy_to_misread_is_explained_by_terms_that_sum_to_its_elements_or_not_split():
+    x = Tensor(RNG.normal(size=(3, 4)), requires_grad=True)
+    seen = record(apply(Styles, x).sum())
+    v, split = seen.views[-1], 0
+    lines = v.forward.lines, v.backward.lines
+    before = [{name: np.array(a) for name, a in line.values.items()} for line in itertools.chain(*lines)]
+    for cell in cells_of(v, most=12):
+        why = seen.follow(cell, most=10 ** 6)
+        assert why.terms or "is not split into terms" in why.equation or cell.line == 0 or why.value == 0, why.equation
+        assert not why.terms or why.total == pytest.approx(why.value, abs=1e-6 * max(why.magnitude, 1e-3)), why.equation
+        split += bool(why.terms)
+    assert split > 100
+    for old, line in zip(before, itertools.chain(*lines), strict=True):
+        for name, a in old.items():
+            np.testing.assert_array_equal(a, line.values[name], f"asking for why changed {name}")
+
+
+def test_the_value_of_a_variable_is_not_explained_by_an_earlier_line_that_set_it():
+    seen = record(apply(Styles, Tensor(RNG.normal(size=(3, 4)), requires_grad=True)).sum())
     v = seen.views[-1]
-    assert seen.follow(Cell(v.index, True, 2, "y", (1,))).value == 6.0
-    np.testing.assert_array_equal(v.forward.lines[0].values["z"], [2.0, 3.0])
-    assert seen.follow(Cell(v.index, True, 1, "z", (1,))).equation == "z[1] = x[1] + 1.0"
+    text = v.forward.source.splitlines()
+    explained = {text[line.first].strip(): seen.follow(Cell(v.index, True, n, name, (0, 1))).equation
+                 for n, line in enumerate(v.forward.lines, 1) for name in line.values if name in "defim"}
+    assert explained["d = sum([d, d, b])"] == "d[0,1] is computed by sum([d, d, b]), which is not split into terms"
+    assert explained["e.sort()"] == "e[0,1] is computed by e.sort(), which is not split into terms"
+    assert explained["np.exp(f, out=f)"] == "f[0,1] is computed by np.exp(f, out=f), which is not split into terms"
+    assert explained["m = n = np.dot(x, x.T)"] == "m[0,1] = sum over j of x[0,j] * x[1,j]"
+    assert "i[[0, 0], [1, 1]] += 5" in explained["i[[0, 0], [1, 1]] += 5"]
+
+
+class Roots(mg.Op, register=False):
+    name = "roots"
+
+    def forward(self, x):
+        self.save(x=x)
+        y = (x ** 2) ** 0.5 - -(-x)
+        z = x.sum() + x.sum() + x.sum() + x.sum() + x.sum() + x.sum() + x.sum()
+        return y + z
+
+    def backward(self, dy, x):
+        return dy * x
+
+
+def test_equations_have_the_brackets_and_letters_that_they_need(tmp_path):
+    x = Tensor([0.5, 2.0], requires_grad=True)
+    seen = record(apply(Roots, x).sum())
+    k = len(seen.views) - 1
+    cells = [Cell(k, True, line, name, at) for line, name, at in ((2, "y", (0,)), (3, "z", ()))]
+    equations = [seen.follow(cell).equation for cell in cells]
+    assert equations[0] == "y[0] = (x[0] ** 2) ** 0.5 - -(-x[0])"
+    assert equations[1].startswith("z = (sum over j of x[j]) + (sum over k of x[k])")
+    assert equations[1].endswith("(sum over v of x[v]) + (sum over j2 of x[j2])")
+    answers = browse(tmp_path, page.html(seen), f"const cells = {json.dumps(cells)};" + ANSWERS).answers
+    assert [answer[0] for answer in answers] == equations
 
 
 def test_a_step_alone_explains_its_arrays():

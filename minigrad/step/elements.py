@@ -11,7 +11,7 @@ from minigrad.step.expression import Tree
 
 Index = tuple[int, ...]
 Symbols = tuple[Any, ...]                       # an index of numbers and letters
-LETTERS = "jkmnuv"                              # of the axes that are summed over
+LETTERS = "jkmnuv"                              # of the axes that are summed over; then j2, j3, ...
 PRECEDENCE = {"sum": 1, "mean": 1, "max": 1, "@": 1, "scatter": 1, "+": 2, "-": 2, "*": 3, "/": 3, "neg": 4, "**": 5}
 MOVES = "view", "reshape", "index", "max", "join", "where"      # whose elements are elements of an operand
 MOST_WRITTEN = 4                                # elements that an equation lists one by one
@@ -75,7 +75,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
 
 def equation(name: str, tree: Tree, at: Index) -> str:
     """One element of a tree in index notation: "dq[0,2] = sum over j of dS[0,j] * k[j,2]"."""
-    return f"{name}{index(at)} = {_written(tree, at, iter(LETTERS))}"
+    return f"{name}{index(at)} = {_written(tree, at, _letters())}"
 
 
 def index(at: Symbols) -> str:
@@ -208,9 +208,13 @@ def _added(tree: Tree, at: Index) -> list[Index]:
 
 # ---- in index notation ----------------------------------------------------------------------------------------------
 
+def _letters() -> Iterator[str]:
+    return itertools.chain(LETTERS, (f"j{n}" for n in itertools.count(2)))
+
+
 def _inside(tree: Tree, at: Symbols, floor: int, letters: Iterator[str] | None = None) -> str:
     """A part of an expression, in brackets if it binds less tightly than `floor`."""
-    text = _written(tree, at, letters or iter(LETTERS))
+    text = _written(tree, at, letters or _letters())
     return f"({text})" if PRECEDENCE.get(_outermost(tree, at), 9) < floor else text
 
 
@@ -234,9 +238,9 @@ def _written(tree: Tree, at: Symbols, letters: Iterator[str]) -> str:
         case "+" | "-" | "*" | "/" | "**":
             a, b = tree.of
             p = PRECEDENCE[tree.op]
-            return f"{write(a, p)} {tree.op} {write(b, p + (tree.op in '-/'))}"
+            return f"{write(a, p + (tree.op == '**'))} {tree.op} {write(b, p + (tree.op in '-/'))}"
         case "neg":
-            return f"-{write(tree.of[0], 4)}"
+            return f"-{write(tree.of[0], 5)}"
         case "@":
             j = next(letters)
             (row, column), = _pairs(tree, at, j)

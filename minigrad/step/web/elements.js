@@ -166,9 +166,11 @@ function added(tree, at) {                                  // where an element 
 
 // ---- in index notation ---------------------------------------------------------------------------------------------
 
-const equation = (name, tree, at) => `${name}${index(at)} = ${written(tree, at, LETTERS[Symbol.iterator]())}`;
+const equation = (name, tree, at) => `${name}${index(at)} = ${written(tree, at, lettersOfSums())}`;
 
-function inside(tree, at, floor, letters = LETTERS[Symbol.iterator]()) {
+function* lettersOfSums() { yield* LETTERS; for (let n = 2;; n++) yield `j${n}`; }
+
+function inside(tree, at, floor, letters = lettersOfSums()) {
   const text = written(tree, at, letters);
   return (BINDING[outermost(tree, at)] ?? 9) < floor ? `(${text})` : text;
 }
@@ -185,8 +187,8 @@ function written(tree, at, letters) {
     case "array": return tree.name + index(at);
     case "number": return tree.text;
     case "+": case "-": case "*": case "/": case "**":
-      return `${write(of[0], p)} ${tree.op} ${write(of[1], p + ("-/".includes(tree.op) ? 1 : 0))}`;
-    case "neg": return `-${write(of[0], 4)}`;
+      return `${write(of[0], p + (tree.op === "**" ? 1 : 0))} ${tree.op} ${write(of[1], p + ("-/".includes(tree.op) ? 1 : 0))}`;
+    case "neg": return `-${write(of[0], 5)}`;
     case "@": {
       const j = letters.next().value, [[a, b]] = pairs(tree, at, j);
       return `sum over ${j} of ${inside(of[0], a, 3, letters)} * ${inside(of[1], b, 4, letters)}`;

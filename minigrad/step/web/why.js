@@ -27,7 +27,7 @@ function treeOf({kind, k, line, name}) {                    // the expression th
   for (let n = line; n > 0; n--) {
     const tree = lines[n - 1][3][name] ?? lines[n - 1].parts?.[name];
     if (!tree || tree.op === "array" && tree.name === name) continue;
-    return {tree: line === lines.length && gradient ? unbroadcast(tree, gradient.shape) : tree, line: n};
+    return {tree: line === lines.length && gradient && tree.op !== "call" ? unbroadcast(tree, gradient.shape) : tree, line: n};
   }
   return {};
 }
@@ -42,7 +42,7 @@ function unbroadcast(tree, shape) {                         // the gradient of a
 
 function whyCell(cell) {                                    // {value, equation, terms, note}; cells of the terms are whole cells
   const {kind, k, line, name, at} = cell, position = arraysOf(cell)[name];
-  const stored = data.stored[`${k}:${name}:${at.join()}`];
+  const stored = line === listingOf(cell).lines.length && data.stored[`${k}:${name}:${at.join()}`];
   if (stored) return {...stored, terms: stored.terms.map(factors => ({minus: false, factors: factors.map(f => ({...f,
     cells: f.cells.map(([line, name, at]) => ({kind, k, line, name, at}))}))}))};
   try {
@@ -52,7 +52,7 @@ function whyCell(cell) {                                    // {value, equation,
       return {...answer, equation: equation(name, tree, at), terms: terms(tree, at).map(({minus, factors}) => ({minus,
         factors: factors.map(f => ({...f, cells: f.cells.flatMap(place)}))}))};
     }
-    const [phrase, cells] = tree ? [`is computed by ${tree.text}, which is no sum of products`, []] :
+    const [phrase, cells] = tree ? [`is computed by ${tree.text}, which is not split into terms`, []] :
       line && listingOf(cell).lines.length && !/^(earlier|sum) /.test(name) ? ["is not explained: its line cannot be read", []] : origin(cell);
     return {...answer, equation: `${name}${index(at)} ${phrase}`, terms: cells.map(c => ({minus: false, factors: [
       {text: c.name + index(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
