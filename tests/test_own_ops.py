@@ -15,9 +15,9 @@ from minigrad import Tensor, functional as F, gradcheck
 from minigrad.ops.op import Fused, Primitive
 from minigrad.ops.sample import Sample
 from minigrad.step import record
-from minigrad.step.elements import index
 from minigrad.step.page import html
 from minigrad.step.terminal import Terminal
+from minigrad.words import index
 from test_page import browse
 
 

@@ -406,6 +406,15 @@ def test_nan_leads_to_the_line_that_made_it():
     assert it.views[2].bad_origin and f"! {it.views[2].bad_origin}" in unwrapped(said)
 
 
+def test_why_shows_the_term_that_makes_a_sum_nan_first_and_marks_it_alone():
+    x, w = Tensor([[1.0, np.nan], [2.0, 3.0]]), Tensor(np.ones((2, 1)), requires_grad=True)
+    said = walk(record((x @ w).sum(), names={"w": w}), "n", "why db 1 0", "q")
+    rows = [line.strip() for line in said.splitlines() if "dy[0,0]" in line or "dy[1,0]" in line]
+    assert "nan" in rows[-2] and "a[0,1]" in rows[-2] and rows[-2].endswith("█" * 10)
+    assert "a[1,1]" in rows[-1] and "█" not in rows[-1]
+    assert "✓ all 2 terms sum to nan, recorded nan" in said
+
+
 def test_jump_takes_numbers_and_names(tiny):
     said = walk(tiny, "j 4", "j fc", "j linear", "q").split("(step) ")
     assert ["── step 4/6" in said[0], "── step 5/6" in said[1], "── step 1/6" in said[2]] == [True] * 3
@@ -623,6 +632,7 @@ def test_small_arrays_show_their_numbers_with_three_digits_of_the_largest():
     assert [re.sub("\x1b\\[[^m]*m", "", line) for line in in_color] == drawn(a) and "48;2;" in in_color[-1]
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float64, (5, 4), elements=st.floats(-1e4, 1e4)).filter(lambda a: not (a == a[0, 0]).all()))
 @example(np.array([[0.0, -1e4]]))
 def test_the_numbers_in_the_cells_are_those_of_the_array(a):

@@ -13,7 +13,6 @@ from typing import Any, Callable, Iterable, Mapping
 import numpy as np
 
 from minigrad import tape
-from minigrad.html_tables import plural
 from minigrad.optim import Optimizer
 from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
@@ -27,6 +26,7 @@ from minigrad.step.view import View, view
 from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
                                 largest_entries)
 from minigrad.tensor import Tensor
+from minigrad.words import plural
 
 
 def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: Iterable[str] | None = None,

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from minigrad.step.expression import Tree
+from minigrad.words import index
 
 Index = tuple[int, ...]
 Symbols = tuple[Any, ...]                       # an index of numbers and letters
@@ -76,11 +77,6 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
 def equation(name: str, tree: Tree, at: Index) -> str:
     """One element of a tree in index notation: "dq[0,2] = sum over j of dS[0,j] * k[j,2]"."""
     return f"{name}{index(at)} = {_written(tree, at, _letters())}"
-
-
-def index(at: Symbols) -> str:
-    """An index as it is written, [0,2]; "" for that of a scalar."""
-    return f"[{','.join(map(str, at))}]" if at else ""
 
 
 def leaves(tree: Tree, at: Index) -> Iterator[tuple[str, Index]]:

@@ -1,4 +1,5 @@
 """The terminal's answers about single numbers: show an array, why, nudge, check, optimizer."""
+import math
 import re
 from functools import partial
 from typing import Any, Iterable
@@ -7,11 +8,11 @@ import numpy as np
 
 from minigrad.gradcheck import Row
 from minigrad.step.breakpoints import nearest
-from minigrad.step.elements import index
 from minigrad.step.heatmap import TALLEST, number, summary
 from minigrad.step.terminal_layout import LOWEST, arranged
 from minigrad.step.terminal_screen import BOLD, DIM, Screen, mark, shape, wanted
 from minigrad.step.why import Cell, Factor, Why, array_names, arrays, cell_of, checked_index, largest_entries
+from minigrad.words import index
 
 FEW = 3                                         # elements of a factor that `why` numbers
 FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of the default nudge: the ratio goes to 1 as the nudge shrinks
@@ -91,7 +92,9 @@ class Questions(Screen):
         self.say(f"  {why.equation}", hang=6)
         for term in why.terms:
             factors = " × ".join(self.factor(factor) for factor in term.factors[term.negative:])
-            bar = "█" * round(10 * abs(term.product) / why.magnitude)
+            share = (abs(term.product) / (why.magnitude or 1.0) if math.isfinite(why.magnitude) else
+                     not math.isfinite(term.product))
+            bar = "█" * round(10 * share)
             product = f"  = {term.product:.4g}" if len(term.factors) > 1 else ""
             self.say(f"  {'-' * term.negative}{factors}{product}  {bar}", hang=6)
         if why.count > len(why.terms):
@@ -100,8 +103,10 @@ class Questions(Screen):
         if why.terms:
             dtype = np.asarray(arrays(v, why.cell.forward, why.cell.line)[why.cell.name]).dtype
             precision = max(1e-6, float(np.finfo(dtype).eps) ** 0.5) if dtype.kind == "f" else 1e-6
-            sums = "its one term is" if why.count == 1 else f"all {why.count} terms sum to"
-            equal = mark(abs(why.total - why.value) <= precision * why.magnitude)
+            sums = ("its one term is" if why.count == 1 else f"all {why.count} terms sum to" if why.count else
+                    "all its terms are")
+            equal = mark(abs(why.total - why.value) <= precision * why.magnitude or
+                         np.array_equal(why.total, why.value, equal_nan=True))
             self.say(f"  {equal} {sums} {why.total:.6g}, recorded {why.value:.6g}")
         if self.cells:
             cell = self.cells[0]

@@ -41,4 +41,4 @@ const store = {                                             // a browser may not
 const header = (names, numeric) => el("tr", {}, names.map(
   (name, c) => el("th", {class: numeric.includes(c) ? "n" : ""}, name)));
 const bars = widths => el("div", {class: "bars"}, widths.map(([share, name]) =>
-  el("i", {class: name, style: `width:${Math.max(1, 100 * share)}%`})));
+  el("i", {class: name, style: `width:${Math.min(100, Math.max(1, 100 * share || 0))}%`})));

@@ -26,6 +26,7 @@ function treeOf({kind, k, line, name}) {                    // the expression th
   const {lines} = listingOf({kind, k}), gradient = kind === "b" && steps[k].inputs.find(x => `d${x.name}` === name);
   for (let n = line; n > 0; n--) {
     const tree = lines[n - 1][3][name] ?? lines[n - 1].parts?.[name];
+    if (!tree && name in lines[n - 1][2]) return {};        // computed by a line that cannot be read
     if (!tree || tree.op === "array" && tree.name === name) continue;
     return {tree: line === lines.length && gradient && tree.op !== "call" ? unbroadcast(tree, gradient.shape) : tree, line: n};
   }
@@ -122,8 +123,10 @@ function drawWhy() {
   clearLight();
   if (!cell) return;
   const answer = whyCell(cell), products = answer.terms.map(product);
-  const order = [...products.keys()].filter(n => products[n]).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
-  const shown = order.slice(0, SHOWN_TERMS), largest = Math.abs(products[shown[0]]) || 1;
+  const size = n => isNaN(products[n]) ? Infinity : Math.abs(products[n]);           // what makes a sum NaN comes first
+  const all = [...products.keys()], order = (all.some(size) ? all.filter(size) : all).sort(
+    (a, b) => size(b) > size(a) ? 1 : size(b) < size(a) ? -1 : 0);
+  const shown = order.slice(0, SHOWN_TERMS), largest = size(shown[0]);
   const crumbs = state.trail.flatMap((c, n) => [n ? " › " : "",
     n === state.trail.length - 1 ? el("b", {}, cellName(c)) : whyLink(cellName(c), c, state.trail.slice(0, n))]);
   panel.replaceChildren(el("button", {class: "close", onclick: closeWhy}, "close"), el("div", {class: "crumbs"}, crumbs),
@@ -134,7 +137,7 @@ function drawWhy() {
     el("div", {class: "scroll"}, el("table", {}, shown.map(n => el("tr", {}, el("td", {}, answer.terms[n].minus ? "−" : ""),
       el("td", {}, answer.terms[n].factors.map((f, i) => [i ? " × " : "", factorOf(f, state.trail)])),
       el("td", {class: "n"}, answer.terms[n].factors.length > 1 || answer.terms[n].minus ? `= ${num(products[n], 4)}` : ""),
-      el("td", {}, bars([[Math.abs(products[n]) / largest, "actual"]])))))),
+      el("td", {}, bars([[size(n) === largest ? 1 : size(n) / largest, "actual"]])))))),
     el("p", {class: "note"}, `Sum of ${order.length > shown.length ? `all ${order.length} terms, the largest ${shown.length} of which are shown` :
       plural(order.length, "term")}: ${num(sum(products, x => x), 6)}. Recorded: ${num(answer.value, 6)}.`));
   lightCells([cell, ...answer.terms.flatMap(t => t.factors).flatMap(f => f.cells)]);
