@@ -18,15 +18,15 @@ MOVES = "view", "reshape", "index", "max", "join", "where"      # whose elements
 MOST_WRITTEN = 4                                # elements that an equation lists one by one
 
 
-class Factor(NamedTuple):
+class Part(NamedTuple):
     """One factor of a term: an element, a number, or a function of elements."""
     text: str                                   # "dS[0,2]", "1 / n", "exp(z[0,1] - m[0,0])"
     value: float
     elements: tuple[tuple[str, Index], ...]     # the name and index of each element in it
 
 
-Term = tuple[Factor, ...]
-MINUS = Factor("-1", -1.0, ())                  # the first factor of a term that is subtracted
+Term = tuple[Part, ...]
+MINUS = Part("-1", -1.0, ())                    # the first factor of a term that is subtracted
 
 
 def terms(tree: Tree, at: Index) -> Iterator[Term]:
@@ -45,7 +45,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
         case "/":
             a, b = tree.of
             divisor = _factor(b, _own(b, at))
-            inverse = Factor(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
+            inverse = Part(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
             if a.op == "number" and a.value == 1.0:
                 yield (inverse,)
             else:
@@ -56,7 +56,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
         case "sum" | "mean":
             x = tree.of[0]
             n = math.prod(x.shape[axis] for axis in tree.axes)
-            share = (Factor(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
+            share = (Part(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
             for inner in _summed(tree, at):
                 yield from ((*factors, *share) for factors in terms(x, inner))
         case op if op in MOVES:
@@ -126,10 +126,10 @@ def _quotient(a: float, b: float) -> float:
         return float(np.float64(a) / np.float64(b))
 
 
-def _factor(tree: Tree, at: Index) -> Factor:
+def _factor(tree: Tree, at: Index) -> Part:
     """A whole element as one factor."""
     elements = tuple(dict.fromkeys(leaves(tree, at)))
-    return Factor(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
+    return Part(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
 
 
 def _products(*operands: tuple[Tree, Index]) -> Iterator[Term]:

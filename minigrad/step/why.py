@@ -10,8 +10,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.gradcheck import EPS
-from minigrad.step.elements import MINUS, Index, equation, terms
-from minigrad.step.elements import Factor as Part
+from minigrad.step.elements import MINUS, Index, Part, equation, terms
 from minigrad.step.explain import size_of
 from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
