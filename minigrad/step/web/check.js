@@ -1,8 +1,9 @@
-// ---- a failed check: yours - finite difference = error, with the worst entry outlined --------------------------------
+// ---- a failed check: yours - finite difference = error, with the worst entry outlined ------------------------------
 
 function failedChecks(step) {
   return step.inputs.filter(x => x.failed).map(x => {
-    const {analytic, numeric, error, worst} = x.failed, {shape, panels} = array(error), block = shape.join() !== x.shape.join();
+    const {analytic, numeric, error, worst} = x.failed, {shape, panels} = array(error);
+    const block = shape.join() !== x.shape.join();
     const options = {
       size: THIRD, unit: Math.max(...[analytic, numeric, error].map(a => magnitude(array(a)))) || 1,
       panel: panels > 1 ? cellOf(array(error), worst)[0] : undefined,

@@ -13,7 +13,8 @@ const TOUR = [
 ];
 const tour = {stop: -1};
 
-function startTour() {                                      // once for each reader, not in a notebook, not where an address leads
+// once for each reader, not in a notebook, not where an address leads
+function startTour() {
   if (data.embedded || window !== window.top || here().line || location.hash || store.get("tour")) return;
   showStop(0);
 }
@@ -37,7 +38,8 @@ function showStop(stop) {
 
 const stopElement = () => [...document.querySelectorAll(TOUR[tour.stop][0])].find(x => x.getClientRects().length);
 
-function placeTour() {                                      // below, above or beside what the stop is about, which is outlined
+// below, above or beside what the stop is about, which is outlined
+function placeTour() {
   document.querySelector(".toured")?.classList.remove("toured");
   if (tour.stop < 0) return;
   const about = stopElement(), gap = 10, {offsetWidth: wide, offsetHeight: high} = tour.box;
