@@ -14,7 +14,7 @@ from minigrad.gradcheck import Case
 from minigrad.ops.op import Primitive
 from minigrad.ops.sample import Sample
 from minigrad.step import examples, page, record
-from minigrad.step.why import Cell, arrays
+from minigrad.step.why import Cell, arrays, largest_entries
 from minigrad.tape import apply
 from test_page import browse
 
@@ -268,6 +268,16 @@ def test_the_value_of_a_variable_is_not_explained_by_an_earlier_line_that_set_it
     assert explained["np.exp(f, out=f)"] == "f[0,1] is computed by np.exp(f, out=f), which is not split into terms"
     assert explained["m = n = np.dot(x, x.T)"] == "m[0,1] = sum over j of x[0,j] * x[1,j]"
     assert "i[[0, 0], [1, 1]] += 5" in explained["i[[0, 0], [1, 1]] += 5"]
+
+
+def test_of_a_sum_over_a_million_elements_the_largest_are_terms_and_the_others_one_term():
+    x = Tensor(RNG.normal(size=(1000, 1000)), requires_grad=True)
+    seen = record(F.mean(x))
+    why = seen.why(0, "y", ())
+    assert why.equation.endswith("over j,k of x[j,k]") and why.count == 21
+    assert why.total == pytest.approx(why.value, abs=1e-6 * why.magnitude)
+    assert why.terms[1].factors[0].text == f"x[{','.join(map(str, largest_entries(x.data, 1)[0]))}]"
+    assert sum("the other 999,980 elements" in f.text for term in why.terms for f in term.factors) <= 1
 
 
 class Roots(mg.Op, register=False):
