@@ -502,7 +502,7 @@ def test_an_answer_shows_its_terms_and_their_sum_and_leads_to_the_loss():
     shown = words(found.why(matmul, "dw", (0, 0))._repr_html_())
     assert shown.startswith("db[0,0] = sum over j of a[j,0] * dy[j,0] , 17 (step 2, matmul, line")
     assert "term product a[1,0] * dy[1,0] 3 × 5 15 a[0,0] * dy[0,0] 1 × 2 2 sum 17 as recorded 17" in shown
-    assert "why dy[1,0]? dy[1,0] is the gradient that the op which used the output computed , 5 (step 2" in shown
+    assert "why dy[1,0]? dy[1,0] is the gradient from the only use of the output , 5 (step 2" in shown
     assert shown.endswith("dy is the gradient of the loss itself: the backward begins here , 1 (step 0, sum)")
 
 

@@ -14,8 +14,8 @@ import pytest
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
 from minigrad.step import page, record
-from minigrad.step.elements import index
 from minigrad.step.page_arrays import ArrayStore
+from minigrad.words import index
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -13,8 +13,8 @@ from gpt.step import example
 from minigrad import Tensor, functional as F, gradcheck, optim
 from minigrad.ops.op import OPS
 from minigrad.step import page, quiz, record, replay
-from minigrad.step.elements import index
 from minigrad.step.examples import tiny
+from minigrad.words import index
 from faulty_ops import SoftmaxDiagonal
 from locate_mistakes import with_mistake
 from test_page import browse, data_of

@@ -159,7 +159,7 @@ def test_a_gradient_that_several_ops_sent_is_the_sum_of_theirs_and_so_are_the_pa
     seen = tiny()
     v = next(v for v in seen.views if len(seen.uses[v.step.node.seq, 0]) == 2)
     why = seen.why(v.index, "dy", None)
-    assert why.count == 2 and "is the sum of the gradients that the 2 uses of the output computed" in why.equation
+    assert why.count == 2 and "is the sum of the gradients from the 2 uses of the output" in why.equation
     second, x = next((u, x) for u in seen.views for x in u.inputs if x.earlier is not None)
     total = seen.why(second.index, f"sum d{x.name}", (0, 0))
     assert total.value == pytest.approx(x.earlier[0, 0] + x.gradient[0, 0]) == pytest.approx(total.total)

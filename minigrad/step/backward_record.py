@@ -26,6 +26,7 @@ from minigrad.step.view import View, view
 from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
                                 largest_entries)
 from minigrad.tensor import Tensor
+from minigrad.words import plural
 
 
 def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: Iterable[str] | None = None,
@@ -158,14 +159,14 @@ class Record:
         if cell.name in view.dys:
             uses = self.uses[view.step.node.seq, list(view.dys).index(cell.name)]
             words = "is the gradient of the loss itself: the backward begins here" if not uses else (
-                "is the gradient that the op which used the output computed" if len(uses) == 1 else
-                f"is the sum of the gradients that the {len(uses)} uses of the output computed")
+                "is the gradient from the only use of the output" if len(uses) == 1 else
+                f"is the sum of the gradients from the {len(uses)} uses of the output")
         else:                                   # "earlier dw", "sum dw"
             kind, _, name = cell.name.partition(" ")
             i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
             uses = [use for use in self.uses[self.key(view.step.inputs[i])]
                     if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
-            words = f"is the sum of the gradients that {len(uses)} step{'s' * (len(uses) != 1)} computed so far"
+            words = f"is the sum of the gradients from {plural(len(uses), 'step')} so far"
         terms = []
         for step, i in uses:
             used, x = self.views[step], self.views[step].inputs[i]

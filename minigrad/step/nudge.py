@@ -9,8 +9,8 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from minigrad.loss_curve import ticks
-from minigrad.step.elements import index
 from minigrad.step.explain import size_of
+from minigrad.words import index
 
 POINTS = 21                                     # of a curve; odd, so that the recorded value is one of them
 REACHES = [2.0 ** k for k in range(-4, 11)]     # how far a curve may reach to either side, in sizes of the leaf

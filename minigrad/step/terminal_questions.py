@@ -8,11 +8,11 @@ import numpy as np
 
 from minigrad.gradcheck import Row
 from minigrad.step.breakpoints import nearest
-from minigrad.step.elements import index
 from minigrad.step.heatmap import TALLEST, number, summary
 from minigrad.step.terminal_layout import LOWEST, arranged
 from minigrad.step.terminal_screen import BOLD, DIM, Screen, mark, shape, wanted
 from minigrad.step.why import Cell, Factor, Why, array_names, arrays, cell_of, checked_index, largest_entries
+from minigrad.words import index
 
 FEW = 3                                         # elements of a factor that `why` numbers
 FACTORS = (1000.0, 100.0, 10.0, 1.0, 0.1)       # of the default nudge: the ratio goes to 1 as the nudge shrinks

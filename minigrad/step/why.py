@@ -10,13 +10,13 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.gradcheck import EPS
-from minigrad.step.elements import MINUS, Index, equation, index, terms
-from minigrad.step.elements import Factor as Part
+from minigrad.step.elements import MINUS, Index, Part, equation, terms
 from minigrad.step.explain import size_of
 from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
 from minigrad.step.rerun import Rerun
 from minigrad.step.view import View
+from minigrad.words import index
 
 MOST = 6                                        # terms of an answer, the largest ones
 EARLIER, SUM = "earlier ", "sum "               # before the name of a gradient: the partial gradient before and after

@@ -6,7 +6,7 @@ function drawNudges() {
   const n = Math.min(state.pick, nudges.length - 1);
   $("left").replaceChildren(el("h2", {}, "Nudge", el("span", {}, " → ", weightName(nudges[n]))),
     el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the ",
-      "tangent. Here the number is changed and the forward runs again: the curve."),
+      "tangent shows this prediction. The curve shows the loss that the forward gives for each value of the number."),
     ...section("pick a number", [nudgeTable(n)]),
     el("p", {class: "note"}, `The page has curves of these ${nudges.length} numbers, the largest entries of each gradient. For `,
       "any other number write nudge w[0,2] in the terminal, or record.nudge_curve(\"w\", (0, 2)) in a notebook."));
@@ -85,8 +85,8 @@ function nudgeCurve(n) {
   show();
   return [el("h3", {}, `the loss along ${name}`, el("span", {class: "legend"}, lineKey("actual", "loss"),
     lineKey("predicted", "tangent"))), root, slider, readout,
-    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope at the recorded ",
-      "value only: it changes along the way, and the curvature says how fast. Near the recorded value half the ",
-      "curvature times the square of the nudge is the whole difference; further away terms of higher order count ",
-      "too.")];
+    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope of the tangent ",
+      "at the recorded value. At other values the loss has another gradient; the curvature is its rate of change. Near the ",
+      "recorded value the difference is half the curvature times the square of the nudge; further away, terms of higher ",
+      "order add to it.")];
 }

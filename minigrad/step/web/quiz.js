@@ -21,7 +21,7 @@ function drawQuizLeft(step) {                               // without what woul
 
 function drawQuiz() {
   const questions = questionsOf(here().k), open = questions.findIndex(q => !answers[q.key]);
-  if (!questions.length) return [el("p", {class: "note"}, "This step makes no gradient to ask about.")];
+  if (!questions.length) return [el("p", {class: "note"}, "This step computes no gradient to ask about.")];
   const n = questions.length, rows = questions.slice(0, open < 0 ? undefined : open + 1);
   return [el("h3", {}, `quiz: ${open < 0 ? n : open} of ${n} answered`),
     ...rows.map(q => el("div", {class: `question about-${q.kind}`}, el("p", {class: "say"}, q.text),

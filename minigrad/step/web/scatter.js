@@ -15,9 +15,10 @@ function drawScatter() {
     name)), cells.map(text => el("td", {class: "n"}, text)));
   $("left").replaceChildren(el("h2", {}, "Check", el("span", {}, " → the gradient of every parameter")),
     el("p", {class: all ? "say good" : "say bad"}, `${all ? "✓" : "✗"} ${say}`),
-    el("p", {class: "say"}, "Each point is one entry of a gradient: across what a central difference of the loss gives, ",
-      "(L(w + h) − L(w − h)) / 2h, upwards what the backward gives. If the backward is right, all points lie on the diagonal."),
-    ...failed.length ? [el("p", {class: "say"}, "The check of each op alone says where the mistake is: ",
+    el("p", {class: "say"}, "Each point is one entry of a gradient. Its horizontal position is a central difference of the loss, ",
+      "(L(w + h) − L(w − h)) / 2h, its vertical position what the backward computed. If the backward is right, all points ",
+      "lie on the diagonal."),
+    ...failed.length ? [el("p", {class: "say"}, "The mistake is in an op that fails its own check: ",
       failed.map((k, n) => [n ? ", " : "", el("a", {href: `#b${k}`}, called({kind: "b", k}))]), ".")] : [],
     el("p", {class: "note"}, which),
     el("div", {class: "scroll"}, el("table", {}, header(["tensor", "entries", "worst relative error"], [1, 2]),

@@ -79,10 +79,10 @@ function origin({kind, k, line, name, at}) {                // of what an op was
       (input.leaf ? x.leaf === input.leaf : x.source === input.source && x.out === input.out) && (n < k || n === k && !earlier));
     const uses = [...steps.entries()].flatMap(([n, s]) => s.inputs.filter(x => isUse(x, n)).map(
       x => ({kind, k: n, line: s.backward.lines.length, name: `d${x.name}`, at})));
-    return [!uses.length ? data.embedded ? "is the upstream gradient" : "is the gradient of the loss itself: the backward begins here" :
-      given < 0 ? `is the sum of the gradients that ${plural(uses.length, "step")} computed so far` :
-        uses.length === 1 ? "is the gradient that the op which used the output computed" :
-          `is the sum of the gradients that the ${uses.length} uses of the output computed`, uses];
+    return [!uses.length ? data.embedded ? "was given to this op" : "is the gradient of the loss itself: the backward begins here" :
+      given < 0 ? `is the sum of the gradients from ${plural(uses.length, "step")} so far` :
+        uses.length === 1 ? "is the gradient from the only use of the output" :
+          `is the sum of the gradients from the ${uses.length} uses of the output`, uses];
   }
   const place = step.origins[name];
   return ["was saved by the forward", place ? [{kind: "f", k, line: place[0], name: place[1], at}] : []];
