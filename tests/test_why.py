@@ -396,6 +396,26 @@ def test_the_page_gives_the_answers_of_the_record_for_every_array_of_every_line(
                 for t in why.terms if t.product for f in t.factors for c in f.cells}
 
 
+def test_of_a_sampled_array_the_page_answers_for_elements_it_stores_and_gives_the_equation_of_the_others(tmp_path):
+    a, w = (Tensor(RNG.normal(size=shape), requires_grad=True) for shape in ((100, 90), (90, 2)))
+    seen = record(((a * 3.0) @ w).sum(), names={"a": a, "w": w})
+    last = seen.views[-1]
+    cells = [[last.index, False, 1, "da", at] for at in ([50, 60], [51, 61])]
+    cells.append([1, True, len(seen.views[1].forward.lines), "y", [0, 1]])
+    answers = browse(tmp_path, page.html(seen), f"const cells = {json.dumps(cells)};" + """
+      seen.answers = cells.map(([k, forward, line, name, at]) => {
+        const {equation, value, terms, note} = whyCell({kind: forward ? "f" : "b", k, line, name, at});
+        return [equation, value ?? null, terms.length, note ?? ""];
+      });
+    """).answers
+    stored, missing, product = answers
+    da = last.inputs[0].gradient
+    assert stored == ["da[50,60] = dy[50,60] * b", pytest.approx(da[50, 60], rel=1e-6), 1, ""]
+    assert missing[:3] == ["da[51,61] = dy[51,61] * b", None, 0] and "why da 51 61" in missing[3]
+    assert product[:3] == ["y[0,1] = sum over j of a[0,j] * b[j,1]", pytest.approx(seen.views[1].outputs["y"][0, 1]), 0]
+    assert "a sample of an array of 100 × 90" in product[3]
+
+
 def test_the_page_follows_links_from_a_weight_to_the_loss(tmp_path):
     seen = tiny()
     v, x = next((v, x) for v in seen.views for x in v.inputs if x.leaf == "fc.weight")
