@@ -183,6 +183,35 @@ def test_nan_and_infinity_are_crossed_out_and_explained_in_the_legend(tmp_path):
     assert browse(tmp_path, banana_page(), legend).cross == [False, False, True]
 
 
+def test_an_array_without_a_finite_number_has_no_scale_and_no_norm(tmp_path):
+    with np.errstate(all="ignore"):
+        text = page.html(record(F.log(Tensor(-np.ones((2, 20)), requires_grad=True)).sum()))
+    seen = browse(tmp_path, text, """
+      goTo("f", 1);
+      seen.scale = text("#right .figures .scale");
+    """)
+    assert seen.scale == "all NaN or infinite"
+
+
+def test_a_label_is_cut_between_characters_and_wide_characters_take_two_letters(tmp_path):
+    tokens = ["abcdefg\U0001f642h", "\u65e5" * 10, "a"]
+    x = Tensor(np.random.default_rng(0).normal(size=(3, 20)), requires_grad=True)
+
+    def change(data):
+        data["labels"] = {"token": tokens}
+        for step in data["steps"]:
+            step["axes"] = {"dx": ["token", ""]}
+
+    seen = browse(tmp_path, edited(page.html(record((F.softmax(x) ** 2).sum())), change), PAINTED + """
+      goTo("b", steps.length - 1);
+      seen.texts = textsIn("dx");
+      seen.left = figure("dx").querySelector("canvas").cell.left;
+      seen.needed = lettersWide(16);
+    """)
+    assert "abcdefg\U0001f642" in seen.texts and "\u65e5" * 8 in seen.texts
+    assert seen.left > seen.needed
+
+
 def test_cells_are_square_unless_numbers_stand_in_them_or_the_array_is_a_single_row(tmp_path):
     seen = browse(tmp_path, gpt_page(), PAINTED + """
       seen.cells = [];

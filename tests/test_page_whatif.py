@@ -215,7 +215,9 @@ def test_a_record_of_nan_has_a_table_of_nudges_and_no_curve(tmp_path):
       seen.said = text("#right");
       seen.rows = all("button.pick").length;
       goTo("u", 0);
+      seen.bars = all("#left .bars i").map(bar => bar.style.width);
     """)
+    assert found.bars[1] == "1%"                  # the actual change is NaN
     assert found.rows == 2 and found.said == "No curve: the number or the loss is NaN or infinite."
 
 

@@ -14,7 +14,7 @@ from minigrad.gradcheck import Case
 from minigrad.ops.op import Primitive
 from minigrad.ops.sample import Sample
 from minigrad.step import examples, page, record
-from minigrad.step.why import Cell, arrays
+from minigrad.step.why import Cell, arrays, largest_entries
 from minigrad.tape import apply
 from test_page import browse
 
@@ -270,6 +270,16 @@ def test_the_value_of_a_variable_is_not_explained_by_an_earlier_line_that_set_it
     assert "i[[0, 0], [1, 1]] += 5" in explained["i[[0, 0], [1, 1]] += 5"]
 
 
+def test_of_a_sum_over_a_million_elements_the_largest_are_terms_and_the_others_one_term():
+    x = Tensor(RNG.normal(size=(1000, 1000)), requires_grad=True)
+    seen = record(F.mean(x))
+    why = seen.why(0, "y", ())
+    assert why.equation.endswith("over j,k of x[j,k]") and why.count == 21
+    assert why.total == pytest.approx(why.value, abs=1e-6 * why.magnitude)
+    assert why.terms[1].factors[0].text == f"x[{','.join(map(str, largest_entries(x.data, 1)[0]))}]"
+    assert sum("the other 999,980 elements" in f.text for term in why.terms for f in term.factors) <= 1
+
+
 class Roots(mg.Op, register=False):
     name = "roots"
 
@@ -384,6 +394,26 @@ def test_the_page_gives_the_answers_of_the_record_for_every_array_of_every_line(
             assert {tuple(place) for place in places} == {
                 (c.step, "f" if c.forward else "b", c.line, c.name)
                 for t in why.terms if t.product for f in t.factors for c in f.cells}
+
+
+def test_of_a_sampled_array_the_page_answers_for_elements_it_stores_and_gives_the_equation_of_the_others(tmp_path):
+    a, w = (Tensor(RNG.normal(size=shape), requires_grad=True) for shape in ((100, 90), (90, 2)))
+    seen = record(((a * 3.0) @ w).sum(), names={"a": a, "w": w})
+    last = seen.views[-1]
+    cells = [[last.index, False, 1, "da", at] for at in ([50, 60], [51, 61])]
+    cells.append([1, True, len(seen.views[1].forward.lines), "y", [0, 1]])
+    answers = browse(tmp_path, page.html(seen), f"const cells = {json.dumps(cells)};" + """
+      seen.answers = cells.map(([k, forward, line, name, at]) => {
+        const {equation, value, terms, note} = whyCell({kind: forward ? "f" : "b", k, line, name, at});
+        return [equation, value ?? null, terms.length, note ?? ""];
+      });
+    """).answers
+    stored, missing, product = answers
+    da = last.inputs[0].gradient
+    assert stored == ["da[50,60] = dy[50,60] * b", pytest.approx(da[50, 60], rel=1e-6), 1, ""]
+    assert missing[:3] == ["da[51,61] = dy[51,61] * b", None, 0] and "why da 51 61" in missing[3]
+    assert product[:3] == ["y[0,1] = sum over j of a[0,j] * b[j,1]", pytest.approx(seen.views[1].outputs["y"][0, 1]), 0]
+    assert "a sample of an array of 100 × 90" in product[3]
 
 
 def test_the_page_follows_links_from_a_weight_to_the_loss(tmp_path):

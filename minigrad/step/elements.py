@@ -3,7 +3,7 @@ index notation (`equation`): the element [0,3] of dS @ k is the sum over j of dS
 """
 import itertools
 import math
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ LETTERS = "jkmnuv"                              # of the axes that are summed ov
 PRECEDENCE = {"sum": 1, "mean": 1, "max": 1, "@": 1, "scatter": 1, "+": 2, "-": 2, "*": 3, "/": 3, "neg": 4, "**": 5}
 MOVES = "view", "reshape", "index", "max", "join", "where"      # whose elements are elements of an operand
 MOST_WRITTEN = 4                                # elements that an equation lists one by one
+MOST_SUMMED = 10_000                            # elements of a sum that are each a term
+LARGEST = 20                                    # of a larger sum: those that are each a term; the rest is one
 
 
 class Part(NamedTuple):
@@ -57,8 +59,8 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
             x = tree.of[0]
             n = math.prod(x.shape[axis] for axis in tree.axes)
             share = (Part(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
-            for inner in _summed(tree, at):
-                yield from ((*factors, *share) for factors in terms(x, inner))
+            of = (terms(x, inner) for inner in _summed(tree, at)) if n <= MOST_SUMMED else _largest(tree, at)
+            yield from ((*factors, *share) for factors in itertools.chain.from_iterable(of))
         case op if op in MOVES:
             yield from terms(*_source(tree, at))
         case "scatter":
@@ -127,8 +129,8 @@ def _quotient(a: float, b: float) -> float:
 
 
 def _factor(tree: Tree, at: Index) -> Part:
-    """A whole element as one factor."""
-    elements = tuple(dict.fromkeys(leaves(tree, at)))
+    """A whole element as one factor, with at most MOST_SUMMED of the elements in it."""
+    elements = tuple(dict.fromkeys(itertools.islice(leaves(tree, at), MOST_SUMMED)))
     return Part(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
 
 
@@ -176,6 +178,19 @@ def _summed(tree: Tree, at: Symbols, inner: Sequence[Any] | None = None) -> Iter
     for numbers in every:
         own, summed = iter(outer), iter(numbers)
         yield tuple(next(summed) if axis in tree.axes else next(own) for axis in range(len(x.shape)))
+
+
+def _largest(tree: Tree, at: Index) -> Iterator[Iterable[Term]]:
+    """The terms of the largest elements of a long sum, then one of all others."""
+    x = tree.of[0]
+    own, = _summed(tree, at, [slice(None)] * len(tree.axes))
+    summed = np.asarray(x.value[own], np.float64)
+    largest = np.argpartition(-np.abs(summed), LARGEST, axis=None)[:LARGEST]
+    for numbers in zip(*np.unravel_index(largest, summed.shape)):
+        inner, = _summed(tree, at, [int(k) for k in numbers])
+        yield terms(x, inner)
+    rest = np.delete(summed.reshape(-1), largest)
+    yield [(Part(f"the other {rest.size:,} elements", float(rest.sum()), ()),)]
 
 
 def _source(tree: Tree, at: Index) -> tuple[Tree, Index]:

@@ -17,11 +17,18 @@ function giveShapes(tree) {                                 // a tree whose valu
 
 class NotStored extends Error {}                            // the page holds only a sample of an array
 
+const ifStored = compute => { try { return compute(); } catch (error) { if (!(error instanceof NotStored)) throw error; } };
+
 function numberAt(position, at) {                           // an element of an array of the page
   const a = array(position);
   if (!a.shape.length) return Number(a.value);
-  if (a.stride) throw new NotStored(dims(a.shape));
-  const x = a.numbers[flatIndex(a.shape, at)];
+  let flat = flatIndex(a.shape, at);
+  if (a.stride) {
+    const [panel, row, column] = cellOf(a, at);
+    if (trueIndex(a, panel, row, column).join() !== at.join()) throw new NotStored(dims(a.shape));
+    flat = (panel * a.rows + row) * a.columns + column;
+  }
+  const x = a.numbers[flat];
   return !isFinite(x) && a.mask !== undefined ? Number(a.mask) : x;
 }
 

@@ -63,8 +63,10 @@ function whyCell(cell) {
       {text: c.name + index(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
   } catch (error) {
     if (!(error instanceof NotStored)) throw error;
-    return {equation: `${name}${index(at)}`, terms: [], note: `This page stores only a sample of an array of ${error.message} ` +
-      `that this element is computed from. The terminal explains it: why ${name} ${at.join(" ")}.`};
+    const {tree} = treeOf(cell), words = tree && ifStored(() => equation(name, tree, at));
+    return {value: ifStored(() => numberAt(position, at)), equation: words ?? `${name}${index(at)}`, terms: [],
+      note: `This page stores only a sample of an array of ${error.message} that this element is computed from. ` +
+        `The terminal explains it: why ${name} ${at.join(" ")}.`};
   }
 }
 
