@@ -104,7 +104,7 @@ def test_panels_are_named_by_head_and_unnamed_axes_by_number(tmp_path):
       seen.sides = textsIn("dv");
     """)
     assert seen.named == [f"head {i}" for i in range(4)]
-    assert seen.unnamed == [f"[0, {i}]" for i in range(4)]
+    assert seen.unnamed == [f"[0,{i}]" for i in range(4)]
     assert {"axis 2", "axis 3 →"} <= set(seen.sides)
 
 

@@ -14,6 +14,7 @@ from minigrad import Tensor, functional as F, gradcheck, optim
 from minigrad.ops.op import OPS
 from minigrad.step import page, quiz, record, replay
 from minigrad.step.examples import tiny
+from minigrad.words import index
 from faulty_ops import SoftmaxDiagonal
 from locate_mistakes import with_mistake
 from test_page import browse, data_of
@@ -192,8 +193,8 @@ def test_a_weight_is_picked_and_nudged_by_slider_and_the_page_shows_tangent_and_
     """)
     nudge = seen.nudges()[n]
     curve = seen.nudge_curve(nudge.leaf, nudge.at)
-    assert found.picked == f"Nudge → {nudge.leaf}{list(nudge.at)}" and found.hash == found.stayed == f"#n0.0.{n}"
-    assert found.focused and found.name == f"value of {nudge.leaf}{list(nudge.at)}" and curve.name in found.label
+    assert found.picked == f"Nudge → {nudge.leaf}{index(nudge.at)}" and found.hash == found.stayed == f"#n0.0.{n}"
+    assert found.focused and found.name == f"value of {nudge.leaf}{index(nudge.at)}" and curve.name in found.label
     for k, (spoken, value, tangent, loss, difference, _) in zip((0, 10, 20), found.values):
         predicted = curve.loss + curve.gradient * curve.deltas[k]
         assert number(value) == pytest.approx(curve.value + curve.deltas[k], rel=1e-3)

@@ -14,7 +14,7 @@ from minigrad.gradcheck import Case
 from minigrad.ops.op import Primitive
 from minigrad.ops.sample import Sample
 from minigrad.step import examples, page, record
-from minigrad.step.why import Cell, arrays
+from minigrad.step.why import Cell, arrays, largest_entries
 from minigrad.tape import apply
 from test_page import browse
 
@@ -159,7 +159,7 @@ def test_a_gradient_that_several_ops_sent_is_the_sum_of_theirs_and_so_are_the_pa
     seen = tiny()
     v = next(v for v in seen.views if len(seen.uses[v.step.node.seq, 0]) == 2)
     why = seen.why(v.index, "dy", None)
-    assert why.count == 2 and "is the sum of the gradients that the 2 uses of the output computed" in why.equation
+    assert why.count == 2 and "is the sum of the gradients from the 2 uses of the output" in why.equation
     second, x = next((u, x) for u in seen.views for x in u.inputs if x.earlier is not None)
     total = seen.why(second.index, f"sum d{x.name}", (0, 0))
     assert total.value == pytest.approx(x.earlier[0, 0] + x.gradient[0, 0]) == pytest.approx(total.total)
@@ -201,9 +201,114 @@ def test_a_gradient_whose_line_cannot_be_read_is_explained_by_the_chain_rule():
     assert why.total == pytest.approx(why.value) == pytest.approx(10.0)
 
 
-class Powers(mg.Op):
-    """y = 8 x, doubled in a loop that is written in one line"""
-    samples = ()
+class Styles(mg.Op, register=False):
+    """Lines that are easy to misread."""
+    name = "styles"
+
+    def forward(self, x):
+        self.save(x=x)
+        positive, buffer = x > 0, np.zeros_like(x)
+        a = x.sum(where=positive) * x
+        b = x * np.sum(x, initial=5.0)
+        c = np.add(x, x, where=positive, out=buffer) * 2
+        d = a * 2
+        d = sum([d, d, b])
+        e = b.copy()
+        e.sort()
+        f = x + 1
+        np.exp(f, out=f)
+        g = (x * 3).astype(int) + x
+        h = (x > -1) + positive
+        h.fill(True)
+        i = x.copy()
+        i[positive] *= 3
+        i[[0, 0], [1, 1]] += 5
+        j = np.concatenate((x, a), 1)
+        k = j @ j.T
+        l = x - (x * 1j).imag
+        m = n = np.dot(x, x.T)
+        o = x if (y := len(x)) else -x
+        for row in x:
+            p = row.sum() * 2 if False else row
+        return a + b + c + d + e + f + g + h + i + j[:, :4] + (k + l[:, :3] + m - n).sum() * o + y + p
+
+    def backward(self, dy, x):
+        dx = np.flip(dy) * 0.0 + 7.0
+        dx = dx * x
+        return dx
+
+    samples = [Sample((3, 4))]
+
+
+def test_a_line_that_is_easy_to_misread_is_explained_by_terms_that_sum_to_its_elements_or_not_split():
+    x = Tensor(RNG.normal(size=(3, 4)), requires_grad=True)
+    seen = record(apply(Styles, x).sum())
+    v, split = seen.views[-1], 0
+    lines = v.forward.lines, v.backward.lines
+    before = [{name: np.array(a) for name, a in line.values.items()} for line in itertools.chain(*lines)]
+    for cell in cells_of(v, most=12):
+        why = seen.follow(cell, most=10 ** 6)
+        assert why.terms or "is not split into terms" in why.equation or cell.line == 0 or why.value == 0, why.equation
+        assert not why.terms or why.total == pytest.approx(why.value, abs=1e-6 * max(why.magnitude, 1e-3)), why.equation
+        split += bool(why.terms)
+    assert split > 100
+    for old, line in zip(before, itertools.chain(*lines), strict=True):
+        for name, a in old.items():
+            np.testing.assert_array_equal(a, line.values[name], f"asking for why changed {name}")
+
+
+def test_the_value_of_a_variable_is_not_explained_by_an_earlier_line_that_set_it():
+    seen = record(apply(Styles, Tensor(RNG.normal(size=(3, 4)), requires_grad=True)).sum())
+    v = seen.views[-1]
+    text = v.forward.source.splitlines()
+    explained = {text[line.first].strip(): seen.follow(Cell(v.index, True, n, name, (0, 1))).equation
+                 for n, line in enumerate(v.forward.lines, 1) for name in line.values if name in "defim"}
+    assert explained["d = sum([d, d, b])"] == "d[0,1] is computed by sum([d, d, b]), which is not split into terms"
+    assert explained["e.sort()"] == "e[0,1] is computed by e.sort(), which is not split into terms"
+    assert explained["np.exp(f, out=f)"] == "f[0,1] is computed by np.exp(f, out=f), which is not split into terms"
+    assert explained["m = n = np.dot(x, x.T)"] == "m[0,1] = sum over j of x[0,j] * x[1,j]"
+    assert "i[[0, 0], [1, 1]] += 5" in explained["i[[0, 0], [1, 1]] += 5"]
+
+
+def test_of_a_sum_over_a_million_elements_the_largest_are_terms_and_the_others_one_term():
+    x = Tensor(RNG.normal(size=(1000, 1000)), requires_grad=True)
+    seen = record(F.mean(x))
+    why = seen.why(0, "y", ())
+    assert why.equation.endswith("over j,k of x[j,k]") and why.count == 21
+    assert why.total == pytest.approx(why.value, abs=1e-6 * why.magnitude)
+    assert why.terms[1].factors[0].text == f"x[{','.join(map(str, largest_entries(x.data, 1)[0]))}]"
+    assert sum("the other 999,980 elements" in f.text for term in why.terms for f in term.factors) <= 1
+
+
+class Roots(mg.Op, register=False):
+    name = "roots"
+
+    def forward(self, x):
+        self.save(x=x)
+        y = (x ** 2) ** 0.5 - -(-x)
+        z = x.sum() + x.sum() + x.sum() + x.sum() + x.sum() + x.sum() + x.sum()
+        return y + z
+
+    def backward(self, dy, x):
+        return dy * x
+
+
+def test_equations_have_the_brackets_and_letters_that_they_need(tmp_path):
+    x = Tensor([0.5, 2.0], requires_grad=True)
+    seen = record(apply(Roots, x).sum())
+    k = len(seen.views) - 1
+    cells = [Cell(k, True, line, name, at) for line, name, at in ((2, "y", (0,)), (3, "z", ()))]
+    equations = [seen.follow(cell).equation for cell in cells]
+    assert equations[0] == "y[0] = (x[0] ** 2) ** 0.5 - -(-x[0])"
+    assert equations[1].startswith("z = (sum over j of x[j]) + (sum over k of x[k])")
+    assert equations[1].endswith("(sum over v of x[v]) + (sum over j2 of x[j2])")
+    answers = browse(tmp_path, page.html(seen), f"const cells = {json.dumps(cells)};" + ANSWERS).answers
+    assert [answer[0] for answer in answers] == equations
+
+
+class Powers(mg.Op, register=False):
+    """x  ->  y"""
+    name = "powers"
 
     def forward(self, x):
         y = x
@@ -218,7 +323,7 @@ def test_the_result_of_a_line_that_cannot_be_read_is_not_explained_by_an_earlier
     x = Tensor([1.0, 2.0], requires_grad=True)
     seen = record(mg.apply(Powers, x).sum())
     cell = Cell(1, True, len(seen.views[1].forward.lines), "y", (1,))
-    expected = "y[1] is not explained: its line cannot be read"
+    expected = "y[1] is computed by for _ in range(3): y = y * 2.0  # noqa: E701, which is not split into terms"
     why = seen.follow(cell)
     assert (why.value, why.equation, why.terms) == (16.0, expected, [])
     found = browse(tmp_path, page.html(seen), f"const cells = {json.dumps([cell])};" + ANSWERS)

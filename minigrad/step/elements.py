@@ -3,29 +3,32 @@ index notation (`equation`): the element [0,3] of dS @ k is the sum over j of dS
 """
 import itertools
 import math
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
 from minigrad.step.expression import Tree
+from minigrad.words import index
 
 Index = tuple[int, ...]
 Symbols = tuple[Any, ...]                       # an index of numbers and letters
-LETTERS = "jkmnuv"                              # of the axes that are summed over
+LETTERS = "jkmnuv"                              # of the axes that are summed over; then j2, j3, ...
 PRECEDENCE = {"sum": 1, "mean": 1, "max": 1, "@": 1, "scatter": 1, "+": 2, "-": 2, "*": 3, "/": 3, "neg": 4, "**": 5}
 MOVES = "view", "reshape", "index", "max", "join", "where"      # whose elements are elements of an operand
 MOST_WRITTEN = 4                                # elements that an equation lists one by one
+MOST_SUMMED = 10_000                            # elements of a sum that are each a term
+LARGEST = 20                                    # of a larger sum: those that are each a term; the rest is one
 
 
-class Factor(NamedTuple):
+class Part(NamedTuple):
     """One factor of a term: an element, a number, or a function of elements."""
     text: str                                   # "dS[0,2]", "1 / n", "exp(z[0,1] - m[0,0])"
     value: float
     elements: tuple[tuple[str, Index], ...]     # the name and index of each element in it
 
 
-Term = tuple[Factor, ...]
-MINUS = Factor("-1", -1.0, ())                  # the first factor of a term that is subtracted
+Term = tuple[Part, ...]
+MINUS = Part("-1", -1.0, ())                    # the first factor of a term that is subtracted
 
 
 def terms(tree: Tree, at: Index) -> Iterator[Term]:
@@ -44,7 +47,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
         case "/":
             a, b = tree.of
             divisor = _factor(b, _own(b, at))
-            inverse = Factor(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
+            inverse = Part(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
             if a.op == "number" and a.value == 1.0:
                 yield (inverse,)
             else:
@@ -55,9 +58,9 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
         case "sum" | "mean":
             x = tree.of[0]
             n = math.prod(x.shape[axis] for axis in tree.axes)
-            share = (Factor(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
-            for inner in _summed(tree, at):
-                yield from ((*factors, *share) for factors in terms(x, inner))
+            share = (Part(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
+            of = (terms(x, inner) for inner in _summed(tree, at)) if n <= MOST_SUMMED else _largest(tree, at)
+            yield from ((*factors, *share) for factors in itertools.chain.from_iterable(of))
         case op if op in MOVES:
             yield from terms(*_source(tree, at))
         case "scatter":
@@ -75,12 +78,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
 
 def equation(name: str, tree: Tree, at: Index) -> str:
     """One element of a tree in index notation: "dq[0,2] = sum over j of dS[0,j] * k[j,2]"."""
-    return f"{name}{index(at)} = {_written(tree, at, iter(LETTERS))}"
-
-
-def index(at: Symbols) -> str:
-    """An index as it is written, [0,2]; "" for that of a scalar."""
-    return f"[{','.join(map(str, at))}]" if at else ""
+    return f"{name}{index(at)} = {_written(tree, at, _letters())}"
 
 
 def leaves(tree: Tree, at: Index) -> Iterator[tuple[str, Index]]:
@@ -130,10 +128,10 @@ def _quotient(a: float, b: float) -> float:
         return float(np.float64(a) / np.float64(b))
 
 
-def _factor(tree: Tree, at: Index) -> Factor:
-    """A whole element as one factor."""
-    elements = tuple(dict.fromkeys(leaves(tree, at)))
-    return Factor(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
+def _factor(tree: Tree, at: Index) -> Part:
+    """A whole element as one factor, with at most MOST_SUMMED of the elements in it."""
+    elements = tuple(dict.fromkeys(itertools.islice(leaves(tree, at), MOST_SUMMED)))
+    return Part(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
 
 
 def _products(*operands: tuple[Tree, Index]) -> Iterator[Term]:
@@ -182,6 +180,19 @@ def _summed(tree: Tree, at: Symbols, inner: Sequence[Any] | None = None) -> Iter
         yield tuple(next(summed) if axis in tree.axes else next(own) for axis in range(len(x.shape)))
 
 
+def _largest(tree: Tree, at: Index) -> Iterator[Iterable[Term]]:
+    """The terms of the largest elements of a long sum, then one of all others."""
+    x = tree.of[0]
+    own, = _summed(tree, at, [slice(None)] * len(tree.axes))
+    summed = np.asarray(x.value[own], np.float64)
+    largest = np.argpartition(-np.abs(summed), LARGEST, axis=None)[:LARGEST]
+    for numbers in zip(*np.unravel_index(largest, summed.shape)):
+        inner, = _summed(tree, at, [int(k) for k in numbers])
+        yield terms(x, inner)
+    rest = np.delete(summed.reshape(-1), largest)
+    yield [(Part(f"the other {rest.size:,} elements", float(rest.sum()), ()),)]
+
+
 def _source(tree: Tree, at: Index) -> tuple[Tree, Index]:
     """The element of an operand that an element of a view, reshape, index, max, join or where is."""
     if tree.op == "where":
@@ -208,9 +219,13 @@ def _added(tree: Tree, at: Index) -> list[Index]:
 
 # ---- in index notation ----------------------------------------------------------------------------------------------
 
+def _letters() -> Iterator[str]:
+    return itertools.chain(LETTERS, (f"j{n}" for n in itertools.count(2)))
+
+
 def _inside(tree: Tree, at: Symbols, floor: int, letters: Iterator[str] | None = None) -> str:
     """A part of an expression, in brackets if it binds less tightly than `floor`."""
-    text = _written(tree, at, letters or iter(LETTERS))
+    text = _written(tree, at, letters or _letters())
     return f"({text})" if PRECEDENCE.get(_outermost(tree, at), 9) < floor else text
 
 
@@ -234,9 +249,9 @@ def _written(tree: Tree, at: Symbols, letters: Iterator[str]) -> str:
         case "+" | "-" | "*" | "/" | "**":
             a, b = tree.of
             p = PRECEDENCE[tree.op]
-            return f"{write(a, p)} {tree.op} {write(b, p + (tree.op in '-/'))}"
+            return f"{write(a, p + (tree.op == '**'))} {tree.op} {write(b, p + (tree.op in '-/'))}"
         case "neg":
-            return f"-{write(tree.of[0], 4)}"
+            return f"-{write(tree.of[0], 5)}"
         case "@":
             j = next(letters)
             (row, column), = _pairs(tree, at, j)

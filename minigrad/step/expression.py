@@ -12,6 +12,7 @@ from minigrad.ops.shape import scatter
 OPERATORS: dict[type, str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**", ast.MatMult: "@"}
 UFUNCS = {np.add: "+", np.subtract: "-", np.multiply: "*", np.divide: "/", np.power: "**", np.matmul: "@",
           np.negative: "neg"}
+FUNCTIONS = {op: function for function, op in UFUNCS.items()}
 MOVES = "swapaxes", "transpose", "reshape", "ravel", "squeeze", "expand_dims", "broadcast_to", "moveaxis"
 CASTS = "astype", "asarray", "copy"
 CONSTANTS = np.zeros, np.zeros_like, np.ones
@@ -57,15 +58,17 @@ def trees(source: str, first: int, scope: Mapping[str, Any], before: Mapping[str
     local variables before the statement; results: names of the values that it returns.
     """
     try:
-        found = _assigned(_statement(source, first), _Reader(scope, before), results)
+        return _assigned(_statement(source, first), _Reader(scope, before), results)
     except Exception:                           # the code of any op: what cannot be read has no tree
         return {}
-    return {name: tree for name, tree in found.items() if isinstance(tree.value, (np.ndarray, np.generic, int, float))}
 
 
 def _assigned(statement: ast.stmt | None, read: "_Reader", results: Sequence[str]) -> "dict[str, Tree]":
     match statement:
-        case ast.Assign(targets=[ast.Name(name)], value=value):
+        case ast.Assign(targets=[ast.Name(), *_] as targets, value=value) if all(
+                isinstance(target, ast.Name) for target in targets):
+            return dict.fromkeys(map(ast.unparse, targets), read(value))
+        case ast.AnnAssign(target=ast.Name(name), value=ast.expr() as value):
             return {name: read(value)}
         case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
             return {ast.unparse(t): tree for t, tree in zip(targets, read.several(value), strict=True)}
@@ -77,6 +80,9 @@ def _assigned(statement: ast.stmt | None, read: "_Reader", results: Sequence[str
             return {name: read.scattered(target, key, read(value))}
         case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key), op=ast.Sub(), value=value):
             return {name: read.scattered(target, key, read(ast.UnaryOp(ast.USub(), value)))}
+        case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key) as part, op=op, value=value):
+            old = ast.Subscript(part.value, part.slice, ast.Load())
+            return {name: read.scattered(target, key, read(ast.BinOp(old, op, value)), replaces=True)}
         case ast.Expr(value=ast.Call(func=ast.Attribute(attr="at") as at, args=[ast.Name(name) as target, key, value])
                       ) if read.value(at.value) is np.add:
             return {name: read.scattered(target, key, read(value))}
@@ -125,16 +131,24 @@ class _Reader:
             return Tree("array", value, node.id)
         if not isinstance(value, (np.ndarray, np.generic)):
             return Tree("number", value, text)
+        try:
+            tree = self.operation(node, value, text)
+        except Exception:                       # the code of any op: a part that cannot be read is not explained
+            return Tree("call", value, text)
+        return tree if close(tree.value, value) else Tree("call", value, text)
+
+    def operation(self, node: ast.expr, value: Any, text: str) -> Tree:
+        """The tree of an operation. value: what it gave; the tree has another value if it was not understood."""
         match node:
             case ast.BinOp(left=a, op=op, right=b) if type(op) in OPERATORS:
-                return Tree(OPERATORS[type(op)], value, text, (self(a), self(b)))
+                return _elementwise(OPERATORS[type(op)], value, text, self(a), self(b))
             case ast.UnaryOp(op=ast.USub(), operand=a):
-                return Tree("neg", value, text, (self(a),))
+                return _elementwise("neg", value, text, self(a))
             case ast.Attribute(value=a, attr="T"):
-                return _moved(self(a), value, text, lambda x: x.T)
+                return _moved(self(a), text, lambda x: x.T)
             case ast.Subscript(value=a, slice=key) if isinstance(self.value(a), np.ndarray):
                 at = self.key(key)
-                return _moved(self(a), value, text, lambda x: x[at])
+                return _moved(self(a), text, lambda x: x[at])
             case ast.Call(func=ast.Attribute(value=x, attr=name), args=arguments, keywords=keywords) if isinstance(
                     self.value(x), (np.ndarray, np.generic)):
                 return self.call(name, None, [x, *arguments], keywords, value, text)
@@ -150,13 +164,13 @@ class _Reader:
     def call(self, name: str, function: Any, arguments: list[ast.expr], keywords: list[ast.keyword], value: Any,
              text: str) -> Tree:
         """The tree of a call; function is None for a method, whose array is the first argument."""
-        if isinstance(function, np.ufunc):
-            return Tree(UFUNCS.get(function, name), value, text, tuple(map(self, arguments)))
-        if function in (abs, np.clip):
+        if isinstance(function, np.ufunc) and len(arguments) == function.nin and not keywords:
+            return _elementwise(UFUNCS.get(function, name), value, text, *map(self, arguments))
+        if function in (abs, np.clip) and not keywords:
             return Tree(name, value, text, tuple(map(self, arguments)))
         if function in (np.concatenate, np.stack):
             return self.joined(function, arguments, keywords, value, text)
-        if function is np.where:
+        if function is np.where and not keywords:
             return Tree("where", value, text, tuple(map(self, arguments)))
         if function in CONSTANTS:
             return Tree("number", value, "1" if function is np.ones else "0")
@@ -166,6 +180,9 @@ class _Reader:
         if function in (sums.root_mean_square, attention.highest):
             arguments = arguments[1:]           # without xp
         x = self(arguments[0])
+        if name == "dot" and function in (None, np.dot):
+            y = self(arguments[1])
+            return Tree("@" if {len(x.shape), len(y.shape)} <= {1, 2} else "call", value, text, (x, y))
         rest = [self.value(a) for a in arguments[1:]]
         named = {str(k.arg): self.value(k.value) for k in keywords}
         axis = named.get("axis", rest[0] if rest else None)
@@ -180,10 +197,10 @@ class _Reader:
             return _reduced(op, x, axis, np.ndim(value) == x.value.ndim, text)
         if name in ("largest", "max"):
             return _largest(x, value, text, x.value, axis)
-        if name in CASTS:
+        if name in CASTS and close(x.value, value):
             return replace(x, value=value)
         if name in MOVES:
-            return _moved(x, value, text, lambda a: getattr(a, name)(*rest, **named) if function is None else
+            return _moved(x, text, lambda a: getattr(a, name)(*rest, **named) if function is None else
                           function(a, *rest, **named))
         return Tree("call", value, text)
 
@@ -197,11 +214,31 @@ class _Reader:
                 arrays = [Tree("array", x, f"{name.rstrip('s')}{i}") for i, x in enumerate(self.names[name])]
         ends = itertools.accumulate((x.value.size for x in arrays), initial=0)
         numbered = [np.arange(x.value.size).reshape(x.shape) + start for x, start in zip(arrays, ends)]
-        positions = function(numbered, **{str(k.arg): self.value(k.value) for k in keywords})
-        return Tree("join", value, text, tuple(arrays), positions=positions)
+        rest, named = map(self.value, arguments[1:]), {str(k.arg): self.value(k.value) for k in keywords}
+        return Tree("join", value, text, tuple(arrays), positions=function(numbered, *rest, **named))
 
     def scattered(self, target: ast.expr, key: ast.expr, added: Tree, replaces: bool = False) -> Tree:
         return _scattered(self(ast.parse(ast.unparse(target), mode="eval").body), self.key(key), added, replaces)
+
+
+def close(a: Any, b: Any) -> bool:
+    """Whether two arrays or numbers have one shape and are equal up to rounding in the dtype of b."""
+    if a is b:
+        return True
+    a, b = np.asarray(a), np.asarray(b)
+    if b.dtype.kind != "f" or a.shape != b.shape:
+        return np.array_equal(a, b)
+    with np.errstate(all="ignore"):
+        largest = np.abs(b, where=np.isfinite(b), out=np.zeros_like(b)).max(initial=0.0)
+        return np.allclose(a, b, 0.0, 8.0 * float(np.finfo(b.dtype).eps * largest), equal_nan=True)
+
+
+def _elementwise(op: str, value: Any, text: str, *of: Tree) -> Tree:
+    """The tree of an operator or a ufunc; of a sum of truth values, or of integers that overflow, a "call"."""
+    if value.dtype.kind != "f" and op in FUNCTIONS and not np.array_equal(
+            FUNCTIONS[op](*(np.asarray(x.value, np.float64) for x in of)), value):
+        return Tree("call", value, text)
+    return Tree(op, value, text, of)
 
 
 def _reduced(op: str, x: Tree, axis: Any, keepdims: bool, text: str = "") -> Tree:
@@ -217,14 +254,16 @@ def _largest(x: Tree, value: Any, text: str, scores: Any, axis: Any) -> Tree:
     flat = np.arange(scores.size).reshape(scores.shape)
     best = scores.argmax(axis, keepdims=True)
     positions = flat.reshape(-1)[best] if axis is None else np.take_along_axis(flat, best, axis)
-    return Tree("max", value, text, (x,), positions=positions.reshape(np.shape(value)))
+    positions = positions.reshape(np.shape(value))
+    return Tree("max", x.value.reshape(-1)[positions], text, (x,), positions=positions)
 
 
-def _moved(x: Tree, value: Any, text: str, move: Callable[[Any], Any]) -> Tree:
+def _moved(x: Tree, text: str, move: Callable[[Any], Any]) -> Tree:
     """The tree of a function that only moves elements, as a view if each index is a linear function of one index."""
-    positions = np.asarray(move(np.arange(x.value.size).reshape(x.shape)))
     if not x.shape:
-        return Tree("view", value, text, (x,))
+        return Tree("view", np.asarray(move(x.value)), text, (x,))
+    positions = np.asarray(move(np.arange(x.value.size).reshape(x.shape)))
+    value = x.value.reshape(-1)[positions]
     sources: list[tuple[int | None, int, int]] = []
     for where, n in zip(np.unravel_index(positions, x.shape) if positions.size else (), x.shape):
         moving = [axis for axis in range(where.ndim) if (np.diff(where, axis=axis) != 0).any()]

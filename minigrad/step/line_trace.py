@@ -13,7 +13,7 @@ import numpy as np
 
 from minigrad import device
 from minigrad.call_site import place
-from minigrad.step.expression import Tree, trees
+from minigrad.step.expression import Tree, close, trees
 
 TRACER_IN_USE = "a debugger or a coverage tool uses Python's tracer, so the values of the lines were not recorded"
 
@@ -44,11 +44,15 @@ class Listing(NamedTuple):
     scope: dict[str, Any] = {}      # the function's globals
 
     def trees(self, i: int) -> dict[str, Tree]:
-        """For each variable that line i assigned, the expression that computed it; {} if it cannot be read. Left out
-        are those that give other values now, because they draw random numbers or use up an iterator."""
+        """For each variable that line i assigned, the expression that computed it. It is a "call" of the whole line if
+        it cannot be read, or gives another value now, because it draws random numbers or uses up an iterator."""
         line = self.lines[i]
         found = trees(self.source, line.first, self.scope, line.before, self.results)
-        return {name: tree for name, tree in found.items() if _close(tree.value, line.values.get(name, tree.value))}
+        known = line.before | line.values
+        text = " ".join(map(str.strip, self.source.splitlines()[line.first:line.last + 1]))
+        return {name: Tree("call", value, text) for name, value in line.values.items()} | {
+            name: tree for name, tree in found.items()
+            if _is_value(tree.value) and close(tree.value, known.get(name, tree.value))}
 
     @property
     def first_bad(self) -> int | None:
@@ -89,6 +93,8 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
             if name != "self" and _is_value(value):
                 copy = np.array(device.host(value)) if device.is_array(value) else value
                 if name not in seen or not _same(seen[name], copy):
+                    if isinstance(copy, np.ndarray):
+                        copy.flags.writeable = False        # expressions are evaluated again, perhaps with out=
                     found[name] = seen[name] = copy
         return found
 
@@ -122,23 +128,15 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
 
 
 def _is_value(value: Any) -> bool:
-    return device.is_array(value) or isinstance(value, (int, float, np.generic))
+    if device.is_array(value) or isinstance(value, np.generic):
+        return bool(value.dtype.kind in "fiub")
+    return isinstance(value, (int, float))
 
 
 def _same(a: Any, b: Any) -> bool:
     if np.shape(a) != np.shape(b) or type(a) is not type(b):
         return False
     return np.array_equal(a, b) or np.asarray(a).dtype.kind == "f" and np.array_equal(a, b, equal_nan=True)
-
-
-def _close(a: Any, b: Any) -> bool:
-    """Whether two arrays or numbers have one shape and are equal up to rounding in the dtype of b."""
-    a, b = np.asarray(a), np.asarray(b)
-    if b.dtype.kind != "f" or a.shape != b.shape:
-        return np.array_equal(a, b)
-    with np.errstate(all="ignore"):
-        largest = np.abs(b, where=np.isfinite(b), out=np.zeros_like(b)).max(initial=0.0)
-        return np.allclose(a, b, 0.0, 8.0 * float(np.finfo(b.dtype).eps * largest), equal_nan=True)
 
 
 def source_of(function: Callable[..., Any]) -> str:

@@ -10,13 +10,13 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.gradcheck import EPS
-from minigrad.step.elements import MINUS, Index, equation, index, terms
-from minigrad.step.elements import Factor as Part
+from minigrad.step.elements import MINUS, Index, Part, equation, terms
 from minigrad.step.explain import size_of
 from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
 from minigrad.step.rerun import Rerun
 from minigrad.step.view import View
+from minigrad.words import index
 
 MOST = 6                                        # terms of an answer, the largest ones
 EARLIER, SUM = "earlier ", "sum "               # before the name of a gradient: the partial gradient before and after
@@ -144,11 +144,11 @@ def explain(view: View, cell: Cell, origin: Callable[[View, Cell], Origin] = unk
         found = [Term(tuple(_placed(view, cell, line, part) for part in parts)) for parts in terms(tree, cell.at)]
         return _answer(cell, number, equation(cell.name, tree, cell.at), found, most)
     i = next((i for i, x in enumerate(view.inputs) if cell.name == f"d{x.name}" and x.gradient is not None), None)
-    if i is not None and not cell.forward and (cell.line or not view.backward.lines):     # no lines: without source
+    if i is not None and not cell.forward and cell.line == len(view.backward.lines):
         return _answer(cell, number, f"{name} = sum of local derivative * upstream gradient, by the chain rule",
                        _chain_rule(view, i, cell.at), most)
     if tree is not None:
-        return _answer(cell, number, f"{name} is computed by {tree.text}, which is no sum of products", [], most)
+        return _answer(cell, number, f"{name} is computed by {tree.text}, which is not split into terms", [], most)
     if cell.line and not cell.name.startswith((EARLIER, SUM)):
         return _answer(cell, number, f"{name} is not explained: its line cannot be read", [], most)
     phrase, given = _saved(view, cell) or origin(view, cell)
@@ -224,7 +224,8 @@ def tree_of(view: View, forward: bool, line: int, name: str) -> tuple[Tree | Non
             return None, 0
         if tree is not None and not (tree.op == "array" and tree.text == name):
             gradient = next((x.gradient for x in view.inputs if f"d{x.name}" == name and not forward), None)
-            if line == len(listing.lines) and gradient is not None and tree.shape != gradient.shape:
+            if (line == len(listing.lines) and gradient is not None and tree.shape != gradient.shape
+                    and tree.op != "call"):
                 tree = unbroadcast(tree, gradient.shape)
             return tree, n
     return None, 0

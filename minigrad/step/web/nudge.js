@@ -1,15 +1,15 @@
 // ---- nudge: the loss along one weight, beside what the gradient there predicts --------------------------------------
 
-const weightName = ({leaf, at}) => `${leaf}${at.length ? index(at) : ""}`;
+const weightName = ({leaf, at}) => `${leaf}${index(at)}`;
 
 function drawNudges() {
   const n = Math.min(state.pick, nudges.length - 1);
   $("left").replaceChildren(el("h2", {}, "Nudge", el("span", {}, " → ", weightName(nudges[n]))),
     el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the ",
-      "tangent. Here the number is changed and the forward runs again: the curve."),
+      "tangent shows this prediction. The curve shows the loss that the forward gives for each value of the number."),
     ...section("pick a number", nudgeTable(n)),
-    el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each `,
-      "gradient; nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
+    el("p", {class: "note"}, `The page has curves of these ${nudges.length} numbers, the largest entries of each gradient. For `,
+      "any other number write nudge w[0,2] in the terminal, or record.nudge_curve(\"w\", (0, 2)) in a notebook."));
   const isFiniteHere = isFinite(nudges[n].value) && isFinite(nudges[n].loss);
   $("right").replaceChildren(...nudges[n].changes && isFiniteHere ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
     nudges[n].changes ? "No curve: the number or the loss is NaN or infinite." :
@@ -30,7 +30,7 @@ function nudgeTable(picked) {
       nudges[row - 1]?.leaf !== n.leaf && el("tr", {class: "group"}, el("td", {colspan: 5}, n.leaf)),
       el("tr", {class: row === picked ? "now" : ""},
         el("td", {}, el("button", {class: "pick", "aria-pressed": String(row === picked), "aria-label": weightName(n),
-          onclick: () => pick(row)}, n.at.length ? index(n.at) : "this number")),
+          onclick: () => pick(row)}, index(n.at) || "this number")),
         [n.gradient, n.predicted, n.actual].map(x => el("td", {class: "n"}, num(x))),
         el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)))])))];
 }
@@ -85,8 +85,8 @@ function nudgeCurve(n) {
   show();
   return [el("h3", {}, `the loss along ${name}`, el("span", {class: "legend"}, lineKey("actual", "loss"),
     lineKey("predicted", "tangent"))), root, slider, readout,
-    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope at the recorded ",
-      "value only: it changes along the way, and the curvature says how fast. Near the recorded value half the ",
-      "curvature times the square of the nudge is the whole difference; further away terms of higher order count ",
-      "too.")];
+    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope of the tangent ",
+      "at the recorded value. At other values the loss has another gradient; the curvature is its rate of change. Near the ",
+      "recorded value the difference is half the curvature times the square of the nudge; further away, terms of higher ",
+      "order add to it.")];
 }
