@@ -1,7 +1,7 @@
 """The small GPT of the stepper's example. `python -m gpt.example` trains it again and writes gpt/example.safetensors.
 
-Heads of its second layer attend to what they copy: at the space after "'is the" to the thing that the line before has
-named, whose first letter comes next.
+Heads of its second layer attend to what the model copies: at the space after "'is the", to the thing that the line
+before names. The first letter of that thing is the next token.
 """
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from gpt.text.batches import batch
 from gpt.text.dataset import Data
 from gpt.text.tokenizer import CharTokenizer
 
-PATH = Path(__file__).parent / "example.safetensors"    # float16, as it is only looked at; of v the square roots, as
-PROMPT = "fig.\n'is the f"                              # its squares are too small for float16
+PATH = Path(__file__).parent / "example.safetensors"    # in float16; in place of v its square root, as v is too small
+PROMPT = "fig.\n'is the f"
 CHARACTERS = 1_000_000                                  # to train on
 OPTIONS = Options(n_layer=2, n_head=4, n_embd=32, block_size=24, batch_size=32, sampling="random", max_iters=4000,
                   learning_rate=5e-3, min_lr=5e-4, seed=0)

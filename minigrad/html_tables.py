@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Iterable, Sequence
 
 import numpy as np
 
+from minigrad.words import index, plural
+
 if TYPE_CHECKING:
     from minigrad.gradcheck import Report, Row
     from minigrad.nn import Module, Parameter
@@ -39,15 +41,6 @@ def folded(summary: str, content: str, opened: bool = False) -> str:
     """Content below a line that opens and closes it."""
     return (f'<details{" open" if opened else ""} style="margin:2px 0 2px 12px"><summary>{summary}</summary>{content}'
             "</details>")
-
-
-def plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def index(at: Sequence[int]) -> str:
-    """[2,0]; nothing for a 0-d array."""
-    return f"[{','.join(map(str, at))}]" if at else ""
 
 
 # ---- reports --------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers between two numbers."""
     unit = 10.0 ** math.floor(math.log10((high - low) / 3.0))
     step = next(m * unit for m in (5, 2, 1) if (high - low) / (m * unit) >= 3.0)
-    return [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{k * step:.12g}") for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _finite(losses: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -502,7 +502,7 @@ def test_an_answer_shows_its_terms_and_their_sum_and_leads_to_the_loss():
     shown = words(found.why(matmul, "dw", (0, 0))._repr_html_())
     assert shown.startswith("db[0,0] = sum over j of a[j,0] * dy[j,0] , 17 (step 2, matmul, line")
     assert "term product a[1,0] * dy[1,0] 3 × 5 15 a[0,0] * dy[0,0] 1 × 2 2 sum 17 as recorded 17" in shown
-    assert "why dy[1,0]? dy[1,0] is the gradient that the op which used the output computed , 5 (step 2" in shown
+    assert "why dy[1,0]? dy[1,0] is the gradient from the only use of the output , 5 (step 2" in shown
     assert shown.endswith("dy is the gradient of the loss itself: the backward begins here , 1 (step 0, sum)")
 
 
@@ -549,6 +549,12 @@ def test_the_picture_of_any_losses_is_well_formed_and_within_its_frame(losses, c
 
 @pytest.mark.parametrize("low, high, want", [
     (0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.26, 3.4, [1.0, 2.0, 3.0]), (0, 999, [0, 200, 400, 600, 800]),
-    (-5.0, 5.0, [-4.0, -2.0, 0.0, 2.0, 4.0])])
+    (-5.0, 5.0, [-4.0, -2.0, 0.0, 2.0, 4.0]), (-1.3, 2.1, [-1.0, 0.0, 1.0, 2.0])])
 def test_ticks_are_round_numbers_inside_the_range(low, high, want):
     assert ticks(low, high) == want
+
+
+@pytest.mark.parametrize("low, high", [(3.1, 3.1000001), (-1e9, 5e9), (-0.3, 0.2), (1e-12, 2e-12)])
+def test_ticks_lie_inside_ranges_of_any_size(low, high):
+    found = ticks(low, high)
+    assert 3 <= len(found) <= 7 and all(low - 1e-12 * abs(low) <= x <= high + 1e-12 * abs(high) for x in found)

@@ -14,6 +14,8 @@ import pytest
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
 from minigrad.step import page, record
+from minigrad.step.page_arrays import ArrayStore
+from minigrad.words import index
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -49,7 +51,7 @@ def data_of(text):
 
 
 def stored(a, cells=64):
-    pool = page.ArrayStore()
+    pool = ArrayStore()
     pool.put(a)
     return pool.encoded(cells)[0]
 
@@ -120,7 +122,7 @@ def test_an_array_is_stored_in_float32_with_its_exact_shape_norm_and_mean():
 
 
 def test_equal_arrays_are_stored_once():
-    pool, a = page.ArrayStore(), np.arange(6.0)
+    pool, a = ArrayStore(), np.arange(6.0)
     assert pool.put(a) == pool.put(a.copy()) != pool.put(a.reshape(2, 3))
     assert len(pool.arrays) == 2
 
@@ -320,7 +322,7 @@ def test_the_page_shows_the_optimizers_arithmetic_of_the_record(tmp_path):
     at = update.picks[2]
     made = dict(x.replace("−", "-").split(" = ") for x in seen.made)
     expected = {name: np.asarray(a) for line in update.listing.lines for name, a in line.values.items()}
-    assert seen.picked == str(list(at))
+    assert seen.picked == index(at)
     assert made.keys() == expected.keys()
     for name, a in expected.items():
         assert float(made[name]) == pytest.approx(float(a[at] if a.ndim else a), rel=1e-4)

@@ -104,7 +104,7 @@ def test_panels_are_named_by_head_and_unnamed_axes_by_number(tmp_path):
       seen.sides = textsIn("dv");
     """)
     assert seen.named == [f"head {i}" for i in range(4)]
-    assert seen.unnamed == [f"[0, {i}]" for i in range(4)]
+    assert seen.unnamed == [f"[0,{i}]" for i in range(4)]
     assert {"axis 2", "axis 3 →"} <= set(seen.sides)
 
 
@@ -181,6 +181,44 @@ def test_nan_and_infinity_are_crossed_out_and_explained_in_the_legend(tmp_path):
     assert seen.cross == [True, True, True]
     assert seen.bad == [[1 * 20 + 4]]
     assert browse(tmp_path, banana_page(), legend).cross == [False, False, True]
+
+
+def test_a_row_of_numbers_that_does_not_fit_is_no_wider_than_a_phone(tmp_path):
+    x = Tensor(np.ones(16), requires_grad=True)
+    seen = browse(tmp_path, page.html(record((x * 1.0).sum())), """
+      goTo("b", 1);
+      seen.wide = $("arrays").scrollWidth - $("arrays").clientWidth;
+    """, (390, 844))
+    assert seen.wide == 0
+
+
+def test_an_array_without_a_finite_number_has_no_scale_and_no_norm(tmp_path):
+    with np.errstate(all="ignore"):
+        text = page.html(record(F.log(Tensor(-np.ones((2, 20)), requires_grad=True)).sum()))
+    seen = browse(tmp_path, text, """
+      goTo("f", 1);
+      seen.scale = text("#right .figures .scale");
+    """)
+    assert seen.scale == "all NaN or infinite"
+
+
+def test_a_label_is_cut_between_characters_and_wide_characters_take_two_letters(tmp_path):
+    tokens = ["abcdefg\U0001f642h", "\u65e5" * 10, "a"]
+    x = Tensor(np.random.default_rng(0).normal(size=(3, 20)), requires_grad=True)
+
+    def change(data):
+        data["labels"] = {"token": tokens}
+        for step in data["steps"]:
+            step["axes"] = {"dx": ["token", ""]}
+
+    seen = browse(tmp_path, edited(page.html(record((F.softmax(x) ** 2).sum())), change), PAINTED + """
+      goTo("b", steps.length - 1);
+      seen.texts = textsIn("dx");
+      seen.left = figure("dx").querySelector("canvas").cell.left;
+      seen.needed = lettersWide(16);
+    """)
+    assert "abcdefg\U0001f642" in seen.texts and "\u65e5" * 8 in seen.texts
+    assert seen.left > seen.needed
 
 
 def test_cells_are_square_unless_numbers_stand_in_them_or_the_array_is_a_single_row(tmp_path):

@@ -14,6 +14,7 @@ from minigrad import Tensor, functional as F, gradcheck, optim
 from minigrad.ops.op import OPS
 from minigrad.step import page, quiz, record, replay
 from minigrad.step.examples import tiny
+from minigrad.words import index
 from faulty_ops import SoftmaxDiagonal
 from locate_mistakes import with_mistake
 from test_page import browse, data_of
@@ -192,8 +193,8 @@ def test_a_weight_is_picked_and_nudged_by_slider_and_the_page_shows_tangent_and_
     """)
     nudge = seen.nudges()[n]
     curve = seen.nudge_curve(nudge.leaf, nudge.at)
-    assert found.picked == f"Nudge → {nudge.leaf}{list(nudge.at)}" and found.hash == found.stayed == f"#n0.0.{n}"
-    assert found.focused and found.name == f"value of {nudge.leaf}{list(nudge.at)}" and curve.name in found.label
+    assert found.picked == f"Nudge → {nudge.leaf}{index(nudge.at)}" and found.hash == found.stayed == f"#n0.0.{n}"
+    assert found.focused and found.name == f"value of {nudge.leaf}{index(nudge.at)}" and curve.name in found.label
     for k, (spoken, value, tangent, loss, difference, _) in zip((0, 10, 20), found.values):
         predicted = curve.loss + curve.gradient * curve.deltas[k]
         assert number(value) == pytest.approx(curve.value + curve.deltas[k], rel=1e-3)
@@ -214,8 +215,38 @@ def test_a_record_of_nan_has_a_table_of_nudges_and_no_curve(tmp_path):
       seen.said = text("#right");
       seen.rows = all("button.pick").length;
       goTo("u", 0);
+      seen.bars = all("#left .bars i").map(bar => bar.style.width);
     """)
+    assert found.bars[1] == "1%"                  # the actual change is NaN
     assert found.rows == 2 and found.said == "No curve: the number or the loss is NaN or infinite."
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (390, 844)])
+def test_charts_grow_with_big_type_and_the_slider_lies_under_its_chart(tmp_path, size):
+    _, text = shown()
+    found = browse(tmp_path, text, """
+      const pixels = words => parseFloat(getComputedStyle(words).fontSize) * words.getScreenCTM().a;
+      const least = () => Math.min(...all("#right svg text:not([transform])").map(pixels));
+      seen.sizes = ["usual", "big"].map(type => {
+        look("type", type);
+        return "nuc".split("").map(kind => { tab(kind); draw(); return least(); });
+      });
+      seen.off = ["usual", "big"].map(type => {
+        look("type", type);
+        goTo("n", 0);
+        const chart = document.querySelector("#right > .chart"), slider = document.querySelector("#right .slide");
+        slider.value = Number(slider.max) / 2;              // the recorded value
+        const recorded = document.querySelector("#right .recorded").getBoundingClientRect();
+        const {left, width} = slider.getBoundingClientRect();
+        return Math.abs(left + width / 2 - recorded.left - recorded.width / 2);
+      });
+      look("type", "big");
+      goTo("n", 0);
+      seen.wide = $("arrays").scrollWidth - $("arrays").clientWidth;
+    """, size)
+    usual, big = found.sizes
+    assert min(usual) >= 12 and min(big) >= (16.5 if size[0] > 700 else 14)
+    assert max(found.off) < 3 and found.wide == 0
 
 
 def test_the_update_shows_the_steps_over_time_of_adamw_and_of_sgd(tmp_path):

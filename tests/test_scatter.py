@@ -5,8 +5,8 @@ import pytest
 import minigrad as mg
 from minigrad import Tensor, functional as F
 from minigrad.gradcheck import check_model, numeric_gradient
-from minigrad.step import examples, page, record, scatter
-from minigrad.step.scatter import compare, summary
+from minigrad.step import compare_gradients, examples, page, record
+from minigrad.step.compare_gradients import compare, summary
 from faulty_ops import SoftmaxDiagonal
 from locate_mistakes import with_mistake
 from test_page import browse, data_of
@@ -57,7 +57,7 @@ def test_a_wrong_backward_puts_the_gradients_that_pass_through_it_off_the_diagon
 
 
 def test_of_large_leaves_a_bounded_number_of_entries_is_compared_and_the_text_says_so(monkeypatch):
-    monkeypatch.setattr(scatter, "MOST", 14)
+    monkeypatch.setattr(compare_gradients, "MOST", 14)
     found = compare(small())
     assert [len(x.at) for x in found] == [7, 7] and all(len(set(x.at)) == 7 for x in found)
     say, which = summary(found)
@@ -103,7 +103,7 @@ def test_the_page_draws_a_point_for_each_entry_and_names_the_worst(tmp_path):
     """)
     found = compare(wrong())
     k = max(range(2), key=lambda k: found[k].error.max())
-    at = ", ".join(map(str, found[k].worst))
+    at = ",".join(map(str, found[k].worst))
     assert seen.said.startswith("✗ ") and "lie on the diagonal" in seen.said and seen.said[2:] in seen.label
     assert seen.points == sum(int((~x.right).sum()) for x in found)
     assert seen.worst.startswith(f"worst: {found[k].leaf}[{at}]: gradient ")

@@ -8,7 +8,7 @@ import pytest
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
 from minigrad.step import record, replay
-from minigrad.step.nudge import POINTS, ticks
+from minigrad.step.nudge import POINTS
 
 IDX = np.random.default_rng(0).integers(0, 13, (1, 8))
 
@@ -116,14 +116,6 @@ def test_the_text_of_a_curve_marks_the_loss_its_tangent_and_the_recorded_value()
     assert f"{curve.loss + max(curve.changes.max(), abs(curve.gradient * curve.deltas[0])):.4g}" in rows[0]
     assert next(row for row in rows if "@" in row).strip().startswith(f"{seen.loss:.5g}"[:4])
     assert [float(x) for x in axis.split()] == pytest.approx([-2 + curve.deltas[0], -2.0, -2 + curve.deltas[-1]], 1e-3)
-
-
-def test_ticks_are_round_numbers_inside_the_range():
-    assert ticks(0.0, 1.0) == pytest.approx([0.0, 0.5, 1.0])
-    assert ticks(-1.3, 2.1) == pytest.approx([-1.0, 0.0, 1.0, 2.0])
-    for low, high in ((3.1, 3.1000001), (-1e9, 5e9), (-0.3, 0.2), (1e-12, 2e-12)):
-        found = ticks(low, high)
-        assert 2 <= len(found) <= 6 and all(low <= x <= high for x in found)
 
 
 def test_a_curve_of_an_unknown_leaf_or_index_is_an_error_that_says_what_there_is():

@@ -159,7 +159,7 @@ def test_a_gradient_that_several_ops_sent_is_the_sum_of_theirs_and_so_are_the_pa
     seen = tiny()
     v = next(v for v in seen.views if len(seen.uses[v.step.node.seq, 0]) == 2)
     why = seen.why(v.index, "dy", None)
-    assert why.count == 2 and "is the sum of the gradients that the 2 uses of the output computed" in why.equation
+    assert why.count == 2 and "is the sum of the gradients from the 2 uses of the output" in why.equation
     second, x = next((u, x) for u in seen.views for x in u.inputs if x.earlier is not None)
     total = seen.why(second.index, f"sum d{x.name}", (0, 0))
     assert total.value == pytest.approx(x.earlier[0, 0] + x.gradient[0, 0]) == pytest.approx(total.total)
@@ -306,6 +306,56 @@ def test_equations_have_the_brackets_and_letters_that_they_need(tmp_path):
     assert [answer[0] for answer in answers] == equations
 
 
+class Powers(mg.Op, register=False):
+    """x  ->  y"""
+    name = "powers"
+
+    def forward(self, x):
+        y = x
+        for _ in range(3): y = y * 2.0  # noqa: E701
+        return y
+
+    def backward(self, dy):
+        return 8.0 * dy
+
+
+def test_the_result_of_a_line_that_cannot_be_read_is_not_explained_by_an_earlier_line(tmp_path):
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    seen = record(mg.apply(Powers, x).sum())
+    cell = Cell(1, True, len(seen.views[1].forward.lines), "y", (1,))
+    expected = "y[1] is computed by for _ in range(3): y = y * 2.0  # noqa: E701, which is not split into terms"
+    why = seen.follow(cell)
+    assert (why.value, why.equation, why.terms) == (16.0, expected, [])
+    found = browse(tmp_path, page.html(seen), f"const cells = {json.dumps([cell])};" + ANSWERS)
+    assert found.answers[0][:2] == [expected, 16.0]
+
+
+def with_nan():
+    """The gradient of w[1,0] is 3 + NaN, that of u[0,1] is 0 times the upstream gradient."""
+    x, w = Tensor([[1.0, np.nan], [2.0, 3.0]]), Tensor(np.ones((2, 1)), requires_grad=True)
+    u = Tensor([[1.0, -1.0]], requires_grad=True)
+    return record((x @ w).sum() + (u * Tensor([[2.0, 0.0]])).sum(), names={"w": w, "u": u})
+
+
+def test_the_term_that_makes_a_sum_nan_comes_first_and_the_terms_of_0_are_shown(tmp_path):
+    seen = with_nan()
+    matmul, mul = (next(v for v in seen.views if v.op == op) for op in ("matmul", "mul"))
+    nan, zero = seen.why(matmul.index, "db", (1, 0)), seen.why(mul.index, "da", (0, 1))
+    assert np.isnan(nan.value) and nan.count == 2
+    assert [f.text for f in nan.terms[0].factors] == ["a[0,1]", "dy[0,0]"]
+    assert zero.value == 0.0 and zero.count == 0
+    assert [f.text for f in zero.terms[0].factors] == ["dy[0,1]", "b[0,1]"]
+    asked = [[why.cell.step, why.cell.line, why.cell.name, list(why.cell.at)] for why in (nan, zero)]
+    shown = browse(tmp_path, page.html(seen), f"const asked = {json.dumps(asked)};" + """
+      seen.rows = asked.map(([k, line, name, at]) => {
+        askWhy({kind: "b", k, line, name, at});
+        return all("#why td:nth-child(2)").map(cell => cell.textContent.split(" ")[0]);
+      });
+    """).rows
+    assert shown == [["a[0,1]", "a[1,1]"], ["dy[0,1]"]]
+    assert "dy[0,1] * b[0,1]" in zero._repr_html_() and "a[0,1]" in nan._repr_html_()
+
+
 def test_a_step_alone_explains_its_arrays():
     step = next((Tensor(RNG.normal(size=(2, 3)), requires_grad=True) @ Tensor(RNG.normal(size=(3, 2)))).backward_steps(
         np.ones((2, 2))))
@@ -343,7 +393,27 @@ def test_the_page_gives_the_answers_of_the_record_for_every_array_of_every_line(
         if count == why.count:                  # float32 makes 0 of some very small products
             assert {tuple(place) for place in places} == {
                 (c.step, "f" if c.forward else "b", c.line, c.name)
-                for t in why.terms for f in t.factors for c in f.cells}
+                for t in why.terms if t.product for f in t.factors for c in f.cells}
+
+
+def test_of_a_sampled_array_the_page_answers_for_elements_it_stores_and_gives_the_equation_of_the_others(tmp_path):
+    a, w = (Tensor(RNG.normal(size=shape), requires_grad=True) for shape in ((100, 90), (90, 2)))
+    seen = record(((a * 3.0) @ w).sum(), names={"a": a, "w": w})
+    last = seen.views[-1]
+    cells = [[last.index, False, 1, "da", at] for at in ([50, 60], [51, 61])]
+    cells.append([1, True, len(seen.views[1].forward.lines), "y", [0, 1]])
+    answers = browse(tmp_path, page.html(seen), f"const cells = {json.dumps(cells)};" + """
+      seen.answers = cells.map(([k, forward, line, name, at]) => {
+        const {equation, value, terms, note} = whyCell({kind: forward ? "f" : "b", k, line, name, at});
+        return [equation, value ?? null, terms.length, note ?? ""];
+      });
+    """).answers
+    stored, missing, product = answers
+    da = last.inputs[0].gradient
+    assert stored == ["da[50,60] = dy[50,60] * b", pytest.approx(da[50, 60], rel=1e-6), 1, ""]
+    assert missing[:3] == ["da[51,61] = dy[51,61] * b", None, 0] and "why da 51 61" in missing[3]
+    assert product[:3] == ["y[0,1] = sum over j of a[0,j] * b[j,1]", pytest.approx(seen.views[1].outputs["y"][0, 1]), 0]
+    assert "a sample of an array of 100 × 90" in product[3]
 
 
 def test_the_page_follows_links_from_a_weight_to_the_loss(tmp_path):

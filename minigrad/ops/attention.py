@@ -32,7 +32,9 @@ def without_unused(xp: Any, q: Any, k: Any, v: Any, allowed: Any) -> tuple[Any, 
     return xp.where(has_key, q, 0.0), xp.where(has_query, k, 0.0), xp.where(has_query, v, 0.0)
 
 
-FAR_BELOW = -1e4                                # the score of a masked pair, minus the row's maximum: exp of it is 0
+# The score of a masked pair, minus the row's maximum: exp of it is 0. The number is exact in float16. Hardly any other
+# array holds it, so the stepper can tell it from values.
+FAR_BELOW = -12344.0
 
 
 def highest(xp: Any, S: Any, allowed: Any) -> Any:

@@ -47,22 +47,22 @@ def call_axes(rerun: Rerun, ys: Sequence[Any], formula: Formula) -> CallAxes:
     """The letters of the axes of a call. ys: its outputs. Where the op cannot run with other lengths than those of the
     call, only the inputs have letters, and of an op that reshapes its input the output."""
     documented, of_outputs = shape_letters(formula.shapes)
-    spread = dict(zip(rerun.names, rerun.inputs))
+    lettered = dict(zip(rerun.names, rerun.inputs))
     fixed: list[int] = []                       # numbers that the call was given: no letter's length may divide them
     try:
         for name, value in rerun.static.items():
             if isinstance(value, np.ndarray) and (name in documented or rerun.op_class.broadcasts):
-                spread[name] = value
+                lettered[name] = value
             else:
                 fixed += _integers(value)
-        letters = {name: spelled(documented.get(name, ["..."]), np.ndim(x)) for name, x in spread.items()}
-        lengths = _lengths((letters[name], np.shape(x)) for name, x in spread.items())
-        return _prime_run(rerun, ys, spread, letters, lengths, of_outputs, fixed)
+        letters = {name: spelled(documented.get(name, ["..."]), np.ndim(x)) for name, x in lettered.items()}
+        lengths = _lengths((letters[name], np.shape(x)) for name, x in lettered.items())
+        return _prime_run(rerun, ys, lettered, letters, lengths, of_outputs, fixed)
     except Exception:                           # an op may refuse other lengths in any way
         return _unrun(rerun, ys)
 
 
-def _prime_run(rerun: Rerun, ys: Sequence[Any], spread: dict[str, Any], letters: dict[str, Letters],
+def _prime_run(rerun: Rerun, ys: Sequence[Any], lettered: dict[str, Any], letters: dict[str, Letters],
                lengths: dict[str, int], of_outputs: list[list[str]], fixed: list[int]) -> CallAxes:
     outputs = [spelled(of_outputs[i], np.ndim(y)) if i < len(of_outputs) else ("",) * np.ndim(y)
                for i, y in enumerate(ys)]
@@ -84,7 +84,7 @@ def _prime_run(rerun: Rerun, ys: Sequence[Any], spread: dict[str, Any], letters:
         shape = [1 if n == 1 < lengths[axis] else size(axis) for axis, n in zip(letters[name], np.shape(x))]
         return rng.normal(size=shape) if x.dtype.kind == "f" else np.ones(shape, x.dtype)
 
-    arrays = {name: resized(name, x) for name, x in spread.items()}
+    arrays = {name: resized(name, x) for name, x in lettered.items()}
     inputs = [arrays[name] for name, _ in zip(rerun.names, rerun.inputs)]
     static = {name: arrays.get(name, value) for name, value in rerun.static.items()}
     with np.errstate(all="ignore"):

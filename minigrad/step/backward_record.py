@@ -16,15 +16,17 @@ from minigrad import tape
 from minigrad.optim import Optimizer
 from minigrad.step.axes import name_axes
 from minigrad.step.breakpoints import largest_norm, names_of, parse_breakpoint
-from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve, size
+from minigrad.step.caller_names import names_of_caller
+from minigrad.step.explain import size_of
+from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve
 from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host
-from minigrad.step.variables import names_of_caller
 from minigrad.step.view import View, view
 from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
                                 largest_entries)
 from minigrad.tensor import Tensor
+from minigrad.words import plural
 
 
 def record(loss: Tensor, *, names: Mapping[str, Tensor] | None = None, tokens: Iterable[str] | None = None,
@@ -99,7 +101,8 @@ class Record:
         return self._labels[id(leaf)]
 
     def _repr_html_(self) -> str:
-        from minigrad.step.page import contents_of, iframe
+        from minigrad.step.page import iframe
+        from minigrad.step.page_data import contents_of
         return iframe(contents_of(self))
 
     def __repr__(self) -> str:
@@ -156,14 +159,14 @@ class Record:
         if cell.name in view.dys:
             uses = self.uses[view.step.node.seq, list(view.dys).index(cell.name)]
             words = "is the gradient of the loss itself: the backward begins here" if not uses else (
-                "is the gradient that the op which used the output computed" if len(uses) == 1 else
-                f"is the sum of the gradients that the {len(uses)} uses of the output computed")
+                "is the gradient from the only use of the output" if len(uses) == 1 else
+                f"is the sum of the gradients from the {len(uses)} uses of the output")
         else:                                   # "earlier dw", "sum dw"
             kind, _, name = cell.name.partition(" ")
             i = next(i for i, x in enumerate(view.inputs) if f"d{x.name}" == name)
             uses = [use for use in self.uses[self.key(view.step.inputs[i])]
                     if use[0] < view.index or (use == (view.index, i) and kind == SUM.strip())]
-            words = f"is the sum of the gradients that {len(uses)} step{'s' * (len(uses) != 1)} computed so far"
+            words = f"is the sum of the gradients from {plural(len(uses), 'step')} so far"
         terms = []
         for step, i in uses:
             used, x = self.views[step], self.views[step].inputs[i]
@@ -172,7 +175,7 @@ class Record:
         return words, terms
 
     def key(self, x: Tensor) -> Any:
-        """What `uses` calls a Tensor: (number of its node, number of the output), or of a leaf its label."""
+        """The key of a Tensor in `uses`: (number of its node, number of the output); of a leaf its label."""
         return self.label(x) if x.node is None else (x.node.seq, x.out)
 
     # ---- what if ----
@@ -190,7 +193,7 @@ class Record:
         """Change one number of a leaf by delta, by default a thousandth of the leaf's root mean square. ValueError for
         a leaf that is not in the record, IndexError for an index outside it."""
         x, at = self._leaf(leaf, at)
-        delta = 1e-3 * size(x) if delta is None else delta
+        delta = 1e-3 * size_of(x) if delta is None else delta
         gradient = float(self.gradients[leaf][at])
         x[at] += delta
         return Nudge(leaf, at, gradient, delta, gradient * delta, self.replay.change({id(self.leaves[leaf]): x}))

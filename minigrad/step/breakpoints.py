@@ -5,9 +5,9 @@ from typing import Any, Callable, Iterable, Mapping
 
 import numpy as np
 
+from minigrad.step.caller_names import names_of_caller
 from minigrad.step.explain import bad_origin, check
 from minigrad.step.rerun import nodes_of, on_host
-from minigrad.step.variables import names_of_caller
 from minigrad.tensor import Tensor
 
 SYNTAX = 'an op ("attention"), a module ("h.0.attn"), a parameter ("wte.weight"), "bad", "nan", "norm > 3"'

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import numpy as np
 
 from minigrad.step.expression import Tree
+from minigrad.words import index
 
 Index = tuple[int, ...]
 Symbols = tuple[Any, ...]                       # an index of numbers and letters
@@ -16,18 +17,18 @@ PRECEDENCE = {"sum": 1, "mean": 1, "max": 1, "@": 1, "scatter": 1, "+": 2, "-": 
 MOVES = "view", "reshape", "index", "max", "join", "where"      # whose elements are elements of an operand
 MOST_WRITTEN = 4                                # elements that an equation lists one by one
 MOST_SUMMED = 10_000                            # elements of a sum that are each a term
-LARGEST = 20                                    # of a longer sum: those that are each a term; the others are one
+LARGEST = 20                                    # of a larger sum: those that are each a term; the rest is one
 
 
-class Factor(NamedTuple):
+class Part(NamedTuple):
     """One factor of a term: an element, a number, or a function of elements."""
     text: str                                   # "dS[0,2]", "1 / n", "exp(z[0,1] - m[0,0])"
     value: float
     elements: tuple[tuple[str, Index], ...]     # the name and index of each element in it
 
 
-Term = tuple[Factor, ...]
-MINUS = Factor("-1", -1.0, ())                  # the first factor of a term that is subtracted
+Term = tuple[Part, ...]
+MINUS = Part("-1", -1.0, ())                    # the first factor of a term that is subtracted
 
 
 def terms(tree: Tree, at: Index) -> Iterator[Term]:
@@ -46,7 +47,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
         case "/":
             a, b = tree.of
             divisor = _factor(b, _own(b, at))
-            inverse = Factor(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
+            inverse = Part(f"1 / {_inside(b, _own(b, at), 4)}", _quotient(1.0, divisor.value), divisor.elements)
             if a.op == "number" and a.value == 1.0:
                 yield (inverse,)
             else:
@@ -57,7 +58,7 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
         case "sum" | "mean":
             x = tree.of[0]
             n = math.prod(x.shape[axis] for axis in tree.axes)
-            share = (Factor(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
+            share = (Part(f"1 / {n}", 1.0 / n, ()),) if tree.op == "mean" else ()
             of = (terms(x, inner) for inner in _summed(tree, at)) if n <= MOST_SUMMED else _largest(tree, at)
             yield from ((*factors, *share) for factors in itertools.chain.from_iterable(of))
         case op if op in MOVES:
@@ -78,11 +79,6 @@ def terms(tree: Tree, at: Index) -> Iterator[Term]:
 def equation(name: str, tree: Tree, at: Index) -> str:
     """One element of a tree in index notation: "dq[0,2] = sum over j of dS[0,j] * k[j,2]"."""
     return f"{name}{index(at)} = {_written(tree, at, _letters())}"
-
-
-def index(at: Symbols) -> str:
-    """An index as it is written, [0,2]; "" for that of a scalar."""
-    return f"[{','.join(map(str, at))}]" if at else ""
 
 
 def leaves(tree: Tree, at: Index) -> Iterator[tuple[str, Index]]:
@@ -132,10 +128,10 @@ def _quotient(a: float, b: float) -> float:
         return float(np.float64(a) / np.float64(b))
 
 
-def _factor(tree: Tree, at: Index) -> Factor:
+def _factor(tree: Tree, at: Index) -> Part:
     """A whole element as one factor, with at most MOST_SUMMED of the elements in it."""
     elements = tuple(dict.fromkeys(itertools.islice(leaves(tree, at), MOST_SUMMED)))
-    return Factor(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
+    return Part(_inside(tree, at, 3), float(_at(tree.value, at)), elements)
 
 
 def _products(*operands: tuple[Tree, Index]) -> Iterator[Term]:
@@ -194,7 +190,7 @@ def _largest(tree: Tree, at: Index) -> Iterator[Iterable[Term]]:
         inner, = _summed(tree, at, [int(k) for k in numbers])
         yield terms(x, inner)
     rest = np.delete(summed.reshape(-1), largest)
-    yield [(Factor(f"the other {rest.size:,} elements", float(rest.sum()), ()),)]
+    yield [(Part(f"the other {rest.size:,} elements", float(rest.sum()), ()),)]
 
 
 def _source(tree: Tree, at: Index) -> tuple[Tree, Index]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from minigrad import errors
 from minigrad.diagnose import Block, diagnose
-from minigrad.gradcheck import EPS, RANDOM, TOLERANCE, Report, Row, numeric_gradient, relative_error
+from minigrad.gradcheck import (DIFFERENCES, EPS, RANDOM, TOLERANCE, Report, Row, numeric_gradient,
+                                relative_error)
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, trace_forward
 from minigrad.tensor import Tensor
 
-DIFFERENCES, REFERENCE = "finite differences", "reference code"     # what a gradient is compared with
+REFERENCE = "reference code"                    # what a gradient is compared with, as with finite differences
 
 
 # ---- is it right? ---------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def number(x: Any) -> str:
 
 
 def marked(a: np.ndarray) -> np.ndarray:
-    """The array with -MASK for attention's score of a masked pair."""
+    """The array with -MASK in place of attention's score of a masked pair."""
     return np.where(a == FAR_BELOW, -MASK, a) if a.dtype.kind == "f" and a.dtype.itemsize > 2 else a
 
 

@@ -8,6 +8,10 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from minigrad.loss_curve import ticks
+from minigrad.step.explain import size_of
+from minigrad.words import index
+
 POINTS = 21                                     # of a curve; odd, so that the recorded value is one of them
 REACHES = [2.0 ** k for k in range(-4, 11)]     # how far a curve may reach to either side, in sizes of the leaf
 TEXT = 61, 12                                   # columns and rows of a curve in text
@@ -37,8 +41,8 @@ class NudgeCurve(NamedTuple):
 
     @property
     def name(self) -> str:
-        """"w[0, 2]"."""
-        return f"{self.leaf}{list(self.at)}" if self.at else self.leaf
+        """"w[0,2]"."""
+        return self.leaf + index(self.at)
 
     @property
     def _not_finite(self) -> str:
@@ -123,7 +127,7 @@ def nudge_curve(leaf: str, at: tuple[int, ...], x: Any, loss: float, gradient: f
                 change: Callable[[Any], float]) -> NudgeCurve:
     """The curve of one element of a leaf. x: the leaf in float64; change(x): how much the loss changes with another x.
 
-    The curve reaches as far as its bend is plain to see: to where the loss differs from the tangent by half of what the
+    The curve reaches far enough to show its curvature: to where the loss differs from the tangent by half of what the
     tangent predicts, but at least a 16th of the leaf's size and at most 1024 times its size.
     """
     def change_by(delta: float) -> float:
@@ -131,8 +135,9 @@ def nudge_curve(leaf: str, at: tuple[int, ...], x: Any, loss: float, gradient: f
         moved[at] += delta
         return change(moved)
 
-    reach = size(x) if gradient == 0.0 else 0.0
-    for wider in [share * size(x) for share in REACHES] if not reach else []:
+    size = size_of(x)
+    reach = size if gradient == 0.0 else 0.0
+    for wider in [share * size for share in REACHES] if not reach else []:
         bends = [abs(change_by(delta) - gradient * delta) for delta in (-wider, wider)]
         if reach and not np.isfinite(bends).all():
             break
@@ -142,16 +147,3 @@ def nudge_curve(leaf: str, at: tuple[int, ...], x: Any, loss: float, gradient: f
     deltas = np.linspace(-reach, reach, POINTS)
     return NudgeCurve(leaf, at, float(x[at]), loss, gradient, deltas, np.array([change_by(d) if d else 0.0
                                                                               for d in deltas]))
-
-
-def size(x: Any) -> float:
-    """The root mean square of an array; 1 if that is 0 or not finite."""
-    rms = float(np.sqrt(np.mean(x * x)))
-    return rms if 0.0 < rms < math.inf else 1.0
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between low and high, at most most + 1 of them."""
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) < most)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -67,7 +67,7 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
                  ("dx = rstd * (dxhat - shift)", "as if the variance of x did not depend on x"),
                  ("dx = rstd * dxhat", "as if neither the mean nor the variance of x depended on x")],
         "dxhat =": [("dxhat = dy", "y = xhat * w + b, so w is a factor of the derivative"),
-                    ("dxhat = dy * w * rstd", "rstd is multiplied in twice, here and in dx")],
+                    ("dxhat = dy * w * rstd", "rstd is a factor twice, here and in dx")],
         "dw =": [("dw = mean(dy * xhat, rows)", "the rows are averaged, but the gradients of all uses of w add up"),
                  ("dw = total(dy, rows)", "that is db: the derivative with respect to w has the factor xhat")]},
     "gelu": {
@@ -76,16 +76,16 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
                     ("slope = 0.5 * (1.0 + t) + 0.5 * (1.0 - t * t) * du",
                      "the factor x of the second term is missing")],
         "du =": [("du = self.k * (1.0 + self.c * x * x)", "the derivative of x^3 is 3 x^2, not x^2"),
-                 ("du = self.k", "the cube is forgotten")]},
+                 ("du = self.k", "the derivative of the cube, 3 c x^2, is missing")]},
     "attention": {
-        "dk =": [("dk = dS @ q", "dS is not transposed: row j of dk must collect what all queries send to key j"),
+        "dk =": [("dk = dS @ q", "dS is not transposed: row j of dk is a sum over all queries, with column j of dS"),
                  ("dk = dS.swapaxes(-1, -2) @ q * scale", "dS already has the factor scale"),
                  ("dk = -dS.swapaxes(-1, -2) @ q", "the sign is that of a difference")],
         "dS =": [("dS = P * dP * scale", "the term that couples the row is missing, as if P were elementwise"),
                  ("dS = P * (dP - total(dP * P, -1, keepdims=True))",
                   "the scores have the factor scale, so dS has it too"),
                  ("dS = (dP - total(dP * P, -1, keepdims=True)) * scale", "the factor P of the softmax is missing")],
-        "dv =": [("dv = A @ dy", "A is not transposed: row j of dv must collect what all queries took from value j"),
+        "dv =": [("dv = A @ dy", "A is not transposed: row j of dv is a sum over all queries, with column j of A"),
                  ("dv = A.swapaxes(-1, -2) @ dy * scale", "the scale belongs to the scores, not to the values")]},
     "cross_entropy": {
         "p[xp.arange": [("p[xp.arange(len(t)), t] += 1.0 - s", "the gradient is p - q, not p + q"),

@@ -86,7 +86,8 @@ class Step(Visit):
         return explain(view, cell_of(view, name, index))
 
     def _repr_html_(self) -> str:
-        from minigrad.step.page import contents_of_step, iframe
+        from minigrad.step.page import iframe
+        from minigrad.step.page_data import contents_of_step
         return iframe(contents_of_step(self))
 
     def __repr__(self) -> str:

@@ -7,13 +7,13 @@ import numpy as np
 from minigrad.gradcheck import Report
 from minigrad.ops.op import Op
 from minigrad.step.axes import CallAxes, call_axes, name_axes
+from minigrad.step.caller_names import names_of_caller
 from minigrad.step.explain import REFERENCE, bad_origin, check
 from minigrad.step.expression import Tree
 from minigrad.step.formula import Formula, call_of, parse
 from minigrad.step.identity import Identity, check_identity
 from minigrad.step.line_trace import Listing, is_finite
 from minigrad.step.rerun import Rerun, on_host, output_names
-from minigrad.step.variables import names_of_caller
 from minigrad.tensor import Tensor
 
 
@@ -26,8 +26,8 @@ class Input(NamedTuple):
     source: int | None              # the step of the node that made it; None for a leaf
     out: int                        # the number of that node's output
     leaf: str                       # the leaf's label; "" for an output of a node, and for numbers
-    gradient: Any                   # array on the host; None where none is wanted
-    earlier: Any                    # the sum of what earlier steps sent it, to which gradient is added; or None
+    gradient: Any                   # array on the host; None for an input that needs none
+    earlier: Any                    # the sum of its gradients from earlier steps, to which gradient is added; or None
 
 
 @dataclass
@@ -93,8 +93,7 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int]) ->
         name = leaf or (f"{x.node.module or x.node.op_class.name} (step {source})" if source is not None else
                         "a constant")
         inputs.append(Input(rerun.names[i], name, np.shape(rerun.inputs[i]), rerun.inputs[i], source,
-                            getattr(x, "out", 0), leaf, _copy(dx),
-                            _copy(earlier)))
+                            getattr(x, "out", 0), leaf, _copy(dx), _copy(earlier)))
     kernel = "" if type(step.ran) is step.op_class else type(step.ran).__module__ + "." + type(step.ran).__name__
     saved = {name: np.array(a) if isinstance(a, np.ndarray) else a for name, a in op.saved.items()
              if isinstance(a, (np.ndarray, int, float, np.generic))}

@@ -10,13 +10,13 @@ from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 
 from minigrad.gradcheck import EPS
-from minigrad.step.elements import MINUS, Index, equation, index, terms
-from minigrad.step.elements import Factor as Part
+from minigrad.step.elements import MINUS, Index, Part, equation, terms
 from minigrad.step.explain import size_of
 from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
 from minigrad.step.rerun import Rerun
 from minigrad.step.view import View
+from minigrad.words import index
 
 MOST = 6                                        # terms of an answer, the largest ones
 EARLIER, SUM = "earlier ", "sum "               # before the name of a gradient: the partial gradient before and after
@@ -58,7 +58,7 @@ class Why:
     cell: Cell
     value: float                                # as recorded
     equation: str                               # "dq[0,2] = sum over j of dS[0,j] * k[j,2]"; without terms a sentence
-    terms: list[Term]                           # the largest ones, largest first
+    terms: list[Term]                           # the largest ones, largest first; those that are 0 if all are
     count: int                                  # how many terms are not 0
     total: float                                # sum of all terms
     magnitude: float                            # sum of |term| over all terms
@@ -149,6 +149,8 @@ def explain(view: View, cell: Cell, origin: Callable[[View, Cell], Origin] = unk
                        _chain_rule(view, i, cell.at), most)
     if tree is not None:
         return _answer(cell, number, f"{name} is computed by {tree.text}, which is not split into terms", [], most)
+    if cell.line and not cell.name.startswith((EARLIER, SUM)):
+        return _answer(cell, number, f"{name} is not explained: its line cannot be read", [], most)
     phrase, given = _saved(view, cell) or origin(view, cell)
     found = [Term((Factor(f"{c.name}{index(c.at)}", x, (c,)),)) for c, x in given]
     return _answer(cell, number, f"{name} {phrase}", found, most)
@@ -165,8 +167,9 @@ def _answer(cell: Cell, value: float, words: str, every: list[Term], most: int) 
     """The answer with the largest terms of all; words: its equation."""
     products = np.array([term.product for term in every])
     magnitude = float(np.abs(products).sum())
-    count = int((np.abs(products) > 1e-9 * np.abs(products).max(initial=0.0)).sum())
-    largest = sorted((term for term in every if term.product), key=lambda term: -abs(term.product))[:most]
+    sizes = np.where(np.isnan(products), np.inf, np.abs(products))                  # what makes a sum NaN comes first
+    count = int((sizes > 1e-9 * sizes.max(where=np.isfinite(sizes), initial=0.0)).sum())
+    largest = [every[n] for n in np.argsort(-sizes, kind="stable") if sizes[n] or not sizes.any()][:most]
     return Why(cell, value, words, largest, count, float(products.sum()), magnitude)
 
 
@@ -217,6 +220,8 @@ def tree_of(view: View, forward: bool, line: int, name: str) -> tuple[Tree | Non
     listing = _listing(view, forward)
     for n in range(line, 0, -1):
         tree = view.trees(forward, n).get(name)
+        if tree is None and name in listing.lines[n - 1].values:       # computed by a line that cannot be read
+            return None, 0
         if tree is not None and not (tree.op == "array" and tree.text == name):
             gradient = next((x.gradient for x in view.inputs if f"d{x.name}" == name and not forward), None)
             if (line == len(listing.lines) and gradient is not None and tree.shape != gradient.shape

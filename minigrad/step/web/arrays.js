@@ -10,14 +10,12 @@ function array(position) {                                  // of data.arrays; d
   a.steps = stride;
   if (a.same !== undefined) [a.numbers, a.mask] = [array(a.same).numbers, array(a.same).mask];
   else if (a.ints) a.numbers = Float64Array.from(a.ints);
-  else {
-    const bytes = atob(a.floats), view = new DataView(new ArrayBuffer(bytes.length));
-    for (let k = 0; k < bytes.length; k++) view.setUint8(k, bytes.charCodeAt(k));
-    a.numbers = Float64Array.from({length: bytes.length / 4}, (_, k) => view.getFloat32(4 * k, true));
-  }
+  else a.numbers = Float64Array.from(floats(a.floats));
   a.constant = !a.stride && a.numbers.length > 1 && a.numbers.every(x => x === a.numbers[0]);
   return a;
 }
+
+const floats = text => [...new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer)];
 
 // the last two of an array's shape, axes or index exchanged; a vector gets a second axis
 const swapped = (xs, second) => xs.length < 2 ? [...xs, second] : [...xs.slice(0, -2), xs.at(-1), xs.at(-2)];

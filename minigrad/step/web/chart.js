@@ -1,7 +1,5 @@
 // ---- charts: lines over two axes with numbers and names ------------------------------------------------------------
 
-const floats = text => [...new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer)];
-
 function ticks(low, high, most) {                           // round numbers between low and high, as text
   const power = 10 ** Math.floor(Math.log10((high - low) / most));
   const step = power * [1, 2, 5, 10, 20].find(s => (high - low) / (s * power) < most);

@@ -3,7 +3,8 @@
 // A tree is an array operation: op, shape, its operands `of`, and what the operation needs. An element is a tree and an
 // index. A term is {minus, factors}, a factor {text, value, cells}, a cell {name, line, at}.
 
-const LETTERS = "jkmnuv", BINDING = {sum: 1, mean: 1, max: 1, "@": 1, scatter: 1, "+": 2, "-": 2, "*": 3, "/": 3, neg: 4, "**": 5};
+const LETTERS = "jkmnuv";                                   // of the axes that are summed over
+const BINDING = {sum: 1, mean: 1, max: 1, "@": 1, scatter: 1, "+": 2, "-": 2, "*": 3, "/": 3, neg: 4, "**": 5};
 const MOST_WRITTEN = 4;
 
 for (const step of steps) for (const {lines} of [step.forward, step.backward])
@@ -16,11 +17,18 @@ function giveShapes(tree) {                                 // a tree whose valu
 
 class NotStored extends Error {}                            // the page holds only a sample of an array
 
+const ifStored = compute => { try { return compute(); } catch (error) { if (!(error instanceof NotStored)) throw error; } };
+
 function numberAt(position, at) {                           // an element of an array of the page
   const a = array(position);
   if (!a.shape.length) return Number(a.value);
-  if (a.stride) throw new NotStored(dims(a.shape));
-  const x = a.numbers[flatIndex(a.shape, at)];
+  let flat = flatIndex(a.shape, at);
+  if (a.stride) {
+    const [panel, row, column] = cellOf(a, at);
+    if (trueIndex(a, panel, row, column).join() !== at.join()) throw new NotStored(dims(a.shape));
+    flat = (panel * a.rows + row) * a.columns + column;
+  }
+  const x = a.numbers[flat];
   return !isFinite(x) && a.mask !== undefined ? Number(a.mask) : x;
 }
 
@@ -120,7 +128,8 @@ function* leaves(tree, at) {                                // the elements of v
 
 const MOVES = ["view", "reshape", "index", "max", "join", "where"];
 
-function pairs(tree, at, letter) {                          // the indices of both operands in each term of a matrix product
+// the indices of both operands in each term of a matrix product
+function pairs(tree, at, letter) {
   const [a, b] = tree.of, wide = b.shape.length > 1, tall = a.shape.length > 1;
   const row = tall ? [at.at(wide ? -2 : -1)] : [], column = wide ? [at.at(-1)] : [];
   const lead = at.slice(0, at.length - row.length - column.length);
@@ -140,13 +149,15 @@ function summed(tree, at, letters) {                        // the indices of th
   });
 }
 
-function source(tree, at) {                                 // the element of an operand that an element of a view, ... is
+// the element of an operand that an element of a view, ... is
+function source(tree, at) {
   if (tree.op === "where") {
     const [condition, a, b] = tree.of, chosen = value(condition, own(condition, at)) ? a : b;
     return [chosen, own(chosen, at)];
   }
   if (tree.op === "view") {
-    return [tree.of[0], (tree.sources ?? []).map(([axis, start, step]) => axis === null ? start : start + step * at[axis])];
+    const place = ([axis, start, step]) => axis === null ? start : start + step * at[axis];
+    return [tree.of[0], (tree.sources ?? []).map(place)];
   }
   let flat = flatIndex(tree.shape, at), x = tree.of[0];
   if (tree.op !== "reshape") flat = numberAt(tree.positions, at);
@@ -166,8 +177,7 @@ function added(tree, at) {                                  // where an element 
 
 // ---- in index notation ---------------------------------------------------------------------------------------------
 
-const equation = (name, tree, at) => `${name}${subscript(at)} = ${written(tree, at, lettersOfSums())}`;
-const subscript = at => at.length ? `[${at.join()}]` : "";
+const equation = (name, tree, at) => `${name}${index(at)} = ${written(tree, at, lettersOfSums())}`;
 
 function* lettersOfSums() { yield* LETTERS; for (let n = 2;; n++) yield `j${n}`; }
 
@@ -185,7 +195,7 @@ function written(tree, at, letters) {
   const of = tree.of ?? [], write = (x, floor = 0) => inside(x, own(x, at), floor, letters);
   const numbers = at.every(i => typeof i === "number"), p = BINDING[tree.op];
   switch (tree.op) {
-    case "array": return tree.name + subscript(at);
+    case "array": return tree.name + index(at);
     case "number": return tree.text;
     case "+": case "-": case "*": case "/": case "**":
       return `${write(of[0], p + (tree.op === "**" ? 1 : 0))} ${tree.op} ${write(of[1], p + ("-/".includes(tree.op) ? 1 : 0))}`;
@@ -195,7 +205,8 @@ function written(tree, at, letters) {
       return `sum over ${j} of ${inside(of[0], a, 3, letters)} * ${inside(of[1], b, 4, letters)}`;
     }
     case "sum": case "mean": {
-      const inner = (tree.axes ?? []).map(() => letters.next().value), body = inside(of[0], summed(tree, at, inner)[0], 3, letters);
+      const inner = (tree.axes ?? []).map(() => letters.next().value);
+      const body = inside(of[0], summed(tree, at, inner)[0], 3, letters);
       return inner.length ? `${tree.op} over ${inner.join()} of ${body}` : body;
     }
     case "view": return written(of[0], (tree.sources ?? []).map(([axis, start, step]) =>
@@ -208,8 +219,10 @@ function written(tree, at, letters) {
     const texts = places.slice(0, MOST_WRITTEN).map(place => written(of[1], own(of[1], place), letters));
     const more = places.length > MOST_WRITTEN ? [`... (${plural(places.length, "term")})`] : [];
     const start = !empty ? [written(of[0], at, letters)] : places.length ? [] : ["0"];
-    return (tree.replaces && places.length ? texts.slice(-1) : [...start, ...texts, ...more]).join(" + ").replaceAll("+ -", "- ");
+    const all = tree.replaces && places.length ? texts.slice(-1) : [...start, ...texts, ...more];
+    return all.join(" + ").replaceAll("+ -", "- ");
   }
-  if (of.length && !MOVES.includes(tree.op) && tree.op !== "scatter") return `${tree.op}(${of.map(x => write(x)).join(", ")})`;
-  return `(${tree.text})${subscript(at)}`;
+  if (of.length && !MOVES.includes(tree.op) && tree.op !== "scatter")
+    return `${tree.op}(${of.map(x => write(x)).join(", ")})`;
+  return `(${tree.text})${index(at)}`;
 }

@@ -1,23 +1,28 @@
 // ---- glossary: the first time that a word stands in a column, it is underlined; its meaning shows on hover and focus --
 
 const GLOSSARY = {
-  "upstream gradient": "The gradient of the loss with respect to an output of this op; the backward of later ops has computed it.",
-  "local derivative": "How much one output number of this op changes when one input number changes, per unit of change.",
+  "upstream gradient":
+    "The gradient of the loss with respect to an output of this op; the backward of later ops has computed it.",
+  "local derivative":
+    "How much one output number of this op changes when one input number changes, per unit of change.",
   "gradient check": "Compares the gradient that the backward computed with a finite difference of the forward.",
-  "finite difference": "The change of a function divided by a small change of its input; it estimates a derivative without a backward.",
+  "finite difference":
+    "The change of a function divided by a small change of its input; it estimates a derivative without a backward.",
   "relative error": "The difference of two numbers divided by their size.",
   "intermediate values": "Arrays that lines of this function computed and that are not its results.",
-  "chain rule": "The derivative of a composition is the product of the derivatives; over several paths these products are added.",
+  "chain rule":
+    "The derivative of a composition is the product of the derivatives; over several paths these products are added.",
   "identity": "An equation that holds for every input of this op; here it is evaluated on the arrays of this step.",
   "residual": "The difference of the two sides of an equation, which is zero up to rounding.",
-  "broadcast": "To repeat an array along an axis so that its shape fits another array; its gradient is summed over that axis.",
+  "broadcast":
+    "To repeat an array along an axis so that its shape fits another array; its gradient is summed over that axis.",
   "logit": "A score before softmax, which turns a row of scores into probabilities.",
   "softmax": "The exponentials of a row of numbers divided by their sum: positive numbers that add up to 1.",
   "cross-entropy": "The mean of −log of the probability that the model gives to the right class.",
   "Jacobian": "The matrix of the derivatives of every output with respect to every input.",
   "bias correction": "Division by 1 − β to the power of the step, because the averages of Adam start at zero.",
   "saved": "Kept by the forward because the backward needs it.",
-  "masked": "Excluded from attention: a later token that this token must not see.",
+  "masked": "Excluded from attention: a token that this token must not attend to, for example a later one.",
   "norm": "The square root of the sum of the squares of all numbers of an array.",
   "scalar": "A single number, an array without axes.",
 };

@@ -6,7 +6,8 @@ function moduleOf(step) {                                   // the module that a
   return step.name === step.op ? "" : /^(.*?\.?\d+)(?:\.|$)/.exec(step.name)?.[1] ?? "";
 }
 
-function columnsOfGraph(current) {                          // a column for each node or folded module, in the order of the forward
+// a column for each node or folded module, in the order of the forward
+function columnsOfGraph(current) {
   const columns = [];
   for (const k of [...steps.keys()].reverse()) {
     const module = moduleOf(steps[k]), before = columns.at(-1);
@@ -62,7 +63,8 @@ function drawGraph() {
     box.setAttribute("class", node === current || leaf === leafNow ? "leaf lit" : "leaf");
   const lit = columns.findIndex(({nodes}) => nodes.includes(current) ||
     nodes.length === 1 && steps[nodes[0]].inputs.some(x => x.leaf && x.leaf === leafNow));
-  $("overview").hidden = document.documentElement.dataset.graph !== "folded" && $("nodes").scrollWidth <= $("nodes").clientWidth;
+  const fits = $("nodes").scrollWidth <= $("nodes").clientWidth;
+  $("overview").hidden = document.documentElement.dataset.graph !== "folded" && fits;
   if (lit >= 0) $("nodes").scrollLeft = graph.boxes[lit].middle * graph.scale - $("nodes").clientWidth / 2;
   markSeen();
 }
@@ -77,11 +79,12 @@ function textsOfBox({module, nodes, fold}) {                  // of a box: two l
   const step = steps[nodes[0]];
   if (fold) return {lines: [module, plural(nodes.length, "op")], leaves: []};
   const shape = dims(data.arrays[Object.values(step.outputs)[0]].shape);
-  const leaves = step.inputs.filter(x => x.leaf).map(x => ({leaf: x.leaf, label: withoutModule(withoutModule(x.leaf, step.name), module),
-    title: `${x.leaf}, ${dims(x.shape)}`}));
+  const leaves = step.inputs.filter(x => x.leaf).map(x => ({leaf: x.leaf, title: `${x.leaf}, ${dims(x.shape)}`,
+    label: withoutModule(withoutModule(x.leaf, step.name), module)}));
   if (leaves.length > 4) leaves.splice(3, Infinity, {label: `${leaves.length - 3} more`,
     title: leaves.slice(3).map(x => x.title).join("\n")});
-  return {lines: [step.op, step.name === step.op || step.name === module ? shape : withoutModule(step.name, module)], leaves};
+  const second = step.name === step.op || step.name === module ? shape : withoutModule(step.name, module);
+  return {lines: [step.op, second], leaves};
 }
 
 function builtGraph(columns) {
@@ -96,7 +99,8 @@ function builtGraph(columns) {
   const height = TOP + HIGH + 8 + Math.max(0, ...labels.map(l => l.leaves.length)) * 20, scale = remInPixels() / 16;
   const root = svg("svg", {width: width * scale, height: height * scale, viewBox: `0 0 ${width} ${height}`, role: "group"});
 
-  const users = new Map();                                  // "from to", two columns -> the nodes of the second that use one of the first
+  // "from to", two columns -> the nodes of the second that use one of the first
+  const users = new Map();
   for (const [n, step] of steps.entries()) for (const x of step.inputs) {
     if (x.source == null || where.get(x.source) === where.get(n)) continue;
     const key = `${where.get(x.source)} ${where.get(n)}`;
@@ -110,7 +114,8 @@ function builtGraph(columns) {
       {forwards: `M${u} ${y}l-8 -4v8z`, backwards: `M${x} ${y}l8 -4v8z`} :
       {forwards: `M${u} ${y}l-5.5 -7l8 -1.5z`, backwards: `M${x} ${y}l5.5 -7l-8 -1.5z`};
     for (const end of Object.keys(heads)) heads[end] = svg("path", {class: "head", d: heads[end]});
-    const line = near ? `M${x + 3} ${y}H${u - 3}` : `M${x + 1} ${y - 3}C${x + 24} ${y - above} ${u - 24} ${y - above} ${u - 1} ${y - 3}`;
+    const line = near ? `M${x + 3} ${y}H${u - 3}` :
+      `M${x + 1} ${y - 3}C${x + 24} ${y - above} ${u - 24} ${y - above} ${u - 1} ${y - 3}`;
     const group = svg("g", {}, svg("path", {d: line}), ...Object.values(heads));
     root.append(group);
     return {group, heads, users};
@@ -137,7 +142,8 @@ function builtGraph(columns) {
     root.append(link);
     labels[c].leaves.forEach(({leaf, label, title}, row) => {
       const y = TOP + HIGH + 5 + row * 20, box = svg("g", {}, svg("title", {}, title),
-        svg("rect", {x: left, y, width: wide, height: 17, rx: 8.5}), svg("text", {class: "small", x: middle, y: y + 12.5}, label));
+        svg("rect", {x: left, y, width: wide, height: 17, rx: 8.5}),
+        svg("text", {class: "small", x: middle, y: y + 12.5}, label));
       root.append(box);
       leaves.push({box, leaf, node: nodes[0]});
     });

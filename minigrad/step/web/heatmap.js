@@ -86,6 +86,7 @@ function panelName(a, axes, p) {                            // "head 2"; "" for 
 
 function legendOf(a, unit, words, norm) {                   // of the colour scale of a heat map; perhaps with the norm
   if (a.constant) return el("div", {class: "scale"}, `all ${num(a.numbers[0])}`);
+  if (!a.numbers.some(isFinite)) return el("div", {class: "scale"}, "all NaN or infinite");
   return a.ints ? "" : el("div", {class: "scale"}, words ?? [el("i"), `±${num(unit)}`],
     norm && el("span", {}, `norm ${num(a.norm)}`));
 }
@@ -124,11 +125,11 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
   const side = (axis, full, n) => !long(axis, full) ? null : {name: axes.at(axis) || `axis ${a.shape.length + axis}`,
     words: labelsOf(axes.at(axis)).length > 0, labels: labelsAt(axes.at(axis), n, a.steps[3 + axis], size)};
   const rows = side(-2, a.full[1], a.rows), columns = side(-1, a.full[2], a.columns);
-  const widest = labels => Math.max(0, ...labels.map(label => label.length));
+  const widest = labels => Math.max(0, ...labels.map(columnsOf));
   let left = !rows ? 0 : line + (rows.labels.length ? lettersWide(widest(rows.labels)) + 5 : 0);
 
   const wide = written && lettersWide(written.longest) * 1.08 + 8;
-  const fits = wide * a.columns + left <= Math.max(available, perPanel);
+  const fits = Math.max(wide, 24) * a.columns + left <= Math.max(available, perPanel);
   let w, h, writes = written?.few && fits;
   if (writes) [w, h] = [Math.max(wide, 24), 24 * type()];
   else {
@@ -152,7 +153,7 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
     turned = columns.words && letters > 2 && lettersWide(letters) + 4 > w;
     everyColumn = thin(columns, w, turned ? line - 1 : lettersWide(letters) + (letters > 1 ? 5 : 1));
     if (!turned) over = Math.max(0, (lettersWide(letters) - w) / 2);
-    if (everyColumn && !turned) left = Math.max(left, (lettersWide(columns.labels[0].length) - w) / 2);
+    if (everyColumn && !turned) left = Math.max(left, (lettersWide(columnsOf(columns.labels[0])) - w) / 2);
     if (everyColumn) above = turned ? lettersWide(letters) + 4 : line;
   }
   const top = (columns ? line : 0) + above || (everyRow ? Math.max(0, (line - h) / 2) : 0);
@@ -163,8 +164,10 @@ function arrange(a, size, axes, panels, written) {          // the size of a cel
 function labelsAt(axis, n, step, size) {                    // the labels of an axis at the shown indices, or these
   const known = labelsOf(axis);
   if (!known.length && !size.indices) return [];
-  return Array.from({length: n}, (_, k) => known.length ? visible(known[k * step] ?? "").slice(0, 8) : `${k * step}`);
+  return Array.from({length: n}, (_, k) => known.length ? [...visible(known[k * step] ?? "")].slice(0, 8).join("") : `${k * step}`);
 }
+
+const columnsOf = text => sum([...text], c => /[\u1100-\uffdc]|\p{Extended_Pictographic}/u.test(c) ? 2 : 1);    // in letters
 
 // ---- painting ------------------------------------------------------------------------------------------------------
 

@@ -24,14 +24,21 @@ function num(x, digits = 3) {                               // short: −0.0123,
   return text.replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "").replaceAll("-", "−").replace("e+", "e");
 }
 
-const index = at => `[${at.join(", ")}]`;
+const index = at => at.length ? `[${at.join()}]` : "";      // [0,2]; "" of a scalar
 const dims = shape => shape.length ? shape.join(" × ") : "a scalar";
 const visible = token => token.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const remInPixels = () => parseFloat(getComputedStyle(document.documentElement).fontSize);     // 16 of usual type
 const sum = (xs, f) => xs.reduce((total, x) => total + f(x), 0);
 
-const store = {                                             // a browser may refuse it to a page from disk
+const store = {                                             // a browser may not allow it for a page from disk
   get(key) { try { return localStorage.getItem(key); } catch { return null; } },
-  set(key, value) { try { localStorage.setItem(key, value); } catch { /* then it is forgotten with the page */ } },
+  set(key, value) { try { localStorage.setItem(key, value); } catch { /* the choice is not remembered */ } },
 };
+
+// ---- tables --------------------------------------------------------------------------------------------------------
+
+const header = (names, numeric) => el("tr", {}, names.map(
+  (name, c) => el("th", {class: numeric.includes(c) ? "n" : ""}, name)));
+const bars = widths => el("div", {class: "bars"}, widths.map(([share, name]) =>
+  el("i", {class: name, style: `width:${Math.min(100, Math.max(1, 100 * share || 0))}%`})));

@@ -1,15 +1,15 @@
 // ---- nudge: the loss along one weight, beside what the gradient there predicts --------------------------------------
 
-const weightName = ({leaf, at}) => `${leaf}${at.length ? index(at) : ""}`;
+const weightName = ({leaf, at}) => `${leaf}${index(at)}`;
 
 function drawNudges() {
   const n = Math.min(state.pick, nudges.length - 1);
   $("left").replaceChildren(el("h2", {}, "Nudge", el("span", {}, " → ", weightName(nudges[n]))),
     el("p", {class: "say"}, "A gradient predicts how much the loss changes when one number changes a little: the ",
-      "tangent. Here the number is changed and the forward runs again: the curve."),
-    ...section("pick a number", [nudgeTable(n)]),
-    el("p", {class: "note"}, `The page has the ${nudges.length} numbers of this table, the largest entries of each `,
-      "gradient; nudge w[0,2] in the terminal and record.nudge_curve(\"w\", (0, 2)) in a notebook have every number."));
+      "tangent shows this prediction. The curve shows the loss that the forward gives for each value of the number."),
+    ...section("pick a number", nudgeTable(n)),
+    el("p", {class: "note"}, `The page has curves of these ${nudges.length} numbers, the largest entries of each gradient. For `,
+      "any other number write nudge w[0,2] in the terminal, or record.nudge_curve(\"w\", (0, 2)) in a notebook."));
   const isFiniteHere = isFinite(nudges[n].value) && isFinite(nudges[n].loss);
   $("right").replaceChildren(...nudges[n].changes && isFiniteHere ? nudgeCurve(nudges[n]) : [el("p", {class: "note"},
     nudges[n].changes ? "No curve: the number or the loss is NaN or infinite." :
@@ -23,16 +23,16 @@ function nudgeTable(picked) {
     $("right").scrollIntoView({block: "nearest"});
   };
   const caption = "change of the loss when a number changes by a thousandth of its tensor's root mean square";
-  const box = {class: "scroll picker", tabindex: 0, role: "group", "aria-label": "numbers to pick"};
-  return el("div", box, el("table", {}, el("caption", {class: "note"}, caption),
+  const box = {class: "scroll picker", tabindex: 0, role: "group", "aria-label": `numbers to pick: ${caption}`};
+  return [el("p", {class: "note"}, caption), el("div", box, el("table", {},
     header(["number", "gradient", "predicted", "actual", "actual / predicted"], [1, 2, 3, 4]),
     nudges.map((n, row) => [
       nudges[row - 1]?.leaf !== n.leaf && el("tr", {class: "group"}, el("td", {colspan: 5}, n.leaf)),
       el("tr", {class: row === picked ? "now" : ""},
         el("td", {}, el("button", {class: "pick", "aria-pressed": String(row === picked), "aria-label": weightName(n),
-          onclick: () => pick(row)}, n.at.length ? index(n.at) : "this number")),
+          onclick: () => pick(row)}, index(n.at) || "this number")),
         [n.gradient, n.predicted, n.actual].map(x => el("td", {class: "n"}, num(x))),
-        el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)))])));
+        el("td", {class: "n"}, (n.actual / n.predicted).toFixed(4)))])))];
 }
 
 function nudgeCurve(n) {
@@ -40,8 +40,8 @@ function nudgeCurve(n) {
   const [recorded, loss, gradient, reach] = [n.value, n.loss, n.gradient, n.reach].map(Number), step = reach / middle;
   const deltas = changes.map((_, k) => (k - middle) * step), xs = deltas.map(d => recorded + d);
   const tangent = deltas.map(d => loss + gradient * d), losses = changes.map(c => loss + c);
-  const width = Math.min(Math.max($("right").clientWidth || 640, 300), 900), narrow = width < 500;
-  const height = narrow ? 260 : Math.max(240, Math.min(380, innerHeight - 450));
+  const width = Math.min(Math.max(($("right").clientWidth || 640) / type(), 300), 900), narrow = width < 500;
+  const height = narrow ? 260 : Math.max(240, Math.min(380, innerHeight - 450)) / type();
   const {root, x, y, room} = chart({width, height, xName: `value of ${name}`, yName: "loss",
     lines: [{kind: "predicted", xs, ys: tangent}, {kind: "actual", xs, ys: losses}],
     label: `the loss along ${name} from ${num(xs[0])} to ${num(xs.at(-1))}, and its tangent`,
@@ -53,7 +53,7 @@ function nudgeCurve(n) {
 
   const readout = el("div", {class: "readout"}), curvature = (changes[middle + 1] + changes[middle - 1]) / step ** 2;
   const slider = el("input", {type: "range", class: "slide", min: 0, max: changes.length - 1, value: middle + 6,
-    "aria-label": `value of ${name}`, style: `margin-left:${room - 8}px;width:${width - room + 2}px`});
+    "aria-label": `value of ${name}`, style: `margin-left:${100 * (room - 8) / width}%;width:${100 * (width - room + 2) / width}%`});
   const show = () => {
     const k = Number(slider.value), d = deltas[k], off = losses[k] - tangent[k];
     [tangent[k], losses[k]].forEach((value, i) => {
@@ -85,8 +85,8 @@ function nudgeCurve(n) {
   show();
   return [el("h3", {}, `the loss along ${name}`, el("span", {class: "legend"}, lineKey("actual", "loss"),
     lineKey("predicted", "tangent"))), root, slider, readout,
-    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope at the recorded ",
-      "value only: it changes along the way, and the curvature says how fast. Near the recorded value half the ",
-      "curvature times the square of the nudge is the whole difference; further away terms of higher order count ",
-      "too.")];
+    el("p", {class: "say"}, "Drag the slider or the picture, or press ← →. The gradient is the slope of the tangent ",
+      "at the recorded value. At other values the loss has another gradient; the curvature is its rate of change. Near the ",
+      "recorded value the difference is half the curvature times the square of the nudge; further away, terms of higher ",
+      "order add to it.")];
 }

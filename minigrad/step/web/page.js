@@ -23,32 +23,36 @@ function draw() {
   showLine();
   placeTour();
   const computed = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
-  $("printed").replaceChildren(el("b", {}, document.title), `  ·  ${called(here())}`, state.line ? `, line ${state.line} of ${n}` : "");
-  $("live").textContent = called(here()) +
-    (state.line ? `, line ${state.line} of ${n}${computed ? `, computed ${computed}` : ""}` : "");
+  const line = state.line ? `, line ${state.line} of ${n}` : "";
+  $("printed").replaceChildren(el("b", {}, document.title), `  ·  ${called(here())}`, line);
+  $("live").textContent = called(here()) + line + (computed ? `, computed ${computed}` : "");
 }
 
 let shown;                                                  // the position and line that were drawn last
 
-function showLine() {                                       // scroll its column, not the page, until the current line is in sight
+// scroll its column, not the page, until the current line is in sight
+function showLine() {
   const place = `${state.at}.${state.line}`, rows = [...document.querySelectorAll("pre > .now")];
   if (shown !== place) $("left").scrollTop = $("arrays").scrollTop = 0;
   shown = place;
   if (rows.length) intoSight(rows[0], rows.at(-1), 24);
 }
 
-function showAsked() {                                      // the answer takes its place from the columns: keep the element in sight
+// the answer makes the columns lower: keep the element in sight
+function showAsked() {
   const {name} = state.trail.at(-1) ?? {}, lit = [...$("right").querySelectorAll(".lit")];
   const asked = lit.filter(box => box.closest("figure").dataset.name === name);
   if (asked.length && !asked.some(isInSight)) intoSight(asked[0], asked[0], 20);
 }
 
 function isInSight(element) {
-  const {top, bottom} = element.getBoundingClientRect(), column = element.closest("#left, #arrays").getBoundingClientRect();
+  const {top, bottom} = element.getBoundingClientRect();
+  const column = element.closest("#left, #arrays").getBoundingClientRect();
   return top >= column.top && bottom <= column.bottom;
 }
 
-function intoSight(first, last, most) {                     // scroll the column of these elements as little as is needed
+// scroll the column of these elements as little as is needed
+function intoSight(first, last, most) {
   const {top} = first.getBoundingClientRect(), {bottom} = last.getBoundingClientRect();
   const column = first.closest("#left, #arrays"), box = column.getBoundingClientRect();
   const margin = Math.max(0, Math.min(most, (box.height - (bottom - top)) / 2));
@@ -106,7 +110,8 @@ function otherLook(name) {
 
 const actions = {
   first: () => go(sameKind()[0]), last: () => go(sameKind().at(-1)),
-  previous: () => go(state.at - 1), next: () => go(state.at + 1), up: previousLine, down: nextLine, quiz: toggleQuiz, help: showHelp,
+  previous: () => go(state.at - 1), next: () => go(state.at + 1), up: previousLine, down: nextLine,
+  quiz: toggleQuiz, help: showHelp,
 };
 for (const [id, action] of Object.entries(actions)) $(id).onclick = action;
 for (const name of Object.keys(LOOKS)) $(`${name}-switch`).onclick = () => otherLook(name);
@@ -115,8 +120,10 @@ $("until").onsubmit = event => { event.preventDefault(); runTo($("breakpoint").v
 
 const keys = {
   ArrowLeft: actions.previous, ArrowRight: actions.next, ArrowUp: previousLine, ArrowDown: nextLine,
-  PageUp: previousLine, PageDown: nextLine, " ": nextLine, "shift ": previousLine,      // the first two: a presenter's clicker
-  Home: actions.first, End: actions.last, b: runBox, q: toggleQuiz, "?": showHelp, Escape: () => { endTour(); closeWhy(); },
+  // the first two: a presenter's clicker
+  PageUp: previousLine, PageDown: nextLine, " ": nextLine, "shift ": previousLine,
+  Home: actions.first, End: actions.last, b: runBox, q: toggleQuiz, "?": showHelp,
+  Escape: () => { endTour(); closeWhy(); },
   w: () => document.querySelector("#right .chips button")?.click(),
   f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"), c: () => tab("c"),
   h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
@@ -158,7 +165,8 @@ function start() {
   let before;                                               // print on white
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
-  new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe($("why"), {childList: true, attributes: true});
+  new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe(
+    $("why"), {childList: true, attributes: true});
   if (!data.embedded && location.hash) fromHash();
   draw();
   startTour();

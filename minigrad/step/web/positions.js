@@ -1,4 +1,4 @@
-// ---- positions: forward f0, f1, ...; backward b0, b1, ...; the nudges n; the optimizer's updates u0, u1, ...; the check c
+// ---- positions: forward f0, f1, ...; backward b0, b1, ...; nudges n; the optimizer's updates u0, u1, ...; check c ---
 
 const KINDS = {f: "Forward", b: "Backward", n: "Nudge", u: "Update", c: "Check"};
 const positions = [
@@ -11,7 +11,8 @@ const state = {at: find("b"), line: 0, pick: 0, trail: [], quiz: false, unfolded
 const here = () => positions[state.at];
 const listingOf = ({kind, k}) => "nc".includes(kind) ? {lines: []} : kind === "u" ? optimizer.updates[k] :
   steps[k][kind === "f" ? "forward" : "backward"];
-const title = ({kind, k}) => kind === "n" ? "nudges" : kind === "c" ? "check" : kind === "u" ? `${optimizer.op} → ${optimizer.updates[k].leaf}` :
+const title = ({kind, k}) => kind === "n" ? "nudges" : kind === "c" ? "check" :
+  kind === "u" ? `${optimizer.op} → ${optimizer.updates[k].leaf}` :
   steps[k].name === steps[k].op ? steps[k].op : `${steps[k].op} → ${steps[k].name}`;
 
 function called(s) {                                        // steps are counted from 0, as in Python

@@ -21,12 +21,12 @@ function drawQuizLeft(step) {                               // without what woul
 
 function drawQuiz() {
   const questions = questionsOf(here().k), open = questions.findIndex(q => !answers[q.key]);
-  if (!questions.length) return [el("p", {class: "note"}, "This step makes no gradient to ask about.")];
+  if (!questions.length) return [el("p", {class: "note"}, "This step computes no gradient to ask about.")];
   const n = questions.length, rows = questions.slice(0, open < 0 ? undefined : open + 1);
   return [el("h3", {}, `quiz: ${open < 0 ? n : open} of ${n} answered`),
     ...rows.map(q => el("div", {class: `question about-${q.kind}`}, el("p", {class: "say"}, q.text),
       answers[q.key] ? verdictOf(q) : optionsOf(q))),
-    el("p", {class: "note"}, `${rightly().length} right of ${Object.keys(answers).length} so far. `,
+    el("p", {class: "note"}, `${rightAnswers().length} right of ${Object.keys(answers).length} so far. `,
       el("button", {onclick: showScore}, "Show the score"))];
 }
 
@@ -51,7 +51,7 @@ function verdictOf(q) {                                     // explains all line
   return el("div", {"aria-live": "polite"}, rows.sort((a, b) => (b?.className === "bad") - (a?.className === "bad")));
 }
 
-const rightly = () => Object.values(answers).filter(a => a.given === a.right);
+const rightAnswers = () => Object.values(answers).filter(a => a.given === a.right);
 
 function showScore() {                                      // a sheet to print or to hand in
   const asked = steps.flatMap((_, k) => questionsOf(k).filter(q => answers[q.key]).map(q => ({...q, k})));

@@ -3,17 +3,18 @@
 const TOUR = [
   ["#jump", "You are at the loss.", "The backward starts here, with the gradient of the loss with respect to itself, 1, and ends " +
     "at the inputs. This list names all of its steps."],
-  ["pre", "↓ goes to the next line, ↑ goes back.", "The line that has just run is marked. The numbers count the statements that ran."],
+  ["pre", "↓ goes to the next line, ↑ goes back.", "The line that ran last is marked. The numbers count the statements that ran."],
   ["#right", "The arrays that the line computed.", "The newest are on top: orange is positive, blue negative, white zero. Arrow keys " +
     "read the values of the heat map that has the focus."],
   ["#graph", "→ goes to the next op, ← to the previous one.", "Orange is the current op, green are those whose backward has run. " +
     "Click an op to go there."],
-  ["#right .panels, #right .number", "Click a number, or press w: why?", "The answer is the sum that this number is, and leads " +
-    "from term to term up to the loss. The key ? lists all keys, and opens this tour again."],
+  ["#right .panels, #right .number", "Click a number, or press w: why?", "The answer is a sum whose value is this number. Its " +
+    "terms are links, which lead up to the loss. The key ? lists all keys and opens this tour again."],
 ];
 const tour = {stop: -1};
 
-function startTour() {                                      // once for each reader, not in a notebook, not where an address leads
+// once for each reader, not in a notebook, not where an address leads
+function startTour() {
   if (data.embedded || window !== window.top || here().line || location.hash || store.get("tour")) return;
   showStop(0);
 }
@@ -37,7 +38,8 @@ function showStop(stop) {
 
 const stopElement = () => [...document.querySelectorAll(TOUR[tour.stop][0])].find(x => x.getClientRects().length);
 
-function placeTour() {                                      // below, above or beside what the stop is about, which is outlined
+// below, above or beside what the stop is about, which is outlined
+function placeTour() {
   document.querySelector(".toured")?.classList.remove("toured");
   if (tour.stop < 0) return;
   const about = stopElement(), gap = 10, {offsetWidth: wide, offsetHeight: high} = tour.box;

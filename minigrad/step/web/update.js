@@ -16,8 +16,8 @@ function drawUpdate(k) {
     el("h3", {}, "change of the loss"),
     el("p", {class: "note"}, el("span", {class: "key predicted"}), "predicted: sum of gradient × change ",
       el("span", {class: "key actual"}), "actual, if only that tensor is updated; ",
-      "curvature: ½ dᵀHd, with the update d and the second derivatives H of the loss, is what the prediction lacks, ",
-      "up to terms of higher order"),
+      "curvature: ½ dᵀHd, with the update d and the matrix H of second derivatives of the loss; predicted + curvature ",
+      "is the actual change up to terms of higher order"),
     el("div", {class: "scroll"}, el("table", {},
       header(["tensor", "predicted", "curvature", "actual", ""], [1, 2, 3]),
       row("all tensors at once", optimizer, "total"),
@@ -34,6 +34,9 @@ function drawUpdate(k) {
     ...update.overTime ? overTime(update) : [],
     ...section("update of each weight", [heatmap("p_new − p", update.change, {to: update.leaf})], true));
 }
+
+const beside = ({predicted, actual}, largest) =>
+  bars([[Math.abs(predicted) / largest, "predicted"], [Math.abs(actual) / largest, "actual"]]);
 
 // ---- one weight in 30 steps ----------------------------------------------------------------------------------------
 
@@ -54,8 +57,8 @@ function overTime(update) {
   });
   return [el("h3", {}, `over time: t = 1 to ${ts.length}`, el("span", {class: "where"}, weight)),
     el("p", {class: "say"}, `${optimizer.overTime.replaceAll(/(\w)-hat/g, "$1\u0302")}.`),
-    el("p", {class: "note"}, "The page has this for the largest gradient of each tensor; o w[0,2] in the terminal and ",
-      "record.over_time({\"w\": [(0, 2)]}) in a notebook have every weight."),
+    el("p", {class: "note"}, "The page has this for the weight of largest gradient in each tensor. For any other weight write ",
+      "o w[0,2] in the terminal, or record.over_time({\"w\": [(0, 2)]}) in a notebook."),
     el("div", {class: "multiples"}, charts),
     el("div", {class: "scroll picker", tabindex: 0, role: "group", "aria-label": `table over time of ${weight}`},
       el("table", {}, header(["t", ...names.map(hatted)], names.map((_, n) => n + 1)), ts.map((t, k) =>

@@ -3,7 +3,8 @@
 // A cell is {kind, k, line, name, at}: line is the number of the line that computed the array, 0 for what the op was
 // given, the number of lines also for outputs and gradients of inputs.
 
-const SHOWN_TERMS = 8, FEW = 4;                             // terms of an answer; elements of a factor that become links
+// terms of an answer; elements of a factor that become links
+const SHOWN_TERMS = 8, FEW = 4;
 
 function arraysOf({kind, k, line}) {                        // name -> position of the arrays that a line computed
   const step = steps[k], {lines} = listingOf({kind, k}), found = {};
@@ -26,13 +27,16 @@ function treeOf({kind, k, line, name}) {                    // the expression th
   const {lines} = listingOf({kind, k}), gradient = kind === "b" && steps[k].inputs.find(x => `d${x.name}` === name);
   for (let n = line; n > 0; n--) {
     const tree = lines[n - 1][3][name] ?? lines[n - 1].parts?.[name];
+    if (!tree && name in lines[n - 1][2]) return {};        // computed by a line that cannot be read
     if (!tree || tree.op === "array" && tree.name === name) continue;
-    return {tree: line === lines.length && gradient && tree.op !== "call" ? unbroadcast(tree, gradient.shape) : tree, line: n};
+    const sums = line === lines.length && gradient && tree.op !== "call";
+    return {tree: sums ? unbroadcast(tree, gradient.shape) : tree, line: n};
   }
   return {};
 }
 
-function unbroadcast(tree, shape) {                         // the gradient of an input that was broadcast: a sum over its copies
+// the gradient of an input that was broadcast: a sum over its copies
+function unbroadcast(tree, shape) {
   if (tree.shape.join() === shape.join()) return tree;
   const extra = tree.shape.length - shape.length;
   const axes = [...tree.shape.keys()].filter(axis => axis < extra || shape[axis - extra] !== tree.shape[axis]);
@@ -40,7 +44,8 @@ function unbroadcast(tree, shape) {                         // the gradient of a
   return {op: "reshape", of: [total], shape};
 }
 
-function whyCell(cell) {                                    // {value, equation, terms, note}; cells of the terms are whole cells
+// {value, equation, terms, note}; cells of the terms are whole cells
+function whyCell(cell) {
   const {kind, k, line, name, at} = cell, position = arraysOf(cell)[name];
   const stored = line === listingOf(cell).lines.length && data.stored[`${k}:${name}:${at.join()}`];
   if (stored) return {...stored, terms: stored.terms.map(factors => ({minus: false, factors: factors.map(f => ({...f,
@@ -54,16 +59,19 @@ function whyCell(cell) {                                    // {value, equation,
     }
     const [phrase, cells] = tree ? [`is computed by ${tree.text}, which is not split into terms`, []] :
       line && listingOf(cell).lines.length && !/^(earlier|sum) /.test(name) ? ["is not explained: its line cannot be read", []] : origin(cell);
-    return {...answer, equation: `${name}${subscript(at)} ${phrase}`, terms: cells.map(c => ({minus: false, factors: [
-      {text: c.name + subscript(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
+    return {...answer, equation: `${name}${index(at)} ${phrase}`, terms: cells.map(c => ({minus: false, factors: [
+      {text: c.name + index(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
   } catch (error) {
     if (!(error instanceof NotStored)) throw error;
-    return {equation: `${name}${subscript(at)}`, terms: [], note: `This page stores only a sample of an array of ${error.message} ` +
-      `that this element is computed from. The terminal explains it: why ${name} ${at.join(" ")}.`};
+    const {tree} = treeOf(cell), words = tree && ifStored(() => equation(name, tree, at));
+    return {value: ifStored(() => numberAt(position, at)), equation: words ?? `${name}${index(at)}`, terms: [],
+      note: `This page stores only a sample of an array of ${error.message} that this element is computed from. ` +
+        `The terminal explains it: why ${name} ${at.join(" ")}.`};
   }
 }
 
-function origin({kind, k, line, name, at}) {                // of what an op was given: a phrase, and the cells that it is the sum of
+// of what an op was given: a phrase, and the cells that it is the sum of
+function origin({kind, k, line, name, at}) {
   const step = steps[k], given = Object.keys(step.dys).indexOf(name);
   if (kind === "f") {
     const x = step.inputs.find(x => x.name === name);
@@ -75,19 +83,22 @@ function origin({kind, k, line, name, at}) {                // of what an op was
   if (line || given >= 0) {
     const input = step.inputs.find(x => name.endsWith(` d${x.name}`)), earlier = name.startsWith("earlier");
     const isUse = (x, n) => "gradient" in x && (given >= 0 ? x.source === k && x.out === given :
-      (input.leaf ? x.leaf === input.leaf : x.source === input.source && x.out === input.out) && (n < k || n === k && !earlier));
+      (input.leaf ? x.leaf === input.leaf : x.source === input.source && x.out === input.out) &&
+      (n < k || n === k && !earlier));
     const uses = [...steps.entries()].flatMap(([n, s]) => s.inputs.filter(x => isUse(x, n)).map(
       x => ({kind, k: n, line: s.backward.lines.length, name: `d${x.name}`, at})));
-    return [!uses.length ? data.embedded ? "is the upstream gradient" : "is the gradient of the loss itself: the backward begins here" :
-      given < 0 ? `is the sum of the gradients that ${plural(uses.length, "step")} computed so far` :
-        uses.length === 1 ? "is the gradient that the op which used the output computed" :
-          `is the sum of the gradients that the ${uses.length} uses of the output computed`, uses];
+    const first = data.embedded ? "was given to this op" : "is the gradient of the loss itself: the backward begins here";
+    return [!uses.length ? first :
+      given < 0 ? `is the sum of the gradients from ${plural(uses.length, "step")} so far` :
+        uses.length === 1 ? "is the gradient from the only use of the output" :
+          `is the sum of the gradients from the ${uses.length} uses of the output`, uses];
   }
   const place = step.origins[name];
   return ["was saved by the forward", place ? [{kind: "f", k, line: place[0], name: place[1], at}] : []];
 }
 
-function askWhy(cell, trail = []) {                         // show the answer for a cell; trail: the cells asked before it
+// show the answer for a cell; trail: the cells asked before it
+function askWhy(cell, trail = []) {
   state.trail = [...trail, cell];
   const {kind, k} = here();
   if (kind !== cell.kind || k !== cell.k || state.line && state.line !== cell.line) {
@@ -97,8 +108,9 @@ function askWhy(cell, trail = []) {                         // show the answer f
 
 function closeWhy() { state.trail = []; drawWhy(); }
 
-const cellName = ({name, at}) => name + subscript(at);
-const placeOf = ({kind, k, line}) => `${kind === "f" ? "forward of " : ""}step ${k}, ${title({kind, k})}${line ? `, line ${line}` : ""}`;
+const cellName = ({name, at}) => name + index(at);
+const placeOf = ({kind, k, line}) =>
+  `${kind === "f" ? "forward of " : ""}step ${k}, ${title({kind, k})}${line ? `, line ${line}` : ""}`;
 
 function whyLink(words, cell, trail) {
   return el("a", {href: `#${cell.kind}${cell.k}.${cell.line}`, title: placeOf(cell),
@@ -122,28 +134,24 @@ function drawWhy() {
   clearLight();
   if (!cell) return;
   const answer = whyCell(cell), products = answer.terms.map(product);
-  const order = [...products.keys()].filter(n => products[n]).sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
-  const shown = order.slice(0, SHOWN_TERMS), largest = Math.abs(products[shown[0]]) || 1;
+  const size = n => isNaN(products[n]) ? Infinity : Math.abs(products[n]);           // what makes a sum NaN comes first
+  const all = [...products.keys()], order = (all.some(size) ? all.filter(size) : all).sort(
+    (a, b) => size(b) > size(a) ? 1 : size(b) < size(a) ? -1 : 0);
+  const shown = order.slice(0, SHOWN_TERMS), largest = size(shown[0]);
   const crumbs = state.trail.flatMap((c, n) => [n ? " › " : "",
     n === state.trail.length - 1 ? el("b", {}, cellName(c)) : whyLink(cellName(c), c, state.trail.slice(0, n))]);
-  panel.replaceChildren(el("button", {class: "close", onclick: closeWhy}, "close"), el("div", {class: "crumbs"}, crumbs),
-    el("p", {class: "say"}, "Why is ", el("b", {}, `${cellName(cell)}${answer.value === undefined ? "" : ` = ${num(answer.value, 4)}`}`),
+  panel.replaceChildren(el("button", {class: "close", onclick: closeWhy}, "close"),
+    el("div", {class: "crumbs"}, crumbs),
+    el("p", {class: "say"}, "Why is ",
+      el("b", {}, cellName(cell) + (answer.value === undefined ? "" : ` = ${num(answer.value, 4)}`)),
       "? ", el("span", {class: "where"}, placeOf(cell))),
     el("p", {class: "say"}, el("code", {}, answer.equation)), answer.note && el("p", {class: "note"}, answer.note));
   if (shown.length) panel.append(
     el("div", {class: "scroll"}, el("table", {}, shown.map(n => el("tr", {}, el("td", {}, answer.terms[n].minus ? "−" : ""),
       el("td", {}, answer.terms[n].factors.map((f, i) => [i ? " × " : "", factorOf(f, state.trail)])),
       el("td", {class: "n"}, answer.terms[n].factors.length > 1 || answer.terms[n].minus ? `= ${num(products[n], 4)}` : ""),
-      el("td", {}, bars([[Math.abs(products[n]) / largest, "actual"]])))))),
-    el("p", {class: "note"}, `Sum of ${order.length > shown.length ? `all ${order.length} terms, the largest ${shown.length} of which are shown` :
-      plural(order.length, "term")}: ${num(sum(products, x => x), 6)}. Recorded: ${num(answer.value, 6)}.`));
+      el("td", {}, bars([[size(n) === largest ? 1 : size(n) / largest, "actual"]])))))),
+    el("p", {class: "note"}, `Sum of ${order.length === shown.length ? plural(order.length, "term") :
+      `all ${order.length} terms, the largest ${shown.length} of which are shown`}: ${num(sum(products, x => x), 6)}. Recorded: ${num(answer.value, 6)}.`));
   lightCells([cell, ...answer.terms.flatMap(t => t.factors).flatMap(f => f.cells)]);
 }
-
-const header = (names, numeric) => el("tr", {}, names.map(
-  (name, c) => el("th", {class: numeric.includes(c) ? "n" : ""}, name)));
-const bars = widths => el("div", {class: "bars"}, widths.map(([share, name]) =>
-  el("i", {class: name, style: `width:${Math.max(1, 100 * share)}%`})));
-
-const beside = ({predicted, actual}, largest) =>
-  bars([[Math.abs(predicted) / largest, "predicted"], [Math.abs(actual) / largest, "actual"]]);

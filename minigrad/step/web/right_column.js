@@ -59,7 +59,7 @@ function newestOf(step, lines) {                            // what the current 
   });
 }
 
-function gradientOf(x, isShown) {                           // of an input; added to what earlier steps sent it
+function gradientOf(x, isShown) {                           // of an input; added to the gradients from earlier steps
   const name = `d${x.name}`, asks = {name, line: listingOf(here()).lines.length}, isNew = state.line > 0;
   if (!("earlier" in x)) return isShown ? [] : [heatmap(name, x.gradient, {to: x.label, isNew, asks, largest: 3})];
   const unit = Math.max(...[x.earlier, x.gradient, x.sum].map(p => magnitude(array(p)))) || 1;

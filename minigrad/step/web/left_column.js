@@ -6,7 +6,8 @@ function sourceOf(listing, line, onLine, remark = () => "") {
   const ran = listing.lines.slice(0, line), [first, last] = ran.at(-1) ?? [-1, -1];
   const rows = listing.source.split("\n").map((text, n) => {
     const [, code, comment = ""] = /^(.*?)(\s*#.*)?$/.exec(text), indent = /^ */.exec(text)[0].length;
-    const runs = listing.lines.flatMap(([a, b], k) => a <= n && n <= b ? [k + 1] : []);         // more than one in a loop
+    // more than one in a loop
+    const runs = listing.lines.flatMap(([a, b], k) => a <= n && n <= b ? [k + 1] : []);
     const stop = runs.findLast(k => k <= line) ?? runs[0], isFirst = listing.lines[stop - 1]?.[0] === n;
     const isNow = n >= first && n <= last, status = isNow ? "now" : runs[0] <= line ? "ran" : "";
     return el("div", {class: status + (stop ? " stop" : ""), "aria-current": isNow && "step", "data-line": isFirst && stop,
@@ -22,7 +23,8 @@ function verdicts(step) {
     `gradient check ${failed ? "failed" : "passed"}, relative error`), names.map(name => {
     const rows = step.checks.filter(row => row.of === name), ok = rows.every(row => row.ok);
     const detail = rows.map(row => `${row.check}: ${row.detail || `relative error ${num(row.error, 2)}`}`).join("\n");
-    return el("span", {class: `verdict ${ok ? "good" : "bad"}`, title: detail}, `${ok ? "✓" : "✗"} ${name} ${num(rows[0].error, 2)}`);
+    return el("span", {class: `verdict ${ok ? "good" : "bad"}`, title: detail},
+      `${ok ? "✓" : "✗"} ${name} ${num(rows[0].error, 2)}`);
   }));
 }
 
