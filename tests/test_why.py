@@ -35,13 +35,14 @@ def recorded(op, sample, dtype="float64"):
 
 
 def cells_of(v, most=6):
-    """Some elements of every array of floats of every line, forward and backward."""
+    """Some elements of every array of floats of every line, forward and backward; the same at each call."""
+    rng = np.random.default_rng(1)
     for forward in (True, False):
         lines = (v.forward if forward else v.backward).lines
         for line, (name, a) in ((n, item) for n in range(len(lines) + 1) for item in arrays(v, forward, n).items()):
             if np.asarray(a).dtype.kind == "f":
                 every = np.arange(np.size(a))
-                for flat in every if np.size(a) <= most else RNG.choice(every, most, replace=False):
+                for flat in every if np.size(a) <= most else rng.choice(every, most, replace=False):
                     at = tuple(int(k) for k in np.unravel_index(flat, np.shape(a))) if np.shape(a) else ()
                     yield Cell(v.index, forward, line, name, at)
 

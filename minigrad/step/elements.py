@@ -119,8 +119,14 @@ def _negated(factors: Term) -> Term:
 
 def _parts(x: Tree, at: Index) -> Iterator[Term]:
     """The terms of an element that is added to others."""
-    found = list(terms(x, at))
-    yield from found if x.op in ("+", "-", "neg") or len(found) < 2 else [(_factor(x, at),)]
+    if x.op in ("+", "-", "neg") or not _sums(x):
+        return terms(x, at)
+    return iter([(_factor(x, at),)])
+
+
+def _sums(x: Tree) -> bool:
+    """Whether an element of x is computed by a sum over an axis."""
+    return x.op in ("sum", "mean", "@") or any(map(_sums, x.of))
 
 
 def _quotient(a: float, b: float) -> float:

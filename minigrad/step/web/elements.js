@@ -96,9 +96,10 @@ const product = ({minus, factors}) => factors.reduce((total, f) => total * f.val
 const negated = ({minus, factors}) => ({minus: !minus, factors});
 
 function parts(x, at) {                                     // a sum over an axis that is added to others is one factor
-  const found = terms(x, at);
-  return ["+", "-", "neg"].includes(x.op) || found.length < 2 ? found : [{minus: false, factors: [factor(x, at)]}];
+  return ["+", "-", "neg"].includes(x.op) || !sums(x) ? terms(x, at) : [{minus: false, factors: [factor(x, at)]}];
 }
+
+const sums = x => ["sum", "mean", "@"].includes(x.op) || !!x.of?.some(sums);
 
 function products(x, i, y, j) {                             // if both are sums, the shorter one stays one factor
   const whole = (tree, at) => [{minus: false, factors: [factor(tree, at)]}];
