@@ -74,8 +74,8 @@ def data_of(contents: Contents, store: ArrayStore, forward: bool, saved: bool) -
         "title": contents.title, "notes": list(contents.notes),
         "labels": dict(contents.labels), "embedded": contents.embedded,
         "loss": None if contents.loss is None else as_json(contents.loss),
-        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml, "why": f.why}
-                     for f in formulas],
+        "formulas": [{"backward": f.mathml, "forward": f.forward_mathml,
+                      "why": f.why or ("" if f.forward or f.backward else f.doc)} for f in formulas],
         "steps": [_step(v, store, forward, saved) | {"formula": formulas.index(v.formula)} for v in contents.views],
         "stored": {f"{k}:{name}:{','.join(map(str, at))}": _why(explain(v, Cell(k, False, n, name, at)))
                    for k, v in enumerate(contents.views) for n, name, shape in _unread(v) for at in np.ndindex(shape)},
