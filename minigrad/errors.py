@@ -9,7 +9,7 @@ import numpy as np
 from minigrad import device
 from minigrad.arrays import as_numbers
 from minigrad.ops.op import Op, input_names
-from minigrad.ops.sums import unbroadcast
+from minigrad.ops.sums import copied_axes, unbroadcast
 
 if TYPE_CHECKING:
     from minigrad.tape import Node
@@ -240,10 +240,9 @@ def fitted(op_class: type[Op], inputs: Sequence[Any], i: int, dx: Any, kind: typ
 
 def _summed(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     """What to do if a gradient of this shape only lacks the sum over the axes along which its input was broadcast."""
-    extra = len(shape) - len(wanted)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(wanted, shape[extra:])):
+    axes = copied_axes(shape, wanted)
+    if axes is None:
         return ""
-    axes = (*range(extra), *(k + extra for k, n in enumerate(wanted) if n != shape[k + extra]))
     return (f": the input was broadcast, so sum over axis {' and '.join(map(str, axes))}; or set broadcasts = True in "
             "the class, and the engine sums")
 

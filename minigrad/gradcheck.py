@@ -105,8 +105,8 @@ class Report:
         total = sum(np.size(row.numeric) for row in compared)
         if not total or any(row.check == DIFFERENCES and row.numeric is None for row in self.failures):
             return ""
-        right = sum(np.size(row.numeric) if row.ok else int((_differences(row.analytic, row.numeric) < TOLERANCE).sum())
-                    for row in compared)
+        right = sum(np.size(row.numeric) if row.ok else
+                    int((relative_errors(row.analytic, row.numeric) < TOLERANCE).sum()) for row in compared)
         worst = max(row.error for row in compared)
         return (f"{'all ' if right == total else ''}{right:,}{'' if right == total else f' of {total:,}'} pairs of "
                 f"analytic and numeric gradient agree; largest relative error {worst:.1e}")
@@ -135,11 +135,11 @@ class Report:
 
 def relative_error(a: Any, b: Any) -> float:
     """max|a - b| / max(|a|, |b|, 1e-3) for two arrays of one shape; infinite if it is NaN, 0 for empty arrays."""
-    error = float(_differences(a, b).max(initial=0.0))
+    error = float(relative_errors(a, b).max(initial=0.0))
     return error if np.isfinite(error) else np.inf
 
 
-def _differences(a: Any, b: Any) -> Any:
+def relative_errors(a: Any, b: Any) -> Any:
     """|a - b| / max(|a|, |b|, 1e-3), where both maxima are over all entries."""
     a, b = np.asarray(a), np.asarray(b)
     return np.abs(a - b) / max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0), 1e-3)

@@ -140,7 +140,7 @@ def _answer(why: "Why") -> str:
     left_out = why.count - len(why.terms)
     if left_out > 0:
         rest = why.total - sum(term.product for term in why.terms)
-        rows.append([f"{left_out:,} smaller {'term' if left_out == 1 else 'terms'}", "", f"{rest:.6g}"])
+        rows.append([plural(left_out, "smaller term"), "", f"{rest:.6g}"])
     if len(rows) == 0 or len(rows) == len(why.terms[0].factors) == 1:       # the equation says it all
         return f"<div>{_line(why)}</div>"
     rows += [["<b>sum</b>", "", f"<b>{why.total:.6g}</b>"], ["as recorded", "", f"{why.value:.6g}"]]

@@ -37,13 +37,21 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return y if wide is None else y.astype(x.dtype)
 
 
+def copied_axes(copies: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes of the shape `copies` that broadcasting added to `shape` or repeated; None if `copies` does not come
+    from broadcasting it."""
+    extra = len(copies) - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, copies[extra:])):
+        return None
+    return tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n != copies[i + extra])
+
+
 def unbroadcast(dx: Any, shape: tuple[int, ...]) -> Any:
     """Sum dx, an array or a Tensor, over the axes that broadcasting added to `shape` or repeated: the gradient of an
     element is the sum of the gradients of its copies."""
-    extra = dx.ndim - len(shape)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, dx.shape[extra:])):
+    axes = copied_axes(dx.shape, shape)
+    if axes is None:
         raise ValueError(f"a gradient of shape {dx.shape} does not come from broadcasting an input of shape {shape}")
-    axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n != dx.shape[i + extra])
     return total(dx, axes).reshape(shape)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minigrad.gradcheck import EPS, TOLERANCE
+from minigrad.gradcheck import EPS, TOLERANCE, relative_errors
 from minigrad.step.explain import size_of
 from minigrad.step.rerun import on_host
 
@@ -22,7 +22,7 @@ class Compared(NamedTuple):
     at: Any                         # (n,) positions in the flat leaf, ascending
     analytic: Any                   # (n,)
     numeric: Any                    # (n,)
-    error: Any                      # (n,) |analytic - numeric| / max(|analytic|, |numeric|, 1e-3), maxima over all n
+    error: Any                      # (n,) as minigrad.gradcheck.relative_errors gives it
     bound: float                    # of the error
 
     @property
@@ -66,8 +66,7 @@ def _compare_leaf(record: "Record", leaf: str, picked: Any) -> Compared:
 
     for n, k in enumerate(at):
         numeric[n] = (loss(k, x.flat[k] + eps) - loss(k, x.flat[k] - eps)) / (2.0 * eps)
-    unit = max(np.abs(analytic).max(initial=0.0), np.abs(numeric).max(initial=0.0), 1e-3)
-    error = np.nan_to_num(np.abs(analytic - numeric) / unit, nan=np.inf)
+    error = np.nan_to_num(relative_errors(analytic, numeric), nan=np.inf)
     dtype = gradient.dtype if gradient.dtype.kind == "f" else np.float16            # bfloat16 is another kind
     return Compared(leaf, x.shape, at, analytic, numeric, error, max(TOLERANCE, float(np.finfo(dtype).eps) ** 0.5))
 

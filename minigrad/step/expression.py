@@ -217,8 +217,8 @@ class _Reader:
         rest, named = map(self.value, arguments[1:]), {str(k.arg): self.value(k.value) for k in keywords}
         return Tree("join", value, text, tuple(arrays), positions=function(numbered, *rest, **named))
 
-    def scattered(self, target: ast.expr, key: ast.expr, added: Tree, replaces: bool = False) -> Tree:
-        return _scattered(self(ast.parse(ast.unparse(target), mode="eval").body), self.key(key), added, replaces)
+    def scattered(self, target: ast.Name, key: ast.expr, added: Tree, replaces: bool = False) -> Tree:
+        return _scattered(self(ast.Name(target.id, ast.Load())), self.key(key), added, replaces)
 
 
 def close(a: Any, b: Any) -> bool:
@@ -294,7 +294,5 @@ def _scattered(target: Tree, index: Any, added: Tree, replaces: bool = False) ->
 
 def unbroadcast(tree: Tree, shape: tuple[int, ...]) -> Tree:
     """The gradient of an input that was broadcast: the sum over its copies. shape: of the input."""
-    extra = len(tree.shape) - len(shape)
-    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n != tree.shape[i + extra]))
-    total = _reduced("sum", tree, axes, False)
+    total = _reduced("sum", tree, sums.copied_axes(tree.shape, shape), False)
     return Tree("reshape", total.value.reshape(shape), "", (total,))

@@ -31,19 +31,21 @@ function transposed(a) {                                    // with its last two
 
 const sizeOf = shape => shape.reduce((n, k) => n * k, 1);
 
+const flatIndex = (shape, at) => shape.reduce((flat, n, axis) => flat * n + at[axis], 0);
+
+function indexOf(shape, flat) {
+  const at = [];
+  for (const n of [...shape].reverse()) { at.unshift(flat % n); flat = Math.floor(flat / n); }
+  return at;
+}
+
 function trueIndex(a, panel, row, column) {                 // of a cell of a heat map, in the whole array
-  let rest = panel * a.steps[0];
-  const leading = [];
-  for (const n of a.shape.slice(0, -2).reverse()) {
-    leading.unshift(rest % n);
-    rest = Math.floor(rest / n);
-  }
+  const leading = indexOf(a.shape.slice(0, -2), panel * a.steps[0]);
   return [...leading, ...a.shape.length > 1 ? [row * a.steps[1]] : [], column * a.steps[2]];
 }
 
 function cellOf(a, at) {                                    // the cell of an index; of a sample the nearest before it
-  const flat = a.shape.slice(0, -2).reduce((k, n, axis) => k * n + at[axis], 0);
-  const row = a.shape.length > 1 ? at.at(-2) : 0;
+  const flat = flatIndex(a.shape.slice(0, -2), at), row = a.shape.length > 1 ? at.at(-2) : 0;
   return [flat, row, at.at(-1)].map((k, axis) => Math.floor(k / a.steps[axis]));
 }
 

@@ -32,14 +32,6 @@ function numberAt(position, at) {                           // an element of an 
   return !isFinite(x) && a.mask !== undefined ? Number(a.mask) : x;
 }
 
-const flatIndex = (shape, at) => shape.reduce((flat, n, axis) => flat * n + at[axis], 0);
-
-function indexOf(shape, flat) {
-  const at = [];
-  for (const n of [...shape].reverse()) { at.unshift(flat % n); flat = Math.floor(flat / n); }
-  return at;
-}
-
 // the index of an operand that is broadcast to a result's shape
 const own = (x, at) => x.shape.map((n, axis) => n === 1 ? 0 : at[at.length - x.shape.length + axis]);
 

@@ -23,16 +23,15 @@ function arraysOf({kind, k, line}) {                        // name -> position 
   return found;
 }
 
-function treeOf({kind, k, line, name}) {                    // the expression that computed an array, and its line
+function treeOf({kind, k, line, name}) {                    // the expression that computed an array, if one is known
   const {lines} = listingOf({kind, k}), gradient = kind === "b" && steps[k].inputs.find(x => `d${x.name}` === name);
   for (let n = line; n > 0; n--) {
     const tree = lines[n - 1][3][name] ?? lines[n - 1].parts?.[name];
-    if (!tree && name in lines[n - 1][2]) return {};        // computed by a line that cannot be read
+    if (!tree && name in lines[n - 1][2]) return;           // computed by a line that cannot be read
     if (!tree || tree.op === "array" && tree.name === name) continue;
     const sums = line === lines.length && gradient && tree.op !== "call";
-    return {tree: sums ? unbroadcast(tree, gradient.shape) : tree, line: n};
+    return sums ? unbroadcast(tree, gradient.shape) : tree;
   }
-  return {};
 }
 
 // the gradient of an input that was broadcast: a sum over its copies
@@ -51,7 +50,7 @@ function whyCell(cell) {
   if (stored) return {...stored, terms: stored.terms.map(factors => ({minus: false, factors: factors.map(f => ({...f,
     cells: f.cells.map(([line, name, at]) => ({kind, k, line, name, at}))}))}))};
   try {
-    const {tree} = treeOf(cell), answer = {value: numberAt(position, at), terms: [], note: ""};
+    const tree = treeOf(cell), answer = {value: numberAt(position, at), terms: [], note: ""};
     if (tree && tree.op !== "call") {
       const place = ({line, name, at}) => line === null ? [] : [{kind, k, line, name, at}];
       return {...answer, equation: equation(name, tree, at), terms: terms(tree, at).map(({minus, factors}) => ({minus,
@@ -63,7 +62,7 @@ function whyCell(cell) {
       {text: c.name + index(c.at), value: numberAt(arraysOf(c)[c.name], c.at), cells: [c]}]}))};
   } catch (error) {
     if (!(error instanceof NotStored)) throw error;
-    const {tree} = treeOf(cell), words = tree && ifStored(() => equation(name, tree, at));
+    const tree = treeOf(cell), words = tree && ifStored(() => equation(name, tree, at));
     return {value: ifStored(() => numberAt(position, at)), equation: words ?? `${name}${index(at)}`, terms: [],
       note: `This page stores only a sample of an array of ${error.message} that this element is computed from. ` +
         `The terminal explains it: why ${name} ${at.join(" ")}.`};
