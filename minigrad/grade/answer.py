@@ -67,7 +67,7 @@ def raised(error: BaseException) -> str:
     lines += f"raised {type(error).__name__}{': ' if str(error) else ''}{error}".splitlines()
     if "read-only" in str(error):
         lines.append("it writes into an array that it is given: make a new one")
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
 def restored_in_numpy() -> list[str]:

@@ -60,13 +60,13 @@ def taken(mine: Callable[..., Any], case: Case) -> dict[str, Any]:
 def gradients(result: Any, case: Case) -> list[Any]:
     """The gradient of each input that has one, in what an answer returned. It may also return one, such as None, for an
     input that has none, or that is optional and was not given. Wrong if their number is another."""
-    n = len(case.arrays)
+    n, most = len(case.arrays), max(len(case.inputs), most_inputs(case.op_class))
     if result is None:
         refuse(result, "the result", "")
     several = type(result) is tuple or type(result) is list and (
-        n > 1 or len(result) == 1 and isinstance(result[0], np.ndarray))
+        most > 1 or len(result) == 1 and isinstance(result[0], (np.ndarray, np.generic)))
     dxs = list(result) if several else [result]
-    if len(dxs) in (len(case.inputs), most_inputs(case.op_class)):
+    if len(dxs) in (len(case.inputs), most):
         return [dxs[i] for i in case.wanted]
     if len(dxs) != n:
         names = [f"d{name}" for name in case.names]
