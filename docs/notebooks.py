@@ -13,9 +13,9 @@ from typing import Any
 
 from pages import DOCS, TEXT, Fence, Page, chapters
 
-INSTALL = """*This notebook is a chapter of the book about minigrad, and runs with this package alone. Install it once, in a
-clone of the project:* `pip install .` *Its links lead to the book's site in the folder `site` beside it; if there is
-none,* `python -m sphinx -W docs {out}/site` *builds it.*"""
+INSTALL = """*This notebook is a chapter of the book about minigrad, and runs with this package alone. Install it once,
+in a clone of the project:* `pip install .` *Its links lead to the book's site in the folder `site` beside it; if there
+is none,* `python -m sphinx -W docs {out}/site` *builds it.*"""
 HIDDEN = {"hide-input", "remove-input", "remove-cell"}
 IGNORED = {"language", "caption", "emphasize-lines"}        # options of literalinclude that do not choose its lines
 

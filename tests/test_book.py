@@ -11,6 +11,7 @@ import pytest
 import minigrad as mg
 from minigrad.grade.exercises import EXERCISES
 from minigrad.grade.practice import PRACTICE
+import run
 from pages import DOCS, ORDER, Page, chapters
 
 CHAPTERS = chapters()
@@ -115,8 +116,8 @@ def decimals(page):
 
 @named(READ)
 def test_no_measured_number_is_typed_in_prose(page):
-    found = decimals(page)
-    assert not found, "print it in a cell, or put it into code or a formula if it defines something:\n" + "\n".join(found)
+    found = "\n".join(decimals(page))
+    assert not found, f"print it in a cell, or put it into code or a formula if it defines something:\n{found}"
 
 
 @named(READ)
@@ -160,7 +161,7 @@ def test_a_cell_imports_only_this_project_and_what_it_requires_and_opens_no_file
                 [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
             for module in modules:
                 assert module.partition(".")[0] in PACKAGES, f"{page.path.name}:{cell.line}: imports {module}"
-        assert not calls(tree, "open") and ".read_text(" not in cell.source, f"{page.path.name}:{cell.line} opens a file"
+        assert not calls(tree, "open") and ".read_text(" not in cell.source, f"{page.path.name}:{cell.line}: reads"
 
 
 @named(READ)
@@ -183,6 +184,19 @@ def test_no_line_of_a_cell_is_cut_off_at_the_edge_of_the_page(page):
 
 
 # ---- ops and exercises ----------------------------------------------------------------------------------------------
+
+def test_the_reference_has_every_op_and_every_public_name(monkeypatch):
+    own = {name: op for name, op in mg.OPS.items() if op.__module__.startswith("minigrad.ops.")}
+    monkeypatch.setattr(mg, "OPS", own)
+    shown = "".join(run.run(Page(DOCS / "api.md")))
+    assert all(f'id="op-{name}"' in shown for name in own)
+    functions = [name for name, f in vars(mg.functional).items() if inspect.isfunction(f) and name[0] != "_"
+                 and f.__module__ == "minigrad.functional"]
+    classes = [name for module in (mg.nn, mg.optim) for name, c in vars(module).items()
+               if inspect.isclass(c) and c.__module__ == module.__name__]
+    for name in [*functions, *classes, *mg.__all__]:
+        assert re.search(rf"<code>(F\.)?{name}\b", shown), name
+
 
 STUBS = {path.name: {name: f for name, f in runpy.run_path(str(path)).items() if inspect.isfunction(f)}
          for path in sorted((DOCS / "exercises").glob("*.py"))}
