@@ -4,15 +4,14 @@ from typing import Any, Callable
 
 import numpy as np
 
-from minigrad.grade.answer import call
+from minigrad.grade.answer import call, number, results
 from minigrad.grade.verdict import must
 
 
 def grade_schedule(mine: Callable[..., Any]) -> None:
     """mine(step, warmup_steps, max_steps, max_lr, min_lr): the learning rate of a step, counted from 0."""
     W, N, high, low = 10, 110, 6e-4, 6e-5
-    rates = [call(mine, step, W, N, high, low) for step in range(2 * N)]
-    must(all(isinstance(r, (float, np.floating)) and math.isfinite(r) for r in rates), "every rate must be a number")
+    rates = [number(call(mine, step, W, N, high, low), f"the rate of step {step}") for step in range(2 * N)]
     must(rates[0] > 0.0, "the rate of step 0 is 0: the first batch teaches nothing")
     must(math.isclose(rates[W], high),
          f"at the end of the warmup, step {W}, the rate is {rates[W]:g}, not max_lr {high:g}")
@@ -32,8 +31,8 @@ def grade_accumulation(mine: Callable[..., Any]) -> None:
     for counts in ([8, 8, 8, 8], [8, 8, 8, 2], [5], [3, 0, 7], [1, 100]):
         losses = [rng.uniform(1, 5, n) for n in counts]
         means = [part.mean() if n else 0.0 for n, part in zip(counts, losses)]
-        weights = list(call(mine, list(counts)))
-        must(len(weights) == len(counts), f"{len(counts)} micro-batches need {len(counts)} weights, got {len(weights)}")
+        names = [f"weight {i}" for i in range(len(counts))]
+        weights = list(map(number, results(call(mine, counts), *names), names))
         got, want = float(np.dot(weights, means)), float(np.concatenate(losses).mean())
         alike = math.isclose(got, float(np.mean(means)))
         must(math.isclose(got, want), f"targets {counts}: the weighted sum of the means is {got:.4f}, the mean over "
