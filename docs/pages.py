@@ -72,8 +72,8 @@ class Page:
                 elif number not in inside:
                     lines[number - 1] = ""
         text = "\n".join(lines)
-        for no_prose in (r"^ *```.*?^ *```", r"<!--.*?-->", r"\$\$.*?\$\$", r"(`+)[^`].*?(?<!`)\1(?!`)", r"(?<!\\)\$[^$]+\$",
-                         r"(?<=\])\([^)\s]*\)", r"</?[a-zA-Z][^>]*>", r"^:{3,}.*?$"):
+        for no_prose in (r"^ *```.*?^ *```", r"<!--.*?-->", r"\$\$.*?\$\$", r"(`+)[^`].*?(?<!`)\1(?!`)",
+                         r"(?<!\\)\$[^$]+\$", r"(?<=\])\([^)\s]*\)", r"</?[a-zA-Z][^>]*>", r"^:{3,}.*?$"):
             text = re.sub(no_prose, lambda found: re.sub(r"[^\n]", " ", found[0]), text,
                           flags=re.DOTALL | re.MULTILINE)
         return text.split("\n")

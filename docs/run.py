@@ -17,18 +17,21 @@ from pages import DOCS, Page
 HEADER = DOCS / "softmax_cross_entropy.md"
 
 
-def run(page: Page) -> None:
-    """Run all cells of a page and show what their last lines evaluate to, as a notebook would."""
+def run(page: Page) -> list[str]:
+    """Run all cells of a page. Returns what a notebook would show of their last lines, as HTML where there is any."""
     path = str(page.path)
     linecache.cache[path] = len(page.text), None, page.text.splitlines(True), path
     names: dict[str, object] = {"__name__": "__main__"}
+    shown: list[str] = []
     for cell in page.cells:
         tree = ast.parse("\n" * (cell.content - 1) + cell.source, path)
         last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, path, "exec"), names)
         if last is not None:
-            shown = eval(compile(last, path, "eval"), names)
-            getattr(shown, "_repr_html_", shown.__repr__)()
+            value = eval(compile(last, path, "eval"), names)
+            if value is not None:
+                shown.append(getattr(value, "_repr_html_", value.__repr__)())
+    return shown
 
 
 def find(given: str) -> Page:
@@ -50,7 +53,7 @@ def find(given: str) -> Page:
 
 def main(given: list[str]) -> int:
     try:
-        pages = [find(name) for name in given] or [page for path in sorted(DOCS.glob("*.md")) if (page := Page(path)).runs]
+        pages = [find(name) for name in given] or [page for page in map(Page, sorted(DOCS.glob("*.md"))) if page.runs]
     except ValueError as error:
         print(f"docs/run.py: {error}", file=sys.stderr)
         return 2

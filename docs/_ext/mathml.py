@@ -20,7 +20,8 @@ def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
     try:
         return str(tex2mathml(formula, as_block=as_block))
     except MathError as error:
-        logger.warning("formula: %s in %s", str(error).rstrip("."), " ".join(formula.split()), location=place(node, str(error)))
+        said, where = str(error).rstrip("."), place(node, str(error))
+        logger.warning("formula: %s in %s", said, " ".join(formula.split()), location=where)
         return f"<code>{writer.encode(formula)}</code>"
 
 
