@@ -1,4 +1,6 @@
 """The verdict on an answer, and the exception that carries what is wrong with it."""
+from typing import Any
+
 
 
 NOT_GRADED = "not graded"
@@ -29,7 +31,7 @@ class Wrong(Exception):
     """An answer is wrong; the message says what, one fact per line, indented by two spaces."""
 
 
-def must(holds: bool, sentence: str) -> None:
+def must(holds: Any, sentence: str) -> None:
     """Wrong, with this sentence, unless it holds."""
     if not holds:
         raise Wrong(f"  {sentence}")
