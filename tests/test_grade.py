@@ -114,7 +114,25 @@ def test_the_verdict_shows_where_a_gradient_is_wrong_unless_all_of_it_is():
         "          · · ·",
         "          · · ·",
         "          ...",
-        "  why     only rows [1] are wrong, those that idx names more than once: add the gradients of all uses"]
+        "  why     only rows [1] are wrong, those that idx names more than once: add the",
+        "          gradients of all uses"]
+
+
+def test_the_verdict_says_on_how_many_inputs_an_answer_was_right_before():
+    right = own_backward(OPS["layer_norm"])
+    only_rows = lambda dy, xhat, rstd, w: (right(dy, xhat, rstd, w)[0], (dy * xhat).sum(axis=0), dy.sum(axis=0))
+    assert repr(check("layer_norm.backward", only_rows)).splitlines()[1:] == [
+        "  input   layer_norm((2, 3, 5), (5,), (5,))    (right on 1 input before it)",
+        "  dw has shape (3, 5), should be (5,)",
+        "  why     not summed over axis 0, along which the input was broadcast"]
+
+
+def test_a_long_line_of_a_verdict_is_printed_as_several_but_not_one_of_code():
+    long = check("accumulation", lambda counts: [1 / len(counts) for _ in counts])
+    assert max(map(len, repr(long).splitlines())) <= 88 < len(long.explanation)
+    assert " ".join(line.strip() for line in repr(long).splitlines()[1:]) == long.why
+    code = lambda *args: np.zeros(3) + np.zeros(4) + 1000000000000000000000000000000000000000000000000000000000000
+    assert max(map(len, repr(check("schedule", code)).splitlines())) > 88
 
 
 def test_47_planted_mistakes_are_wrong_and_at_least_45_of_them_are_explained():
@@ -206,6 +224,14 @@ def test_an_exception_is_shown_with_its_line_text_type_and_message():
     assert check("softmax.backward", mine).explanation == (
         f"  input   softmax((3, 5))\n  line {line}   return np.zeros(3) + np.zeros(4)                # NumPy raises\n"
         "  raised ValueError: operands could not be broadcast together with shapes (3,) (4,)")
+
+
+def test_an_input_that_is_a_number_has_a_shape_as_an_array_has():
+    def summed(d, x):
+        d = d.sum(axis=tuple(range(d.ndim - x.ndim)))
+        return d.sum(axis=tuple(i for i, n in enumerate(x.shape) if n == 1), keepdims=True)
+
+    assert check("mul.backward", lambda dy, a, b: (summed(dy * b, a), summed(dy * a, b)))
 
 
 def test_an_endless_recursion_and_sys_exit_are_wrong_answers():

@@ -21,7 +21,7 @@ def grade_backward(op_class: type[Op], mine: Callable[..., Any], seeds: Iterable
     """mine(dy, ...): the gradient of each input, a tuple or a list if there are several. After one gradient for each
     output it takes what the forward saved, by name. Wrong at the first sample where it differs from finite
     differences."""
-    for seed, sample in itertools.product(seeds, op_class.samples):
+    for right, (seed, sample) in enumerate(itertools.product(seeds, op_class.samples)):
         case = Case(op_class, sample, seed)
         saved = taken(mine, case)
         try:
@@ -29,12 +29,14 @@ def grade_backward(op_class: type[Op], mine: Callable[..., Any], seeds: Iterable
             for name, dx, x in zip(case.names, dxs, case.arrays):
                 compare(case, f"d{name}", dx, x)
         except Wrong as wrong:
-            raise Wrong(f"  input   {case.what}\n{wrong}") from None
+            before = f"    (right on {plural(right, 'input')} before it)" if right else ""
+            raise Wrong(f"  input   {case.what}{before}\n{wrong}") from None
 
 
 def taken(mine: Callable[..., Any], case: Case) -> dict[str, Any]:
     """What an answer takes of what the forward saved. Wrong if it takes anything else."""
     saved, outputs = case.forward()[0].saved, len(case.dys)
+    saved = {name: np.float64(x) if type(x) is float else x for name, x in saved.items()}       # has a shape, ()
     try:
         parameters = list(inspect.signature(mine).parameters.values())
     except (TypeError, ValueError):

@@ -1,7 +1,9 @@
 """The verdict on an answer, and the exception that carries what is wrong with it."""
+import re
+import textwrap
 from typing import Any
 
-
+WIDTH = 88                                  # columns, of a printed verdict: what a page of the book shows
 
 NOT_GRADED = "not graded"
 MARKS = {"right": "✓", "wrong": "✗", "not attempted": "·", NOT_GRADED: "!"}
@@ -24,7 +26,16 @@ class Verdict:
         return self.verdict == "right"
 
     def __repr__(self) -> str:
-        return f"{MARKS[self.verdict]} {self.exercise}: {self.verdict}\n{self.explanation}".rstrip("\n")
+        return "\n".join([f"{MARKS[self.verdict]} {self.exercise}: {self.verdict}",
+                          *map(wrapped, self.explanation.splitlines())])
+
+
+def wrapped(line: str) -> str:
+    """A line of an explanation as several of at most WIDTH columns; a line of the answer's code as it is."""
+    if len(line) <= WIDTH or line.startswith("  line "):
+        return line
+    label = re.match(r"  \w+   +", line)                        # as in "  why     the sign is flipped"
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * (label.end() if label else 4), break_on_hyphens=False)
 
 
 class Wrong(Exception):
