@@ -2,6 +2,7 @@
 import functools
 import inspect
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -194,6 +195,8 @@ def test_what_is_no_gradient_of_softmax_gets_a_sentence(answer, words):
 
 
 @pytest.mark.parametrize("exercise, answer, words", [
+    ("log_softmax.backward", lambda dy, y, axis: dy - np.exp(y) * dy.mean(axis=axis, keepdims=True),
+     "a projection term is missing or wrong: off by (one number per row) x exp(y)"),
     ("mul.backward", lambda dy, a, b: dy * b, "it returns 1 gradient, should be 2: return da, db"),
     ("mul.backward", lambda dy, a, b: (dy * b, None), "db is None, should be an array of shape (2, 3)"),
     ("mul.backward", lambda dy, a, b: (*mul(dy, a, b), dy), "it returns 3 gradients, should be 2: return da, db"),
@@ -206,7 +209,7 @@ def test_what_is_no_gradient_of_softmax_gets_a_sentence(answer, words):
     ("rms_norm.backward", lambda dy, x, w, r: (rms_norm(dy, x, w, r)[0] / r, w), "missing factor r"),
     ("rms_norm.backward", lambda dy, x, w, r: rms_norm(dy, x, np.ones_like(w), r), "missing factor w"),
 ])
-def test_what_is_no_tuple_of_gradients_gets_a_sentence(exercise, answer, words):
+def test_wrong_gradients_of_other_ops_get_a_sentence(exercise, answer, words):
     verdict = check(exercise, answer)
     assert verdict.verdict == "wrong"
     assert words in verdict.explanation
@@ -239,7 +242,7 @@ def test_an_endless_recursion_and_sys_exit_are_wrong_answers():
         return recursion(dy, p, axis)
 
     assert "raised RecursionError: maximum recursion" in check("softmax.backward", recursion).why
-    assert check("softmax.backward", lambda dy, p, axis: exit(3)).why == "calls sys.exit, which ends the program"
+    assert check("softmax.backward", lambda dy, p, axis: sys.exit(3)).why == "calls sys.exit, which ends the program"
 
 
 def test_arguments_are_read_only_copies():
