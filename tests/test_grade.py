@@ -229,7 +229,7 @@ def test_an_exception_is_shown_with_its_line_text_type_and_message():
         "  raised ValueError: operands could not be broadcast together with shapes (3,) (4,)")
 
 
-def test_an_exception_is_shown_also_if_it_has_no_text_and_with_what_python_suggests():
+def test_an_exception_is_shown_also_if_it_has_no_text():
     class Mine(Exception):
         def __str__(self):
             raise RuntimeError
@@ -239,8 +239,6 @@ def test_an_exception_is_shown_also_if_it_has_no_text_and_with_what_python_sugge
 
     assert check("softmax.backward", mine).why.endswith("Mine: <exception str() failed>")
     assert check("softmax.backward", lambda dy, p, axis: {}["p"]).why == "raised KeyError: 'p'"
-    assert check("softmax.backward", lambda dy, p, axis: dy * axi).why == (             # noqa: F821
-        "raised NameError: name 'axi' is not defined. Did you mean: 'axis'?")
 
 
 def test_an_input_that_is_a_number_has_a_shape_as_an_array_has():

@@ -66,7 +66,7 @@ def raised(error: BaseException) -> str:
         return "\n".join(f"  {line}" for line in [*lines, "calls sys.exit, which ends the program"])
     words = "".join(traceback.TracebackException.from_exception(error).format_exception_only())
     words = words.removeprefix(f"{type(error).__module__}.")
-    lines += f"raised {words}".splitlines()             # also Python's "Did you mean"
+    lines += f"raised {words}".splitlines()             # with "Did you mean" from Python 3.12 on
     if "read-only" in words:
         lines.append("it writes into an array that it is given: make a new one")
     return "\n".join(f"  {line.rstrip()}" for line in lines)
