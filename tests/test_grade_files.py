@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minigrad.grade import process
 from minigrad.grade.__main__ import files_in, main
 from minigrad.grade.file import grade_file
 from minigrad.grade.verdict import Verdict
@@ -207,9 +208,9 @@ def test_a_class_gives_a_line_of_json_per_file_and_exercise_and_no_file_changes_
     lines = [json.loads(line) for line in out.splitlines()]
     assert [(line["file"], line["exercise"], line["verdict"]) for line in lines] == [
         (str(Path("class", name)), exercise, verdict) for name, exercise, verdict in [
-            ("a.py", "softmax.backward", "right"), ("b.py", None, "not graded"), ("c.py", None, "not graded"),
-            ("d.py", "softmax.backward", "wrong"), ("d.py", "log_softmax.backward", "not attempted")]]
-    assert lines[1]["why"] == "Python ended while softmax.backward was graded, with exit status 7"
+            ("a.py", "softmax.backward", "right"), ("b.py", "softmax.backward", "not graded"),
+            ("c.py", None, "not graded"), ("d.py", "softmax.backward", "wrong"), ("d.py", "log_softmax.backward", "not attempted")]]
+    assert lines[1]["why"] == "it ends Python, with exit status 7; what follows in the file is not graded"
     assert lines[3]["why"] == "a projection term is missing or wrong: off by (one number per row) x p"
     assert lines[3]["explanation"].startswith("  input   softmax((3, 5))\n  dx differs at 15 of 15 entries")
     assert process.returncode == 2 and err == "to stdout\n"
@@ -225,6 +226,15 @@ def test_the_command_prints_the_verdicts_and_its_status_is_0_if_all_are_right(te
     assert capfd.readouterr() == (out, "")
 
 
+def test_an_endless_loop_in_a_class_is_not_graded_after_some_time(write, monkeypatch, capfd):
+    monkeypatch.setattr(process, "LIMIT", 0.5)
+    path = write("def softmax_backward(dy, p, axis):\n    while True:\n        pass\n")
+    assert main(["--json", str(path)]) == 2
+    [line] = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert line["verdict"] == "not graded"
+    assert line["why"] == "no verdict after 0.5 seconds, as in an endless loop; what follows in the file is not graded"
+
+
 def test_ctrl_c_in_an_endless_loop_names_the_exercise_and_ends_with_status_130_and_no_process_is_left(write):
     write("import os\ndef softmax_backward(dy, p, axis):\n    print(os.getpid(), flush=True)\n    while True:\n"
           "        try:\n            pass\n        except BaseException:\n            pass\n")
@@ -233,7 +243,7 @@ def test_ctrl_c_in_an_endless_loop_names_the_exercise_and_ends_with_status_130_a
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
-    assert err == "python -m minigrad.grade: interrupted while softmax.backward was graded\n"
+    assert err == "python -m minigrad.grade: interrupted in softmax.backward\n"
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             watch(args.paths, args.json)
         verdicts = [verdict for path, heading in zip(files, headings) for verdict in grade(path, args.json, heading)]
     except KeyboardInterrupt as interrupt:
-        print(" ".join([f"{parser.prog}: interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
+        print(" ".join([f"{parser.prog}: interrupted", *interrupt.args]), file=sys.stderr)
         return 130
     if any(verdict.verdict == NOT_GRADED for verdict in verdicts):
         return 2
