@@ -209,7 +209,8 @@ def test_a_class_gives_a_line_of_json_per_file_and_exercise_and_no_file_changes_
     assert [(line["file"], line["exercise"], line["verdict"]) for line in lines] == [
         (str(Path("class", name)), exercise, verdict) for name, exercise, verdict in [
             ("a.py", "softmax.backward", "right"), ("b.py", "softmax.backward", "not graded"),
-            ("c.py", None, "not graded"), ("d.py", "softmax.backward", "wrong"), ("d.py", "log_softmax.backward", "not attempted")]]
+            ("c.py", None, "not graded"), ("d.py", "softmax.backward", "wrong"),
+            ("d.py", "log_softmax.backward", "not attempted")]]
     assert lines[1]["why"] == "it ends Python, with exit status 7; what follows in the file is not graded"
     assert lines[3]["why"] == "a projection term is missing or wrong: off by (one number per row) x p"
     assert lines[3]["explanation"].startswith("  input   softmax((3, 5))\n  dx differs at 15 of 15 entries")
@@ -261,5 +262,5 @@ def test_watch_grades_again_when_the_file_is_saved_or_replaced_also_in_an_endles
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert process.returncode == 130
-    assert err == ("python -m minigrad.grade: a file is graded again whenever it is saved; Ctrl-C ends\n"
-                   "python -m minigrad.grade: interrupted\n")
+    assert err.startswith("python -m minigrad.grade: a file is graded again whenever it is saved; Ctrl-C ends\n"
+                          "python -m minigrad.grade: interrupted") and len(err.splitlines()) == 2

@@ -36,10 +36,9 @@ def in_process(path: Path, unattended: bool, stop: Callable[[], bool]) -> Iterat
             result = ours.recv()
             if result is None:
                 break
+            exercise, since = ("" if isinstance(result, Verdict) else result), time.monotonic()
             if isinstance(result, Verdict):
                 yield result
-            else:
-                exercise, since = result, time.monotonic()
     except EOFError:
         process.join()
         if process.exitcode == -signal.SIGINT:
