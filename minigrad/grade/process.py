@@ -36,7 +36,7 @@ def in_process(path: Path, unattended: bool, stop: Callable[[], bool]) -> Iterat
             result = ours.recv()
             if result is None:
                 break
-            exercise, since = ("" if isinstance(result, Verdict) else result), time.monotonic()
+            exercise, since = begun(result), time.monotonic()
             if isinstance(result, Verdict):
                 yield result
     except EOFError:
@@ -45,10 +45,18 @@ def in_process(path: Path, unattended: bool, stop: Callable[[], bool]) -> Iterat
             raise KeyboardInterrupt(f"in {exercise or path}") from None
         yield unfinished(exercise, f"it ends Python, with exit status {process.exitcode}")
     except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            while ours.poll():
+                exercise = begun(ours.recv())
         raise KeyboardInterrupt(f"in {exercise or path}") from None
     finally:
         process.kill()
         process.join()
+
+
+def begun(result: str | Verdict | None) -> str:
+    """The exercise that is graded from now on; "" after a verdict."""
+    return result if isinstance(result, str) else ""
 
 
 def unfinished(exercise: str, why: str) -> Verdict:
