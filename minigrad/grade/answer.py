@@ -53,8 +53,8 @@ def frozen(x: Any) -> Any:
 
 
 def outside_grader(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of an exception's traceback, without those of the grader."""
-    return [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(HERE)]
+    """The frames of an exception's traceback, without those of the grader and of Python's import."""
+    return [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((HERE, "<frozen "))]
 
 
 def raised(error: BaseException) -> str:
@@ -63,7 +63,7 @@ def raised(error: BaseException) -> str:
     where = [f for f in frames if f.filename == frames[0].filename][-1:]
     lines = [f"line {f.lineno}   {f.line or ''}".rstrip() for f in where]
     if isinstance(error, SystemExit):
-        return "\n".join(f"  {line}" for line in [*lines, "calls sys.exit: return the result instead"])
+        return "\n".join(f"  {line}" for line in [*lines, "calls sys.exit, which ends the program"])
     lines += f"raised {type(error).__name__}{': ' if str(error) else ''}{error}".splitlines()
     if "read-only" in str(error):
         lines.append("it writes into an array that it is given: make a new one")
@@ -135,6 +135,8 @@ def refuse(x: Any, what: str, expected: str) -> NoReturn:
 
 
 def kind_of(x: Any) -> str:
-    """The type of x with its article: a list, an int."""
+    """The type of x with its article: a list, an int; or None."""
+    if x is None:
+        return "None"
     name = type(x).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,18 +1,28 @@
 """The verdict on an answer, and the exception that carries what is wrong with it."""
 
 
+NOT_GRADED = "not graded"
+MARKS = {"right": "✓", "wrong": "✗", "not attempted": "·", NOT_GRADED: "!"}
+
+
 class Verdict:
-    """"right", "wrong" or "not attempted", with an explanation of what is wrong. True if right."""
+    """"right", "wrong" or "not attempted", with an explanation of what is wrong; or "not graded", such as a file with a
+    syntax error. True if right."""
 
     def __init__(self, exercise: str, verdict: str, explanation: str = "") -> None:
         self.exercise, self.verdict, self.explanation = exercise, verdict, explanation
+
+    @property
+    def why(self) -> str:
+        """What is wrong, in a sentence: the diagnosis of a wrong gradient, or the last line of the explanation."""
+        lines = [line.strip() for line in self.explanation.splitlines()] or [""]
+        return next((line.removeprefix("why").strip() for line in lines if line.startswith("why ")), lines[-1])
 
     def __bool__(self) -> bool:
         return self.verdict == "right"
 
     def __repr__(self) -> str:
-        mark = {"right": "✓", "wrong": "✗", "not attempted": "·"}[self.verdict]
-        return f"{mark} {self.exercise}: {self.verdict}" + (f"\n{self.explanation}" if self.explanation else "")
+        return f"{MARKS[self.verdict]} {self.exercise}: {self.verdict}\n{self.explanation}".rstrip("\n")
 
 
 class Wrong(Exception):
