@@ -2,7 +2,9 @@
 
 It needs the extra docs, and a network for the packages of the notebooks' environment.
 """
+import html
 import html.parser
+import json
 import os
 import re
 import shutil
@@ -134,15 +136,17 @@ def test_the_search_finds_a_word_without_a_server(site, browse, word, page):
 
 
 def test_no_page_is_wider_than_a_narrow_window(site, browse):
-    """Every page in a frame of NARROW pixels; each says how wide it is and what sticks out."""
+    """Every page in a frame of NARROW pixels; each tells which of its elements stick out and are not scrolled by
+    themselves."""
     script = """<script>addEventListener("load", () => {
-        const wide = [...document.querySelectorAll("main *, article *")].filter(e => {
-            if (e.getBoundingClientRect().right <= innerWidth + 1) return false
-            for (let p = e.parentElement; p; p = p.parentElement)
+        const article = document.querySelector("article"), edge = document.documentElement.clientWidth + 1
+        const wide = [...article.querySelectorAll("*")].filter(e => {
+            if (e.getBoundingClientRect().right <= edge) return false
+            for (let p = e.parentElement; p != article; p = p.parentElement)
                 if (getComputedStyle(p).overflowX != "visible") return false
             return true})
-        parent.postMessage([location.pathname.split("/").pop(), document.documentElement.scrollWidth,
-            wide.slice(0, 3).map(e => e.tagName + "." + e.className + " " + e.textContent.slice(0, 60))], "*")})
+        parent.postMessage([location.pathname.match(/_narrow(\\d+)/)[1],
+                            wide.slice(0, 3).map(e => `${e.tagName} ${e.textContent.slice(0, 60)}`)], "*")})
         </script></body>"""
     frames = ""
     for number, name in enumerate(PAGES):
@@ -156,9 +160,9 @@ def test_no_page_is_wider_than_a_narrow_window(site, browse):
     said = re.search(r'<pre id="said">(.*?)</pre>', browse(f"file://{site}/_narrow.html"), re.DOTALL)[1]
     for path in site.rglob("_narrow*.html"):
         path.unlink()
-    widths = re.findall(r'\["_narrow(\d+)\.html",(\d+),(.*)\]', said)
-    assert len(widths) == len(PAGES), said
-    wide = [f"{PAGES[int(number)]}: {width} pixels, {what}" for number, width, what in widths if int(width) > NARROW]
+    found = [json.loads(html.unescape(line)) for line in said.splitlines()]
+    assert len(found) == len(PAGES)
+    wide = [f"{PAGES[int(number)]}: {', '.join(elements)}" for number, elements in found if elements]
     assert not wide, "\n".join(wide)
 
 

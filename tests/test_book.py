@@ -197,8 +197,8 @@ def test_no_line_of_a_cell_is_cut_off_at_the_edge_of_the_page(page):
 
 @named([page for page in READ if page.name in ("index", "map", "teaching")])
 def test_the_files_functions_and_modules_that_a_page_names_are_there(page):
-    found = re.findall(r"`((?:minigrad|gpt|docs|tests)/[\w./-]*|train\.py)`(?:, (?:class|function) `(\w+)`)?", page.text)
-    for path, name in found:
+    path = r"`((?:minigrad|gpt|docs|tests)/[\w./-]*|train\.py)`"
+    for path, name in re.findall(rf"{path}(?:, (?:class|function) `(\w+)`)?", page.text):
         assert (DOCS.parent / path).exists(), path
         if name:
             assert re.search(rf"^(def|class) {name}\b", (DOCS.parent / path).read_text("utf-8"), re.MULTILINE), name
