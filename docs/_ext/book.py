@@ -33,8 +33,8 @@ def check_cells(app: Any, doctree: nodes.document) -> None:
     run = [node for node in doctree.findall(nodes.container)
            if node.get("nb_element") == "cell_code" and node.get("exec_count")]
     if len(run) != len(written):
-        logger.warning("%d cells are written on this page, %d were run: is its header that of a notebook, and is no "
-                       "cell inside another block?", len(written), len(run), location=f"{path}:1")
+        logger.warning("only %d of %d cells were run: is the page's header that of a notebook, and is no cell inside "
+                       "another block?", len(run), len(written), location=f"{path}:1")
 
 
 def failure(page: Page, raised: str) -> tuple[int, str]:
