@@ -2,7 +2,9 @@
 
 It needs the extra docs, and a network for the packages of the notebooks' environment.
 """
+import html
 import html.parser
+import json
 import os
 import re
 import shutil
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pages import DOCS, Page, chapters
+from pages import DOCS, chapters
 
 ROOT = DOCS.parent
 PAGES = [str(path.relative_to(DOCS).with_suffix(".html")) for path in sorted(DOCS.rglob("*.md"))]
@@ -134,15 +136,17 @@ def test_the_search_finds_a_word_without_a_server(site, browse, word, page):
 
 
 def test_no_page_is_wider_than_a_narrow_window(site, browse):
-    """Every page in a frame of NARROW pixels; each says how wide it is and what sticks out."""
+    """Every page in a frame of NARROW pixels; each tells which of its elements stick out and are not scrolled by
+    themselves."""
     script = """<script>addEventListener("load", () => {
-        const wide = [...document.querySelectorAll("main *, article *")].filter(e => {
-            if (e.getBoundingClientRect().right <= innerWidth + 1) return false
-            for (let p = e.parentElement; p; p = p.parentElement)
+        const article = document.querySelector("article"), edge = document.documentElement.clientWidth + 1
+        const wide = [...article.querySelectorAll("*")].filter(e => {
+            if (e.getBoundingClientRect().right <= edge) return false
+            for (let p = e.parentElement; p != article; p = p.parentElement)
                 if (getComputedStyle(p).overflowX != "visible") return false
             return true})
-        parent.postMessage([location.pathname.split("/").pop(), document.documentElement.scrollWidth,
-            wide.slice(0, 3).map(e => e.tagName + "." + e.className + " " + e.textContent.slice(0, 60))], "*")})
+        parent.postMessage([location.pathname.match(/_narrow(\\d+)/)[1],
+                            wide.slice(0, 3).map(e => `${e.tagName} ${e.textContent.slice(0, 60)}`)], "*")})
         </script></body>"""
     frames = ""
     for number, name in enumerate(PAGES):
@@ -156,9 +160,9 @@ def test_no_page_is_wider_than_a_narrow_window(site, browse):
     said = re.search(r'<pre id="said">(.*?)</pre>', browse(f"file://{site}/_narrow.html"), re.DOTALL)[1]
     for path in site.rglob("_narrow*.html"):
         path.unlink()
-    widths = re.findall(r'\["_narrow(\d+)\.html",(\d+),(.*)\]', said)
-    assert len(widths) == len(PAGES), said
-    wide = [f"{PAGES[int(number)]}: {width} pixels, {what}" for number, width, what in widths if int(width) > NARROW]
+    found = [json.loads(html.unescape(line)) for line in said.splitlines()]
+    assert len(found) == len(PAGES)
+    wide = [f"{PAGES[int(number)]}: {', '.join(elements)}" for number, elements in found if elements]
     assert not wide, "\n".join(wide)
 
 
@@ -190,25 +194,51 @@ def test_a_notebook_runs_where_only_the_package_is_installed(fresh, name):
 
 # ---- what the build and the runner refuse ---------------------------------------------------------------------------
 
+HEADER = "---\nfile_format: mystnb\nkernelspec: {name: python3}\n---\n"         # 4 lines
 BAD = {
     "formula.md": ("$$\na + b\n$$\n\nand $c \\foo d$ too\n", "formula.md:9: WARNING: formula: Unknown LaTeX command"),
     "block.md": ("text\n\n$$\na +\n\\foo\n$$\n", "block.md:9: WARNING: formula: Unknown LaTeX command"),
     "cell.md": ("```{code-cell} ipython3\n:tags: [hide-input]\n\nx = 1\nx / 0\n```\n", "cell.md:9: WARNING: a cell"),
-    "nested.md": ("````{admonition} A\n```{code-cell} ipython3\n1\n```\n````\n", "nested.md"),
-    "headless.md": ("```{code-cell} ipython3\n1\n```\n", "headless.md"),
+    "nested.md": ("````{admonition} A\n```{code-cell} ipython3\n1\n```\n````\n",
+                  "nested.md:1: WARNING: only 0 of 1 cells were run"),
+    "headless.md": ("```{code-cell} ipython3\n1\n```\n", "headless.md:1: WARNING: only 0 of 1 cells were run"),
 }
+
+
+def small_book(folder, name, text):
+    """A book of one page with the site's settings. Returns a function that builds it into a new folder."""
+    source = folder / "docs"
+    shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("*.md", ".cache", "__pycache__"))
+    (source / "index.md").write_text(f"# A book\n\n```{{toctree}}\n{Path(name).stem}\n```\n")
+    (source / name).write_text(text)
+    for part in ("train.py", "minigrad", "gpt"):
+        (folder / part).symlink_to(ROOT / part)
+
+    def build(out):
+        return subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", source, folder / out], capture_output=True,
+                              encoding="utf-8", env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    return build
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_the_build_refuses_a_page_with_its_file_and_line(tmp_path, name):
     body, message = BAD[name]
-    header = "\n".join(Page(DOCS / "softmax_cross_entropy.md").lines[:2]) + "\nkernelspec: {name: python3}\n---\n"
-    source = tmp_path / "docs"
-    shutil.copytree(DOCS, source, ignore=shutil.ignore_patterns("*.md", ".cache"))
-    (source / "index.md").write_text(f"# A book\n\n```{{toctree}}\n{name[:-3]}\n```\n")
-    (source / name).write_text(f"{'' if name == 'headless.md' else header}{body}")
-    for part in ("train.py", "minigrad", "gpt"):
-        (tmp_path / part).symlink_to(ROOT / part)
-    built = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", source, tmp_path / "site"], capture_output=True,
-                           encoding="utf-8", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    built = small_book(tmp_path, name, body if name == "headless.md" else HEADER + body)("site")
     assert built.returncode != 0 and message in built.stderr, built.stderr
+
+
+def test_outputs_are_kept_until_a_source_changes_and_then_removed(tmp_path):
+    build = small_book(tmp_path, "page.md", HEADER + "# A\n\n```{code-cell} ipython3\nimport time\n"
+                       'print("ran at", time.time_ns())\n```\n')
+
+    def ran(out):
+        built = build(out)
+        assert built.returncode == 0, built.stderr
+        return re.search(r"ran at (\d+)", (tmp_path / out / "page.html").read_text("utf-8"))[1]
+
+    first = ran("first")
+    assert ran("second") == first
+    (tmp_path / "docs" / "exercises" / "new.py").write_text("x = 1\n")
+    assert ran("third") != first
+    assert len(list((tmp_path / "docs" / ".cache").iterdir())) == 1

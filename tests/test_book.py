@@ -1,6 +1,7 @@
 """What holds for the text of the book. tests/site_suite.py builds the site and runs the notebooks."""
 import ast
 import functools
+import importlib.util
 import inspect
 import re
 import runpy
@@ -50,7 +51,7 @@ def toctrees():
 
 def test_the_two_ways_of_the_index_are_the_chapters_in_the_order_in_which_they_are_read():
     train, backward = toctrees()[:2]
-    assert sorted(train + backward) == sorted(ORDER)
+    assert sorted(train + backward) == sorted(page.name for page in CHAPTERS)
     for way in (train, backward):
         assert way == [name for name in ORDER if name in way]
 
@@ -61,17 +62,26 @@ def test_every_page_stands_in_one_toctree_and_every_entry_is_a_page():
     assert sorted(entries) == sorted(name for name in pages if name != "index")
 
 
+def test_the_glossary_has_each_term_in_one_line_with_the_chapter_that_introduces_it():
+    rows = re.findall(r"^\| (.+?) \| (.+) \| \[(.+?)\]\((\w+)\.md\) \|$",
+                      (DOCS / "glossary.md").read_text("utf-8"), re.MULTILINE)
+    introduced = {(term, page.name): page.title for page in CHAPTERS for term in page.terms("introduces")}
+    assert {(term, name): title for term, _, title, name in rows} == introduced
+    terms = [term for term, *_ in rows]
+    assert terms == sorted(terms, key=str.lower)
+
+
 @named(CHAPTERS)
 def test_the_header_of_a_chapter_makes_its_cells_run_and_says_how_long_it_takes_and_which_terms_it_introduces(page):
     assert page.runs and page.cells
     assert page.front["minutes"].isdigit() and page.terms("introduces") and "uses" in page.front
 
 
-def test_the_index_gives_the_minutes_of_each_chapter():
-    """As in its header: a row "[title](page.md) | minutes" or more cells, of which one is the number."""
-    index = (DOCS / "index.md").read_text("utf-8")
-    rows = dict(re.findall(r"^\| \[[^]]+\]\((\w+)\.md\) \|.*\| (\d+) \|$", index, re.MULTILINE))
-    assert rows == {page.name: page.front["minutes"] for page in CHAPTERS}
+@pytest.mark.parametrize("name", ["index", "teaching"])
+def test_a_table_of_the_chapters_has_the_titles_and_minutes_in_their_headers(name):
+    text = (DOCS / f"{name}.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[([^]]+)\]\((\w+)\.md\) \|.*\| (\d+) \|$", text, re.MULTILINE)
+    assert sorted(rows) == sorted((page.title, page.name, page.front["minutes"]) for page in CHAPTERS)
 
 
 def test_a_term_is_introduced_once_and_used_only_from_then_on():
@@ -181,6 +191,26 @@ def test_no_line_of_a_cell_is_cut_off_at_the_edge_of_the_page(page):
         for number, line in enumerate(cell.source.split("\n"), cell.content):
             shown = {"remove-input", "remove-cell"}.isdisjoint(cell.tags)
             assert len(line) <= 88 or not shown, f"{page.path.name}:{number} has {len(line)} columns, at most 88"
+
+
+# ---- what the reference pages name ----------------------------------------------------------------------------------
+
+@named([page for page in READ if page.name in ("index", "map", "teaching")])
+def test_the_files_functions_and_modules_that_a_page_names_are_there(page):
+    path = r"`((?:minigrad|gpt|docs|tests)/[\w./-]*|train\.py)`"
+    for path, name in re.findall(rf"{path}(?:, (?:class|function) `(\w+)`)?", page.text):
+        assert (DOCS.parent / path).exists(), path
+        if name:
+            assert re.search(rf"^(def|class) {name}\b", (DOCS.parent / path).read_text("utf-8"), re.MULTILINE), name
+    for module in re.findall(r"python -m ((?:minigrad|gpt)[\w.]*)", page.text):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"(?:pytest|python) ((?:docs|tests)/[\w.]+)", page.text):
+        assert (DOCS.parent / path).exists(), path
+
+
+def test_the_map_says_where_to_change_at_least_ten_things():
+    rows = re.findall(r"^\| .* \| .* \| .* \|$", (DOCS / "map.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) - 2 >= 10
 
 
 # ---- ops and exercises ----------------------------------------------------------------------------------------------

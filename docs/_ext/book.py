@@ -29,12 +29,12 @@ def check_cells(app: Any, doctree: nodes.document) -> None:
         line, traceback = failure(page, data["traceback"])
         logger.warning("a cell failed\n%s", traceback, location=f"{path}:{line}")
         return
-    written = [cell for cell in page.cells if cell.source.strip()]
+    written = re.findall(r"^ *[`:]{3,}\{code-cell\}", page.text, re.MULTILINE)
     run = [node for node in doctree.findall(nodes.container)
            if node.get("nb_element") == "cell_code" and node.get("exec_count")]
     if len(run) != len(written):
-        logger.warning("%d cells are written on this page, %d were run: is its header that of a notebook, and is no "
-                       "cell inside another block?", len(written), len(run), location=f"{path}:1")
+        logger.warning("only %d of %d cells were run: is the page's header that of a notebook, is a cell empty, or "
+                       "inside another block?", len(run), len(written), location=f"{path}:1")
 
 
 def failure(page: Page, raised: str) -> tuple[int, str]:
