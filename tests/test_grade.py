@@ -337,6 +337,12 @@ def test_an_op_without_samples_cannot_be_graded():
 
 # ---- ops of which only the forward is given -------------------------------------------------------------------------
 
+@pytest.mark.parametrize("op", PRACTICE.values(), ids=PRACTICE)
+def test_a_practice_op_has_inputs_without_two_axes_of_one_length(op):
+    shapes = [[np.shape(x) for x in sample.draw(0)] for sample in op.samples]
+    assert any(all(len(set(shape)) == len(shape) for shape in sample) for sample in shapes)
+
+
 class SinCos(Op, register=False):
     name = "sin_cos"
 
