@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import difflib
+import io
 import json
 import signal
 import sys
@@ -34,15 +35,18 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.paths:
         if problem := not_gradable(path):
             parser.error(problem)
-    sys.stdout.reconfigure(errors="replace")    # type: ignore[union-attr]      # "?" for what a terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")                # "?" for what a terminal cannot show
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    files = files_in(args.paths)
+    headings = map(str, files) if len(files) > 1 else [""]
     try:
         if args.watch:
+            print(f"{parser.prog}: a file is graded again whenever it is saved; Ctrl-C ends", file=sys.stderr)
             watch(args.paths, args.json)
-        files = files_in(args.paths)
-        verdicts = [verdict for path in files for verdict in grade(path, args.json, heading=len(files) > 1)]
+        verdicts = [verdict for path, heading in zip(files, headings) for verdict in grade(path, args.json, heading)]
     except KeyboardInterrupt as interrupt:
-        print(" ".join([f"{parser.prog}: interrupted", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
+        print(" ".join([f"{parser.prog}: interrupted", *interrupt.args]), file=sys.stderr)
         return 130
     if any(verdict.verdict == NOT_GRADED for verdict in verdicts):
         return 2
@@ -94,17 +98,17 @@ def watch(paths: list[Path], as_json: bool) -> None:
             continue
         for path in [path for path in now if now[path] != graded.get(path)]:
             graded[path] = now[path]
-            grade(path, as_json, heading=True, stop=lambda: state(paths) != now)
+            grade(path, as_json, f"{path}   {time.strftime('%H:%M:%S')}", stop=lambda: state(paths) != now)
             if state(paths) != now:
                 break
 
 
 # ---- grading one ----------------------------------------------------------------------------------------------------
 
-def grade(path: Path, as_json: bool, heading: bool, stop: Callable[[], bool] = lambda: False) -> list[Verdict]:
-    """The verdicts on a file, printed one by one. They end early when stop() becomes true."""
+def grade(path: Path, as_json: bool, heading: str, stop: Callable[[], bool] = lambda: False) -> list[Verdict]:
+    """The verdicts on a file, printed one by one below the heading, if it is not "". They end when stop() is true."""
     if heading and not as_json:
-        print(f"\n{path}", flush=True)
+        print(f"\n{heading}", flush=True)
     verdicts = []
     for verdict in in_process(path, as_json, stop):
         if as_json:

@@ -64,10 +64,12 @@ def raised(error: BaseException) -> str:
     lines = [f"line {f.lineno}   {f.line or ''}".rstrip() for f in where]
     if isinstance(error, SystemExit):
         return "\n".join(f"  {line}" for line in [*lines, "calls sys.exit, which ends the program"])
-    lines += f"raised {type(error).__name__}{': ' if str(error) else ''}{error}".splitlines()
-    if "read-only" in str(error):
+    words = "".join(traceback.TracebackException.from_exception(error).format_exception_only())
+    words = words.removeprefix(f"{type(error).__module__}.")
+    lines += f"raised {words}".splitlines()             # with "Did you mean" from Python 3.12 on
+    if "read-only" in words:
         lines.append("it writes into an array that it is given: make a new one")
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
 def restored_in_numpy() -> list[str]:

@@ -21,7 +21,7 @@ def grade_backward(op_class: type[Op], mine: Callable[..., Any], seeds: Iterable
     """mine(dy, ...): the gradient of each input, a tuple or a list if there are several. After one gradient for each
     output it takes what the forward saved, by name. Wrong at the first sample where it differs from finite
     differences."""
-    for seed, sample in itertools.product(seeds, op_class.samples):
+    for right, (seed, sample) in enumerate(itertools.product(seeds, op_class.samples)):
         case = Case(op_class, sample, seed)
         saved = taken(mine, case)
         try:
@@ -29,12 +29,14 @@ def grade_backward(op_class: type[Op], mine: Callable[..., Any], seeds: Iterable
             for name, dx, x in zip(case.names, dxs, case.arrays):
                 compare(case, f"d{name}", dx, x)
         except Wrong as wrong:
-            raise Wrong(f"  input   {case.what}\n{wrong}") from None
+            before = f"    (right on {plural(right, 'input')} before it)" if right else ""
+            raise Wrong(f"  input   {case.what}{before}\n{wrong}") from None
 
 
 def taken(mine: Callable[..., Any], case: Case) -> dict[str, Any]:
     """What an answer takes of what the forward saved. Wrong if it takes anything else."""
     saved, outputs = case.forward()[0].saved, len(case.dys)
+    saved = {name: np.float64(x) if type(x) is float else x for name, x in saved.items()}       # has a shape, ()
     try:
         parameters = list(inspect.signature(mine).parameters.values())
     except (TypeError, ValueError):
@@ -60,13 +62,13 @@ def taken(mine: Callable[..., Any], case: Case) -> dict[str, Any]:
 def gradients(result: Any, case: Case) -> list[Any]:
     """The gradient of each input that has one, in what an answer returned. It may also return one, such as None, for an
     input that has none, or that is optional and was not given. Wrong if their number is another."""
-    n = len(case.arrays)
+    n, most = len(case.arrays), max(len(case.inputs), most_inputs(case.op_class))
     if result is None:
         refuse(result, "the result", "")
     several = type(result) is tuple or type(result) is list and (
-        n > 1 or len(result) == 1 and isinstance(result[0], np.ndarray))
+        most > 1 or len(result) == 1 and isinstance(result[0], (np.ndarray, np.generic)))
     dxs = list(result) if several else [result]
-    if len(dxs) in (len(case.inputs), most_inputs(case.op_class)):
+    if len(dxs) in (len(case.inputs), most):
         return [dxs[i] for i in case.wanted]
     if len(dxs) != n:
         names = [f"d{name}" for name in case.names]
@@ -105,7 +107,10 @@ def compare(case: Case, name: str, dx: Any, x: np.ndarray) -> None:
 
 def explain(name: str, got: np.ndarray, want: np.ndarray, case: Case) -> str:
     """Where two gradients differ, by how much, and what that looks like."""
-    words = diagnose(got, want, case.known())
+    saved = case.forward()[0].saved
+    exponentials = {f"exp({key})": np.exp(x) for key, x in saved.items()         # as of the y that log_softmax saves
+                    if isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.abs(x).max(initial=0.0) < 50.0}
+    words = diagnose(got, want, case.known() | exponentials)
     if got.shape != want.shape:
         if words == NO_RULE:
             fits = copied_axes(want.shape, got.shape) is not None

@@ -71,6 +71,7 @@ class Loader(SourceFileLoader):
 def run(path: Path) -> types.ModuleType:
     """The module that a file makes, which imports from its own folder. Wrong if the file has a syntax error, raises an
     exception, calls sys.exit or replaces functions of NumPy."""
+    path = path.absolute()                  # its lines are found also if it changes the working directory
     name = f"answers_{path.stem}"           # no module of this name exists, whatever the file is called
     loader = Loader(name, str(path))
     spec = spec_from_loader(name, loader)

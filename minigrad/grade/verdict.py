@@ -1,5 +1,9 @@
 """The verdict on an answer, and the exception that carries what is wrong with it."""
+import re
+import textwrap
+from typing import Any
 
+WIDTH = 88                                  # columns, of a printed verdict: what a page of the book shows
 
 NOT_GRADED = "not graded"
 MARKS = {"right": "✓", "wrong": "✗", "not attempted": "·", NOT_GRADED: "!"}
@@ -22,14 +26,23 @@ class Verdict:
         return self.verdict == "right"
 
     def __repr__(self) -> str:
-        return f"{MARKS[self.verdict]} {self.exercise}: {self.verdict}\n{self.explanation}".rstrip("\n")
+        return "\n".join([f"{MARKS[self.verdict]} {self.exercise}: {self.verdict}",
+                          *map(wrapped, self.explanation.splitlines())])
+
+
+def wrapped(line: str) -> str:
+    """A line of an explanation as several of at most WIDTH columns; a line of the answer's code as it is."""
+    if len(line) <= WIDTH or line.startswith("  line "):
+        return line
+    label = re.match(r"  \w+   +", line)                        # as in "  why     the sign is flipped"
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * (label.end() if label else 4), break_on_hyphens=False)
 
 
 class Wrong(Exception):
     """An answer is wrong; the message says what, one fact per line, indented by two spaces."""
 
 
-def must(holds: bool, sentence: str) -> None:
+def must(holds: Any, sentence: str) -> None:
     """Wrong, with this sentence, unless it holds."""
     if not holds:
         raise Wrong(f"  {sentence}")
