@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ ROOT = DOCS.parent
 PAGES = [str(path.relative_to(DOCS).with_suffix(".html")) for path in sorted(DOCS.rglob("*.md"))]
 CHAPTERS = chapters()
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+ENVIRONMENT["OPENBLAS_NUM_THREADS"] = "1"       # pages are built and notebooks run two at a time
 NARROW = 400                                    # pixels, a phone
 LARGEST = 400_000                               # bytes of a page
 RUN = """
@@ -32,13 +34,17 @@ print("ran", sum(cell.get("execution_count") is not None for cell in notebook.ce
 """
 
 
+def named(pages):
+    return pytest.mark.parametrize("page", pages, ids=[page.name for page in pages])
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the site, built with all cells run again, from another folder than that of the sources."""
     folder = tmp_path_factory.mktemp("site") / "site"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    built = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "-D", "nb_execution_mode=force", DOCS, folder],
-                           cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-j", "2", "-D", "nb_execution_mode=force", DOCS, folder]
+    built = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+                           encoding="utf-8")
     assert built.returncode == 0, built.stderr
     return folder
 
@@ -169,8 +175,8 @@ def test_no_page_is_wider_than_a_narrow_window(site, browse):
 # ---- notebooks ------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """A folder with the notebooks, and the Python of an environment that has the package and what runs notebooks."""
+def ran(tmp_path_factory):
+    """Each notebook, run in a new environment that has the package and what runs notebooks: name -> the process."""
     folder = tmp_path_factory.mktemp("notebooks")
     subprocess.run([sys.executable, DOCS / "notebooks.py", folder / "out"], check=True, capture_output=True)
     venv.create(folder / "venv", with_pip=True, symlinks=True)
@@ -179,17 +185,19 @@ def fresh(tmp_path_factory):
     subprocess.run([python, "-m", "pip", "install", "-q", folder / "source", "ipykernel", "nbclient"], env=ENVIRONMENT,
                    check=True)
     shutil.rmtree(folder / "source")
-    return folder / "out", python
+
+    def run(page):
+        return subprocess.run([python, "-c", RUN, f"{page.name}.ipynb"], cwd=folder / "out", env=ENVIRONMENT,
+                              capture_output=True, encoding="utf-8")
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip([page.name for page in CHAPTERS], pool.map(run, CHAPTERS)))
 
 
-@pytest.mark.parametrize("name", [page.name for page in CHAPTERS])
-def test_a_notebook_runs_where_only_the_package_is_installed(fresh, name):
-    out, python = fresh
-    ran = subprocess.run([python, "-c", RUN, f"{name}.ipynb"], cwd=out, env=ENVIRONMENT, capture_output=True,
-                         encoding="utf-8")
-    assert ran.returncode == 0, ran.stderr
-    page = next(page for page in CHAPTERS if page.name == name)
-    assert ran.stdout == f"ran {len(page.cells)}\n"
+@named(CHAPTERS)
+def test_a_notebook_runs_where_only_the_package_is_installed(ran, page):
+    assert ran[page.name].returncode == 0, ran[page.name].stderr
+    assert ran[page.name].stdout == f"ran {len(page.cells)}\n"
 
 
 # ---- what the build and the runner refuse ---------------------------------------------------------------------------

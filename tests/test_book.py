@@ -112,6 +112,13 @@ def test_the_prose_of_a_chapter_names_a_later_term_only_beside_a_link_to_its_cha
             line = below - 1
 
 
+@named(CHAPTERS[:-1])
+def test_the_last_paragraph_of_a_chapter_leads_to_the_next_one(page):
+    following = CHAPTERS[CHAPTERS.index(page) + 1]
+    last = page.text.rstrip().rsplit("\n\n", 1)[-1]
+    assert f"({following.name}.md" in last, f"{page.path.name} must end with a link to {following.path.name}"
+
+
 # ---- prose ----------------------------------------------------------------------------------------------------------
 
 def decimals(page):
