@@ -14,7 +14,8 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 # docutils takes the index of an accented letter, of \hat x_j, for a limit: it stands below the letter.
-ACCENTED = re.compile(r'<munderover>\s*(<mi>\w</mi>)\s*(<m.*?)\s*(<mo stretchy="false">.</mo>)\s*</munderover>', re.DOTALL)
+ACCENTED = re.compile(r'<munderover>\s*(<mi>\w</mi>)\s*(<m.*?)\s*(<mo stretchy="false">.</mo>)\s*</munderover>',
+                      re.DOTALL)
 
 
 def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
