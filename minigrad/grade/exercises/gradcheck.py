@@ -12,8 +12,8 @@ from minigrad.ops.sample import Sample
 
 RIGHT = ("add", "sub", "mul", "div", "exp", "log", "sqrt", "tanh", "sigmoid", "relu", "gelu", "sum", "mean", "matmul",
          "linear", "transpose", "softmax", "layer_norm", "embedding", "attention")
-ROUNDING = ("rounding is all that is left: h is so small that f(x + h) and f(x - h) agree in most digits, or x was made "
-            "float32")
+ROUNDING = ("rounding is all that is left: h is so small that f(x + h) and f(x - h) agree in most digits, or x was "
+            "made float32")
 
 
 def grade_numeric_gradient(mine: Callable[..., Any]) -> None:
