@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS / "_ext"))
+sys.path[:0] = [str(DOCS / "_ext"), str(DOCS)]
 
 project = "minigrad"
 copyright = "the authors of minigrad"
-extensions = ["myst_nb", "mathml", "sphinx_copybutton"]
+extensions = ["myst_nb", "mathml", "book", "sphinx_copybutton"]
 exclude_patterns = ["exercises", "_ext", ".cache", "*.html"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -18,8 +18,7 @@ sources = sorted(path for part in ("minigrad", "gpt", "docs") for path in (DOCS.
 digest = hashlib.sha256(b"".join(path.read_bytes() for path in [DOCS.parent / "train.py", *sources])).hexdigest()[:16]
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(DOCS / ".cache" / digest)
-nb_execution_raise_on_error = True
-nb_execution_show_tb = True
+suppress_warnings = ["mystnb.exec"]             # the extension book reports cells that fail, with their lines
 nb_execution_timeout = 900                      # of a cell, in seconds: a busy machine is ten times slower
 nb_code_prompt_show = "show the code"
 nb_code_prompt_hide = "hide the code"

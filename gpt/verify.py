@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt import files
+from gpt import files, lab
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import TRAIN, bad_input_exits, option, parse
 from gpt.text.dataset import open_data
@@ -76,7 +76,8 @@ def main(arguments: list[str]) -> int:
         if not o.out_dir or o.steps < 2:
             raise ValueError("give the folder of a run, python -m gpt.verify RUN, and --steps=2 or more")
         run = Path(o.out_dir)
-        folder.read_config(run)
+        if mistake := folder.read_config(run)[0].get("break_", ""):
+            raise ValueError(f"{lab.warning(run, mistake)}; give a whole one")
         open_data(run)                                  # ValueError names a damaged file here, not in a copy
         with tempfile.TemporaryDirectory() as temporary:
             straight, killed = Path(temporary, "straight"), Path(temporary, "killed")

@@ -232,7 +232,10 @@ class Case:
     def known(self) -> dict[str, Any]:
         """By name: the inputs that are arrays, what the forward saved, and the gradient of each output."""
         saved = self.forward()[0].saved
-        names = [name for name in inspect.signature(self.op_class.backward).parameters if name not in saved][1:]
+        names = [p.name for p in list(inspect.signature(self.op_class.backward).parameters.values())[1:]
+                 if p.name not in saved and p.kind is p.POSITIONAL_OR_KEYWORD]
+        if not names:                               # backward(self, *dys, ...)
+            names = ["dy"] if len(self.dys) == 1 else [f"dy{i}" for i in range(len(self.dys))]
         return dict(zip(self.names, self.arrays)) | saved | dict(zip(names, self.dys))
 
     def value(self) -> float:

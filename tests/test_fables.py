@@ -283,3 +283,10 @@ def test_a_trained_model_is_not_below_the_best_possible_loss(source):
 
     assert distance(lambda x, y: (x, y)) > -4.0
     assert distance(lambda x, y: (y, y)) < -4.0
+
+
+def test_the_lines_of_a_fable_count_as_grammatical_up_to_the_first_that_does_not_fit():
+    first, second, third = [fable for fable in fables.text(4000, 3).split("\n\n") if fable.count("\n") == 2][0].split("\n")
+    assert fables.grammatical_lines(f"{first}\n{second}\n{third}\n\n") == 4         # the empty line counts
+    assert fables.grammatical_lines(f"{first}\n{first}\n{third}\n\n") == 1
+    assert fables.grammatical_lines(f"x{first}\n") == fables.grammatical_lines("") == 0

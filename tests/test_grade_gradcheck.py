@@ -77,10 +77,10 @@ def test_central_differences_of_a_sensible_step_are_right(h):
     (one_sided, "as f(x + h) - f(x) is"), (undivided, "divide by 2 h"), (flipped, "its sign is flipped"),
     (large_h, "h is too large"), (small_h, "rounding is all that is left"),
     (in_float32, "rounding is all that is left"),
-    (not_put_back, "put each element back"), (flat, "for x (2, 3) it returns shape (6,)"),
-    (in_place, "the arguments are read-only: make a new array"), (lambda f, x: None, "None: is a return missing?"),
-    (lambda f, x: [1.0], "a list, not an array"), (lambda f, x: "no", "a str, not an array"),
-    (lambda f, x: np.full(x.shape, np.nan), "must be finite"), (lambda f, x: np.ones(x.shape, int), "must be finite"),
+    (not_put_back, "put each element back"), (flat, "has shape (6,), should be (2, 3)"),
+    (in_place, "it writes into an array that it is given"), (lambda f, x: None, "None: is a `return` missing?"),
+    (lambda f, x: [1.0], "is a list, should be an array"), (lambda f, x: "no", "is a str, should be an array"),
+    (lambda f, x: np.full(x.shape, np.nan), "4 of 4 entries are NaN"), (lambda f, x: np.full(x.shape, 7), "is 7, not"),
     (lambda f, x: np.full(x.shape, 7.0), "is 7, not"), (lambda f: 0.0, "raised TypeError"),
 ], ids=lambda x: getattr(x, "__name__", None))
 def test_a_wrong_numeric_gradient_is_told_its_mistake(mine, words):
@@ -157,8 +157,10 @@ def test_a_check_by_elements_and_one_by_a_direction_are_right(mine):
     (first_input, "it passes a wrong backward of linear((4, 3), (3, 5), (5,)): db is the mean"),
     (first_input, "wrong   db at 5 of 5 entries"), (too_strict, "it rejects the right backward of"),
     (crude, "it rejects the right backward of"), (lambda f, b, inputs: True, "it passes a wrong backward of linear"),
-    (lambda f, b, inputs: False, "it rejects the right backward of add"), (spoils, "put each element back"),
-    (lambda f, b, inputs: None, "None: is a return missing?"), (lambda f, b, inputs: "yes", "a str, not True or False"),
+    (lambda f, b, inputs: False, "it rejects the right backward of add"),
+    (spoils, "it writes into an array that it is given"),
+    (lambda f, b, inputs: None, "None: is a `return` missing?"),
+    (lambda f, b, inputs: "yes", "a str, should be True or False"),
     (lambda f, b, inputs: b([1.0, 2.0], *inputs), "raised ValueError"), (lambda f: True, "raised TypeError"),
 ], ids=lambda x: getattr(x, "__name__", None))
 def test_a_wrong_checker_is_told_its_mistake(mine, words):

@@ -55,10 +55,14 @@ def test_the_sum_of_the_contributions_is_right():
 
 @pytest.mark.parametrize("mine, words", [
     (replaces, "the last use alone"), (keeps_the_first, "the first use alone"), (averages, "the mean of the uses"),
-    (adds_in_place, "changes that of x"), (sums_each_array, "has shape (), not (2, 3)"),
-    (lambda contributions: None, "None: is a return missing?"), (lambda contributions: [], "a list, not a dict"),
-    (lambda contributions: {}, "the dict has the names []"), (lambda contributions: {"x": "no"}, "a str, not an array"),
-    (lambda contributions: {n: np.full_like(dx, np.nan) for n, dx in contributions}, "not the sum"),
+    (adds_in_place, "changes that of x"),
+    (sums_each_array, "the gradient of x is a float, should be an array of shape (2, 3)"),
+    (lambda contributions: None, "the result is None: is a `return` missing?"),
+    (lambda contributions: [], "the result is a list, should be a dict"),
+    (lambda contributions: {}, "the dict has the names []"),
+    (lambda contributions: {"x": "no"}, "the gradient of x is a str, should be an array"),
+    (lambda contributions: {n: np.full_like(dx, np.nan) for n, dx in contributions}, "6 of 6 entries are NaN"),
+    (lambda contributions: {n: dx + 1.0 for n, dx in contributions}, "not the sum"),
     (lambda: {}, "raised TypeError"),
 ], ids=lambda x: getattr(x, "__name__", None))
 def test_a_wrong_accumulate_is_told_its_mistake(mine, words):
@@ -139,8 +143,9 @@ def test_an_order_by_counted_uses_is_right():
     (preorder, "y a s x b has s before b, which uses it"), (breadth_first, "has s before b, which uses it"),
     (recursive, "a chain of 10,000 nodes: RecursionError"), (without_seen, "remember which nodes were visited"),
     (every_path, "has the node x twice"), (lambda root, parents: kahn(root, parents)[::-1], "reverse the list"),
-    (lambda root, parents: [root], "lacks 3 of 4 nodes"), (lambda root, parents: None, "None: is a return missing?"),
-    (lambda root, parents: "yabsx", "a str, not a list"), (lambda root, parents: [[root]], "which is no node"),
+    (lambda root, parents: [root], "lacks 3 of 4 nodes"), (lambda root, parents: None, "None: is a `return` missing?"),
+    (lambda root, parents: "yabsx", "the result is a str, should be a list of nodes"),
+    (lambda root, parents: [[root]], "which is no node"),
     (lambda root, parents: [np.nan], "which is no node"), (lambda root: [root], "raised TypeError"),
 ], ids=lambda x: getattr(x, "__name__", None))
 def test_a_wrong_topological_is_told_its_mistake(mine, words):

@@ -19,7 +19,7 @@ import train
 from gpt import sample
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder, plot
-from gpt.run.command_line import help_text, parse
+from gpt.run.command_line import help_text, parse, spelled
 from gpt.run.estimates import activation_bytes
 from gpt.run.evaluate import evaluate
 from gpt.run.failures import exit_diverged
@@ -257,7 +257,7 @@ def test_help_lists_every_option_on_one_screen(options, capsys):
         parse(options, ["--help"])
     shown = capsys.readouterr().out
     assert not exit.value.code and shown.strip() == help_text(options).strip()
-    assert all(f"--{field.name}=" in shown for field in dataclasses.fields(options))
+    assert all(f"{spelled(field.name)}=" in shown for field in dataclasses.fields(options))
     assert max(map(len, shown.splitlines())) <= 80 and len(shown.splitlines()) <= 48
 
 

@@ -2,6 +2,8 @@
 
 docutils converts the LaTeX. It refuses what it does not know; the build then fails with the file and the line.
 """
+import re
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -12,27 +14,44 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 
-def mathml(node: nodes.Element, as_block: bool) -> str:
+def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
     """The MathML of a formula; a warning, and its LaTeX, if docutils does not know a part of it."""
+    formula = node.astext()
     try:
-        return str(tex2mathml(node.astext(), as_block=as_block))
+        return str(tex2mathml(formula, as_block=as_block))
     except MathError as error:
-        logger.warning("formula: %s: %s", error, node.astext(), location=node)
-        return f"<code>{node.astext()}</code>"
+        said, where = str(error).rstrip("."), place(node, str(error))
+        logger.warning("formula: %s in %s", said, " ".join(formula.split()), location=where)
+        return f"<code>{writer.encode(formula)}</code>"
+
+
+def place(node: nodes.Element, error: str) -> str:
+    """The file and the line of what the error quotes, or of the formula. The line that a node has is that of its
+    paragraph, give or take one: of the places with the same text, the nearest to it is taken."""
+    parent: Any = node
+    while parent.parent is not None and not (parent.source and parent.line):
+        parent = parent.parent
+    path, near = parent.source, parent.line or 1
+    text = Path(path).read_text("utf-8")
+    formula = node.astext().strip()
+    quoted = re.search(r'"(.+?)"', error)
+    inside = max(formula.find(quoted[1]), 0) if quoted else 0
+    lines = [text.count("\n", 0, found.start() + inside) + 1 for found in re.finditer(re.escape(formula), text)]
+    return f"{path}:{min(lines, key=lambda line: abs(line - near), default=near)}"
 
 
 def visit_inline(writer: Any, node: nodes.Element) -> None:
-    writer.body.append(mathml(node, False))
+    writer.body.append(mathml(writer, node, False))
     raise nodes.SkipNode
 
 
 def visit_block(writer: Any, node: nodes.Element) -> None:
     label = node.get("label")
     anchor = f' id="equation-{label}"' if label else ""
-    writer.body.append(f'<div class="math"{anchor}>{mathml(node, True)}</div>')
+    writer.body.append(f'<div class="math"{anchor}>{mathml(writer, node, True)}</div>')
     raise nodes.SkipNode
 
 
 def setup(app: Any) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
-    return {"parallel_read_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from minigrad import optim
 
-from gpt import files
+from gpt import files, lab
 from gpt.model import GPT
 from gpt.run import folder
 from gpt.run.command_line import train_command
@@ -244,7 +244,10 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     found = _first_intact(best_first(), parameter_count(shape), best_first)
     if found is None:
         raise missing(out_dir)
-    model = GPT(shape, device=device, dtype=options["dtype"])
+    mistake = options.get("break_", "")
+    model = lab.make(mistake, shape, device=device, dtype=options["dtype"])
+    if mistake:
+        folder.note(lab.warning(out_dir, mistake))
     model.load_state_dict(weights(found[1]))
     return model, loaded
 

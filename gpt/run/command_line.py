@@ -3,6 +3,7 @@ program are the fields of a dataclass, each made by `option`."""
 import contextlib
 import dataclasses
 import difflib
+import keyword
 import math
 import os
 import shlex
@@ -52,13 +53,13 @@ def command_line(options: type, arguments: list[str]) -> dict[str, Any]:
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        key = name.removeprefix("--").replace("-", "_")
+        key = field_of(name.removeprefix("--").replace("-", "_"))
         if not name.startswith("--"):
             raise ValueError(f"unexpected {argument!r}: options are written --name=value; see --help")
         _check_known(types, key, f"option {name}", "--")
         if not equals:
             value = "true" if types[key] is bool else next(rest, "")
-        values[key] = _value(types[key], f"--{key}", value)
+        values[key] = _value(types[key], spelled(key), value)
     return values
 
 
@@ -66,7 +67,7 @@ def toml_file(options: type, path: Path) -> dict[str, Any]:
     """The values in a TOML file by option, one `n_layer = 4` per line. ValueError names a wrong entry."""
     try:
         with open_regular(path) as file:
-            given = tomllib.load(file)
+            given = {field_of(key): value for key, value in tomllib.load(file).items()}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML ({error}): write lines such as n_layer = 4") from None
     types = get_type_hints(options)
@@ -76,18 +77,28 @@ def toml_file(options: type, path: Path) -> dict[str, Any]:
             for key, value in given.items()}
 
 
+def field_of(option: str) -> str:
+    """The name of the field of an option: break_ for break, which is a word of Python."""
+    return option + "_" * keyword.iskeyword(option)
+
+
+def spelled(name: str) -> str:
+    """How the option of a field is written on the command line."""
+    return f"--{name.removesuffix('_')}"
+
+
 def one_of(name: str, value: str, choices: Any) -> None:
     """ValueError unless value is among the choices."""
     if value not in choices:
         nearest = difflib.get_close_matches(value, choices, n=1)
         guess = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"--{name} must be one of {', '.join(filter(None, choices))}, got {value!r}{guess}")
+        raise ValueError(f"{spelled(name)} must be one of {', '.join(filter(None, choices))}, got {value!r}{guess}")
 
 
 def _check_known(types: Mapping[str, type], key: str, what: str, prefix: str) -> None:
     if key not in types:
         nearest = difflib.get_close_matches(key, types, n=1, cutoff=0.0)
-        raise ValueError(f"unknown {what}; did you mean {prefix}{nearest[0]}? See --help")
+        raise ValueError(f"unknown {what}; did you mean {prefix}{nearest[0].removesuffix('_')}? See --help")
 
 
 def _value(kind: type, name: str, text: str) -> Any:
@@ -112,7 +123,7 @@ def help_text(options: Any) -> str:
         if f.metadata["group"]:
             lines.append(f.metadata["group"])
         default = str(f.default).lower() if isinstance(f.default, bool) else f.default
-        lines.append(f"  {f'--{f.name}={default}':<33} {f.metadata['help']}")
+        lines.append(f"  {f'{spelled(f.name)}={default}':<33} {f.metadata['help']}")
     return "\n".join(lines)
 
 

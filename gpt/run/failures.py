@@ -8,6 +8,7 @@ import numpy as np
 
 import minigrad as mg
 
+from gpt import lab
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import train_name
@@ -65,8 +66,8 @@ def failures_exit(o: Options, out_dir: Path) -> Iterator[None]:
         sys.exit(2)
     except OSError as error:
         if (out_dir / "config.json").exists():
-            state = (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)} resumes "
-                     "from it")
+            state = (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)}"
+                     f"{lab.option(o.break_)} resumes from it")
         else:
             state = f"{out_dir} was moved, or files in it deleted, while the training ran"
         print(f"{train_name()}: cannot write {error.filename or out_dir}: {error.strerror or error}. {state}",

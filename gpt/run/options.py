@@ -1,8 +1,10 @@
 """The options of train.py, their defaults and presets."""
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Any, Mapping, get_type_hints
 
+from gpt import lab
 from gpt.model import GPTConfig
 from gpt.run import folder
 from gpt.run.command_line import combine, command_line, one_of, option, toml_file
@@ -50,6 +52,8 @@ class Options:
     seed: int = option(1337, "of text, weights, batches and samples")
     preset: str = option("", "shakespeare-cpu or shakespeare-gpu", "many at once")
     config: str = option("", "a TOML file of options: n_layer = 4")
+    break_: str = option("", "a mistake, to see what it does: one of\n" + textwrap.fill(
+        ", ".join(lab.BREAKS), 80, initial_indent=" " * 2, subsequent_indent=" " * 2, break_on_hyphens=False))
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():       # values from a config.json may be of any type
@@ -67,7 +71,8 @@ class Options:
             raise ValueError(f"--step_at={self.step_at} must be a step of the run: 0 to {self.max_iters - 1}, or -1")
         for name, choices in (("tokenizer", ("char", "byte", "bpe")), ("sampling", ("permutation", "random")),
                               ("lr_schedule", SCHEDULES), ("init_from", ("scratch", "resume")),
-                              ("dtype", ("float32", "float64")), ("preset", ("", *PRESETS))):
+                              ("dtype", ("float32", "float64")), ("preset", ("", *PRESETS)),
+                              ("break_", ("", *lab.BREAKS))):
             one_of(name, getattr(self, name), choices)
         if not 0 <= self.warmup_iters < self.max_iters:
             raise ValueError(f"--warmup_iters={self.warmup_iters} must be at least 0 and less than --max_iters="
@@ -118,7 +123,9 @@ def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]
     if preset:
         layers.insert(0, (f"preset {preset}", PRESETS[preset]))
     if given.get("init_from") != "resume":
-        return *combine(Options, layers), []
+        o, sources = combine(Options, layers)
+        changed = lab.changed_options(o.break_, vars(o))
+        return dataclasses.replace(o, **changed), sources | dict.fromkeys(changed, f"break {o.break_}"), []
 
     if "out_dir" not in given:
         raise ValueError("--init_from=resume needs the folder of the run: --out_dir=runs/...")
@@ -127,6 +134,7 @@ def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]
     if unknown:
         raise ValueError(f"{given['out_dir']}/config.json has an unknown option {min(unknown)}: resume the run with "
                          "the version of minigrad that it was started with")
+    lab.check_resumable(given["out_dir"], saved.get("break_", ""), given.get("break_", ""))
     o, sources = combine(Options, [("the run", saved), *layers])
     changes = {name: f"{name} {was!r} -> {getattr(o, name)!r}" for name, was in saved.items()
                if getattr(o, name) != was and name not in ("out_dir", "init_from", "preset", "config")}

@@ -14,8 +14,7 @@ import minigrad as mg
 from minigrad import device
 from minigrad.step.page import html
 
-from gpt import files
-from gpt.model import GPT
+from gpt import files, lab
 from gpt.run import checkpoint, folder, plot
 from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
@@ -45,7 +44,9 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
     """
     with streams_may_fail(), contextlib.ExitStack() as claims:
         with bad_input_exits(train_name()):
-            run = Run(*configure(arguments), claims)
+            o, sources, changes = configure(arguments)
+            claims.enter_context(lab.lines_say(o.break_))
+            run = Run(o, sources, changes, claims)
         with failures_exit(run.options, run.out_dir), stop_signals() as run.stopped, np.errstate(all="ignore"):
             try:
                 yield run
@@ -73,6 +74,8 @@ class Run:
         elif o.out_dir:
             folder.check_unused(Path(o.out_dir))        # before the text is read, which may take long
 
+        if o.break_:
+            print_report("lab", f"{lab.BREAKS[o.break_]}; the validation is that of a whole run")
         self.device = device.resolve(o.device)
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
@@ -92,7 +95,7 @@ class Run:
 
         shape = o.shape(len(self.data.tokenizer))
         try:
-            self.model = GPT(shape, o.seed, self.device, o.dtype)
+            self.model = lab.make(o.break_, shape, o.seed, self.device, o.dtype)
             self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
             raise MemoryError(f"{error}; {use_less(o)}") from None
@@ -222,14 +225,15 @@ class Run:
         o, out_dir, name = self.options, self.out_dir, Path(self.options.dataset).stem
         if self.stopped:
             print(f"stopped at step {self.last_step}, which is saved; go on with\n        {train_command()} "
-                  f"--init_from=resume {folder.out_dir_option(out_dir)}")
+                  f"--init_from=resume {folder.out_dir_option(out_dir)}{lab.option(o.break_)}")
             sys.exit(128 + self.stopped[0])
 
         metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
         evaluated = [row for row in metrics if "val_loss" in row]
         if evaluated:                           # empty if metrics.jsonl was damaged
             try:
-                plot.draw(out_dir, o, f"A GPT of {self.n_parameters:,} parameters learns {name}", metrics, stats,
+                what = f"BROKEN, {o.break_}: a GPT" if o.break_ else "A GPT"
+                plot.draw(out_dir, o, f"{what} of {self.n_parameters:,} parameters learns {name}", metrics, stats,
                           self.lines, self._unit())
             except (ImportError, ValueError) as error:      # MPLBACKEND=unknown
                 print_report("note", f"no plots: {error}")
@@ -243,7 +247,8 @@ class Run:
         print_report("done", f"in {time.perf_counter() - self.began:.0f} s; look at {out_dir / 'loss.png'}")
         option = folder.out_dir_option(out_dir)
         print(f"next    python -m gpt.sample {option}\n"
-              f"        {train_command()} --init_from=resume {option} --max_iters={2 * o.max_iters}\n"
+              f"        {train_command()} --init_from=resume {option} --max_iters={2 * o.max_iters}"
+              f"{lab.option(o.break_)}\n"
               f"        {train_command()} --dataset={'python' if name != 'python' else 'my.txt'}")
 
     def _print_validation(self, texts: list[str]) -> None:

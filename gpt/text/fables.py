@@ -148,15 +148,24 @@ def text(n: int, seed: int) -> str:
 
 def is_grammatical(fable: str) -> bool:
     """Whether a text is one complete fable, with the empty line at its end, that this source can produce."""
-    state, rest = START, fable
-    while rest:
-        c = next((c for c in choices(state)[0] if rest.startswith(c.words)), None)
+    length, complete = _produced(fable)
+    return complete and length == len(fable)
+
+
+def grammatical_lines(fable: str) -> int:
+    """How many lines of a text, counted from its first, this source can produce at the beginning of a fable."""
+    return fable[:_produced(fable)[0]].count("\n")
+
+
+def _produced(text: str) -> tuple[int, bool]:
+    """(how many characters of a text, from its first, this source can produce, whether they are one complete fable)."""
+    state, length = START, 0
+    while length == 0 or state != START:
+        c = next((c for c in choices(state)[0] if text.startswith(c.words, length)), None)
         if c is None:
-            return False
-        state, rest = (c.place, c.memory), rest[len(c.words):]
-        if state == START:
-            return not rest
-    return False
+            return length, False
+        state, length = (c.place, c.memory), length + len(c.words)
+    return length, True
 
 
 def share_grammatical(sample: str) -> tuple[int, int]:

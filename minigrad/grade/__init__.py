@@ -3,7 +3,8 @@
     from minigrad.grade import check
     check("softmax.backward", mine)                     in a notebook
 
-    python -m minigrad.grade docs/exercises/softmax.py  a file of answers
+    python -m minigrad.grade docs/exercises/softmax.py  a file of answers; --watch: again whenever it is saved
+    python -m minigrad.grade --json FOLDER              those of a class, a line per file and exercise
 
 The backward of any op, "<op>.backward", is compared with finite differences of its forward on inputs of several seeds:
 see minigrad.grade.backward. The other exercises are graded by what must hold for their answers: see

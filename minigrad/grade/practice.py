@@ -21,4 +21,24 @@ class RMSNorm(Op, register=False):
     samples = [Sample((2, 3, 5), (5,)), Sample((4, 3), (3,))]
 
 
-PRACTICE: dict[str, type[Op]] = {op.name: op for op in (RMSNorm,)}
+class CrossEntropyZLoss(Op, register=False):
+    """logits (N, V); targets (N,), weight  ->  loss ()
+
+    forward  lse = log(sum(exp(logits)))    loss = mean(lse - logits[target] + weight * lse^2), over the N rows
+    source   Chowdhery et al. 2022, "PaLM: scaling language modeling with pathways", section 5, with weight 1e-4
+    """
+    name = "cross_entropy_z_loss"
+
+    def forward(self, logits, *, targets, weight):
+        N, t = len(targets), np.asarray(targets)
+        m = logits.max(axis=1, keepdims=True)                                       # (N, 1)
+        lse = m[:, 0] + np.log(np.exp(logits - m).sum(axis=1))                      # (N,)
+        p = np.exp(logits - lse[:, None])                                           # (N, V)
+        self.save(p=p, lse=lse, t=t, weight=weight)
+        return (lse - logits[np.arange(N), t] + weight * lse ** 2).sum() / N
+
+    samples = [Sample((3, 5), targets=np.array([1, 0, 3]), weight=0.3),
+               Sample((4, 7), targets=np.array([6, 2, 2, 0]), weight=0.7)]
+
+
+PRACTICE: dict[str, type[Op]] = {op.name: op for op in (RMSNorm, CrossEntropyZLoss)}

@@ -4,7 +4,7 @@ from typing import Any, Callable
 import numpy as np
 
 from minigrad.gradcheck import TOLERANCE, Case, numeric_gradient, relative_error, relative_errors
-from minigrad.grade.answer import call
+from minigrad.grade.answer import array, call, refuse
 from minigrad.grade.verdict import Wrong, must
 from minigrad.grade.wrong_backwards import WRONG
 from minigrad.ops.op import OPS, Op
@@ -44,13 +44,8 @@ def grade_numeric_gradient(mine: Callable[..., Any]) -> None:
 
 
 def _gradient(mine: Callable[..., Any], f: Callable[[Any], float], x: Any, what: str) -> Any:
-    """The answer for f at x, after checks of its type and shape."""
-    got = call(mine, f, x)
-    must(isinstance(got, (np.ndarray, np.floating, float)), f"it returns {_kind(got)}, not an array")
-    must(np.shape(got) == x.shape, f"for x {x.shape} it returns shape {np.shape(got)}")
-    must(np.asarray(got).dtype.kind == "f" and bool(np.isfinite(got).all()),
-         f"the gradient of {what} must be finite floating numbers, got {got}")
-    return np.asarray(got)
+    """The answer for f at x."""
+    return array(call(mine, f, x), x.shape, f"the gradient of {what}")
 
 
 def grade_checker(mine: Callable[..., Any]) -> None:
@@ -73,7 +68,6 @@ def grade_checker(mine: Callable[..., Any]) -> None:
 def _passes(mine: Callable[..., Any], op_class: type[Op], sample: Sample) -> bool:
     """What the answer says of the backward of an op."""
     case = Case(op_class, sample, 0)
-    inputs = [x.copy() for x in case.arrays]
 
     def forward(*arrays: Any) -> Any:
         return np.asarray(case.forward(case.replaced(map(np.asarray, arrays)))[1][0])
@@ -82,12 +76,11 @@ def _passes(mine: Callable[..., Any], op_class: type[Op], sample: Sample) -> boo
         return tuple(case.gradients(case.replaced(map(np.asarray, arrays)), [np.asarray(dy)]))
 
     try:
-        verdict = call(mine, forward, backward, inputs)
+        verdict = call(mine, forward, backward, case.arrays)
     except Wrong as wrong:
         raise Wrong(f"  input   {case.what}\n{wrong}") from None
-    must(isinstance(verdict, (bool, np.bool_)), f"it returns {_kind(verdict)}, not True or False")
-    must(all(np.array_equal(x, old) for x, old in zip(inputs, case.arrays)),
-         f"{case.what}: it leaves the inputs changed: put each element back")
+    if not isinstance(verdict, (bool, np.bool_)):
+        refuse(verdict, "the result", "should be True or False")
     return bool(verdict)
 
 
@@ -100,10 +93,6 @@ def _wrong_entries(case: Case) -> str:
             wrong = int((relative_errors(got, want) > TOLERANCE).sum())
             parts.append(f"d{name} at {wrong} of {want.size} entries")
     return ", ".join(parts)
-
-
-def _kind(x: Any) -> str:
-    return "None: is a return missing?" if x is None else f"a {type(x).__name__}"
 
 
 EXERCISES = {"numeric_gradient": grade_numeric_gradient, "checker": grade_checker}
