@@ -110,7 +110,12 @@ def explain(name: str, got: np.ndarray, want: np.ndarray, case: Case) -> str:
     saved = case.forward()[0].saved
     exponentials = {f"exp({key})": np.exp(x) for key, x in saved.items()         # as of the y that log_softmax saves
                     if isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.abs(x).max(initial=0.0) < 50.0}
-    words = diagnose(got, want, case.known() | exponentials)
+    words = diagnose(got, want, saved | case.known() | exponentials)     # first by the names that an answer takes
+    if words.startswith(NO_RULE):
+        order = ", ".join(f"d{name}" for name in case.names)
+        words = next((f"this is d{other}: a factor is missing, or the order is another than {order}"
+                      for other, x in zip(case.names, case.arrays) if got.shape == x.shape
+                      and relative_error(got, numeric_gradient(case.value, x)) < TOLERANCE), words)
     if got.shape != want.shape:
         if words == NO_RULE:
             fits = copied_axes(want.shape, got.shape) is not None

@@ -6,17 +6,18 @@ from minigrad.ops.sample import Sample
 
 
 class RMSNorm(Op, register=False):
-    """x (..., C), w (C,)  ->  y (..., C)
+    """x (..., C), w (C,); eps  ->  y (..., C)
 
-    forward  r = 1 / sqrt(mean(x^2) + eps)    y = x * r * w
-    source   Zhang, Sennrich, Root Mean Square Layer Normalization, 2019, equation 4
+    forward  r = 1 / sqrt(mean(x^2) + eps)    xhat = x * r    y = xhat * w
+    source   Zhang & Sennrich 2019, "Root mean square layer normalization", equation 4
     """
     name = "rms_norm"
 
     def forward(self, x, w, *, eps=1e-5):
         r = 1.0 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)               # (..., 1)
-        self.save(x=x, w=w, r=r)
-        return x * r * w
+        xhat = x * r
+        self.save(xhat=xhat, r=r, w=w)
+        return xhat * w
 
     samples = [Sample((2, 3, 5), (5,)), Sample((4, 3), (3,))]
 
@@ -41,4 +42,20 @@ class CrossEntropyZLoss(Op, register=False):
                Sample((4, 7), targets=np.array([6, 2, 2, 0]), weight=0.7)]
 
 
-PRACTICE: dict[str, type[Op]] = {op.name: op for op in (RMSNorm, CrossEntropyZLoss)}
+class SwiGLU(Op, register=False):
+    """x, gate  ->  y, all of one shape
+
+    forward  s = sigmoid(gate)    y = x * gate * s
+    source   Shazeer 2020, "GLU variants improve transformer", equation 6, without its matrices
+    """
+    name = "swiglu"
+
+    def forward(self, x, gate):
+        s = 1.0 / (1.0 + np.exp(-gate))
+        self.save(x=x, gate=gate, s=s)
+        return x * gate * s
+
+    samples = [Sample((3, 5), (3, 5)), Sample((2, 4, 3), (2, 4, 3))]
+
+
+PRACTICE: dict[str, type[Op]] = {op.name: op for op in (RMSNorm, CrossEntropyZLoss, SwiGLU)}
