@@ -68,7 +68,7 @@ def remove_old_outputs(app: Any) -> None:
 
 
 def remove_notebooks(app: Any, error: Exception | None) -> None:
-    """MyST-NB writes the pages as notebooks beside the site; those that a reader wants are made by docs/notebooks.py."""
+    """MyST-NB writes the pages as notebooks beside the site; those for readers are made by docs/notebooks.py."""
     shutil.rmtree(Path(app.outdir).parent / "jupyter_execute", ignore_errors=True)
 
 
