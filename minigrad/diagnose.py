@@ -305,7 +305,8 @@ def derivative_of_one_array(d: Difference) -> str:
         if d.got.size > degree + 3 and d.same(terms @ c, d.got.ravel()):
             powers = zip(c, ("", f" * {name}", f" * {name}^2"))
             formula = " + ".join(f"{a:.4g}{power}" for a, power in powers if abs(a) > 1e-6).replace("+ -", "- ")
-            return f"this is {front} * ({formula}), elementwise: only part of the derivative, or that of another function"
+            return (f"this is {front} * ({formula}), elementwise: only part of the derivative, or that of another "
+                    "function")
     return ""
 
 

@@ -7,8 +7,8 @@ Grade your answers: python -m minigrad.grade docs/exercises/tokens.py
 def batch(tokens, block_size, rows, rng):
     """Windows of a text from random starts, as x and y (rows, block_size); y is the token after each of x.
 
-    tokens: an array (N,) of N > block_size tokens. rng: an np.random.Generator. Each row starts at a token of its own
-    choice, and every window that lies in the text is as likely as any other.
+    tokens: an array (N,) of integers, N > block_size. rng: an np.random.Generator. The start of each row is drawn
+    anew, so that windows may repeat, and every window that lies in the text is as likely as any other.
     """
     raise NotImplementedError
 
