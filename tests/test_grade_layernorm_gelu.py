@@ -49,7 +49,8 @@ def why(exercise, answer):
 
 
 ALONG = "a projection term is missing or wrong: off by (one number per row) x xhat"
-BOTH = "two terms are missing or wrong, a mean and a projection: off by (one number per row) + (one number per row) x xhat"
+BOTH = ("two terms are missing or wrong, a mean and a projection: off by (one number per row) + (one number per row) "
+        "x xhat")
 
 
 def with_dx(right, dx):
@@ -68,7 +69,8 @@ def with_dx(right, dx):
     (with_dx(layer_norm, lambda dy, h, r, w: layer_norm(dy, h, r, 1.0)[0]), "missing factor w"),
     (with_dx(layer_norm, lambda dy, h, r, w: layer_norm(dy, h, 1.0, w)[0]), "missing factor rstd"),
     (with_dx(layer_norm, lambda dy, h, r, w: layer_norm(dy, h, r * r, w)[0]), "an extra factor rstd"),
-    (lambda dy, xhat, rstd, w: (layer_norm(dy, xhat, rstd, w)[0], rows(dy), rows(dy)), "this is db: a factor is missing"),
+    (lambda dy, xhat, rstd, w: (layer_norm(dy, xhat, rstd, w)[0], rows(dy), rows(dy)),
+     "this is db: a factor is missing"),
     (lambda dy, xhat, rstd, w: (layer_norm(dy, xhat, rstd, w)[0], (dy * xhat).sum(0), dy.sum(0)),
      "dw has shape (3, 5), should be (5,) why not summed over axis 0"),
     (lambda dy, xhat, rstd, w: (layer_norm(dy, xhat, rstd, w)[0], rows(dy * xhat) / len(dy), rows(dy)),
@@ -107,6 +109,10 @@ PART = ", elementwise: only part of the derivative, or that of another function"
     (with_dgate(lambda dy, x, gate, s: dy * x * gate * s * (1.0 - s)),
      "this is dy * x * gate * (1 * s - 1 * s^2)" + PART),
     (with_dgate(lambda dy, x, gate, s: dy * s * (1.0 + gate * (1.0 - s))), "missing factor x"),
+    (with_dgate(lambda dy, x, gate, s: dy * x * s * (1.0 + gate * s)),
+     "a term is missing or wrong, elementwise: off by dy * x * gate * (-1 * s + 2 * s^2)"),
+    (with_dgate(lambda dy, x, gate, s: dy * x * s * (1.0 - gate * (1.0 - s))),
+     "a term is missing or wrong, elementwise: off by dy * x * gate * (-2 * s + 2 * s^2)"),
     (lambda dy, x, gate, s: (dy * gate, swiglu(dy, x, gate, s)[1]), "missing factor s"),
     (lambda dy, x, gate, s: swiglu(dy, x, gate, s)[::-1],
      "this is dgate: a factor is missing, or the order is another than dx, dgate"),
