@@ -6,7 +6,8 @@ from types import CodeType, FrameType
 from minigrad.ipython import cell
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_EXAMPLES = os.path.join(_PACKAGE, "step", "examples.py")       # in this package, but counts as user code
+# in this package, but counts as user code
+_EXAMPLES = tuple(os.path.join(_PACKAGE, "step", name) for name in ("examples.py", "puzzles.py"))
 _INSTALLED = os.path.dirname(os.path.dirname(_PACKAGE)) + os.sep       # the folder that holds this package
 
 
@@ -19,7 +20,7 @@ def call_site() -> tuple[CodeType, int]:
 def outside_package(frame: FrameType) -> FrameType:
     """The nearest frame outside this package: this one, its caller, the caller of that, ..."""
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE) and (
-            frame.f_code.co_filename != _EXAMPLES):
+            frame.f_code.co_filename not in _EXAMPLES):
         frame = frame.f_back
     return frame
 

@@ -1,15 +1,19 @@
 """Ops with one common mistake each: 47 with a wrong backward, 12 AdamWs with a wrong update. gradcheck must find all.
 
-Each derives from the right op and overrides one method; its docstring says what the mistake is.
+Each derives from the right op and overrides one method; its docstring says what the mistake is. Twelve of the wrong
+backwards are those of an exercise, minigrad/grade/wrong_backwards.py.
 """
 import math
 from typing import Any, Callable
 
 import numpy as np
 
+from minigrad.grade.wrong_backwards import (
+    BiasAveraged, MulForgetsFactor, MatmulReshapesB, TransposeReshapes, MeanDividesBySize, SoftmaxNotCoupled,
+    SoftmaxZero, CrossEntropyDividesByV, CrossEntropyIgnoresDy, LayerNormForgetsVariance, EmbeddingLosesRepeats,
+    AttentionForgetsScale)
 from minigrad.ops.adamw import AdamW
 from minigrad.ops.attention import Attention
-from minigrad.ops.embedding import Embedding
 from minigrad.ops.linalg import Linear, Matmul
 from minigrad.ops.loss import CrossEntropy
 from minigrad.ops.norm import LayerNorm
@@ -43,13 +47,7 @@ class BiasNotSummed(Linear, register=False):
         return (dx, dw, dy.reshape(-1, dy.shape[-1]))[:len(self.needs)]
 
 
-@mistake("an extra 1/2", "an extra 1/8")
-class BiasAveraged(Linear, register=False):
-    """db is the mean over the rows, not the sum"""
-
-    def backward(self, dy, x2, w, shape):
-        dx, dw, *_ = super().backward(dy, x2, w, shape)
-        return (dx, dw, dy.reshape(-1, dy.shape[-1]).mean(axis=0))[:len(self.needs)]
+mistake("an extra 1/2", "an extra 1/8")(BiasAveraged)
 
 
 @mistake("summed over other axes")
@@ -81,26 +79,12 @@ class MulNotSwapped(Mul, register=False):
         return da, db
 
 
-@mistake("missing factor a")
-class MulForgetsFactor(Mul, register=False):
-    """db is a sum of dy alone: the other factor is forgotten"""
-
-    def backward(self, dy, a, b):
-        da, db = super().backward(dy, a, b)
-        return da, dy
+mistake("missing factor a")(MulForgetsFactor)
 
 
 # ---- matmul: a reshape makes the shapes fit, so NumPy raises nothing -------------------------------------------------
 
-@mistake(*(f"this is dy @ b.reshape({shape}) instead of dy @ b^T" for shape in ("5, 3", "4, 5, 3")))
-class MatmulReshapesB(Matmul, register=False):
-    """da is dy @ b: b is made to fit by a reshape, not transposed"""
-
-    def backward(self, dy, a, b):
-        da, db = super().backward(dy, a, b)
-        if min(a.ndim, b.ndim) > 1:
-            da = dy @ b.reshape(b.swapaxes(-1, -2).shape)
-        return da, db
+mistake(*(f"this is dy @ b.reshape({shape}) instead of dy @ b^T" for shape in ("5, 3", "4, 5, 3")))(MatmulReshapesB)
 
 
 @mistake(*(f"this is a.reshape({shape}) @ dy instead of a^T @ dy" for shape in ("3, 2", "4, 3, 2")))
@@ -144,12 +128,7 @@ class TransposeNotUndone(Transpose, register=False):
         return dy
 
 
-@mistake("reshaped where the axes must be transposed")
-class TransposeReshapes(Transpose, register=False):
-    """a reshape makes the shape right and the order wrong"""
-
-    def backward(self, dy, inverse):
-        return dy.reshape([dy.shape[i] for i in inverse])
+mistake("reshaped where the axes must be transposed")(TransposeReshapes)
 
 
 @mistake("transposed")
@@ -170,12 +149,7 @@ class MeanForgetsN(Mean, register=False):
         return self.xp.broadcast_to(dy.reshape(kept), shape)
 
 
-@mistake(*(f"an extra 1/{n}" for n in (20, 12, 4, 15)))
-class MeanDividesBySize(Mean, register=False):
-    """dy is divided by the size of x, not by the length of the axes averaged over"""
-
-    def backward(self, dy, shape, kept, n):
-        return self.xp.broadcast_to(dy.reshape(kept) / math.prod(shape), shape)
+mistake(*(f"an extra 1/{n}" for n in (20, 12, 4, 15)))(MeanDividesBySize)
 
 
 @mistake("the right numbers in the wrong places")
@@ -192,12 +166,7 @@ COUPLED = [f"a projection term is missing or wrong: off by ({each}) x p"
            for each in ("one number per row", "one number for each line along axis 1", "one number")]
 
 
-@mistake(*COUPLED)
-class SoftmaxNotCoupled(Softmax, register=False):
-    """p * dy, as for an elementwise function: the term that couples the row is missing"""
-
-    def backward(self, dy, p, axis):
-        return p * dy
+mistake(*COUPLED)(SoftmaxNotCoupled)
 
 
 @mistake("this is dy * (1 * p - 1 * p^2)")
@@ -208,12 +177,7 @@ class SoftmaxDiagonal(Softmax, register=False):
         return dy * p * (1.0 - p)
 
 
-@mistake("all zeros")
-class SoftmaxZero(Softmax, register=False):
-    """returns zeros"""
-
-    def backward(self, dy, p, axis):
-        return 0.0 * dy
+mistake("all zeros")(SoftmaxZero)
 
 
 @mistake(*COUPLED)
@@ -262,12 +226,7 @@ class CrossEntropyForgetsN(CrossEntropy, register=False):
         return super().backward(dy, z, m, total, t, counted, 1.0, s, shape)
 
 
-@mistake("1/5 instead of 1/3", "1/5 instead of 1/6", "an extra 1/5", "missing 1/3")
-class CrossEntropyDividesByV(CrossEntropy, register=False):
-    """divided by the size of the vocabulary, not by the number of targets"""
-
-    def backward(self, dy, z, m, total, t, counted, n, s, shape):
-        return super().backward(dy, z, m, total, t, counted, z.shape[1], s, shape)
+mistake("1/5 instead of 1/3", "1/5 instead of 1/6", "an extra 1/5", "missing 1/3")(CrossEntropyDividesByV)
 
 
 @mistake("an extra 1/3", "an extra 1/6")
@@ -296,12 +255,7 @@ class CrossEntropySign(CrossEntropy, register=False):
         return -super().backward(dy, z, m, total, t, counted, n, s, shape)
 
 
-@mistake("missing factor dy")
-class CrossEntropyIgnoresDy(CrossEntropy, register=False):
-    """the incoming gradient is taken to be 1"""
-
-    def backward(self, dy, z, m, total, t, counted, n, s, shape):
-        return super().backward(self.xp.ones_like(dy), z, m, total, t, counted, n, s, shape)
+mistake("missing factor dy")(CrossEntropyIgnoresDy)
 
 
 # ---- layer norm -----------------------------------------------------------------------------------------------------
@@ -317,15 +271,7 @@ class LayerNormForgetsMean(LayerNorm, register=False):
         return (dx, *super().backward(dy, xhat, rstd, w)[1:])
 
 
-@mistake("x xhat")
-class LayerNormForgetsVariance(LayerNorm, register=False):
-    """the projection on xhat is not subtracted, as if var(x) did not depend on x"""
-
-    def backward(self, dy, xhat, rstd, w):
-        dxhat = dy * w
-        shift = dxhat.mean(axis=-1, keepdims=True)
-        dx = rstd * (dxhat - shift)
-        return (dx, *super().backward(dy, xhat, rstd, w)[1:])
+mistake("x xhat")(LayerNormForgetsVariance)
 
 
 @mistake("two terms are missing or wrong, a mean and a projection")
@@ -415,24 +361,12 @@ class GeluAsRelu(Gelu, register=False):
 
 # ---- embedding ------------------------------------------------------------------------------------------------------
 
-@mistake("only rows [1] are wrong, those that idx names more than once")
-class EmbeddingLosesRepeats(Embedding, register=False):
-    """dw[idx] += dy keeps one of several gradients of the same row"""
-
-    def backward(self, dy, idx, shape):
-        dw = self.xp.zeros(shape, dy.dtype)
-        dw[idx] += dy
-        return dw
+mistake("only rows [1] are wrong, those that idx names more than once")(EmbeddingLosesRepeats)
 
 
 # ---- attention ------------------------------------------------------------------------------------------------------
 
-@mistake("missing factor scale", "missing 1/sqrt(")
-class AttentionForgetsScale(Attention, register=False):
-    """dq and dk without 1 / sqrt(D)"""
-
-    def backward(self, dy, q, k, v, P, keep, dropout, scale):
-        return super().backward(dy, q, k, v, P, keep, dropout, 1.0)
+mistake("missing factor scale", "missing 1/sqrt(")(AttentionForgetsScale)
 
 
 @mistake("x P @ k")

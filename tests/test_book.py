@@ -99,17 +99,14 @@ def test_the_prose_of_a_chapter_names_a_later_term_only_beside_a_link_to_its_cha
     for n, page in enumerate(CHAPTERS):
         later = {term: other.name for other in CHAPTERS[n + 1:] for term in other.terms("introduces")}
         written = page.text.split("\n")
-        paragraphs = re.split(r"\n\s*\n", prose(page))
-        line = 1
-        for paragraph in paragraphs:
-            below = line + paragraph.count("\n") + 2
-            links = "\n".join(written[line - 1:below])
+        for paragraph in re.finditer(r"(?:.*\S.*\n?)+", prose(page)):
+            line = prose(page)[:paragraph.start()].count("\n") + 1
+            links = "\n".join(written[line - 1:line + paragraph[0].count("\n")])
             for term, chapter in later.items():
-                found = mentions(paragraph, term)
+                found = mentions(paragraph[0], term)
                 assert not found or f"({chapter}.md" in links, (
                     f"{page.path.name}, near line {line}: {term} is introduced by {chapter}.md: link to it, or say it "
                     "in other words")
-            line = below - 1
 
 
 @named(CHAPTERS[:-1])

@@ -104,7 +104,7 @@ def test_the_address_of_a_page_is_right_for_a_relative_path_with_a_space(tmp_pat
 
 @pytest.mark.parametrize("arguments, message", [
     (["--op", "atention"], "there is no op 'atention'; did you mean attention?"),
-    (["--example", "tyni"], "there is no example 'tyni'; there are: gpt, tiny"),
+    (["--example", "tyni"], "there is no example 'tyni'; there are: bug1, bug2, bug3, gpt, tiny"),
     (["--op", "exp", "--example", "tiny"], "give --op or --example, not both"),
     (["--until", "cross"], "nearest: cross_entropy"),
     (["--until", "norm > x"], "'x' is not a number"),
@@ -122,13 +122,13 @@ def test_a_package_registers_an_example_as_an_entry_point(monkeypatch, commands,
     commands("q")
     assert command.main(["--example", "mine"]) == 0
     assert "'banana'" in capsys.readouterr().out
-    assert "there are: mine, tiny" in exits_with(2, capsys, command.main, ["--example", "gpt"])
+    assert "there are: bug1, bug2, bug3, mine, tiny" in exits_with(2, capsys, command.main, ["--example", "gpt"])
 
 
 def test_where_no_package_is_installed_the_error_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints())
     errors = exits_with(2, capsys, command.main, ["--example", "gpt"])
-    assert "there are: tiny" in errors and "pip install -e ." in errors
+    assert "there are: bug1, bug2, bug3, tiny" in errors and "pip install -e ." in errors
 
 
 def test_the_axes_of_the_tiny_example_have_different_sizes():

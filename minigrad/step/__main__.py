@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
         description="Walk through a backward, op by op and line by line. Commands are also read from a pipe.",
     )
     parser.add_argument("--op", help="walk this op, on one of its samples")
-    parser.add_argument("--example", help="tiny (default), or one that a package registers: gpt, trained on fables")
+    parser.add_argument("--example", help="tiny (default); bug1, bug2 or bug3, a GPT with a mistake to find; "
+                                          "or one that a package registers: gpt, trained on fables")
     parser.add_argument("--until", help="start at a breakpoint: an op, module, parameter, bad, nan, norm > 3")
     parser.add_argument("--out", default="", metavar="FILE", help="write a page instead, to be opened in a browser")
     parser.add_argument("--no-color", action="store_true", help="show heat maps as characters")

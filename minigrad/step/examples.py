@@ -13,6 +13,7 @@ import minigrad as mg
 from minigrad import Tensor, functional as F, nn, optim
 from minigrad.ops.op import OPS, input_names
 from minigrad.step.backward_record import Record, record
+from minigrad.step.puzzles import PUZZLES, puzzle
 
 GROUP = "minigrad.examples"
 WORD = "banana"
@@ -65,12 +66,14 @@ def op(name: str) -> Record:
 
 
 def example(name: str) -> Record:
-    """The example of this name, this module's or another package's. ValueError, with all names, if there is none."""
+    """The example of this name: tiny, a puzzle, or another package's. ValueError, with all names, if there is none."""
     if name == "tiny":
         return tiny()
+    if name in PUZZLES:
+        return puzzle(name)
     registered = importlib.metadata.entry_points(group=GROUP)
     if name not in registered.names:
-        known = ", ".join(sorted({"tiny", *registered.names}))
+        known = ", ".join(sorted({"tiny", *PUZZLES, *registered.names}))
         hint = "" if registered else "; others are registered where the project is installed: pip install -e ."
         raise ValueError(f"there is no example {name!r}; there are: {known}{hint}")
     make: Callable[[], Record] = registered[name].load()
