@@ -206,13 +206,18 @@ class _Labelled:
 
 @contextlib.contextmanager
 def lines_say(mistake: str) -> Iterator[None]:
-    """Inside, every line that is printed begins with the mistake; with "" all lines are as they are."""
+    """Inside, every line that is printed begins with the mistake, and so does the message of a sys.exit; with "" all
+    lines are as they are."""
     if not mistake:
         yield
         return
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Labelled(stream, f"BROKEN {mistake} | ") for stream in before)
+    before, label = (sys.stdout, sys.stderr), f"BROKEN {mistake} | "
+    sys.stdout, sys.stderr = (_Labelled(stream, label) for stream in before)
     try:
         yield
+    except SystemExit as end:
+        if isinstance(end.code, str):           # Python prints it when the program ends
+            end.code = label + end.code
+        raise
     finally:
         sys.stdout, sys.stderr = before

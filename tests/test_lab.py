@@ -1,5 +1,6 @@
 """gpt/lab.py: each mistake breaks what it says, and a broken run is never taken for a whole one."""
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,20 @@ def test_a_broken_run_says_so_in_every_line_and_in_its_config(mistake, text, cap
     assert len(lines) > 10 and all(line.startswith(f"BROKEN {mistake} | ") for line in lines)
     options = json.loads(Path("run/config.json").read_text("utf-8"))["options"]
     assert options["break_"]["value"] == mistake
+
+
+def test_a_broken_run_that_diverges_says_so_too(text, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("--break=no-layer-norm", "--out_dir=run", "--learning_rate=1e9", "--grad_clip=0", "--max_iters=20")
+    assert end.value.code.startswith("BROKEN no-layer-norm | ") and "training diverged" in end.value.code
+
+
+def test_a_progress_bar_begins_each_of_its_lines_with_the_mistake(capsys):
+    with lab.lines_say("no-mask"):
+        for text in ("\r", "1/3", " loss", "\r2/3\r", "\n", "\nend\n", ""):
+            sys.stderr.write(text)
+    label = "BROKEN no-mask | "
+    assert capsys.readouterr().err == f"\r{label}1/3 loss\r{label}2/3\r\n\n{label}end\n"
 
 
 def test_the_mistake_decides_on_options_where_it_must(text):

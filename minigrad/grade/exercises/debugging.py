@@ -9,6 +9,7 @@ from minigrad.words import plural
 
 record_of = functools.cache(puzzle)
 
+
 def grade_bugs(mine: Callable[..., Any]) -> None:
     """mine(): for each puzzle the module, and the first array in it that is computed wrongly."""
     found = call(mine)

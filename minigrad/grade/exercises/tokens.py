@@ -61,7 +61,7 @@ def starts(mine: Callable[..., Any], tokens: np.ndarray, T: int, rows: int, rng:
 def grade_bits_per_byte(mine: Callable[..., Any]) -> None:
     """mine(losses, text): losses (n,) in nats, one for each token of text."""
     rng = np.random.default_rng(0)
-    for text, n in (("αδα 🦊 日本", 9), ("αδα 🦊 日本", 18), ("ada hides a fig", 15), ("ada hides a fig", 4), ("é", 1)):
+    for text, n in (("αδα: 70 €", 7), ("αδα: 70 €", 14), ("ada hides a fig", 15), ("ada hides a fig", 4), ("🦊\n", 1)):
         losses = rng.uniform(0.5, 3.0, n)                                       # (n,)
         nats, size = float(losses.sum()), len(text.encode("utf-8"))
         bits = nats / math.log(2)
