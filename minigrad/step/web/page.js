@@ -167,7 +167,7 @@ function start() {
   window.onafterprint = () => { look("theme", before); draw(); };
   new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe(
     $("why"), {childList: true, attributes: true});
-  if (!data.embedded && location.hash) fromHash();
+  if (location.hash) fromHash();
   draw();
   startTour();
 }
