@@ -9,14 +9,30 @@ function draw() {
   if (several) drawGraph();
   drawLeft(steps[k], kind);
   drawRight(steps[k], kind);
+  foldOthers();
   drawWhy();
   $("place").textContent = [several && called(here()), line].filter(Boolean).join(", ");
   $("live").textContent = [called(here()), line].filter(Boolean).join(", ");
 }
 
+let unfolded = false;                                       // whether the reader opened the other arrays
+
+function foldOthers() {                                     // all but what the line computed, or the op's results
+  const parts = [...$("right").children].slice(2);
+  if (!parts.length) return;
+  const others = el("details", {open: unfolded || state.trail.length > 0,
+    ontoggle: () => { unfolded = others.open; }}, el("summary", {}, "other arrays of this op"), parts);
+  $("right").append(others);
+}
+
 // ---- moves -----------------------------------------------------------------------------------------------------------
 
-const show = (kind, k) => go(find(kind, k), Infinity);      // an op, after the last line of its forward or backward
+function show(kind, k) {                                    // an op, at its last line that has a picture
+  const {lines} = listingOf({kind, k}), drawn = ([, , , trees]) => Object.values(trees).some(tree => partsOfLine(tree));
+  const last = lines.findLastIndex(drawn);
+  go(find(kind, k), last < 0 ? lines.length : last + 1);
+}
+
 const toOp = by => {
   const to = positions[state.at + by];
   if (to) show(to.kind, to.k);
