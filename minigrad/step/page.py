@@ -25,7 +25,6 @@ PAGE = ("page.html",
 EMBEDDED = ("embedded.html", ("basics", "figures", "tables", "print", "embedded"),
             ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "check", "left_column", "picture",
              "right_column", "why", "embedded"))
-EMBEDDED_GRAPH = ("embedded.html", ("graph", *EMBEDDED[1]), (*EMBEDDED[2][:-1], "graph", "embedded"))
 STEP_BUDGET, RECORD_BUDGET = 150e3, 2e6         # bytes of a frame: the notebook or page around it stores it
 
 
@@ -46,9 +45,10 @@ def html(record: "Record", budget: float = 8e6) -> str:
 
 
 def iframe(contents: Contents) -> str:
-    """The steps of a page as an <iframe> for a notebook or a page of the book: what is needed to read the lines of an op
-    and their arrays, as high as its contents. Of one Step at most 150 kB, if that can be, else 2 MB."""
-    files = EMBEDDED_GRAPH if len(contents.views) > 1 else EMBEDDED
+    """An <iframe> for a notebook or a page of the book. Of a Record its page, of at most 2 MB, in a frame whose height
+    can be dragged. Of one Step what is needed to read its lines and their arrays, as high as its contents: at most
+    150 kB, if that can be, else 2 MB."""
+    files, resize = (EMBEDDED, "") if contents.alone else (PAGE, "min-height:420px;resize:vertical;")
     try:
         page, _ = _fit(contents, STEP_BUDGET if contents.alone else RECORD_BUDGET, files)
     except ValueError:
@@ -56,7 +56,7 @@ def iframe(contents: Contents) -> str:
     for character, escaped in ("&", "&amp;"), ("<", "&lt;"), ("'", "&#39;"):           # " and > are too frequent
         page = page.replace(character, escaped)
     title = markup.escape(contents.title or "one backward, step by step")
-    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"display:block;box-sizing:content-box;"
+    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"display:block;box-sizing:content-box;{resize}"
             'width:calc(100% - 2px);height:min(780px,85vh);border:1px solid #8886;border-radius:8px"></iframe>')
 
 

@@ -60,11 +60,6 @@ def contents_of_step(step: Any) -> Contents:
     return Contents(f"step {step.index}: {step.node}", [shown], alone=True)
 
 
-def steps_of(record: "Record") -> Contents:
-    """The steps of a record alone: no nudges, no optimizer, no questions."""
-    return Contents(record.title, record.views, record.labels, record.notes, record.loss)
-
-
 # ---- as JSON ---------------------------------------------------------------------------------------------------------
 
 def data_of(contents: Contents, store: ArrayStore, forward: bool, saved: bool) -> dict[str, Any]:

@@ -1,17 +1,14 @@
-// ---- a stepper in a frame of another page: it is as high as its contents and has the theme of that page --------------
-
-const several = steps.length > 1;
+// ---- one Step in a frame of another page: it is as high as its contents and has the theme of that page ---------------
 
 function draw() {
   const {kind, k} = here(), n = listingOf(here()).lines.length, line = state.line ? `line ${state.line} of ${n}` : "";
   for (const tab of document.querySelectorAll("#moves [data-kind]"))
     tab.setAttribute("aria-current", tab.dataset.kind === kind);
-  if (several) drawGraph();
   drawLeft(steps[k], kind);
   drawRight(steps[k], kind);
   foldOthers();
   drawWhy();
-  $("place").textContent = [several && called(here()), line].filter(Boolean).join(", ");
+  $("place").textContent = line;
   $("live").textContent = [called(here()), line].filter(Boolean).join(", ");
 }
 
@@ -33,12 +30,7 @@ function show(kind, k) {                                    // an op, at its las
   go(find(kind, k), last < 0 ? lines.length : last + 1);
 }
 
-const toOp = by => {
-  const to = positions[state.at + by];
-  if (to) show(to.kind, to.k);
-};
-const keys = {ArrowLeft: () => toOp(-1), ArrowRight: () => toOp(1), ArrowUp: previousLine, ArrowDown: nextLine,
-  Escape: closeWhy};
+const keys = {ArrowUp: previousLine, ArrowDown: nextLine, Escape: closeWhy};
 
 document.onkeydown = event => {
   if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
@@ -51,9 +43,8 @@ function moves() {
   const button = (text, words, onclick) => el("button", {title: words, "aria-label": words, onclick}, text);
   return [
     el("div", {}, ["f", "b"].map(kind => el("button", {"data-kind": kind, onclick: () => show(kind, here().k)}, KINDS[kind]))),
-    several && el("div", {}, button("◀ op", "previous op (←)", keys.ArrowLeft), button("op ▶", "next op (→)", keys.ArrowRight)),
     el("div", {}, button("▲ line", "previous line (↑)", previousLine), button("line ▼", "next line (↓)", nextLine)),
-    el("span", {id: "place"})].filter(Boolean);
+    el("span", {id: "place"})];
 }
 
 // ---- the page around -------------------------------------------------------------------------------------------------
@@ -84,7 +75,6 @@ function fit() {
 function start() {
   document.title = data.title || "stepper";
   $("moves").append(...moves());
-  $("graph").hidden = !several;
   $("notes").append(...[...data.notes, ...data.omitted].map(text => el("li", {}, text)));
   document.documentElement.dataset.theme = theme();
   makePalette();
