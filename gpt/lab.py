@@ -40,12 +40,14 @@ class Unmasked(BrokenAttention):
 
 class MaskAhead(BrokenAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **dropout: Any) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, mask=np.tri(q.shape[-2], k=1, dtype=bool), **dropout)
+        mask = np.tri(q.shape[-2], k=1, dtype=bool)
+        return F.scaled_dot_product_attention(q, k, v, mask=mask, **dropout)
 
 
 class MaskBehind(BrokenAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **dropout: Any) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, mask=np.tri(q.shape[-2], k=-1, dtype=bool), **dropout)
+        mask = np.tri(q.shape[-2], k=-1, dtype=bool)
+        return F.scaled_dot_product_attention(q, k, v, mask=mask, **dropout)
 
 
 class Unscaled(BrokenAttention):
@@ -206,13 +208,18 @@ class _Labelled:
 
 @contextlib.contextmanager
 def lines_say(mistake: str) -> Iterator[None]:
-    """Inside, every line that is printed begins with the mistake; with "" all lines are as they are."""
+    """Inside, every line that is printed begins with the mistake, and so does the message of a sys.exit; with "" all
+    lines are as they are."""
     if not mistake:
         yield
         return
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Labelled(stream, f"BROKEN {mistake} | ") for stream in before)
+    before, label = (sys.stdout, sys.stderr), f"BROKEN {mistake} | "
+    sys.stdout, sys.stderr = (_Labelled(stream, label) for stream in before)
     try:
         yield
+    except SystemExit as end:
+        if isinstance(end.code, str):           # Python prints it when the program ends
+            end.code = label + end.code
+        raise
     finally:
         sys.stdout, sys.stderr = before

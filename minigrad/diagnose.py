@@ -289,18 +289,31 @@ def missing_factor_of_dy(d: Difference) -> str:
 
 
 def derivative_of_one_array(d: Difference) -> str:
-    """dy times a polynomial of degree 2 or less, or a step function, of one known array, elementwise."""
+    """dy times a polynomial of one known array; or wrong by that."""
+    if formula := polynomial(d, d.got):
+        return f"this is {formula}, elementwise: only part of the derivative, or that of another function"
+    formula = polynomial(d, d.off)
+    return f"a term is missing or wrong, elementwise: off by {formula}" if formula else ""
+
+
+def polynomial(d: Difference, target: np.ndarray) -> str:
+    """The target as dy, or dy times one or two known arrays, times a polynomial of degree 2 or less, or a step
+    function, of another, elementwise; "" if it is none."""
     if "dy" not in d.factors:
         return ""
     arrays = {name: k for name, k in d.factors.items() if name != "dy"}
+    outer = {" * ".join(["dy", *names]): math.prod((arrays[name] for name in names), start=d.factors["dy"])
+             for r in range(3) for names in itertools.combinations(arrays, r)}
     arrays |= {f"({name} > 0)": 1.0 * (k > 0.0) for name, k in arrays.items()}
-    for degree, (name, k) in itertools.product(range(3), arrays.items()):
-        terms = np.stack([(d.factors["dy"] * k ** i).ravel() for i in range(degree + 1)], axis=1)
-        c = np.linalg.lstsq(terms, d.got.ravel(), rcond=None)[0]
-        if d.got.size > degree + 3 and d.same(terms @ c, d.got.ravel()):
+    for (front, g), degree, (name, k) in itertools.product(outer.items(), range(3), arrays.items()):
+        terms = np.stack([(g * k ** i).ravel() for i in range(degree + 1)], axis=1)
+        c = np.linalg.lstsq(terms, target.ravel(), rcond=None)[0]
+        if degree == 0 and front != "dy" or abs(c[-1]) < 1e-6:       # a product alone is for other_factor
+            continue
+        if target.size > degree + 3 and d.same(terms @ c, target.ravel()):
             powers = zip(c, ("", f" * {name}", f" * {name}^2"))
             formula = " + ".join(f"{a:.4g}{power}" for a, power in powers if abs(a) > 1e-6).replace("+ -", "- ")
-            return f"this is dy * ({formula}), elementwise: only part of the derivative, or that of another function"
+            return f"{front} * ({formula})"
     return ""
 
 

@@ -103,7 +103,8 @@ def test_no_path_of_the_machine_stands_in_the_site(site):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_small_and_makes_sense_to_a_screen_reader(site, name):
     text = (site / name).read_text("utf-8")
-    assert len(text.encode()) <= LARGEST
+    size = len(text.encode())
+    assert size <= LARGEST
     tags = Tags(text).tags
     levels = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:])), levels

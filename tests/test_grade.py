@@ -41,9 +41,9 @@ def mul(dy, a, b):
     return dy * b, dy * a
 
 
-def rms_norm(dy, x, w, r):
+def rms_norm(dy, xhat, w, r):
     g = dy * w
-    return r * (g - x * r ** 2 * (g * x).mean(axis=-1, keepdims=True)), (dy * x * r).reshape(-1, len(w)).sum(axis=0)
+    return r * (g - xhat * (g * xhat).mean(axis=-1, keepdims=True)), (dy * xhat).reshape(-1, len(w)).sum(axis=0)
 
 
 # ---- right answers --------------------------------------------------------------------------------------------------
@@ -204,10 +204,11 @@ def test_what_is_no_gradient_of_softmax_gets_a_sentence(answer, words):
     ("mul.backward", lambda dy, a, b: 3, "the result is an int, should be 2 gradients: return da, db"),
     ("split.backward", lambda dys, axis: np.concatenate(dys, axis),
      "it takes dys, axis; first must come the gradients of the 3 outputs, def mine(*dys, ...)"),
-    ("rms_norm.backward", lambda dy, x, w, r: (dy * w * r, rms_norm(dy, x, w, r)[1]), "x x"),
-    ("rms_norm.backward", lambda dy, x, w, r: (rms_norm(dy, x, w, r)[0], dy * x * r), "not summed over axis 0 and 1"),
-    ("rms_norm.backward", lambda dy, x, w, r: (rms_norm(dy, x, w, r)[0] / r, w), "missing factor r"),
-    ("rms_norm.backward", lambda dy, x, w, r: rms_norm(dy, x, np.ones_like(w), r), "missing factor w"),
+    ("rms_norm.backward", lambda dy, xhat, w, r: (dy * w * r, rms_norm(dy, xhat, w, r)[1]), "x xhat"),
+    ("rms_norm.backward", lambda dy, xhat, w, r: (rms_norm(dy, xhat, w, r)[0], dy * xhat),
+     "not summed over axis 0 and 1"),
+    ("rms_norm.backward", lambda dy, xhat, w, r: (rms_norm(dy, xhat, w, r)[0] / r, w), "missing factor r"),
+    ("rms_norm.backward", lambda dy, xhat, w, r: rms_norm(dy, xhat, np.ones_like(w), r), "missing factor w"),
 ])
 def test_wrong_gradients_of_other_ops_get_a_sentence(exercise, answer, words):
     verdict = check(exercise, answer)

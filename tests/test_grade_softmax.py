@@ -50,7 +50,8 @@ COUPLED = "a projection term is missing or wrong: off by (one number per row) x 
 @pytest.mark.parametrize("answer, words", [
     (lambda dy, p, axis: p * dy, COUPLED + "p"),
     (lambda dy, p, axis: p * (dy - dy.sum(axis=axis, keepdims=True)), COUPLED + "p"),
-    (lambda dy, p, axis: p * (1.0 - p) * dy, "this is dy * (1 * p - 1 * p^2), elementwise: only part of the derivative"),
+    (lambda dy, p, axis: p * (1.0 - p) * dy,
+     "this is dy * (1 * p - 1 * p^2), elementwise: only part of the derivative"),
     (lambda dy, p, axis: softmax(dy, p, -1), "a sum is over the wrong one of axes 1 and 2"),
     (lambda dy, p, axis: p * dy - (dy * p).sum(axis=axis, keepdims=True), "two terms are missing or wrong"),
     (lambda dy, p, axis: 0.0 * dy, "all zeros"),

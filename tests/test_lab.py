@@ -1,5 +1,6 @@
 """gpt/lab.py: each mistake breaks what it says, and a broken run is never taken for a whole one."""
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,20 @@ def test_a_broken_run_says_so_in_every_line_and_in_its_config(mistake, text, cap
     assert options["break_"]["value"] == mistake
 
 
+def test_a_broken_run_that_diverges_says_so_too(text, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("--break=no-layer-norm", "--out_dir=run", "--learning_rate=1e9", "--grad_clip=0", "--max_iters=20")
+    assert end.value.code.startswith("BROKEN no-layer-norm | ") and "training diverged" in end.value.code
+
+
+def test_a_progress_bar_begins_each_of_its_lines_with_the_mistake(capsys):
+    with lab.lines_say("no-mask"):
+        for text in ("\r", "1/3", " loss", "\r2/3\r", "\n", "\nend\n", ""):
+            sys.stderr.write(text)
+    label = "BROKEN no-mask | "
+    assert capsys.readouterr().err == f"\r{label}1/3 loss\r{label}2/3\r\n\n{label}end\n"
+
+
 def test_the_mistake_decides_on_options_where_it_must(text):
     assert configure(["--break=no-warmup"])[0].warmup_iters == 0
     o, sources, _ = configure(["--break=mean-of-means", "--batch_size=12"])
@@ -232,6 +247,10 @@ def test_a_resumed_broken_run_has_the_bits_of_one_in_one_go(text):
 ])
 def test_an_unknown_mistake_is_refused_with_the_nearest_one(given, words, text, capsys):
     assert words in fails(capsys, train.main, "--dataset=stars.txt", f"--break={given}")
+
+
+def test_the_option_without_a_mistake_is_refused(text, capsys):
+    assert "--break expects a value" in fails(capsys, train.main, "--dataset=stars.txt", "--break")
 
 
 def test_a_whole_run_says_nothing_of_the_lab(text, capsys):

@@ -3,7 +3,7 @@
 - Every cell that is written on a page was run, and none failed: a warning with the page, the line and the traceback
   otherwise, which -W turns into a failed build.
 - A link to a file of html_extra_path, the stepper's page, leads to it, with its anchor, instead of downloading a copy.
-- Outputs kept for earlier sources are removed.
+- Outputs kept for earlier sources are removed, and so are the notebooks that MyST-NB writes.
 """
 import re
 import shutil
@@ -67,8 +67,14 @@ def remove_old_outputs(app: Any) -> None:
             shutil.rmtree(folder)
 
 
+def remove_notebooks(app: Any, error: Exception | None) -> None:
+    """MyST-NB writes the pages as notebooks beside the site; those for readers are made by docs/notebooks.py."""
+    shutil.rmtree(Path(app.outdir).parent / "jupyter_execute", ignore_errors=True)
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", remove_old_outputs)
     app.connect("doctree-read", link_extra_files, priority=100)     # before Sphinx collects the downloads
     app.connect("doctree-read", check_cells)
+    app.connect("build-finished", remove_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

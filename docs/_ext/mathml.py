@@ -13,12 +13,17 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
+# docutils takes the index of an accented letter, of \hat x_j, for a limit: it stands below the letter.
+ACCENTED = re.compile(r'<munderover>\s*(<mi>\w</mi>)\s*(<m.*?)\s*(<mo stretchy="false">.</mo>)\s*</munderover>',
+                      re.DOTALL)
+
 
 def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
     """The MathML of a formula; a warning, and its LaTeX, if docutils does not know a part of it."""
     formula = node.astext()
     try:
-        return str(tex2mathml(formula, as_block=as_block))
+        found = str(tex2mathml(formula, as_block=as_block))
+        return ACCENTED.sub(r"<msub><mover accent='true'>\1\3</mover>\2</msub>", found)
     except MathError as error:
         said, where = str(error).rstrip("."), place(node, str(error))
         logger.warning("formula: %s in %s", said, " ".join(formula.split()), location=where)

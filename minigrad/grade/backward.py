@@ -110,7 +110,14 @@ def explain(name: str, got: np.ndarray, want: np.ndarray, case: Case) -> str:
     saved = case.forward()[0].saved
     exponentials = {f"exp({key})": np.exp(x) for key, x in saved.items()         # as of the y that log_softmax saves
                     if isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.abs(x).max(initial=0.0) < 50.0}
-    words = diagnose(got, want, case.known() | exponentials)
+    words = diagnose(got, want, saved | case.known() | exponentials)     # first by the names that an answer takes
+    if words.startswith(NO_RULE):
+        order = ", ".join(f"d{name}" for name in case.names)
+        words = next((f"this is d{other}: a factor is missing, or the order is another than {order}"
+                      for other, x in zip(case.names, case.arrays) if got.shape == x.shape
+                      and relative_error(got, numeric_gradient(case.value, x)) < TOLERANCE), words)
+        if is_forward_of_dy(name, got, case):
+            words = f"this is the forward, of dy: ask in which outputs an entry of {name[1:]} is used, and how"
     if got.shape != want.shape:
         if words == NO_RULE:
             fits = copied_axes(want.shape, got.shape) is not None
@@ -130,6 +137,17 @@ def explain(name: str, got: np.ndarray, want: np.ndarray, case: Case) -> str:
                   f"{' ...' if len(row) > MOST_COLUMNS else ''}" for i, row in enumerate(rows[:MOST_ROWS])]
         lines += [f"  {'':7} ..."] if len(rows) > MOST_ROWS else []
     return "\n".join([*lines, f"  why     {words}"])
+
+
+def is_forward_of_dy(name: str, got: np.ndarray, case: Case) -> bool:
+    """Whether a gradient is what the forward makes of dy in place of the input, as if the op were its own transpose."""
+    dy = case.dys[0]
+    x = case.arrays[case.names.index(name[1:])]
+    if len(case.dys) > 1 or not got.shape == x.shape == dy.shape:
+        return False
+    with np.errstate(all="ignore"):
+        _, (y,) = case.forward(case.replaced(dy if a is x else a for a in case.arrays))
+    return relative_error(got, y) < TOLERANCE
 
 
 def shown(x: float) -> str:

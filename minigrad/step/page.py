@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from minigrad.step.backward_record import Record
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "tables", "charts", "quiz", "scatter", "tour", "media"
+STYLES = "layout", "figures", "tables", "charts", "quiz", "scatter", "tour", "media", "embedded"
 # one script: a name that a file uses at its top level comes before it
 SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "left_column",
-           "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "page")
+           "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "embedded",
+           "page")
+# those that one Step in a page of other text does without: it has no graph, no nudges, no optimizer, no quiz
+WHOLE = {"charts", "quiz", "scatter", "tour", "graph", "chart", "nudge", "update", "glossary"}
 FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
+STEP_BUDGET = 150e3                             # of the page of one Step: several stand in a chapter
 
 
 def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
@@ -39,8 +43,9 @@ def html(record: "Record", budget: float = 8e6) -> str:
 
 
 def iframe(contents: Contents) -> str:
-    """A page as an <iframe> for a notebook, of at most 2 MB."""
-    page = markup.escape(_fit(contents, FRAME_BUDGET)[0], quote=False).replace("'", "&#39;")   # " is too frequent
+    """A page as an <iframe> for a notebook, of at most 2 MB; that of one Step of at most 150 kB."""
+    budget = STEP_BUDGET if contents.embedded else FRAME_BUDGET
+    page = markup.escape(_fit(contents, budget)[0], quote=False).replace("'", "&#39;")         # " is too frequent
     title = markup.escape(contents.title or "one backward, step by step")
     return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
             'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
@@ -50,7 +55,8 @@ def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
     """The page with as much as fits into the budget, and what was omitted."""
     template = (WEB / "page.html").read_text(encoding="utf-8")
     for kind, names in (("css", STYLES), ("js", SCRIPTS)):
-        parts = [(WEB / f"{name}.{kind}").read_text(encoding="utf-8") for name in names]
+        parts = [(WEB / f"{name}.{kind}").read_text(encoding="utf-8") for name in names
+                 if not (contents.embedded and name in WHOLE)]
         template = template.replace(f"/*{kind}*/", "\n".join(parts))
     for forward, saved, bounds in (True, True, CELLS), (False, True, CELLS[-1:]), (False, False, CELLS[-1:]):
         store = ArrayStore()
