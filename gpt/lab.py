@@ -40,12 +40,14 @@ class Unmasked(BrokenAttention):
 
 class MaskAhead(BrokenAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **dropout: Any) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, mask=np.tri(q.shape[-2], k=1, dtype=bool), **dropout)
+        mask = np.tri(q.shape[-2], k=1, dtype=bool)
+        return F.scaled_dot_product_attention(q, k, v, mask=mask, **dropout)
 
 
 class MaskBehind(BrokenAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, **dropout: Any) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, mask=np.tri(q.shape[-2], k=-1, dtype=bool), **dropout)
+        mask = np.tri(q.shape[-2], k=-1, dtype=bool)
+        return F.scaled_dot_product_attention(q, k, v, mask=mask, **dropout)
 
 
 class Unscaled(BrokenAttention):

@@ -297,8 +297,8 @@ def derivative_of_one_array(d: Difference) -> str:
 
 
 def polynomial(d: Difference, target: np.ndarray) -> str:
-    """The target as dy, or dy times one or two known arrays, times a polynomial of degree 2 or less, or a step function,
-    of another, elementwise; "" if it is none."""
+    """The target as dy, or dy times one or two known arrays, times a polynomial of degree 2 or less, or a step
+    function, of another, elementwise; "" if it is none."""
     if "dy" not in d.factors:
         return ""
     arrays = {name: k for name, k in d.factors.items() if name != "dy"}

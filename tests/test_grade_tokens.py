@@ -58,6 +58,8 @@ def test_batches_from_random_starts_are_right(answer):
     (wrapping, "passes the end of the text and goes on at its beginning"),
     (one_too_far, "x has the last token of the text, after which there is none to guess"),
     (lambda tokens, T, rows, rng: from_starts(tokens, T, rng.integers(0, len(tokens), rows)), "raised IndexError"),
+    (lambda tokens, T, rows, rng: from_starts(tokens, T, rng.permutation(len(tokens) - T)[:rows]),
+     "x has shape (1, 4), should be (3, 4)"),                   # windows may repeat
     (clipped, "the windows are not equally likely: of 2,400 rows "),
     (lambda tokens, T, rows, rng: from_starts(tokens, T, rng.integers(0, len(tokens) - T, rows), shift=0),
      "y is x: each question holds its own answer"),

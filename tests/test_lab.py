@@ -249,6 +249,10 @@ def test_an_unknown_mistake_is_refused_with_the_nearest_one(given, words, text, 
     assert words in fails(capsys, train.main, "--dataset=stars.txt", f"--break={given}")
 
 
+def test_the_option_without_a_mistake_is_refused(text, capsys):
+    assert "--break expects a value" in fails(capsys, train.main, "--dataset=stars.txt", "--break")
+
+
 def test_a_whole_run_says_nothing_of_the_lab(text, capsys):
     run("--out_dir=run")
     assert "BROKEN" not in "".join(capsys.readouterr())

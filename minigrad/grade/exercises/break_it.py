@@ -7,8 +7,8 @@ from minigrad.grade.answer import call, refuse
 from minigrad.grade.verdict import must
 
 SEEN = {        # what is to be seen on the curve of each mistake
-    "no-mask": "goes along with the curve of the whole run, and falls below the best possible loss late: what it should "
-               "predict is somewhere in its view, and must first be found",
+    "no-mask": "goes along with the curve of the whole run, and falls below the best possible loss late: what it "
+               "should predict is somewhere in its view, and must first be found",
     "mask-ahead": "falls below the best possible loss early, and not at once: one place in its view is what it should "
                   "predict",
     "y-is-x": "begins below ln V, before anything is learned, and is at 0 after a few steps",
