@@ -286,7 +286,8 @@ def test_a_trained_model_is_not_below_the_best_possible_loss(source):
 
 
 def test_the_lines_of_a_fable_count_as_grammatical_up_to_the_first_that_does_not_fit():
-    first, second, third = [fable for fable in fables.text(4000, 3).split("\n\n") if fable.count("\n") == 2][0].split("\n")
+    fable = next(fable for fable in fables.text(4000, 3).split("\n\n") if fable.count("\n") == 2)
+    first, second, third = fable.split("\n")
     assert fables.grammatical_lines(f"{first}\n{second}\n{third}\n\n") == 4         # the empty line counts
     assert fables.grammatical_lines(f"{first}\n{first}\n{third}\n\n") == 1
     assert fables.grammatical_lines(f"x{first}\n") == fables.grammatical_lines("") == 0

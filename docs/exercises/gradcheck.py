@@ -16,7 +16,7 @@ def numeric_gradient(f, x):
 def checker(forward, backward, inputs):
     """Whether a backward is right: True or False.
 
-    inputs: a list of read-only arrays of float64. forward(*inputs) returns an array y. backward(dy, *inputs) returns the gradient
-    of each input of sum(dy * y), as a tuple of arrays, for any dy of the shape of y.
+    inputs: a list of read-only arrays of float64. forward(*inputs) returns an array y. For any dy of the shape of y,
+    backward(dy, *inputs) returns the gradient of each input of sum(dy * y), as a tuple of arrays.
     """
     raise NotImplementedError

@@ -58,9 +58,10 @@ def command_line(options: type, arguments: list[str]) -> dict[str, Any]:
             raise ValueError(f"unexpected {argument!r}: options are written --name=value; see --help")
         _check_known(types, key, f"option {name}", "--")
         if not equals:
-            value = "true" if types[key] is bool else next(rest, "" if types[key] is not str else None)
-            if value is None:
+            given = "true" if types[key] is bool else next(rest, "" if types[key] is not str else None)
+            if given is None:
                 raise ValueError(f"{spelled(key)} expects a value: {spelled(key)}=...")
+            value = given
         values[key] = _value(types[key], spelled(key), value)
     return values
 

@@ -18,7 +18,8 @@ WEB = Path(__file__).parent / "web"
 STYLES = "layout", "figures", "tables", "charts", "quiz", "scatter", "tour", "media", "embedded"
 # one script: a name that a file uses at its top level comes before it
 SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "left_column",
-           "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "embedded", "page")
+           "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "embedded",
+           "page")
 # those that one Step in a page of other text does without: it has no graph, no nudges, no optimizer, no quiz
 WHOLE = {"charts", "quiz", "scatter", "tour", "graph", "chart", "nudge", "update", "glossary"}
 FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file

@@ -44,14 +44,15 @@ def _compare(name: str, got: Any, parts: list[Any]) -> None:
 
 def grade_topological(mine: Callable[..., Any]) -> None:
     """mine(root, parents): all nodes from the root to the leaves, each after all nodes that were computed from it."""
-    graphs = [("a leaf", {"x": []}),
-              ("a chain, y from b from a from x", {"y": ["b"], "b": ["a"], "a": ["x"], "x": []}),
-              ("y = x * x", {"y": ["x", "x"], "x": []}),
-              ("y from a and b, both from s", {"y": ["a", "b"], "a": ["s"], "b": ["s"], "s": ["x"], "x": []}),
-              ("a diamond with one longer arm", {"y": ["s", "a"], "a": ["b"], "b": ["s"], "s": ["x"], "x": []}),
-              ("a diamond with one longer arm, first", {"y": ["a", "s"], "a": ["b"], "b": ["s"], "s": ["x"], "x": []}),
-              ("30 diamonds, one after the other", _diamonds(30)),
-              (f"a chain of {LONG:,} nodes", {LONG - k: [LONG - k - 1] for k in range(LONG)} | {0: []})]
+    graphs: list[tuple[str, dict[Any, list[Any]]]] = [
+        ("a leaf", {"x": []}),
+        ("a chain, y from b from a from x", {"y": ["b"], "b": ["a"], "a": ["x"], "x": []}),
+        ("y = x * x", {"y": ["x", "x"], "x": []}),
+        ("y from a and b, both from s", {"y": ["a", "b"], "a": ["s"], "b": ["s"], "s": ["x"], "x": []}),
+        ("a diamond with one longer arm", {"y": ["s", "a"], "a": ["b"], "b": ["s"], "s": ["x"], "x": []}),
+        ("a diamond with one longer arm, first", {"y": ["a", "s"], "a": ["b"], "b": ["s"], "s": ["x"], "x": []}),
+        ("30 diamonds, one after the other", _diamonds(30)),
+        (f"a chain of {LONG:,} nodes", {LONG - k: [LONG - k - 1] for k in range(LONG)} | {0: []})]
     for what, graph in graphs:
         _grade_order(mine, what, graph)
 
