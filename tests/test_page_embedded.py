@@ -1,113 +1,108 @@
-"""One Step in a page of other text: what it shows of itself, its height, its theme, and how large it is."""
+"""A Step or a Record inside another page: in a notebook, in the book."""
+import html
 import re
 
 import numpy as np
 import pytest
 
-from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F
-from test_page import browse
-
-OPS = ["cross_entropy", "attention", "layer_norm", "gelu", "linear", "embedding"]
-
-
-def step(op):
-    """The first step of this op in a training step of a small GPT."""
-    model = GPT(GPTConfig(block_size=16, vocab_size=31, n_layer=1, n_head=4, n_embd=32), seed=0)
-    idx = np.random.default_rng(0).integers(0, 31, (1, 9))
-    return next(model(idx[:, :-1], idx[:, 1:])[1].backward_steps(until=op))
+from minigrad.step import record
+from test_page import browse, data_of
 
 
-def browse_embedded(tmp_path, shown, script, theme="light"):
-    """Run a script in a page of text that embeds a Step: `page` is its window, `at` finds an element in it."""
-    return browse(tmp_path, f'<body data-theme="{theme}" style="margin:0"><p>Before.</p>{shown}<p>After.</p></body>'
-                  "<style></style>", """
-      await wait();
-      const frame = document.querySelector("iframe"), page = frame.contentWindow;
-      const at = what => page.document.querySelector(what);
-      const isSeen = what => at(what)?.getClientRects().length > 0;
-      const resize = async width => { frame.style.width = `${width}px`; await wait(); await wait(); };
-    """ + script)
+def leaf(*shape):
+    return Tensor(np.random.default_rng(0).normal(size=shape), requires_grad=True)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_a_step_takes_at_most_150_kilobytes_and_names_no_folder_of_the_machine(op):
-    shown = step(op)._repr_html_()
-    assert len(shown.encode()) < 152e3                      # the page, and the frame around it
-    assert not re.search(r"/(home|root|tmp|work|usr|Users)/", shown)
+def step_of(op):
+    x = leaf(2, 2, 8, 8)
+    y = {"softmax": lambda: F.softmax(x) ** 2, "gelu": lambda: F.gelu(x), "layer_norm": lambda: F.layer_norm(
+        x, leaf(8), leaf(8)), "attention": lambda: F.scaled_dot_product_attention(x, leaf(2, 2, 8, 8), leaf(2, 2, 8, 8)) ** 2,
+        "cross_entropy": lambda: F.cross_entropy(leaf(16, 65), np.arange(16))}[op]()
+    return next(y.sum().backward_steps(until=op))
 
 
-def test_a_step_shows_the_lines_to_move_along_and_no_bar_jump_list_breakpoint_or_graph(tmp_path):
-    seen = browse_embedded(tmp_path, step("layer_norm")._repr_html_(), """
-      seen.hidden = ["#jump", "#until", "#graph", "#quiz", "#help", "#first", "#next", "h1"].filter(isSeen);
-      seen.shown = ["#up", "#down", "#place", "#tabs button", "pre", ".formula"].filter(isSeen);
-      seen.place = at("#place").textContent;
-      at("#up").click();
-      seen.above = at("#place").textContent;
-      at("#tabs button").click();
-      seen.forward = at("#place").textContent;
+def page_around(frame, width=700, theme="dark"):
+    return f'<body data-theme="{theme}" style="width:{width}px">{frame}</body><style></style>'
+
+
+def inner(frame):
+    return html.unescape(re.search("srcdoc='(.*?)'", frame, re.S)[1])
+
+
+INSIDE = """
+  await wait();
+  const frame = document.querySelector("iframe"), inside = frame.contentDocument;
+  const settle = async () => { for (let n = 0; n < 4; n++) await wait(); };
+  const empty = () => frame.clientHeight - inside.body.getBoundingClientRect().height;
+  await settle();
+"""
+
+
+@pytest.mark.parametrize("op", ["softmax", "gelu", "layer_norm", "attention", "cross_entropy"])
+def test_a_step_has_at_most_150_kB_and_no_folder(op):
+    frame = step_of(op)._repr_html_()
+    assert len(frame.encode()) <= 150e3
+    assert data_of(inner(frame))["steps"][0]["at"].startswith("tests/test_page_embedded.py:")
+    assert not re.search(r"/(home|root|work|tmp|usr)/", frame)
+
+
+def test_a_step_is_as_high_as_its_contents_at_every_line_and_width(tmp_path):
+    seen = browse(tmp_path, page_around(step_of("attention")._repr_html_()), INSIDE + """
+      seen.empty = [];
+      for (const width of [700, 400, 1100]) {
+        document.body.style.width = `${width}px`;
+        for (let n = 0; n < 3; n++) {
+          await settle();
+          seen.empty.push(empty());
+          [...inside.querySelectorAll("#moves button")].find(b => b.textContent.includes("▲")).click();
+        }
+      }
+      inside.querySelector("details").open = true;
+      await settle();
+      seen.empty.push(empty());
     """)
-    assert seen.hidden == [] and len(seen.shown) == 6
-    assert seen.place == "line 7 of 8"                      # dx = ...; the return below it computes nothing
-    assert seen.above == "line 6 of 8"
-    assert seen.forward.startswith("all ")
+    assert len(seen.empty) == 10 and all(0 <= x < 1 for x in seen.empty)
 
 
-@pytest.mark.parametrize("width", [1000, 700, 400])
-def test_the_frame_is_as_high_as_its_content_at_every_width_line_and_answer(tmp_path, width):
-    seen = browse_embedded(tmp_path, step("attention")._repr_html_(), f"""
-      await resize({width});
-      seen.gaps = [];
-      const gap = () => frame.getBoundingClientRect().height - page.document.body.offsetHeight;
-      const measure = async () => {{
-        for (let n = 0; n < 20 && !(gap() >= 0 && gap() <= 4); n++) await wait();
-        seen.gaps.push(gap());
-      }};
-      await measure();
-      seen.sideways = page.document.documentElement.scrollWidth - page.innerWidth;
-      for (let n = 0; n < 4; n++) {{ at("#up").click(); await measure(); }}
-      at("#right .chips button").click();
-      await measure();
-      at("details").open = true;
-      await measure();
+def test_a_step_has_the_theme_of_the_page_and_follows_it(tmp_path):
+    seen = browse(tmp_path, page_around(step_of("softmax")._repr_html_()), INSIDE + """
+      const theme = () => inside.documentElement.dataset.theme;
+      seen.themes = [theme()];
+      document.body.dataset.theme = "light"; await settle();
+      seen.themes.push(theme());
+      delete document.body.dataset.theme; document.body.dataset.jpThemeLight = "false"; await settle();
+      seen.themes.push(theme());
     """)
-    assert len(seen.gaps) == 7 and min(seen.gaps) >= 0 and max(seen.gaps) <= 4
-    assert seen.sideways <= 0
+    assert seen.themes == ["dark", "light", "dark"]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_step_has_the_theme_of_the_page_around_it_and_follows_its_switch(tmp_path, theme):
-    seen = browse_embedded(tmp_path, step("gelu")._repr_html_(), """
-      const other = {light: "dark", dark: "light"}[document.body.dataset.theme];
-      seen.first = page.document.documentElement.dataset.theme;
-      document.body.dataset.theme = other;
-      await wait();
-      seen.then = page.document.documentElement.dataset.theme;
-      delete document.body.dataset.theme;
-      document.body.dataset.jpThemeLight = "false";
-      await wait();
-      seen.jupyter = page.document.documentElement.dataset.theme;
-    """, theme)
-    assert [seen.first, seen.then] == [theme, {"light": "dark", "dark": "light"}[theme]]
-    assert seen.jupyter == "dark"
-
-
-def test_in_a_sandbox_that_hides_the_outer_page_a_step_shows_itself_and_scrolls(tmp_path):
-    shown = step("linear")._repr_html_().replace("<iframe ", '<iframe sandbox="allow-scripts" ', 1)
-    seen = browse(tmp_path, f"<body>{shown}</body><style></style>", """
-      await wait();
-      seen.height = document.querySelector("iframe").getBoundingClientRect().height;
+def test_a_step_opens_at_a_line_with_a_picture_and_has_no_tools_of_the_whole_page(tmp_path):
+    seen = browse(tmp_path, page_around(step_of("attention")._repr_html_()), INSIDE + """
+      seen.now = inside.querySelector("pre > .now").textContent;
+      seen.pictures = inside.querySelectorAll("#right .picture").length;
+      seen.tools = inside.querySelectorAll("header, form, select, #tour, #graph:not([hidden])").length;
     """)
-    assert seen.height >= 420
+    assert "dk = dS.swapaxes(-1, -2) @ q" in seen.now
+    assert seen.pictures == 1 and seen.tools == 0
 
 
-def test_an_answer_opens_the_section_with_the_arrays_that_it_is_about(tmp_path):
-    x = Tensor(np.array([[1.0, -2.0, 3.0]]), requires_grad=True)
-    first = next(iter((F.softmax(x) ** 2).sum().backward_steps(until="softmax")))
-    seen = browse_embedded(tmp_path, first._repr_html_(), """
-      seen.before = [...page.document.querySelectorAll("details")].map(fold => fold.open);
-      page.askWhy({kind: "b", k: 0, line: 0, name: "p", at: [0, 1]});
-      await wait();
-      seen.after = [...page.document.querySelectorAll("details")].map(fold => fold.open);
+def test_a_key_that_moves_nothing_is_left_to_the_page_around(tmp_path):
+    seen = browse(tmp_path, page_around(record((F.softmax(leaf(2, 3)) ** 2).sum())._repr_html_()), INSIDE + """
+      const taken = key => !inside.body.dispatchEvent(
+        new frame.contentWindow.KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+      seen.taken = ["ArrowRight", "ArrowDown", "PageDown", " ", "Home", "Tab"].map(taken);
+      for (let n = 0; n < 9; n++) taken("ArrowRight");
+      seen.end = taken("ArrowRight");
     """)
-    assert not any(seen.before) and (any(seen.after) or not seen.after)
+    assert seen.taken == [True, True, False, False, False, False] and seen.end is False
+
+
+def test_without_a_page_around_that_it_may_see_it_scrolls_and_has_the_theme_of_the_system(tmp_path):
+    seen = browse(tmp_path, inner(step_of("softmax")._repr_html_()), """
+      await wait();
+      seen.heading = text("h2");
+      seen.theme = document.documentElement.dataset.theme;
+      seen.overflow = getComputedStyle(document.documentElement).overflowY;
+    """)
+    assert (seen.heading, seen.theme) == ("softmax", "light") and seen.overflow != "hidden"

@@ -102,8 +102,8 @@ class Record:
 
     def _repr_html_(self) -> str:
         from minigrad.step.page import iframe
-        from minigrad.step.page_data import contents_of
-        return iframe(contents_of(self))
+        from minigrad.step.page_data import steps_of
+        return iframe(steps_of(self))
 
     def __repr__(self) -> str:
         title = f" of {self.title}" if self.title else ""

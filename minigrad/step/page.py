@@ -5,6 +5,7 @@ the whole array. The files of the folder web/ are the page's program; minigrad.s
 """
 import html as markup
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,17 @@ if TYPE_CHECKING:
     from minigrad.step.backward_record import Record
 
 WEB = Path(__file__).parent / "web"
-STYLES = "layout", "figures", "tables", "charts", "quiz", "scatter", "tour", "media", "embedded"
-# one script: a name that a file uses at its top level comes before it
-SCRIPTS = ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "graph", "check", "left_column",
-           "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour", "glossary", "embedded",
-           "page")
-# those that one Step in a page of other text does without: it has no graph, no nudges, no optimizer, no quiz
-WHOLE = {"charts", "quiz", "scatter", "tour", "graph", "chart", "nudge", "update", "glossary"}
-FRAME_BUDGET = 2e6                              # bytes of a page in a notebook, which stores it in its file
-STEP_BUDGET = 150e3                             # of the page of one Step: several stand in a chapter
+# the files of a page; of the scripts, one that uses a name at its top level comes after the one that has it
+PAGE = ("page.html",
+        ("basics", "layout", "graph", "figures", "tables", "charts", "quiz", "scatter", "tour", "media", "print"),
+        ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "breakpoints", "graph", "check",
+         "left_column", "picture", "right_column", "why", "chart", "nudge", "scatter", "update", "quiz", "tour",
+         "glossary", "page"))
+EMBEDDED = ("embedded.html", ("basics", "figures", "tables", "print", "embedded"),
+            ("helpers", "arrays", "elements", "heatmap", "cells", "positions", "check", "left_column", "picture",
+             "right_column", "why", "embedded"))
+EMBEDDED_GRAPH = ("embedded.html", ("graph", *EMBEDDED[1]), (*EMBEDDED[2][:-1], "graph", "embedded"))
+STEP_BUDGET, RECORD_BUDGET = 150e3, 2e6         # bytes of a frame: the notebook or page around it stores it
 
 
 def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
@@ -32,32 +35,40 @@ def write(record: "Record", path: str | Path, budget: float = 8e6) -> list[str]:
     Returns sentences that say what was sampled or left out to stay within the budget; the page shows them too.
     ValueError if even the smallest page is larger.
     """
-    page, omitted = _fit(contents_of(record), budget)
+    page, omitted = _fit(contents_of(record), budget, PAGE)
     Path(path).write_text(page, encoding="utf-8")
     return omitted
 
 
 def html(record: "Record", budget: float = 8e6) -> str:
     """The page of a record, as text."""
-    return _fit(contents_of(record), budget)[0]
+    return _fit(contents_of(record), budget, PAGE)[0]
 
 
 def iframe(contents: Contents) -> str:
-    """A page as an <iframe> for a notebook, of at most 2 MB; that of one Step of at most 150 kB."""
-    budget = STEP_BUDGET if contents.embedded else FRAME_BUDGET
-    page = markup.escape(_fit(contents, budget)[0], quote=False).replace("'", "&#39;")         # " is too frequent
+    """The steps of a page as an <iframe> for a notebook or a page of the book: what is needed to read the lines of an op
+    and their arrays, as high as its contents. Of one Step at most 150 kB, if that can be, else 2 MB."""
+    files = EMBEDDED_GRAPH if len(contents.views) > 1 else EMBEDDED
+    try:
+        page, _ = _fit(contents, STEP_BUDGET if contents.alone else RECORD_BUDGET, files)
+    except ValueError:
+        page, _ = _fit(contents, RECORD_BUDGET, files)
+    for character, escaped in ("&", "&amp;"), ("<", "&lt;"), ("'", "&#39;"):           # " and > are too frequent
+        page = page.replace(character, escaped)
     title = markup.escape(contents.title or "one backward, step by step")
-    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"width:100%;height:min(780px,85vh);min-height:420px;"
-            'resize:vertical;border:1px solid #8886;border-radius:8px"></iframe>')
+    return (f"<iframe srcdoc='{page}' title=\"{title}\" style=\"display:block;box-sizing:content-box;"
+            'width:calc(100% - 2px);height:min(780px,85vh);border:1px solid #8886;border-radius:8px"></iframe>')
 
 
-def _fit(contents: Contents, budget: float) -> tuple[str, list[str]]:
-    """The page with as much as fits into the budget, and what was omitted."""
-    template = (WEB / "page.html").read_text(encoding="utf-8")
-    for kind, names in (("css", STYLES), ("js", SCRIPTS)):
-        parts = [(WEB / f"{name}.{kind}").read_text(encoding="utf-8") for name in names
-                 if not (contents.embedded and name in WHOLE)]
+def _fit(contents: Contents, budget: float, files: tuple[str, tuple[str, ...], tuple[str, ...]]
+         ) -> tuple[str, list[str]]:
+    """The page of these files with as much as fits into the budget, and what was omitted."""
+    template = (WEB / files[0]).read_text(encoding="utf-8")
+    for kind, names in (("css", files[1]), ("js", files[2])):
+        parts = [(WEB / f"{name}.{kind}").read_text(encoding="utf-8") for name in names]
         template = template.replace(f"/*{kind}*/", "\n".join(parts))
+    if files is not PAGE:                       # small: without indentation and comments on lines of their own
+        template = re.sub(r"(?m)^ +|^ *//.*\n|^\n", "", template)
     for forward, saved, bounds in (True, True, CELLS), (False, True, CELLS[-1:]), (False, False, CELLS[-1:]):
         store = ArrayStore()
         data = data_of(contents, store, forward, saved)

@@ -40,7 +40,7 @@ class Contents(NamedTuple):
     over_time: Iterable[OverTime] = ()              # of the largest gradient of each parameter
     questions: Iterable[list[Question]] = ()        # about each view
     compared: list[Compared] = []
-    embedded: bool = False          # in an <iframe>
+    alone: bool = False             # one Step without the graph that it is of
 
 
 def contents_of(record: "Record") -> Contents:
@@ -53,12 +53,16 @@ def contents_of(record: "Record") -> Contents:
 
 
 def contents_of_step(step: Any) -> Contents:
-    """The page of one Step."""
+    """One Step."""
     shown = view_alone(step)
     shown.inputs = [x if getattr(t, "node", None) is None else
                     x._replace(label=t.node.module or t.node.op_class.name) for x, t in zip(shown.inputs, step.inputs)]
-    return Contents(f"step {step.index}: {step.node}", [shown], questions=questions([shown], whole=False),
-                    embedded=True)
+    return Contents(f"step {step.index}: {step.node}", [shown], alone=True)
+
+
+def steps_of(record: "Record") -> Contents:
+    """The steps of a record alone: no nudges, no optimizer, no questions."""
+    return Contents(record.title, record.views, record.labels, record.notes, record.loss)
 
 
 # ---- as JSON ---------------------------------------------------------------------------------------------------------
@@ -72,7 +76,7 @@ def data_of(contents: Contents, store: ArrayStore, forward: bool, saved: bool) -
     asked = {q: n for n, q in enumerate(dict.fromkeys(q for own in contents.questions for q in own))}
     return {
         "title": contents.title, "notes": list(contents.notes),
-        "labels": dict(contents.labels), "embedded": contents.embedded,
+        "labels": dict(contents.labels), "alone": contents.alone,
         "loss": None if contents.loss is None else as_json(contents.loss),
         "formulas": [{"backward": f.mathml, "forward": f.forward_mathml,
                       "why": f.why or ("" if f.forward or f.backward else f.doc)} for f in formulas],

@@ -101,8 +101,8 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
 }
 
 
-def questions(views: Sequence[View], whole: bool = True) -> list[list[Question]]:
-    """The questions about each of these steps. whole: whether these are all the steps of a backward."""
+def questions(views: Sequence[View]) -> list[list[Question]]:
+    """The questions about each of these steps."""
     found, asked = [], dict.fromkeys(LINES, 0)
     for k, v in enumerate(views):
         wanted = [i for i, x in enumerate(v.inputs) if x.gradient is not None]
@@ -110,7 +110,7 @@ def questions(views: Sequence[View], whole: bool = True) -> list[list[Question]]
         if wanted:
             i = wanted[k % len(wanted)]
             own = [_shape(v, v.inputs[i], k), *_sign(v, v.inputs[i])]
-            own += [_contributor(views, k, v.inputs[i])] if whole else []
+            own.append(_contributor(views, k, v.inputs[i]))
         lines = LINES.get(v.op, {})
         if lines and v.backward.source and _is_ours(v):
             own.append(_line(v, list(lines)[asked[v.op] % len(lines)]))

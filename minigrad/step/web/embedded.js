@@ -1,34 +1,107 @@
-// ---- one Step in a page of other text: it has the height and the theme of its surroundings --------------------------
+// ---- a stepper in a frame of another page: it is as high as its contents and has the theme of that page --------------
 
-function outerTheme() {                                     // null where nobody says, or in another page's sandbox
-  try {
-    const {theme, jpThemeLight} = data.embedded ? parent.document.body.dataset : {};
-    return {light: "light", dark: "dark", true: "light", false: "dark"}[theme ?? jpThemeLight] ?? null;
-  } catch { return null; }
+const several = steps.length > 1;
+
+function draw() {
+  const {kind, k} = here(), n = listingOf(here()).lines.length, line = state.line ? `line ${state.line} of ${n}` : "";
+  for (const tab of document.querySelectorAll("#moves [data-kind]"))
+    tab.setAttribute("aria-current", tab.dataset.kind === kind);
+  if (several) drawGraph();
+  drawLeft(steps[k], kind);
+  drawRight(steps[k], kind);
+  foldOthers();
+  drawWhy();
+  $("place").textContent = [several && called(here()), line].filter(Boolean).join(", ");
+  $("live").textContent = [called(here()), line].filter(Boolean).join(", ");
 }
 
-// arrays that the current line did not compute; whether they are shown does not depend on the line
-const opened = new Set();
-function foldedSection(name, count, box) {
-  const ontoggle = event => opened[event.target.open ? "add" : "delete"](name);
-  return [el("details", {open: opened.has(name), ontoggle}, el("summary", {}, `${name} (${count})`), box)];
+let unfolded = false;                                       // whether the reader opened the other arrays
+
+function foldOthers() {                                     // all but what the line computed, or the op's results
+  const parts = [...$("right").children].slice(2);
+  if (!parts.length) return;
+  const others = el("details", {open: unfolded || state.trail.length > 0,
+    ontoggle: () => { unfolded = others.open; }}, el("summary", {}, "other arrays of this op"), parts);
+  $("right").append(others);
 }
 
-function startEmbedded() {
-  document.documentElement.dataset.embedded = "";
-  // the last line that computes something: after it, "return dq, dk, dv" only names arrays
-  state.line = listingOf(here()).lines.findLastIndex(
-    ([, , , trees]) => Object.values(trees).some(tree => tree.op !== "array")) + 1;
+// ---- moves -----------------------------------------------------------------------------------------------------------
+
+function show(kind, k) {                                    // an op, at its last line that has a picture
+  const {lines} = listingOf({kind, k}), drawn = ([, , , trees]) => Object.values(trees).some(tree => partsOfLine(tree));
+  const last = lines.findLastIndex(drawn);
+  go(find(kind, k), last < 0 ? lines.length : last + 1);
+}
+
+const toOp = by => {
+  const to = positions[state.at + by];
+  if (to) show(to.kind, to.k);
+};
+const keys = {ArrowLeft: () => toOp(-1), ArrowRight: () => toOp(1), ArrowUp: previousLine, ArrowDown: nextLine,
+  Escape: closeWhy};
+
+document.onkeydown = event => {
+  if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+  const before = address() + state.trail.length;
+  keys[event.key]();
+  if (address() + state.trail.length !== before) event.preventDefault();     // else the key scrolls the page around
+};
+
+function moves() {
+  const button = (text, words, onclick) => el("button", {title: words, "aria-label": words, onclick}, text);
+  return [
+    el("div", {}, ["f", "b"].map(kind => el("button", {"data-kind": kind, onclick: () => show(kind, here().k)}, KINDS[kind]))),
+    several && el("div", {}, button("◀ op", "previous op (←)", keys.ArrowLeft), button("op ▶", "next op (→)", keys.ArrowRight)),
+    el("div", {}, button("▲ line", "previous line (↑)", previousLine), button("line ▼", "next line (↓)", nextLine)),
+    el("span", {id: "place"})].filter(Boolean);
+}
+
+// ---- the page around -------------------------------------------------------------------------------------------------
+
+function outer() {                                          // null where it may not be seen: then the frame scrolls
+  try { return window.frameElement && parent.document.body; } catch { return null; }
+}
+
+function theme() {
+  const {theme, jpThemeLight} = outer()?.dataset ?? {};     // of Sphinx's furo: light, dark or auto; of Jupyter: true or false
+  if (["light", "dark"].includes(theme)) return theme;
+  if (jpThemeLight) return jpThemeLight === "true" ? "light" : "dark";
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+function paintAs(name) {
+  if (document.documentElement.dataset.theme === name) return;
+  document.documentElement.dataset.theme = name;
+  makePalette();
   draw();
-  const follow = () => { useLooks(); draw(); };
-  matchMedia("(prefers-color-scheme: dark)").onchange = follow;
-  try {
-    const frame = window.frameElement, height = () => { frame.style.height = `${document.body.offsetHeight + 2}px`; };
-    new MutationObserver(follow).observe(parent.document.body, {attributeFilter: ["data-theme", "data-jp-theme-light"]});
-    frame.style.minHeight = 0;
-    frame.style.resize = "none";
-    document.documentElement.style.overflowY = "hidden";
-    new ResizeObserver(height).observe(document.body);
-    height();
-  } catch { /* a sandbox: the frame keeps its height and scrolls */ }
 }
+
+function fit() {
+  const height = Math.ceil(document.body.getBoundingClientRect().height);
+  if (outer() && innerWidth && height) frameElement.style.height = `${height}px`;
+}
+
+function start() {
+  document.title = data.title || "stepper";
+  $("moves").append(...moves());
+  $("graph").hidden = !several;
+  $("notes").append(...[...data.notes, ...data.omitted].map(text => el("li", {}, text)));
+  document.documentElement.dataset.theme = theme();
+  makePalette();
+  document.documentElement.toggleAttribute("data-fits", !!outer());
+  show("b", 0);
+  let width = innerWidth;
+  window.onresize = () => {                                 // a new height alone changes nothing
+    if (innerWidth !== width) { width = innerWidth; draw(); }
+  };
+  new ResizeObserver(fit).observe(document.body);
+  new MutationObserver(() => { if (state.trail.length) $("why").scrollIntoView({block: "nearest"}); }).observe(
+    $("why"), {childList: true});
+  const follow = () => paintAs(theme());
+  matchMedia("(prefers-color-scheme: dark)").onchange = follow;
+  if (outer()) new MutationObserver(follow).observe(outer(), {attributeFilter: ["data-theme", "data-jp-theme-light"]});
+  window.onbeforeprint = () => paintAs("light");
+  window.onafterprint = follow;
+}
+
+start();

@@ -6,11 +6,11 @@ function draw() {
   for (const tab of $("tabs").children) tab.setAttribute("aria-current", tab.dataset.kind === kind);
   $("jump").value = state.at;
   $("quiz").setAttribute("aria-pressed", state.quiz);
-  if (!data.embedded) drawGraph();
+  drawGraph();
   if (kind === "n") drawNudges();
   else if (kind === "u") drawUpdate(k);
   else if (kind === "c") drawScatter();
-  else if (state.quiz && hiddenByQuiz()) {
+  else if (hiddenByQuiz()) {
     state.line = 0;
     drawQuizLeft(steps[k]);
     $("right").replaceChildren(...drawQuiz(), ...section(UPSTREAM, upstreamAndSaved(steps[k]), true));
@@ -20,13 +20,11 @@ function draw() {
     if (state.quiz && kind === "b") $("right").append(...drawQuiz());
   }
   drawWhy();
-  for (const fold of document.querySelectorAll("details:has(.lit)")) fold.open = true;
   showLine();
-  if (!data.embedded) placeTour();
+  placeTour();
   const computed = state.line ? Object.keys(listingOf(here()).lines[state.line - 1][2]).join(", ") : "";
   const line = state.line ? `, line ${state.line} of ${n}` : "";
   $("printed").replaceChildren(el("b", {}, document.title), `  ·  ${called(here())}`, line);
-  $("place").textContent = state.line ? `line ${state.line} of ${n}` : `all ${plural(n, "line")}`;
   $("live").textContent = called(here()) + line + (computed ? `, computed ${computed}` : "");
 }
 
@@ -86,10 +84,9 @@ function toggleQuiz() { state.quiz = !state.quiz; state.trail = []; draw(); }
 
 const isLow = () => innerHeight < 35 * remInPixels() || innerWidth < 700;
 const LOOKS = {
-  theme: {values: ["light", "dark"],
-    first: () => outerTheme() ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")},
+  theme: {values: ["light", "dark"], first: () => matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"},
   type: {values: ["usual", "big"], first: () => "usual"},
-  header: {values: ["open", "folded"], first: () => isLow() && !data.embedded ? "folded" : "open"},
+  header: {values: ["open", "folded"], first: () => isLow() ? "folded" : "open"},
   graph: {values: ["open", "folded"], first: () => isLow() ? "folded" : "open"},
 };
 
@@ -100,9 +97,7 @@ function look(name, value) {
   else $(`${name}-switch`).setAttribute("aria-expanded", value === "open");
 }
 
-function useLooks() {
-  for (const [name, {first}] of Object.entries(LOOKS)) look(name, (data.embedded ? null : store.get(name)) ?? first());
-}
+function useLooks() { for (const [name, {first}] of Object.entries(LOOKS)) look(name, store.get(name) ?? first()); }
 
 function otherLook(name) {
   const value = LOOKS[name].values.find(other => other !== document.documentElement.dataset[name]);
@@ -128,7 +123,7 @@ const keys = {
   // the first two: a presenter's clicker
   PageUp: previousLine, PageDown: nextLine, " ": nextLine, "shift ": previousLine,
   Home: actions.first, End: actions.last, b: runBox, q: toggleQuiz, "?": showHelp,
-  Escape: () => { if (!data.embedded) endTour(); closeWhy(); },
+  Escape: () => { endTour(); closeWhy(); },
   w: () => document.querySelector("#right .chips button")?.click(),
   f: () => tab("f"), d: () => tab("b"), n: () => tab("n"), u: () => tab("u"), c: () => tab("c"),
   h: () => otherLook("header"), g: () => otherLook("graph"), t: () => otherLook("type"),
@@ -170,7 +165,6 @@ function start() {
   let before;                                               // print on white
   window.onbeforeprint = () => { before = document.documentElement.dataset.theme; look("theme", "light"); draw(); };
   window.onafterprint = () => { look("theme", before); draw(); };
-  if (data.embedded) return startEmbedded();
   new MutationObserver(() => { drawGraph(); showLine(); showAsked(); }).observe(
     $("why"), {childList: true, attributes: true});
   if (location.hash) fromHash();

@@ -1,10 +1,9 @@
 // ---- the right column: arrays --------------------------------------------------------------------------------------
 
-function section(name, figures, legend, isFolded = false) {
+function section(name, figures, legend) {
   const colours = COLOURS.map(([colour, words]) => el("span", {class: colour}, el("i"), words));
-  const box = el("div", {class: "figures"}, figures);
-  if (isFolded) return foldedSection(name, figures.length, box);
-  return [el("h3", {}, name, legend && el("span", {class: "legend"}, "square-root scale:", colours)), box];
+  return [el("h3", {}, name, legend && el("span", {class: "legend"}, "square-root scale:", colours)),
+    el("div", {class: "figures"}, figures)];
 }
 
 const COLOURS = [["negative", "negative"], ["zero", "0"], ["positive", "positive"],
@@ -41,8 +40,7 @@ function drawRight(step, kind) {                            // the newest arrays
     [`line ${last} of ${n} computed`, newest], [forward ? "outputs" : GRADIENTS, results],
     ["intermediate values", before], [forward ? "inputs" : UPSTREAM, given]].filter(([, figures]) => figures.length);
   if (!newest.length && !results.length) parts.unshift([`line ${last} of ${n} computed no array`, []]);
-  $("right").replaceChildren(...parts.flatMap(
-    ([name, figures], k) => section(name, figures, k === 0, data.embedded && k > 0)));
+  $("right").replaceChildren(...parts.flatMap(([name, figures], k) => section(name, figures, k === 0)));
   lightFormula(isNew ? Object.keys(lines[last - 1][2]) : []);
 }
 

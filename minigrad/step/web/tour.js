@@ -15,7 +15,7 @@ const tour = {stop: -1};
 
 // once for each reader, not in a notebook, not where an address leads
 function startTour() {
-  if (data.embedded || window !== window.top || here().line || location.hash || store.get("tour")) return;
+  if (window !== window.top || here().line || location.hash || store.get("tour")) return;
   showStop(0);
 }
 

@@ -86,7 +86,7 @@ function origin({kind, k, line, name, at}) {
       (n < k || n === k && !earlier));
     const uses = [...steps.entries()].flatMap(([n, s]) => s.inputs.filter(x => isUse(x, n)).map(
       x => ({kind, k: n, line: s.backward.lines.length, name: `d${x.name}`, at})));
-    const first = data.embedded ? "was given to this op" : "is the gradient of the loss itself: the backward begins here";
+    const first = data.alone ? "was given to this op" : "is the gradient of the loss itself: the backward begins here";
     return [!uses.length ? first :
       given < 0 ? `is the sum of the gradients from ${plural(uses.length, "step")} so far` :
         uses.length === 1 ? "is the gradient from the only use of the output" :
