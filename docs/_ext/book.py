@@ -39,14 +39,17 @@ def check_cells(app: Any, doctree: nodes.document) -> None:
 
 def failure(page: Page, raised: str) -> tuple[int, str]:
     """The line of the page at which a cell failed, and the traceback from there on. raised: the traceback of the
-    client that ran the page, which ends with that of the cell."""
+    client that ran the page, which ends with the source of the cell and the cell's own traceback."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", raised)
-    place = re.search(r"Cell In\[(\d+)\], line (\d+)", plain)
-    if place is None:                           # the kernel died, or a cell took too long
+    found = re.search(r"following cell:\n-+\n(.*?)\n-+\n\s*(.*)", plain, re.DOTALL)
+    if found is None:                           # the kernel died, or a cell took too long
         return 1, plain
-    cell = [cell for cell in page.cells if cell.source.strip()][int(place[1]) - 1]
+    cells = [cell for cell in page.cells if cell.source.strip()]
+    number, cell = next((n, cell) for n, cell in enumerate(cells, 1) if cell.source.strip() == found[1].strip())
     blank = re.match(r"\n*", cell.source)       # the client leaves out blank lines at the start
-    return cell.content + len(blank[0]) + int(place[2]) - 1, plain[place.start():].rstrip()
+    place = re.search(rf"Cell In\[{number}\], line (\d+)", found[2])      # none where the value could not be shown
+    line = cell.content + len(blank[0]) + (int(place[1]) - 1 if place else 0)
+    return line, found[2][place.start() if place else 0:].rstrip()
 
 
 def link_extra_files(app: Any, doctree: nodes.document) -> None:
