@@ -263,3 +263,9 @@ def test_a_stub_says_its_arguments_and_raises_not_implemented(file, name):
 @pytest.mark.parametrize("file", STUBS)
 def test_a_file_of_stubs_says_how_it_is_graded(file):
     assert f"python -m minigrad.grade docs/exercises/{file}" in (DOCS / "exercises" / file).read_text("utf-8")
+
+
+def test_what_the_default_run_says_in_learning_to_speak_stands_in_its_output_in_the_readme():
+    page = (DOCS / "learning_to_speak.md").read_text(encoding="utf-8")
+    said = page.split("```text\n", 1)[1].split("```", 1)[0]
+    assert said in (DOCS.parent / "README.md").read_text(encoding="utf-8")
