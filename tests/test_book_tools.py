@@ -5,6 +5,7 @@ import re
 import notebooks
 import pytest
 import run
+from minigrad import lesson
 from pages import DOCS, Page, chapters
 
 HEADER = "---\nfile_format: mystnb\nkernelspec: {name: python3}\n---\n"         # 4 lines
@@ -115,6 +116,17 @@ def test_a_notebook_has_included_source_as_text_and_links_to_the_site():
     chapter = Page(DOCS / "softmax_cross_entropy.md")
     text = "".join("".join(cell["source"]) + "\n" for cell in notebooks.notebook(chapter)["cells"])
     assert "`minigrad/ops/softmax.py`\n\n```python\ndef backward(self, dy, p, axis):\n" in text
+
+
+def test_two_figures_of_one_page_share_no_id_and_each_header_of_a_table_has_a_scope():
+    shown = ""
+    for last in (2, 3):
+        fig = lesson.figure()
+        fig.add_subplot().plot([0, 1], [0, last])
+        shown += lesson.show(fig, f"a line from 0 up to {last}").markup
+    ids = re.findall(r' id="([^"]*)"', shown)
+    assert len(ids) == len(set(ids)) > 0
+    assert lesson.table(["step", "loss"], [(0, 1.5)]).markup.count('<th scope="col"') == 2
 
 
 @pytest.mark.parametrize("block, message", [

@@ -36,7 +36,7 @@ INSIDE = """
   const empty = () => frame.clientHeight - inside.body.getBoundingClientRect().height;
   const settle = async () => {                              // a busy machine lays out later
     await wait();
-    for (let n = 0; n < 50 && !(empty() >= 0 && empty() < 1); n++) await wait();
+    for (let n = 0; n < 300 && !(empty() >= 0 && empty() < 1); n++) await wait();
   };
   await settle();
 """
@@ -88,6 +88,16 @@ def test_a_step_opens_at_a_line_with_a_picture_and_has_no_tools_of_the_whole_pag
     """)
     assert "dk = dS.swapaxes(-1, -2) @ q" in seen.now
     assert seen.pictures == 1 and seen.tools == 0
+
+
+def test_a_step_of_adamw_opens_at_the_gradient_that_was_asked_for_not_at_that_of_a_constant(tmp_path):
+    w, lr = leaf(4, 3), Tensor(0.1, requires_grad=True)
+    new = F.adamw(w.data, w.data, 0.0 * w.data, 0.0 * w.data, lr, 0.9, 0.999, 1e-8, 0.1, t=1)[0]
+    step = next((new ** 2).sum().backward_steps(until="adamw"))
+    seen = browse(tmp_path, page_around(step._repr_html_()), INSIDE + """
+      seen.now = inside.querySelector("pre > .now").textContent;
+    """)
+    assert "dlr = -dp_new" in seen.now
 
 
 def test_a_key_that_moves_nothing_is_left_to_the_page_around(tmp_path):
