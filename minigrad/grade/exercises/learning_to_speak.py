@@ -17,7 +17,8 @@ def grade_schedule(mine: Callable[..., Any]) -> None:
          f"at the end of the warmup, step {W}, the rate is {rates[W]:g}, not max_lr {high:g}")
     must(max(rates) <= high * (1 + 1e-9), f"the rate exceeds max_lr: {max(rates):g} at step {int(np.argmax(rates))}")
     rises = np.diff(rates[:W + 1])
-    must(min(rises) > 0.0, f"the warmup does not rise from step {int(np.argmin(rises))} to the next")
+    must(min(rises) > 0.0, f"the warmup does not rise from step {int(np.argmin(rises))} to the next: "
+         f"max_lr comes at step {W}, the first after {W} steps of warmup, and not before it")
     must(np.allclose(rises, rises[0]), "the warmup is not a line: it rises by more at some steps than at others")
     for share, where in ((1 / 2, "half-way down"), (1 / 4, "a quarter of the way down")):
         step, want = round(W + share * (N - W)), low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * share))
