@@ -64,7 +64,10 @@ class Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> Any:
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        data = self.get_data(path)
+        if b"\0" in data:                       # a ValueError in some versions of Python
+            raise SyntaxError("source code string cannot contain null bytes")
+        return self.source_to_code(data, path)
 
 
 def run(path: Path) -> types.ModuleType:
