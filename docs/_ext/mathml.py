@@ -24,8 +24,10 @@ def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
     try:
         found = str(tex2mathml(formula, as_block=as_block))
         return ACCENTED.sub(r"<msub><mover accent='true'>\1\3</mover>\2</msub>", found)
-    except MathError as error:
+    except (MathError, AttributeError, IndexError) as error:        # the latter two in docutils, for a & b and for ^2
         said, where = str(error).rstrip("."), place(node, str(error))
+        if not isinstance(error, MathError):
+            said = "& or \\\\ outside an environment such as aligned, or ^ or _ with nothing before it,"
         logger.warning("formula: %s in %s", said, " ".join(formula.split()), location=where)
         return f"<code>{writer.encode(formula)}</code>"
 
