@@ -88,18 +88,21 @@ def markdown(text: str) -> str:
 
 
 def main(given: list[str]) -> int:
-    if len(given) != 1 or given[0].startswith("-"):
+    if len(given) != 1 or not given[0] or given[0].startswith("-"):
         print("usage: python docs/notebooks.py OUT, the folder to write the notebooks into", file=sys.stderr)
         return 2
     out = Path(given[0])
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = {page.name: notebook(page, given[0]) for page in chapters()}
-    except (OSError, ValueError) as error:
+        for name, content in written.items():
+            (out / f"{name}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        print(f"docs/notebooks.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:
         print(f"docs/notebooks.py: {error}", file=sys.stderr)
         return 2
-    for name, content in written.items():
-        (out / f"{name}.ipynb").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
     print(f"wrote {len(written)} notebooks into {out}")
     return 0
 

@@ -61,7 +61,7 @@ def main(given: list[str]) -> int:
         began, cpu = time.perf_counter(), time.process_time()
         try:
             run(page)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             error.__traceback__ = of_the_page(error, page)
             traceback.print_exception(error)
             return 1

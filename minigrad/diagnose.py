@@ -313,7 +313,7 @@ def polynomial(d: Difference, target: np.ndarray) -> str:
         if target.size > degree + 3 and d.same(terms @ c, target.ravel()):
             powers = zip(c, ("", f" * {name}", f" * {name}^2"))
             formula = " + ".join(f"{a:.4g}{power}" for a, power in powers if abs(a) > 1e-6).replace("+ -", "- ")
-            return f"{front} * ({formula})"
+            return f"{front} * ({formula})" if formula != "1" else front
     return ""
 
 

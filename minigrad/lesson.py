@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from minigrad.words import plural
+
 BLUE, ORANGE, GREY = "#4c8ec8", "#e07b28", "#808080"        # legible on white and on black
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False,
          "figure.facecolor": "none", "axes.facecolor": "none", "legend.frameon": False}
@@ -34,7 +36,7 @@ def figure(width: float = 7.5, height: float = 3.2) -> Figure:
 
 def show(fig: Figure, alt: str) -> Html:
     """A figure as inline SVG, in which black is the text colour of the page. alt: what is to be seen, in words."""
-    if len(alt.split()) < 4:
+    if not isinstance(alt, str) or len(alt.split()) < 4:
         raise ValueError(f"alt must say in words what the figure shows, for a reader who cannot see it; got {alt!r}")
     with matplotlib.rc_context({"svg.hashsalt": alt}):
         out = io.StringIO()
@@ -51,6 +53,10 @@ def show(fig: Figure, alt: str) -> Html:
 
 def matrix(ax: Any, a: np.ndarray, title: str, rows: Sequence[Any], columns: Sequence[Any], most: float = 1.0) -> None:
     """Draw a small matrix (len(rows), len(columns)) with its numbers: blue below 0, red above, full colour at most."""
+    a = np.asarray(a)
+    if a.shape != (len(rows), len(columns)):
+        raise ValueError(f"a has shape {a.shape}, and there are labels for {plural(len(rows), 'row')} and "
+                         f"{plural(len(columns), 'column')}")
     ax.imshow(a, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     for i, j in np.ndindex(a.shape):
         ink = "#fefefe" if abs(a[i, j]) > 0.6 * most else "#101010"
@@ -65,6 +71,9 @@ def matrix(ax: Any, a: np.ndarray, title: str, rows: Sequence[Any], columns: Seq
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
     """A table. Numbers are aligned on the right, floats have three decimals."""
     from minigrad.html_tables import table as html_table
+    for i, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(f"rows[{i}] has {plural(len(row), 'value')}, the header has {len(header)}: {row}")
     texts = [[f"{x:,.3f}" if isinstance(x, float) else str(x) for x in row] for row in rows]
     number = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?%)?|")
     numbers = [i for i in range(len(header)) if all(number.fullmatch(row[i]) for row in texts)]
@@ -76,7 +85,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
 def strip(text: str, losses: dict[str, np.ndarray], most: float = 3.0) -> Html:
     """A text once for each of `losses`, label -> (len(text),) in nats: the higher the loss of a character, the darker
     it is, full colour at most."""
-    lines, width, chunk = [], max(map(len, losses)), 60
+    for label, values in losses.items():
+        if np.shape(values) != (len(text),):
+            raise ValueError(f"the losses of {label!r} have shape {np.shape(values)}, but the text has "
+                             f"{plural(len(text), 'character')}")
+    lines, width, chunk = [], max(map(len, losses), default=0), 60
     for start in range(0, len(text), chunk):
         part = slice(start, start + chunk)
         for label, values in losses.items():

@@ -208,6 +208,7 @@ HEADER = "---\nfile_format: mystnb\nkernelspec: {name: python3}\n---\n"         
 BAD = {
     "formula.md": ("$$\na + b\n$$\n\nand $c \\foo d$ too\n", "formula.md:9: WARNING: formula: Unknown LaTeX command"),
     "block.md": ("text\n\n$$\na +\n\\foo\n$$\n", "block.md:9: WARNING: formula: Unknown LaTeX command"),
+    "align.md": ("$$\na & b\n$$\n", "align.md:6: WARNING: formula: & or"),
     "cell.md": ("```{code-cell} ipython3\n:tags: [hide-input]\n\nx = 1\nx / 0\n```\n", "cell.md:9: WARNING: a cell"),
     "shown.md": ("```{code-cell} ipython3\nclass A:\n    def _repr_html_(self):\n        raise OSError('no')\n```\n\n"
                  "```{code-cell} ipython3\nA()\n```\n", "shown.md:12: WARNING: a cell failed"),

@@ -66,6 +66,13 @@ def test_a_cell_that_fails_is_shown_with_the_line_of_the_page_and_its_text(book,
     assert "run.py" not in said
 
 
+def test_a_cell_that_calls_sys_exit_fails(book, capsys):
+    page(book, HEADER + "```{code-cell} ipython3\nimport sys\nsys.exit(0)\n```\n")
+    assert run.main(["page"]) == 1
+    said = capsys.readouterr().err
+    assert f'File "{book}/page.md", line 7' in said and said.endswith("SystemExit: 0\n")
+
+
 def test_a_cell_with_a_syntax_error_is_shown_with_the_line_of_the_page(book, capsys):
     page(book, HEADER + "```{code-cell} ipython3\nx = = 1\n```\n")
     assert run.main(["page"]) == 1
@@ -154,9 +161,10 @@ def test_the_command_writes_a_notebook_for_each_chapter(tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {len(CHAPTERS)} notebooks into {tmp_path / 'out'}\n"
 
 
-@pytest.mark.parametrize("given", [[], ["a", "b"], ["--help"], ["file"]])
+@pytest.mark.parametrize("given", [[], ["a", "b"], ["--help"], ["file"], [""], ["folder"]])
 def test_bad_arguments_of_the_command_are_one_line_and_status_2(tmp_path, monkeypatch, capsys, given):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "folder" / f"{CHAPTERS[-1].name}.ipynb").mkdir(parents=True)        # cannot be written
     assert notebooks.main(given) == 2
     assert capsys.readouterr().err.count("\n") == 1

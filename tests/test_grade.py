@@ -258,6 +258,25 @@ def test_an_endless_recursion_and_sys_exit_are_wrong_answers():
     assert check("softmax.backward", lambda dy, p, axis: sys.exit(3)).why == "calls sys.exit, which ends the program"
 
 
+def test_an_exception_of_any_type_is_a_wrong_answer_but_ctrl_c_ends_the_grader():
+    assert check("softmax.backward", lambda dy, p, axis: pytest.fail("not yet")).why == "raised Failed: not yet"
+
+    def ctrl_c(dy, p, axis):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check("softmax.backward", ctrl_c)
+
+
+def test_a_value_that_breaks_its_grader_is_not_graded():
+    class Unprintable:
+        def __repr__(self):
+            raise RuntimeError("no text")
+
+    verdict = check("topological", lambda root, parents: [Unprintable()])
+    assert (verdict.verdict, verdict.why) == ("not graded", "what it returns cannot be graded: RuntimeError: no text")
+
+
 def test_arguments_are_read_only_copies():
     def writes(dy, p, axis):
         dy -= 1.0
@@ -311,6 +330,9 @@ def test_what_an_answer_seeds_is_afterwards_as_before():
     ("sofmax.backward", "there is no exercise 'sofmax.backward'; did you mean softmax.backward or "),
     ("softmax_backward", "did you mean softmax.backward"),
     ("shedule", "did you mean schedule?"),
+    ("softmax", "there is no exercise 'softmax'; did you mean softmax.backward?"),
+    ("add", "did you mean add.backward?"),
+    ("SOFTMAX.BACKWARD", "did you mean softmax.backward or "),
     ("xyz", "there is no exercise 'xyz'; there are schedule, softmax.backward, ..."),
     (softmax, "expected the name of an exercise first, got a function: check(\"softmax.backward\", mine)"),
 ])

@@ -194,6 +194,7 @@ def test_what_is_no_file_of_answers_ends_with_status_2_and_one_line(args, words,
 def test_a_folder_means_the_python_files_in_it_and_in_its_folders(write):
     for name in ("b.py", "a/mine.py", "a/notes.txt", ".venv/x.py", ".x.py"):
         write("", f"class/{name}") if name.count("/") < 2 else None
+    Path("class/folder.py").mkdir()
     assert [path.as_posix() for path in files_in([Path("class"), Path("class/b.py")])] == [
         "class/a/mine.py", "class/b.py", "class/b.py"]
 

@@ -39,6 +39,8 @@ def test_top_p_is_right_whichever_of_equally_likely_tokens_it_keeps():
     (lambda p, limit: list(p), "should be an array of shape (5,)"),
     (lambda p, limit: np.full(5, np.nan), "NaN"),
     (lambda p, limit: p[:2], "has shape (2,), should be (5,)"),
+    (lambda p, limit: p == p.max(), "less than the limit"),
+    (lambda p, limit: p > 0, "sums to 5, not to 1"),
 ])
 def test_a_wrong_top_p_is_told_which_tokens_it_should_keep(answer, words):
     verdict = check("top_p", answer)

@@ -35,8 +35,10 @@ def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
         for pattern, spaced in SPACED:
             found = pattern.sub(spaced, found)
         return found
-    except MathError as error:
+    except (MathError, AttributeError, IndexError) as error:        # the latter two in docutils, for a & b and for ^2
         said, where = str(error).rstrip("."), place(node, str(error))
+        if not isinstance(error, MathError):
+            said = "& or \\\\ outside an environment such as aligned, or ^ or _ with nothing before it,"
         logger.warning("formula: %s in %s", said, " ".join(formula.split()), location=where)
         return f"<code>{writer.encode(formula)}</code>"
 

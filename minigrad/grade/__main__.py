@@ -59,7 +59,7 @@ def files_in(paths: list[Path]) -> list[Path]:
     """These files, and the Python files in these folders and the folders in them."""
     def within(folder: Path) -> list[Path]:
         return sorted(file for file in folder.rglob("*.py")
-                      if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+                      if not file.is_dir() and not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
     return [file for path in paths for file in (within(path) if path.is_dir() else [path])]
 

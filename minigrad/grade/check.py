@@ -10,12 +10,13 @@ from minigrad.grade.answer import kind_of, replaces, restored_in_numpy
 from minigrad.grade.backward import grade_backward
 from minigrad.grade.exercises import EXERCISES
 from minigrad.grade.practice import PRACTICE
-from minigrad.grade.verdict import Verdict, Wrong
+from minigrad.grade.verdict import NOT_GRADED, Verdict, Wrong
 from minigrad.ops.op import OPS, Op
 
 
 def check(exercise: str, answer: Callable[..., Any]) -> Verdict:
-    """Grade an answer, a function. UnknownExercise, a ValueError, if there is no such exercise."""
+    """Grade an answer, a function. "not graded" if it returns what its grader did not expect. UnknownExercise, a
+    ValueError, if there is no such exercise."""
     grade = grader(exercise)
     if not callable(answer):
         return Verdict(exercise, "wrong", f"  expected a function, got {kind_of(answer)}: pass it without ()")
@@ -29,6 +30,8 @@ def check(exercise: str, answer: Callable[..., Any]) -> Verdict:
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"while {exercise} was graded")
         raise
+    except Exception as error:
+        return Verdict(exercise, NOT_GRADED, f"  what it returns cannot be graded: {type(error).__name__}: {error}")
     return Verdict(exercise, "right")
 
 
@@ -64,9 +67,11 @@ def grader(exercise: str) -> Callable[[Callable[..., Any]], None]:
         return EXERCISES[exercise]
     if exercise in ops:
         return lambda mine: grade_backward(ops[exercise], mine)
-    if exercise.removesuffix(".backward") in OPS:
+    if exercise.endswith(".backward") and exercise.removesuffix(".backward") in OPS:
         raise UnknownExercise(f"{exercise} cannot be graded: the op has no samples, inputs to grade it on")
-    near = difflib.get_close_matches(exercise, [*EXERCISES, *ops], 3)
+    near = difflib.get_close_matches(exercise.lower(), [*EXERCISES, *ops], 3)
+    if f"{exercise}.backward" in ops:
+        near = [f"{exercise}.backward"]
     raise UnknownExercise(f"there is no exercise {exercise!r}" + (f"; did you mean {' or '.join(near)}?" if near else
                                                                   "; there are schedule, softmax.backward, ..."))
 

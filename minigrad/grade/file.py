@@ -39,15 +39,7 @@ def grade_file(path: Path) -> Iterator[str | Verdict]:
     for name, answer in functions.items():
         if name in exercises:
             yield exercises[name]
-            yield verdict(exercises[name], answer)
-
-
-def verdict(exercise: str, answer: Any) -> Verdict:
-    """The verdict on an answer, also where its grader did not expect what it returns."""
-    try:
-        return check(exercise, answer)
-    except Exception as error:
-        return Verdict(exercise, NOT_GRADED, f"  what it returns cannot be graded: {type(error).__name__}: {error}")
+            yield check(exercises[name], answer)
 
 
 def imported(value: Any, module: types.ModuleType) -> bool:
@@ -83,7 +75,9 @@ def run(path: Path) -> types.ModuleType:
         loader.exec_module(module)
     except SyntaxError as error:
         raise Wrong(syntax_error(error, path)) from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:              # also sys.exit, pytest.skip
         raise Wrong(raised(error)) from None
     finally:
         names = restored_in_numpy()

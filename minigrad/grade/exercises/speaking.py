@@ -15,7 +15,7 @@ def kept_tokens(mine: Callable[..., Any], given: list[float], limit: float) -> n
     ratios of p and sum to 1."""
     p = np.array(given)
     case = f"p = {given}, limit {limit:g}"
-    q = array(call(mine, p, limit), p.shape, f"the result for {case},")
+    q = array(call(mine, p, limit), p.shape, f"the result for {case},").astype(np.float64)
     kept = np.asarray(q > 0.0)
     must(bool(kept.any()), f"{case}: no token is kept, so there is nothing to sample; keep at least one")
     must(bool((q >= 0.0).all()), f"{case}: the result has negative probabilities: {np.round(q, 4).tolist()}")
