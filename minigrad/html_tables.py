@@ -28,10 +28,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[
     right = set(numbers)
 
     def line(cells: Sequence[str], tag: str) -> str:
+        scope = ' scope="col"' if tag == "th" else ""
         if len(cells) < len(head):
             return f'<tr><{tag} colspan="{len(head)}" style="text-align:left;padding:2px 8px">{cells[0]}</{tag}></tr>'
         return "<tr>" + "".join(
-            f'<{tag} style="text-align:{"right" if i in right else "left"};padding:2px 8px">{cell}</{tag}>'
+            f'<{tag}{scope} style="text-align:{"right" if i in right else "left"};padding:2px 8px">{cell}</{tag}>'
             for i, cell in enumerate(cells)) + "</tr>"
 
     return f'<table style="margin:4px 0">{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table>'

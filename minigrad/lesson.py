@@ -45,6 +45,7 @@ def show(fig: Figure, alt: str) -> Html:
     svg = svg[svg.index("<svg"):].replace("#000000", "currentColor").replace(
         "<svg ", '<svg fill="currentColor" style="width:100%;height:auto" ', 1)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)              # the font is the page's
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)                 # each figure of a page has the same, and none is used
     svg = re.sub(r" font-family: [^;\"]*;?", "", svg)
     return Html(f'<figure role="img" aria-label="{html.escape(alt)}" style="margin:1em 0;font-family:sans-serif">'
                 f"{svg}</figure>", alt)

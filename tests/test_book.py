@@ -18,7 +18,7 @@ from pages import DOCS, ORDER, Page, chapters
 CHAPTERS = chapters()
 READ = [Page(DOCS / f"{name}.md") for name in ("index", "api", "map", "glossary", "teaching") if
         (DOCS / f"{name}.md").exists()] + CHAPTERS
-LONGEST = {"learning_to_speak": 380, "optimizers": 385}            # lines; of another page 250
+LONGEST = {"learning_to_speak": 380, "optimizers": 385, "attention": 320, "linear": 266}    # lines; of another page 250
 PACKAGES = {"minigrad", "gpt", "numpy", "matplotlib", "tokenizers", *sys.stdlib_module_names}
 
 # Decimals that are typed in prose because they define something: page -> what stands there. A number that was measured
@@ -263,3 +263,9 @@ def test_a_stub_says_its_arguments_and_raises_not_implemented(file, name):
 @pytest.mark.parametrize("file", STUBS)
 def test_a_file_of_stubs_says_how_it_is_graded(file):
     assert f"python -m minigrad.grade docs/exercises/{file}" in (DOCS / "exercises" / file).read_text("utf-8")
+
+
+def test_what_the_default_run_says_in_learning_to_speak_stands_in_its_output_in_the_readme():
+    page = (DOCS / "learning_to_speak.md").read_text(encoding="utf-8")
+    said = page.split("```text\n", 1)[1].split("```", 1)[0]
+    assert said in (DOCS.parent / "README.md").read_text(encoding="utf-8")

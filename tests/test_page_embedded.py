@@ -15,9 +15,10 @@ def leaf(*shape):
 
 def step_of(op):
     x = leaf(2, 2, 8, 8)
-    y = {"softmax": lambda: F.softmax(x) ** 2, "gelu": lambda: F.gelu(x), "layer_norm": lambda: F.layer_norm(
-        x, leaf(8), leaf(8)), "attention": lambda: F.scaled_dot_product_attention(x, leaf(2, 2, 8, 8), leaf(2, 2, 8, 8)) ** 2,
-        "cross_entropy": lambda: F.cross_entropy(leaf(16, 65), np.arange(16))}[op]()
+    y = {"softmax": lambda: F.softmax(x) ** 2, "gelu": lambda: F.gelu(x),
+         "layer_norm": lambda: F.layer_norm(x, leaf(8), leaf(8)),
+         "attention": lambda: F.scaled_dot_product_attention(x, leaf(2, 2, 8, 8), leaf(2, 2, 8, 8)) ** 2,
+         "cross_entropy": lambda: F.cross_entropy(leaf(16, 65), np.arange(16))}[op]()
     return next(y.sum().backward_steps(until=op))
 
 

@@ -19,7 +19,7 @@ import safetensors.numpy
 from hypothesis import given, settings, strategies as st
 
 import train
-from gpt import files, sample, step as step_command, verify
+from gpt import files, lab, sample, step as step_command, verify
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder, lock, plot
 from gpt.run import run as run_module
@@ -819,7 +819,7 @@ def test_the_default_model_fits_into_little_memory(monkeypatch):
 def test_a_lack_of_memory_while_the_model_is_made_names_the_options(capsys, monkeypatch):
     def too_much(*_):
         raise MemoryError("Unable to allocate 3 TiB")
-    for place, name in ((run_module, "GPT"), (GPT, "configure_optimizer")):
+    for place, name in ((lab, "GPT"), (GPT, "configure_optimizer")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, too_much)
             line = exits_with_one_line(capsys, train.main, [*RUN, "--batch_size=99", f"--out_dir=new {name}"])

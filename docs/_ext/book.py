@@ -3,15 +3,18 @@
 - Every cell that is written on a page was run, and none failed: a warning with the page, the line and the traceback
   otherwise, which -W turns into a failed build.
 - A link to a file of html_extra_path, the stepper's page, leads to it, with its anchor, instead of downloading a copy.
+- The source of a method begins at the left margin.
+- The links at the foot of a chapter lead along the order in which the chapters are read, not that of the sidebar.
 - Outputs kept for earlier sources are removed, and so are the notebooks that MyST-NB writes.
 """
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from pages import Page
+from pages import ORDER, Page
 from sphinx import addnodes
 from sphinx.util import logging
 
@@ -63,6 +66,26 @@ def link_extra_files(app: Any, doctree: nodes.document) -> None:
             node.replace_self(nodes.reference("", "", *node.children, refuri=target, internal=True))
 
 
+def dedent_sources(app: Any, doctree: nodes.document) -> None:
+    """What literalinclude takes from a class is indented."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.get("source"):
+            block.rawsource = textwrap.dedent(block.astext())
+            block.children = [nodes.Text(block.rawsource)]
+
+
+def link_in_order(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """The chapter before and after a chapter; after the last one comes the map."""
+    order = [*ORDER, "map"]
+    if page not in order:
+        return
+    at = order.index(page)
+    for name, neighbours in (("prev", order[:at][-1:]), ("next", order[at + 1:][:1])):
+        for neighbour in neighbours:
+            context[name] = {"link": app.builder.get_relative_uri(page, neighbour),
+                             "title": app.env.titles[neighbour].astext()}
+
+
 def remove_old_outputs(app: Any) -> None:
     """Keep, of the folders of conf.py's cache, that of today's sources."""
     for folder in (Path(app.confdir) / ".cache").glob("*"):
@@ -78,6 +101,8 @@ def remove_notebooks(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", remove_old_outputs)
     app.connect("doctree-read", link_extra_files, priority=100)     # before Sphinx collects the downloads
+    app.connect("doctree-read", dedent_sources)
     app.connect("doctree-read", check_cells)
+    app.connect("html-page-context", link_in_order)
     app.connect("build-finished", remove_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,13 +17,24 @@ logger = logging.getLogger(__name__)
 ACCENTED = re.compile(r'<munderover>\s*(<mi>\w</mi>)\s*(<m.*?)\s*(<mo stretchy="false">.</mo>)\s*</munderover>',
                       re.DOTALL)
 
+# A browser sets no space after the name of a function, as in ln p, wide spaces around max, and around a bar |.
+SPACED = [(re.compile(pattern), rf'<mo stretchy="false" lspace="0" rspace="{space}">\1</mo>') for pattern, space in (
+    (r'<mo stretchy="false">(\|)</mo>', "0"),
+    (r"<mo>(max|min|&ApplyFunction;)</mo>(?=\s*<mo[^>]*>\()", "0"),
+    (r"<mo>(max|min|&ApplyFunction;)</mo>", ".17em"))]
+INDEXED = re.compile(r"<msub>\s*<mi>(?:log|ln)</mi>\s*<m(?:i|n)>\w+</m(?:i|n)>\s*</msub>(?!\s*<mo)")
+
 
 def mathml(writer: Any, node: nodes.Element, as_block: bool) -> str:
     """The MathML of a formula; a warning, and its LaTeX, if docutils does not know a part of it."""
     formula = node.astext()
     try:
         found = str(tex2mathml(formula, as_block=as_block))
-        return ACCENTED.sub(r"<msub><mover accent='true'>\1\3</mover>\2</msub>", found)
+        found = ACCENTED.sub(r"<msub><mover accent='true'>\1\3</mover>\2</msub>", found)
+        found = INDEXED.sub(r"\g<0><mo>&ApplyFunction;</mo>", found)
+        for pattern, spaced in SPACED:
+            found = pattern.sub(spaced, found)
+        return found
     except (MathError, AttributeError, IndexError) as error:        # the latter two in docutils, for a & b and for ^2
         said, where = str(error).rstrip("."), place(node, str(error))
         if not isinstance(error, MathError):

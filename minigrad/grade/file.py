@@ -6,7 +6,6 @@ import difflib
 import sys
 import types
 from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -66,9 +65,8 @@ def run(path: Path) -> types.ModuleType:
     path = path.absolute()                  # its lines are found also if it changes the working directory
     name = f"answers_{path.stem}"           # no module of this name exists, whatever the file is called
     loader = Loader(name, str(path))
-    spec = spec_from_loader(name, loader)
-    assert spec is not None
-    sys.modules[name] = module = module_from_spec(spec)
+    sys.modules[name] = module = types.ModuleType(name)
+    module.__file__, module.__loader__ = str(path), loader
     sys.path.insert(0, str(path.resolve().parent))
     try:
         loader.exec_module(module)

@@ -81,7 +81,6 @@ def send_verdicts(path: Path, unattended: bool, pipe: Connection) -> None:
 
 def end_with_parent() -> None:
     """End this process when the one that started it has ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

@@ -24,9 +24,12 @@ function foldOthers() {                                     // all but what the 
 
 // ---- moves -----------------------------------------------------------------------------------------------------------
 
-function show(kind, k) {                                    // an op, at its last line that has a picture
-  const {lines} = listingOf({kind, k}), drawn = ([, , , trees]) => Object.values(trees).some(tree => partsOfLine(tree));
-  const last = lines.findLastIndex(drawn);
+// An op, at its last line that has a picture: of a gradient that the op passes on, if there is one.
+function show(kind, k) {
+  const {lines} = listingOf({kind, k}), passed = steps[k].inputs.flatMap(x => "gradient" in x ? [`d${x.name}`] : []);
+  const lastOf = wanted => lines.findLastIndex(([, , , trees]) =>
+    Object.entries(trees).some(([name, tree]) => wanted(name) && partsOfLine(tree)));
+  const ofPassed = lastOf(name => passed.includes(name)), last = ofPassed < 0 ? lastOf(() => true) : ofPassed;
   go(find(kind, k), last < 0 ? lines.length : last + 1);
 }
 
