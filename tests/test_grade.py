@@ -176,6 +176,8 @@ def test_a_gradient_is_wrong_if_it_is_off_by_a_hundred_thousandth():
     (lambda dy, p, axis: softmax(dy, p, axis) * np.nan, "15 of 15 entries are NaN or infinite"),
     (lambda dy, p, axis: softmax(dy, p, axis)[:, :4], "dx has shape (3, 4), should be (3, 5)"),
     (lambda dy, p, axis: softmax(dy, p, axis)[:1], "it broadcasts to this shape, but one number for each"),
+    (lambda dy, p, axis: np.zeros((1,) * 30), "1, 1), should be (3, 5)"),
+    (lambda dy, p, axis: np.broadcast_to(0.0, (10**6, 10**6)), "shape (1000000, 1000000), should be (3, 5)"),
     (lambda dy, p, axis: dy.sum(), "it broadcasts to this shape, but one number for each"),
     (lambda dy, p, axis: softmax(dy, p, axis).T, "transposed"),
     (lambda dy, p, axis: (dy, dy), "it returns 2 gradients, should be 1: return dx"),

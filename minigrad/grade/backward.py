@@ -15,6 +15,7 @@ from minigrad.words import plural
 
 SEEDS = range(3)
 MOST_ROWS, MOST_COLUMNS = 6, 24                 # of the map of wrong entries
+MOST_EXTRA_AXES, MOST_ENTRIES = 4, 1_000_000    # of a gradient of another shape that is explained
 
 
 def grade_backward(op_class: type[Op], mine: Callable[..., Any], seeds: Iterable[int] = SEEDS) -> None:
@@ -94,6 +95,8 @@ def compare(case: Case, name: str, dx: Any, x: np.ndarray) -> None:
     if got.dtype.kind != "f":
         hint = ": integers lose the fractions" if got.dtype.kind in "iu" else ""
         raise Wrong(f"  {name} is an array of {got.dtype}, should be of float64{hint}")
+    if got.ndim > x.ndim + MOST_EXTRA_AXES or got.size > MOST_ENTRIES:
+        raise Wrong(f"  {name} has shape {got.shape}, should be {x.shape}")
     dtype, got = got.dtype, got.astype(np.float64)
     if case.op_class.broadcasts and copied_axes(got.shape, x.shape) is not None:
         got = unbroadcast(got, x.shape)
