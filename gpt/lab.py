@@ -183,9 +183,9 @@ def option(mistake: str) -> str:
     return f" --break={mistake}" if mistake else ""
 
 
-def warning(out_dir: Any, mistake: str) -> str:
-    """What to know about a broken run, in a sentence."""
-    return f"{out_dir} is a broken run, --break={mistake}: {BREAKS[mistake]}"
+def description(mistake: str) -> str:
+    """What a run with this mistake is."""
+    return f"a broken run, --break={mistake}: {BREAKS[mistake]}"
 
 
 class _Labelled:

@@ -42,7 +42,7 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
     that the tokenizer does not know.
     """
     mistake = options.get("break_", "")
-    notes = [f"a broken run, --break={mistake}: {lab.BREAKS[mistake]}"] if mistake else []
+    notes = [lab.description(mistake)] if mistake else []
     lr = RunOptions(**options).learning_rate_at(step)
     if lr == 0.0 < options["learning_rate"]:        # at the end of most schedules
         lr = 0.1 * options["learning_rate"]
@@ -90,10 +90,7 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
     paths = {checkpoint.step_of(path): path for path in checkpoint.newest_first(out_dir)}
     if paths and at != -1 and at not in paths:
         raise ValueError(f"{out_dir} has no checkpoint of step {at}; it has {', '.join(map(str, sorted(paths)))}")
-    mistake = options.get("break_", "")
-    model = lab.make(mistake, shape, dtype=options["dtype"])
-    if mistake:
-        folder.note(lab.warning(out_dir, mistake))
+    model = checkpoint.untrained(out_dir, options, shape)
     optimizer = model.configure_optimizer(options["weight_decay"], (options["beta1"], options["beta2"]))
     record = checkpoint.restore(model, optimizer, [paths[at]] if at in paths else list(paths.values()))
     if record is None:

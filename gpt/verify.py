@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError("give the folder of a run, python -m gpt.verify RUN, and --steps=2 or more")
         run = Path(o.out_dir)
         if mistake := folder.read_config(run)[0].get("break_", ""):
-            raise ValueError(f"{lab.warning(run, mistake)}; give a whole one")
+            raise ValueError(f"{run} is {lab.description(mistake)}; give a whole one")
         open_data(run)                                  # ValueError names a damaged file here, not in a copy
         with tempfile.TemporaryDirectory() as temporary:
             straight, killed = Path(temporary, "straight"), Path(temporary, "killed")

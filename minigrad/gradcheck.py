@@ -30,6 +30,7 @@ from minigrad.ops.sample import Sample
 from minigrad.ops.sums import unbroadcast
 from minigrad.tape import apply, backward
 from minigrad.tensor import Tensor
+from minigrad.words import index
 
 EPS = 1e-5
 TOLERANCE = 1e-6
@@ -262,8 +263,8 @@ class Case:
             error, detail = relative_error(g, w), ""
             if error > tolerance:
                 at = np.unravel_index(np.argmax(np.abs(g - w)), np.shape(w))
-                index = f"[{', '.join(str(int(i)) for i in at)}]" if at else ""
-                detail = f"{name}{index} is {g[at]:.6g}, should be {w[at]:.6g}: {diagnose(g, w, self.known())}"
+                detail = (f"{name}{index(at, ', ')} is {g[at]:.6g}, should be {w[at]:.6g}: "
+                          f"{diagnose(g, w, self.known())}")
             pairs = (np.asarray(g), np.asarray(w)) if check == DIFFERENCES else (None, None)
             yield Row(self.what, check, name, error, detail, *pairs)
 

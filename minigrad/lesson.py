@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from minigrad.html_tables import table as html_table
 from minigrad.words import plural
 
 BLUE, ORANGE, GREY = "#4c8ec8", "#e07b28", "#808080"        # legible on white and on black
@@ -70,7 +71,6 @@ def matrix(ax: Any, a: np.ndarray, title: str, rows: Sequence[Any], columns: Seq
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Html:
     """A table. Numbers are aligned on the right, floats have three decimals."""
-    from minigrad.html_tables import table as html_table
     for i, row in enumerate(rows):
         if len(row) != len(header):
             raise ValueError(f"rows[{i}] has {plural(len(row), 'value')}, the header has {len(header)}: {row}")

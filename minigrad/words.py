@@ -7,6 +7,6 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def index(at: Sequence[Any]) -> str:
+def index(at: Sequence[Any], separator: str = ",") -> str:
     """An index as it is written, [0,2]; "" for that of a scalar."""
-    return f"[{','.join(map(str, at))}]" if at else ""
+    return f"[{separator.join(map(str, at))}]" if len(at) else ""

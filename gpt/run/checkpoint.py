@@ -21,7 +21,7 @@ import safetensors.numpy
 from minigrad import optim
 
 from gpt import files, lab
-from gpt.model import GPT
+from gpt.model import GPT, GPTConfig
 from gpt.run import folder
 from gpt.run.command_line import train_command
 from gpt.run.estimates import parameter_count
@@ -244,12 +244,17 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     found = _first_intact(best_first(), parameter_count(shape), best_first)
     if found is None:
         raise missing(out_dir)
-    mistake = options.get("break_", "")
-    model = lab.make(mistake, shape, device=device, dtype=options["dtype"])
-    if mistake:
-        folder.note(lab.warning(out_dir, mistake))
+    model = untrained(out_dir, options, shape, device)
     model.load_state_dict(weights(found[1]))
     return model, loaded
+
+
+def untrained(out_dir: Path, options: dict[str, Any], shape: GPTConfig, device: str = "cpu") -> GPT:
+    """The model of a run before its first step. A note says of a broken run that it is one."""
+    mistake = options.get("break_", "")
+    if mistake:
+        folder.note(f"{out_dir} is {lab.description(mistake)}")
+    return lab.make(mistake, shape, device=device, dtype=options["dtype"])
 
 
 def newest_step(out_dir: Path, last: float = math.inf) -> int | None:

@@ -6,15 +6,16 @@ A grader takes every value of an answer by these functions, so that whatever an 
     p = array(call(mine, z), z.shape, "p")                                      a NumPy array of this shape
     p_new, m, v = results(call(mine, p, g), "p_new", "m", "v")                  a tuple of three values
 """
+import contextlib
 import math
 import traceback
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, Iterator, NoReturn
 
 import numpy as np
 
 from minigrad.grade.verdict import Wrong
-from minigrad.words import plural
+from minigrad.words import index, plural
 
 HERE = str(Path(__file__).parent)
 NUMPY = {module: dict(vars(module)) for module in (np, np.random, np.linalg)}       # as imported
@@ -26,20 +27,16 @@ def call(mine: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What the answer returns. Its arguments are copies, and arrays in them are read-only. Wrong if it raises an
     exception or calls sys.exit, with the line of the answer that does, or if it replaces functions of NumPy.
     NotImplementedError raised by the answer itself goes through: the exercise was not attempted."""
-    try:
-        result = mine(*map(frozen, args), **{name: frozen(x) for name, x in kwargs.items()})
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:              # also sys.exit, pytest.fail
-        frames = outside_grader(error)
-        if isinstance(error, NotImplementedError) and frames and frames[-1].filename == frames[0].filename:
+    with numpy_unchanged():
+        try:
+            return mine(*map(frozen, args), **{name: frozen(x) for name, x in kwargs.items()})
+        except KeyboardInterrupt:
             raise
-        raise Wrong(raised(error)) from None
-    finally:
-        names = restored_in_numpy()
-    if names:
-        raise Wrong(replaces(names))
-    return result
+        except BaseException as error:          # also sys.exit, pytest.fail
+            frames = outside_grader(error)
+            if isinstance(error, NotImplementedError) and frames and frames[-1].filename == frames[0].filename:
+                raise
+            raise Wrong(raised(error)) from None
 
 
 def frozen(x: Any) -> Any:
@@ -72,6 +69,18 @@ def raised(error: BaseException) -> str:
     if "read-only" in words:
         lines.append("it writes into an array that it is given: make a new one")
     return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+@contextlib.contextmanager
+def numpy_unchanged() -> Iterator[None]:
+    """Inside, code of an answer runs; afterwards NumPy is as it was imported. Wrong if functions of it were replaced.
+    """
+    try:
+        yield
+    finally:
+        names = restored_in_numpy()
+    if names:
+        raise Wrong(replaces(names))
 
 
 def restored_in_numpy() -> list[str]:
@@ -115,8 +124,8 @@ def array(x: Any, shape: tuple[int, ...], what: str) -> Any:
         raise Wrong(f"  {what} has shape {x.shape}, should be {shape}")
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
-        at = f"[{', '.join(map(str, bad[0].tolist()))}]" if shape else ""
-        raise Wrong(f"  {what}: {len(bad)} of {x.size} entries are NaN or infinite, the first is {what}{at}")
+        raise Wrong(f"  {what}: {len(bad)} of {x.size} entries are NaN or infinite, the first is "
+                    f"{what}{index(bad[0], ', ')}")
     return x
 
 

@@ -11,7 +11,7 @@ from minigrad.grade.answer import call, kind_of, refuse
 from minigrad.grade.verdict import Wrong
 from minigrad.ops.op import Op
 from minigrad.ops.sums import copied_axes, unbroadcast
-from minigrad.words import plural
+from minigrad.words import index, plural
 
 SEEDS = range(3)
 MOST_ROWS, MOST_COLUMNS = 6, 24                 # of the map of wrong entries
@@ -128,11 +128,10 @@ def explain(name: str, got: np.ndarray, want: np.ndarray, case: Case) -> str:
         return f"  {name} has shape {got.shape}, should be {want.shape}" + (f"\n  why     {words}" if words else "")
     off = np.nan_to_num(np.abs(got - want), nan=np.inf)
     at = np.unravel_index(np.argmax(off), off.shape)
-    index = f"[{', '.join(str(int(i)) for i in at)}]" if at else ""
     noise = TOLERANCE * max(float(np.abs(want).max(initial=0.0)), 1e-3)
     wrong = off > noise
     ratio = f"    ratio {got[at] / want[at]:.4g}" if abs(want[at]) > noise and np.isfinite(got[at]) else ""
-    lines = [f"  {name} differs at {int(wrong.sum())} of {wrong.size} entries, most at {name}{index}",
+    lines = [f"  {name} differs at {int(wrong.sum())} of {wrong.size} entries, most at {name}{index(at, ', ')}",
              f"  yours   {shown(got[at])}    finite difference {shown(want[at])}{ratio}"]
     if not wrong.all():
         rows = wrong.reshape(-1, wrong.shape[-1])

@@ -9,7 +9,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, Iterator
 
-from minigrad.grade.answer import raised, replaces, restored_in_numpy
+from minigrad.grade.answer import numpy_unchanged, raised
 from minigrad.grade.check import backwards, check
 from minigrad.grade.exercises import EXERCISES
 from minigrad.grade.verdict import NOT_GRADED, Verdict, Wrong
@@ -71,18 +71,15 @@ def run(path: Path) -> types.ModuleType:
     sys.modules[name] = module = types.ModuleType(name)
     module.__file__, module.__loader__ = str(path), loader
     sys.path.insert(0, str(path.resolve().parent))
-    try:
-        loader.exec_module(module)
-    except SyntaxError as error:
-        raise Wrong(syntax_error(error, path)) from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:              # also sys.exit, pytest.skip
-        raise Wrong(raised(error)) from None
-    finally:
-        names = restored_in_numpy()
-    if names:
-        raise Wrong(replaces(names))
+    with numpy_unchanged():
+        try:
+            loader.exec_module(module)
+        except SyntaxError as error:
+            raise Wrong(syntax_error(error, path)) from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:          # also sys.exit, pytest.skip
+            raise Wrong(raised(error)) from None
     return module
 
 

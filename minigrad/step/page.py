@@ -52,6 +52,8 @@ def iframe(contents: Contents) -> str:
     try:
         page, _ = _fit(contents, STEP_BUDGET if contents.alone else RECORD_BUDGET, files)
     except ValueError:
+        if not contents.alone:
+            raise
         page, _ = _fit(contents, RECORD_BUDGET, files)
     for character, escaped in ("&", "&amp;"), ("<", "&lt;"), ("'", "&#39;"):           # " and > are too frequent
         page = page.replace(character, escaped)
@@ -63,7 +65,8 @@ def iframe(contents: Contents) -> str:
 def _fit(contents: Contents, budget: float, files: tuple[str, tuple[str, ...], tuple[str, ...]]
          ) -> tuple[str, list[str]]:
     """The page of these files with as much as fits into the budget, and what was omitted."""
-    template = (WEB / files[0]).read_text(encoding="utf-8")
+    body = (WEB / files[0]).read_text(encoding="utf-8")
+    template = (WEB / "document.html").read_text(encoding="utf-8").replace("<!--body-->", body)
     for kind, names in (("css", files[1]), ("js", files[2])):
         parts = [(WEB / f"{name}.{kind}").read_text(encoding="utf-8") for name in names]
         template = template.replace(f"/*{kind}*/", "\n".join(parts))

@@ -36,7 +36,7 @@ def grade_curves(mine: Callable[..., Any]) -> None:
     for letter in right:
         name = given[letter]
         near = difflib.get_close_matches(str(name), SEEN, 1)
-        must(name in SEEN if isinstance(name, str) else False, f"{letter} is {name!r}, which is none of "
+        must(isinstance(name, str) and name in SEEN, f"{letter} is {name!r}, which is none of "
              f"{', '.join(SEEN)}" + (f"; did you mean {near[0]}?" if near else ""))
     for name in SEEN:
         same = [letter for letter in right if given[letter] == name]
