@@ -20,7 +20,7 @@ NAMES = [part.name for part in PARTS]
 @dataclasses.dataclass
 class Options:
     """Check minigrad on a CUDA device: python -m tests.device_check --name=value ..."""
-    out: str = option("docs/results", "the folder that the results are written to")
+    out: str = option("runs/device_check", "the folder that the results are written to")
     seconds: float = option(420.0, "how long, in all")
     only: str = option("", f"some parts, as in --only={','.join(NAMES[:2])}: {', '.join(NAMES)}")
     part: str = option("", "MODULE:FUNCTION: run this part alone, in this process")
@@ -34,8 +34,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     with bad_input_exits("tests.device_check"):
         o = parse(Options, arguments)
-        out = Path(o.out).resolve()
-        out.mkdir(parents=True, exist_ok=True)
+    out = Path(o.out).resolve()
     if o.part:
         return run_part(o.part, out, o.seconds)
     with tempfile.TemporaryDirectory() as cache:
@@ -43,6 +42,7 @@ def main(arguments: list[str]) -> int:
         os.environ.pop("CUPY_TF32", None)
         with bad_input_exits("tests.device_check"):
             check_device()
+            out.mkdir(parents=True, exist_ok=True)
         parts = [part for part in PARTS if part.name in (o.only.split(",") if o.only else NAMES)]
         return 0 if run_parts(parts, out, began + o.seconds) else 1
 

@@ -1,0 +1,52 @@
+"""For how long the host is busy with one call: what a launch costs, and so what fewer launches save."""
+from typing import Any, Callable
+
+import cupy
+import numpy as np
+
+from minigrad import Tensor, functional as F, no_grad
+
+from .cublas import Cublas, OwnCublas
+from .events import host_us, random_array
+from .found import Found
+from .machine import FILL
+
+
+def host(found: Found) -> None:
+    a, b, c = (random_array("float32", 64, 64) for _ in range(3))
+    elementwise = cupy.ElementwiseKernel("float32 x, float32 y", "float32 z", "z = x * y + x", "device_check_fma")
+    fill = cupy.RawKernel(FILL, "fill")
+    arguments = (c, np.float32(1.5), np.int32(c.size))
+    theirs, own = Cublas(), OwnCublas(cupy.cuda.get_current_stream())
+    batch = [x.reshape(1, 64, 64) for x in (a, b, c)]
+    tokens = np.zeros((12, 64), np.int64)
+    x, y = Tensor(a, True), Tensor(b)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "ufunc, a + b": lambda: a + b,
+        "ufunc into an array": lambda: cupy.add(a, b, c),
+        "ufunc with a number": lambda: cupy.multiply(a, 1.5, c),
+        "sum": lambda: a.sum(),
+        "sum of the last axis": lambda: a.sum(-1),
+        "ElementwiseKernel": lambda: elementwise(a, b, c),
+        "RawKernel": lambda: fill((16,), (256,), arguments),
+        "product, a @ b": lambda: a @ b,
+        "product into an array": lambda: cupy.matmul(a, b, out=c),
+        "gemmEx, CuPy's binding": lambda: theirs.product(a, b, c),
+        "gemmEx, ctypes": lambda: own.product(a, b, c),
+        "gemmStridedBatchedEx, CuPy's binding": lambda: theirs.product(*batch),
+        "gemmStridedBatchedEx, ctypes": lambda: own.product(*batch),
+        "cupy.empty": lambda: cupy.empty((64, 64), "float32"),
+        "the pool's alloc": lambda: cupy.cuda.alloc(16384),
+        "reshape": lambda: a.reshape(32, 128),
+        "slice": lambda: a[1:],
+        "copy of 6 kB to the device": lambda: cupy.asarray(tokens),
+        "item, which waits": lambda: c[0, 0].item(),
+        "minigrad: x + y": lambda: F.add(x, y),
+        "minigrad: x @ y": lambda: F.matmul(x, y),
+    }
+    medians = {name: found.spread(name, host_us(f), "us") for name, f in calls.items()}
+    with no_grad():
+        medians["minigrad: x + y without recording"] = found.spread(
+            "minigrad: x + y without recording", host_us(calls["minigrad: x + y"]), "us")
+    found.answer("microseconds of the host a call: " + ", ".join(f"{name} {us:.1f}" for name, us in medians.items()))
