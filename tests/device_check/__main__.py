@@ -3,12 +3,14 @@ import gpt  # noqa: F401  (before NumPy: it configures BLAS)
 
 import dataclasses
 import os
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from gpt.run.command_line import bad_input_exits, one_of, option, parse
+from minigrad.cuda import cuda_status
 
 from .child import run_part
 from .parts import PARTS
@@ -37,22 +39,16 @@ def main(arguments: list[str]) -> int:
     out = Path(o.out).resolve()
     if o.part:
         return run_part(o.part, out, o.seconds)
+    with bad_input_exits("tests.device_check"):
+        works, reason = cuda_status()
+        if not works:
+            raise ValueError(f"there is no GPU to check: {reason}")
+        out.mkdir(parents=True, exist_ok=True)
+    parts = [part for part in PARTS if not o.only or part.name in o.only.split(",")]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))        # the part that runs is ended, too
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CUPY_CACHE_DIR"] = cache            # empty: every kernel is compiled, as on a new machine
-        os.environ.pop("CUPY_TF32", None)
-        with bad_input_exits("tests.device_check"):
-            check_device()
-            out.mkdir(parents=True, exist_ok=True)
-        parts = [part for part in PARTS if part.name in (o.only.split(",") if o.only else NAMES)]
         return 0 if run_parts(parts, out, began + o.seconds) else 1
-
-
-def check_device() -> None:
-    """ValueError, with the reason, where there is no CUDA device that works."""
-    from minigrad import device
-    works, reason = device.cuda_status()
-    if not works:
-        raise ValueError(f"no GPU to check: {reason}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """cuBLAS's products, called through CuPy's binding or through ctypes with a handle of its own. CuPy refuses to call
 cuBLAS while a stream is captured; a handle that it does not know can be used."""
 import ctypes
-from typing import Any
+import functools
+from typing import Any, Callable
 
 import cupy
 import numpy as np
@@ -21,10 +22,16 @@ class Cublas:
         self.handle = cupy.cuda.device.get_cublas_handle()
         self.gemm, self.batched_gemm = cublas.gemmEx, cublas.gemmStridedBatchedEx
 
-    def product(self, a: Any, b: Any, c: Any, ta: bool = False, tb: bool = False, alpha: float = 1.0,
-                beta: float = 0.0, tf32: bool = False) -> None:
-        """c = alpha op(a) @ op(b) + beta c for contiguous arrays (m, k), (k, n), (m, n), or with one more axis in
-        front; op transposes the last two axes if ta, tb. c may be float32 where a and b are shorter.
+    def product(self, *arguments: Any, **options: Any) -> None:
+        """The product of `prepared`."""
+        status = self.prepared(*arguments, **options)()
+        assert not status, f"cuBLAS returned status {status}"           # CuPy's binding raises, and returns None
+
+    def prepared(self, a: Any, b: Any, c: Any, ta: bool = False, tb: bool = False, alpha: float = 1.0,
+                 beta: float = 0.0, tf32: bool = False) -> Callable[[], Any]:
+        """A call of cuBLAS that computes c = alpha op(a) @ op(b) + beta c for contiguous arrays (m, k), (k, n), (m, n),
+        or with one more axis in front; op transposes the last two axes if ta, tb. c may be float32 where a and b are
+        shorter.
 
         cuBLAS's matrices are stored by columns, so it is given the transposed product: c^T = op(b)^T op(a)^T.
         """
@@ -32,18 +39,21 @@ class Cublas:
         (m, n), k = c.shape[-2:], a.shape[-2 if ta else -1]
         assert (m, k) == a.shape[-2:][::-1 if ta else 1] and (k, n) == b.shape[-2:][::-1 if tb else 1]
         double = a.dtype == np.float64
-        factors = np.array([alpha, beta], np.float64 if double else np.float32)
+        alpha_address, beta_address = (_number(x, "d" if double else "f").ctypes.data for x in (alpha, beta))
         compute = (cublas.CUBLAS_COMPUTE_64F if double else
                    cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F)
 
         def matrix(x: Any) -> list[Any]:        # address, type, leading dimension, and the step from one to the next
             return [x.data.ptr, TYPES[x.dtype.name], x.shape[-1], *([x.shape[-2] * x.shape[-1]] if c.ndim == 3 else [])]
 
-        address = factors.ctypes.data
         call, batch = (self.batched_gemm, [c.shape[0]]) if c.ndim == 3 else (self.gemm, [])
-        status = call(self.handle, int(tb), int(ta), n, m, k, address, *matrix(b), *matrix(a),
-                      address + factors.itemsize, *matrix(c), *batch, compute, cublas.CUBLAS_GEMM_DEFAULT)
-        assert not status, f"cuBLAS returned status {status}"           # CuPy's binding raises, and returns None
+        return functools.partial(call, self.handle, int(tb), int(ta), n, m, k, alpha_address, *matrix(b), *matrix(a),
+                                 beta_address, *matrix(c), *batch, compute, cublas.CUBLAS_GEMM_DEFAULT)
+
+
+@functools.cache                        # cuBLAS reads the number at its address, which must stay
+def _number(x: float, letter: str) -> np.ndarray:
+    return np.array(x, letter)
 
 
 class OwnCublas(Cublas):

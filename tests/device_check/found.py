@@ -52,4 +52,4 @@ class Found:
 
     def save(self) -> None:
         content = {"answers": self.answers, "numbers": self.numbers, "warnings": self.warnings, "error": self.error}
-        files.write_atomically(self.file, json.dumps(content).encode())
+        files.write_atomically(self.file, json.dumps(content, default=str).encode())

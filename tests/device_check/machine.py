@@ -6,11 +6,11 @@ import time
 
 import cupy
 import numpy as np
-from cupy_backends.cuda.libs import cublas
 
 from gpt.bench.machine import describe
 
 from minigrad import device
+from minigrad.cuda import cuda_status
 
 from .found import Found
 
@@ -24,7 +24,7 @@ extern "C" __global__ void fill(float* x, float value, int n) {
 
 def versions(found: Found) -> None:
     start = time.perf_counter()
-    works, reason = device.cuda_status()
+    works, reason = cuda_status()
     seconds = time.perf_counter() - start
     found.answer(f"cuda_status: {reason}, after {seconds:.1f} s (the context, a product, kernels of the cache)", works)
     found.number("seconds of cuda_status", seconds)
@@ -35,10 +35,8 @@ def versions(found: Found) -> None:
     found.number("machine", {
         "GPU": f"{reason}, sm_{gpu.compute_capability}, {gpu.attributes['MultiProcessorCount']} SMs, "
                f"{total / 2 ** 30:.1f} GiB, {free / 2 ** 30:.1f} free",
-        **nvidia_smi(), "CUDA of the driver": dotted(runtime.driverGetVersion()),
-        "CUDA runtime": dotted(runtime.runtimeGetVersion()),
-        "cuBLAS": cublas.getVersion(cupy.cuda.device.get_cublas_handle()),
-        "NVRTC": ".".join(map(str, cupy.cuda.nvrtc.getVersion())), "CuPy": cupy.__version__,
+        **nvidia_smi(), **device.library("cuda").facts(), "CUDA of the driver": runtime.driverGetVersion(),
+        "NVRTC": ".".join(map(str, cupy.cuda.nvrtc.getVersion())),
         "NumPy": f"{np.__version__} ({host['blas']})", "Python": platform.python_version(),
         **{name: version(name) for name in ("torch", "ml_dtypes", "pytest")},
         "CPU": f"{host['cpu']}, {host['cores']} cores"})
@@ -57,12 +55,6 @@ def versions(found: Found) -> None:
     want = a.astype("float64") @ b
     error = float(np.abs(cupy.asnumpy(cupy.asarray(a) @ cupy.asarray(b)) - want).max() / np.abs(want).max())
     found.answer(f"a product in float32 is exact to {error:.1e} (TF32 would be 1e-3)", error < 1e-5)
-    found.number("facts", device.library("cuda:0").facts())
-
-
-def dotted(version: int) -> str:
-    """13020 -> "13.2"."""
-    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def version(package: str) -> str:
@@ -73,9 +65,8 @@ def version(package: str) -> str:
 
 
 def nvidia_smi() -> dict[str, str]:
-    """The driver's version, and the limits that the speed depends on; empty where nvidia-smi does not tell."""
-    names = {"driver": "driver_version", "power limit": "power.limit", "highest SM clock": "clocks.max.sm",
-             "highest memory clock": "clocks.max.mem"}
+    """The limits that the speed depends on, clocks at most; empty where nvidia-smi does not tell."""
+    names = {"power limit": "power.limit", "SM clock": "clocks.max.sm", "memory clock": "clocks.max.mem"}
     try:
         line = subprocess.run(["nvidia-smi", f"--query-gpu={','.join(names.values())}", "--format=csv,noheader"],
                               capture_output=True, text=True, check=True).stdout.splitlines()[0]

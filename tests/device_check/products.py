@@ -42,19 +42,21 @@ def ceilings(found: Found) -> None:
         attempt(found, f"a product of {N} x {N} in {kind}", square)
         free_memory()
 
+    copies(found)
+    free_memory()
+    for tokens, (kind, (dtype, tf32)) in itertools.product(TOKENS, KINDS.items()):
+        attempt(found, f"GPT-2's linear layers, {tokens} tokens, forward and backward, in {kind}",
+                lambda: linear_step(found, cublas, tokens, kind, dtype, tf32))
+        free_memory()
+
+
+def copies(found: Found) -> None:
     source = random_array("float32", BYTES // 4)
     target = cupy.empty_like(source)
     for what, f in (("a copy", lambda: cupy.copyto(target, source)),
                     ("a ufunc that reads and writes as much", lambda: cupy.multiply(source, 1.5, target))):
         ms = found.spread(f"{what}, {BYTES >> 20} MiB", device_ms(f), "ms")
         found.answer(f"{what}: {2 * BYTES / ms / 1e6:.0f} GB/s, read and written")
-    del source, target
-    free_memory()
-
-    for tokens, (kind, (dtype, tf32)) in itertools.product(TOKENS, KINDS.items()):
-        attempt(found, f"GPT-2's linear layers, {tokens} tokens, forward and backward, in {kind}",
-                lambda: linear_step(found, cublas, tokens, kind, dtype, tf32))
-        free_memory()
 
 
 def linear_step(found: Found, cublas: Cublas, tokens: int, kind: str, dtype: str, tf32: bool) -> str:

@@ -1,7 +1,5 @@
 """How long training steps take, and how many launches they have."""
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -14,29 +12,20 @@ from minigrad import device
 
 from gpt.run import folder
 
+from .commands import last_line, run
 from .found import Found
-from .runner import ROOT
 from .training import SHAPES, Training
 
 TOKENS = 12 * 64                                # of a step of the default run
 
 
-def run(found: Found, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of the project; its output goes to log.txt."""
-    process = subprocess.run([sys.executable, "-W", "default", "-m", *arguments], cwd=ROOT, capture_output=True,
-                             text=True)
-    print(process.stdout, process.stderr, flush=True)
-    found.warnings_in(process.stderr)
-    return process
-
-
 def steps(found: Found) -> None:
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        process = run(found, "gpt.train", "--device=cuda", "--max_iters=800", f"--out_dir={out}/run")
+        status, output = run(found, "gpt.train", "--device=cuda", "--max_iters=800", f"--out_dir={out}/run")
         seconds = time.perf_counter() - start
-        if process.returncode:
-            raise RuntimeError(f"train.py ended with status {process.returncode}: {process.stderr[-500:]}")
+        if status:
+            raise RuntimeError(f"gpt.train ended with status {status}: {last_line(output)}")
         metrics = folder.read_rows(Path(out, "run", "metrics.jsonl"))
     ms = found.spread("a step", (1e3 * TOKENS / row["tokens_per_s"] for row in metrics[5:] if "tokens_per_s" in row),
                       "ms")
@@ -86,17 +75,18 @@ def timed(f: Callable[[], Any], n: int, wait: bool) -> list[float]:
 
 def traced(f: Callable[[], Any]) -> list[tuple[str, float]]:
     """The name and the microseconds of every kernel and copy that f() queues. PyTorch's profiler sees those of the
-    whole process; empty where it is not installed."""
+    whole process; empty where it does not work."""
     try:
+        import torch
         from torch.profiler import ProfilerActivity, profile
-    except ImportError:
+        torch.cuda.init()
+    except (ImportError, OSError, RuntimeError, AssertionError) as error:
+        print(f"no profiler: {error}")
         return []
-    with profile(activities=[ProfilerActivity.CUDA]):   # the first one starts CUPTI
-        f()
-        device.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        f()
-        device.synchronize()
+    for _ in range(2):                          # the first one starts CUPTI
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            f()
+            device.synchronize()
     with tempfile.TemporaryDirectory() as out:
         profiler.export_chrome_trace(f"{out}/trace.json")
         events = json.loads(Path(out, "trace.json").read_text("utf-8"))["traceEvents"]
@@ -107,11 +97,10 @@ def traced(f: Callable[[], Any]) -> list[tuple[str, float]]:
 def bench(found: Found) -> None:
     for preset in ("gpu8", "gpt2"):
         with tempfile.TemporaryDirectory() as out:
-            process = run(found, "gpt.bench", "--device=cuda", "--vs=torch", f"--preset={preset}", "--seconds=5",
-                          f"--json={out}/bench.json")
-            if process.returncode:
-                last = (process.stdout + process.stderr).strip().splitlines()[-1]
-                found.answer(f"{preset}: gpt.bench ended with status {process.returncode}: {last}", False)
+            status, output = run(found, "gpt.bench", "--device=cuda", "--vs=torch", f"--preset={preset}", "--seconds=5",
+                                 f"--json={out}/bench.json")
+            if status:
+                found.answer(f"{preset}: gpt.bench ended with status {status}: {last_line(output)}", False)
                 continue
             report = json.loads(Path(out, "bench.json").read_text("utf-8"))
         for side in report["sides"].values():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+from .commands import last_line
 from .found import Found
 from .runner import ROOT
 
@@ -15,6 +16,7 @@ SHOWN = 12                              # failures in the report; junit.xml has 
 def suite(found: Found) -> None:
     files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
     junit = found.out / "junit.xml"
+    junit.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", str(WORKERS), "--tb=short", "-rs",
                f"--junitxml={junit}", "-p", "no:cacheprovider", "-o", "filterwarnings=default", *files]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -28,6 +30,8 @@ def suite(found: Found) -> None:
         ended = f"stopped after {found.seconds - 15.0:.0f} s; "
     print(output)
     found.warnings_in(output)
+    if not junit.exists():
+        raise RuntimeError(f"pytest ended with status {process.returncode}: {last_line(output)}")
 
     counts, failures = dict(ElementTree.parse(junit).getroot()[0].attrib), []
     for case in ElementTree.parse(junit).iter("testcase"):

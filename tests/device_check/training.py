@@ -3,10 +3,6 @@ import csv
 import gc
 import hashlib
 import itertools
-import re
-import statistics
-import subprocess
-import sys
 import tempfile
 import traceback
 import warnings
@@ -26,6 +22,7 @@ from gpt.model import GPT, GPTConfig
 from gpt.run import folder
 from gpt.run.run import opened
 
+from .commands import last_line, run as run_command
 from .found import Found
 from .runner import ROOT
 
@@ -100,12 +97,8 @@ def repeats(found: Found) -> None:
         with opened(["--device=cuda", f"--out_dir={out}/run", "--dropout=0.1", "--max_iters=20", "--warmup_iters=5",
                      "--checkpoint_interval=10", *QUIET]) as run:
             train.train(run)
-        verify = subprocess.run([sys.executable, "-m", "gpt.verify", f"{out}/run", "--steps=10"], cwd=ROOT,
-                                capture_output=True, text=True)
-    print(verify.stdout, verify.stderr)
-    found.warnings_in(verify.stderr)
-    last = (verify.stdout + verify.stderr).strip().splitlines()[-1]
-    found.answer(f"gpt.verify, a run that is killed and resumed: {last}", verify.returncode == 0)
+        status, output = run_command(found, "gpt.verify", f"{out}/run", "--steps=10")
+    found.answer(f"gpt.verify, a run that is killed and resumed: {last_line(output)}", status == 0)
 
 
 def same_bits(found: Found, what: str, compute: Callable[[], list[Any]]) -> None:
