@@ -92,7 +92,7 @@ def test_a_part_that_hangs_is_cut_off_with_all_that_it_started_and_keeps_what_it
     part = report["parts"]["hangs"]
     assert not well and part["status"] == "cut off after 6 s"
     assert part["answers"] == [{"good": True, "text": "the first measurement is done"}]
-    assert re.search(r"test_device_check.py\", line \d+ in hangs", (tmp_path / "log.txt").read_text())    # where it hangs
+    assert re.search(r"test_device_check.py\", line \d+ in hangs", (tmp_path / "log.txt").read_text())
     process = Path(f"/proc/{part['numbers']['pid']}/status")
     assert not process.exists() or "State:\tZ" in process.read_text()       # ended, and perhaps not yet waited for
     assert report["parts"]["succeeds"]["status"] == "ran"

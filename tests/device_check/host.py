@@ -20,7 +20,7 @@ def host(found: Found) -> None:
     theirs, own = Cublas(), OwnCublas(cupy.cuda.get_current_stream())
     batch = [x.reshape(1, 64, 64) for x in (a, b, c)]
     tokens = np.zeros((12, 64), np.int64)
-    x, y = Tensor(a, True), Tensor(b)
+    x, y = Tensor(cupy.asnumpy(a), True, device="cuda"), Tensor(cupy.asnumpy(b), device="cuda")
 
     calls: dict[str, Callable[[], Any]] = {
         "ufunc, a + b": lambda: a + b,

@@ -14,9 +14,7 @@ from gpt.run import folder
 
 from .commands import last_line, run
 from .found import Found
-from .training import SHAPES, Training
-
-TOKENS = 12 * 64                                # of a step of the default run
+from .training import SHAPES, TOKENS, Training
 
 
 def steps(found: Found) -> None:
