@@ -1,4 +1,5 @@
 """Times on the device, and arrays to measure with."""
+import functools
 import math
 import time
 from typing import Any, Callable
@@ -43,8 +44,12 @@ def host_us(f: Callable[[], Any], batches: int = 20, calls: int = 100) -> list[f
 
 def random_array(dtype: str, *shape: int) -> Any:
     """Standard normal numbers on the device: products of zeros run faster than products of numbers."""
-    some = cupy.asarray(np.random.default_rng(0).normal(size=1_000_003).astype("float32"))      # a prime number
-    return cupy.resize(some, shape).astype(numpy_dtype(dtype))
+    return cupy.resize(_numbers(), shape).astype(numpy_dtype(dtype))
+
+
+@functools.cache
+def _numbers() -> Any:
+    return cupy.asarray(np.random.default_rng(0).normal(size=1_000_003).astype("float32"))      # a prime number
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -22,31 +22,25 @@ def host(found: Found) -> None:
     tokens = np.zeros((12, 64), np.int64)
     x, y = Tensor(cupy.asnumpy(a), True, device="cuda"), Tensor(cupy.asnumpy(b), device="cuda")
 
-    calls: dict[str, Callable[[], Any]] = {
-        "ufunc, a + b": lambda: a + b,
-        "ufunc into an array": lambda: cupy.add(a, b, c),
-        "ufunc with a number": lambda: cupy.multiply(a, 1.5, c),
-        "sum": lambda: a.sum(),
-        "sum of the last axis": lambda: a.sum(-1),
-        "ElementwiseKernel": lambda: elementwise(a, b, c),
-        "RawKernel": lambda: fill((16,), (256,), arguments),
-        "product, a @ b": lambda: a @ b,
-        "product into an array": lambda: cupy.matmul(a, b, out=c),
-        "gemmEx, CuPy's binding": theirs.prepared(a, b, c),
-        "gemmEx, ctypes": own.prepared(a, b, c),
-        "gemmStridedBatchedEx, CuPy's binding": theirs.prepared(*batch),
-        "gemmStridedBatchedEx, ctypes": own.prepared(*batch),
-        "cupy.empty": lambda: cupy.empty((64, 64), "float32"),
-        "the pool's alloc": lambda: cupy.cuda.alloc(16384),
-        "reshape": lambda: a.reshape(32, 128),
-        "slice": lambda: a[1:],
-        "copy of 6 kB to the device": lambda: cupy.asarray(tokens),
-        "item, which waits": lambda: c[0, 0].item(),
-        "minigrad: x + y": lambda: F.add(x, y),
-        "minigrad: x @ y": lambda: F.matmul(x, y),
+    groups: dict[str, dict[str, Callable[[], Any]]] = {
+        "elementwise": {
+            "a + b": lambda: a + b, "into an array": lambda: cupy.add(a, b, c),
+            "with a number": lambda: cupy.multiply(a, 1.5, c), "ElementwiseKernel": lambda: elementwise(a, b, c),
+            "RawKernel": lambda: fill((16,), (256,), arguments)},
+        "sums": {"all": lambda: a.sum(), "the last axis": lambda: a.sum(-1)},
+        "products": {
+            "a @ b": lambda: a @ b, "into an array": lambda: cupy.matmul(a, b, out=c),
+            "gemmEx by CuPy's binding": theirs.prepared(a, b, c), "gemmEx by ctypes": own.prepared(a, b, c),
+            "gemmStridedBatchedEx by CuPy's binding": theirs.prepared(*batch),
+            "gemmStridedBatchedEx by ctypes": own.prepared(*batch)},
+        "memory": {
+            "empty": lambda: cupy.empty((64, 64), "float32"), "the pool's alloc": lambda: cupy.cuda.alloc(16384),
+            "reshape": lambda: a.reshape(32, 128), "slice": lambda: a[1:],
+            "6 kB to the device": lambda: cupy.asarray(tokens), "item, which waits": lambda: c[0, 0].item()},
+        "minigrad": {
+            "x + y": lambda: F.add(x, y), "x + y, not recorded": no_grad()(lambda: F.add(x, y)),
+            "x @ y": lambda: F.matmul(x, y)},
     }
-    medians = {name: found.spread(name, host_us(f), "us") for name, f in calls.items()}
-    with no_grad():
-        medians["minigrad: x + y without recording"] = found.spread(
-            "minigrad: x + y without recording", host_us(calls["minigrad: x + y"]), "us")
-    found.answer("microseconds of the host a call: " + ", ".join(f"{name} {us:.1f}" for name, us in medians.items()))
+    for group, calls in groups.items():
+        medians = [f"{name} {found.spread(f'{group}: {name}', host_us(f), 'us'):.1f}" for name, f in calls.items()]
+        found.answer(f"us a call, {group}: {', '.join(medians)}")

@@ -26,20 +26,20 @@ def versions(found: Found) -> None:
     start = time.perf_counter()
     works, reason = cuda_status()
     seconds = time.perf_counter() - start
-    found.answer(f"cuda_status: {reason}, after {seconds:.1f} s (the context, a product, kernels of the cache)", works)
+    found.answer(f"cuda_status: {reason}, after {seconds:.1f} s, in which the first product and kernels ran", works)
     found.number("seconds of cuda_status", seconds)
 
     runtime, gpu = cupy.cuda.runtime, cupy.cuda.Device()
     free, total = runtime.memGetInfo()
     host = describe(1, "cuda", with_torch=False)
     found.number("machine", {
-        "GPU": f"{reason}, sm_{gpu.compute_capability}, {gpu.attributes['MultiProcessorCount']} SMs, "
-               f"{total / 2 ** 30:.1f} GiB, {free / 2 ** 30:.1f} free",
-        **nvidia_smi(), **device.library("cuda").facts(), "CUDA of the driver": runtime.driverGetVersion(),
-        "NVRTC": ".".join(map(str, cupy.cuda.nvrtc.getVersion())),
-        "NumPy": f"{np.__version__} ({host['blas']})", "Python": platform.python_version(),
+        **device.library("cuda").facts(), "compute capability": gpu.compute_capability,
+        "SMs": gpu.attributes["MultiProcessorCount"], **nvidia_smi(),
+        "memory": f"{total / 2 ** 30:.1f} GiB, {free / 2 ** 30:.1f} free",
+        "CUDA of the driver": runtime.driverGetVersion(), "nvrtc": ".".join(map(str, cupy.cuda.nvrtc.getVersion())),
+        "python": platform.python_version(), "numpy": f"{np.__version__} ({host['blas']})",
         **{name: version(name) for name in ("torch", "ml_dtypes", "pytest")},
-        "CPU": f"{host['cpu']}, {host['cores']} cores"})
+        "cpu": f"{host['cpu']}, {host['cores']} cores"})
 
     kernel = cupy.RawKernel(FILL, "fill")
     x = cupy.empty(1000, "float32")

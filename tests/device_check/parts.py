@@ -14,6 +14,6 @@ PARTS = [
     Part("ceilings", 25, 45, f"{HERE}.products:ceilings", "how fast are products and copies?"),
     Part("batched", 15, 40, f"{HERE}.products:batched", "what do products beyond 2-D do in each dtype?"),
     Part("capture", 5, 30, f"{HERE}.products:capture", "does a captured graph with products repeat the same bits?"),
-    Part("bench", 50, 90, f"{HERE}.speed:bench", "how fast is a step beside PyTorch's?"),
+    Part("bench", 50, 100, f"{HERE}.speed:bench", "how fast is a step beside PyTorch's?"),
     Part("kernels", 20, 60, f"{HERE}.kernels:kernels", "do kernels equal the textbook, and are they faster?"),
 ]

@@ -1,6 +1,7 @@
 """Matrix products: the two ceilings of speed, products beyond 2-D, and products inside a captured graph."""
 import itertools
 from collections import Counter
+from functools import partial
 from typing import Any, Callable
 
 import cupy
@@ -37,7 +38,7 @@ def ceilings(found: Found) -> None:
     for kind, (dtype, tf32) in KINDS.items():
         def square(kind: str = kind, dtype: str = dtype, tf32: bool = tf32) -> str:
             a, b, c = (random_array(dtype, N, N) for _ in range(3))
-            ms = found.spread(f"{kind}: {N} x {N}", device_ms(lambda: cublas.product(a, b, c, tf32=tf32)), "ms")
+            ms = found.spread(f"{kind}: {N} x {N}", device_ms(cublas.prepared(a, b, c, tf32=tf32)), "ms")
             return f"{2 * N ** 3 / ms / 1e9:.1f} TFLOP/s ({ms:.2f} ms)"
         attempt(found, f"a product of {N} x {N} in {kind}", square)
         free_memory()
@@ -65,9 +66,9 @@ def linear_step(found: Found, cublas: Cublas, tokens: int, kind: str, dtype: str
     for (n, m), layers in Counter(linear_layers(PRESETS["gpt2"].shape)).items():
         x, w, y = (random_array(dtype, *shape) for shape in ((tokens, n), (n, m), (tokens, m)))
         dx, dw = cupy.empty_like(x), cupy.empty_like(w)
-        for what, f in {"y": lambda: cublas.product(x, w, y, tf32=tf32),
-                        "dx": lambda: cublas.product(y, w, dx, tb=True, tf32=tf32),
-                        "dw": lambda: cublas.product(x, y, dw, ta=True, tf32=tf32)}.items():
+        for what, f in {"y": cublas.prepared(x, w, y, tf32=tf32),
+                        "dx": cublas.prepared(y, w, dx, tb=True, tf32=tf32),
+                        "dw": cublas.prepared(x, y, dw, ta=True, tf32=tf32)}.items():
             ms = found.spread(f"{kind}: {tokens} tokens, {n} -> {m}, {what}", device_ms(f), "ms")
             flops += layers * 2.0 * tokens * n * m
             total_ms += layers * ms
@@ -82,20 +83,18 @@ def free_memory() -> None:
 
 def batched(found: Found) -> None:
     cublas = Cublas()
+
+    def matmul(q: Any, k: Any, c: Any) -> Callable[[], Any]:
+        return partial(cupy.matmul, q, k.swapaxes(-1, -2), out=c)
+
+    own = partial(cublas.prepared, tb=True)
     for dtype in EXACT:
-        attempt(found, f"q @ k^T, (96, 256, 64) in {dtype}, cupy.matmul", lambda: scores(
-            found, dtype, "cupy.matmul", lambda q, k, c: cupy.matmul(q, k.swapaxes(-1, -2), out=c)))
-        attempt(found, f"q @ k^T, (96, 256, 64) in {dtype}, gemmStridedBatchedEx", lambda: scores(
-            found, dtype, "gemmStridedBatchedEx", lambda q, k, c: cublas.product(q, k, c, tb=True)))
-    attempt(found, "q @ k^T in bfloat16 into float32, gemmStridedBatchedEx", lambda: scores(
-        found, "bfloat16", "gemmStridedBatchedEx into float32", lambda q, k, c: cublas.product(q, k, c, tb=True),
-        "float32"))
-    attempt(found, "q @ k^T in TF32, gemmStridedBatchedEx", lambda: scores(
-        found, "float32", "gemmStridedBatchedEx, TF32", lambda q, k, c: cublas.product(q, k, c, tb=True, tf32=True)))
+        scores(found, dtype, "cupy.matmul", matmul)
+        scores(found, dtype, "gemmStridedBatchedEx", own)
+    scores(found, "bfloat16", "gemmStridedBatchedEx into float32", own, "float32")
+    scores(found, "float32", "gemmStridedBatchedEx in TF32", partial(cublas.prepared, tb=True, tf32=True))
     binding.setMathMode(cublas.handle, TF32_MATH)
-    attempt(found, "q @ k^T in float32 with setMathMode(TF32), cupy.matmul", lambda: scores(
-        found, "float32", "cupy.matmul, setMathMode(TF32)",
-        lambda q, k, c: cupy.matmul(q, k.swapaxes(-1, -2), out=c)))
+    scores(found, "float32", "cupy.matmul after setMathMode(TF32)", matmul)
     binding.setMathMode(cublas.handle, binding.CUBLAS_DEFAULT_MATH)
 
     def shared() -> str:
@@ -117,14 +116,18 @@ def batched(found: Found) -> None:
                      f"{error:.1e}", error < EXACT[dtype])
 
 
-def scores(found: Found, dtype: str, how: str, product: Callable[[Any, Any, Any], Any], out: str = "") -> str:
-    """Time q @ k^T of an attention, and compare it with the host's in float64; the result in words."""
-    q, k, c = (random_array(dtype, 96, 256, 64), random_array(dtype, 96, 256, 64),
-               random_array(out or dtype, 96, 256, 256))
-    ms = found.spread(f"{dtype}: {how}", device_ms(lambda: product(q, k, c)), "ms")
-    error = relative_error(c[:2], host(q[:2]) @ host(k[:2]).swapaxes(-1, -2))
-    found.number(f"{dtype}: {how}, relative error", error)
-    return f"{2 * 96 * 256 * 256 * 64 / ms / 1e9:.1f} TFLOP/s ({ms:.3f} ms), exact to {error:.1e}"
+def scores(found: Found, dtype: str, how: str, product: Callable[[Any, Any, Any], Callable[[], Any]],
+           out: str = "") -> None:
+    """Time q @ k^T of an attention, and compare it with the host's in float64. product: q, k, c -> a call that
+    computes c. out: the dtype of c, if it is another."""
+    def measure() -> str:
+        q, k, c = (random_array(dtype, 96, 256, 64), random_array(dtype, 96, 256, 64),
+                   random_array(out or dtype, 96, 256, 256))
+        ms = found.spread(f"{dtype}: {how}", device_ms(product(q, k, c)), "ms")
+        error = relative_error(c[:2], host(q[:2]) @ host(k[:2]).swapaxes(-1, -2))
+        found.number(f"{dtype}: {how}, relative error", error)
+        return f"{2 * 96 * 256 * 256 * 64 / ms / 1e9:.1f} TFLOP/s ({ms:.3f} ms), exact to {error:.1e}"
+    attempt(found, f"q @ k^T, (96, 256, 64), in {dtype}, {how}", measure)
 
 
 def combination_error(cublas: Cublas, dtype: str, ta: bool, tb: bool, beta: float, batch: int) -> float:

@@ -95,7 +95,7 @@ def traced(f: Callable[[], Any]) -> list[tuple[str, float]]:
 def bench(found: Found) -> None:
     for preset in ("gpu8", "gpt2"):
         with tempfile.TemporaryDirectory() as out:
-            status, output = run(found, "gpt.bench", "--device=cuda", "--vs=torch", f"--preset={preset}", "--seconds=5",
+            status, output = run(found, "gpt.bench", "--device=cuda", "--vs=torch", f"--preset={preset}", "--seconds=3",
                                  f"--json={out}/bench.json")
             if status:
                 found.answer(f"{preset}: gpt.bench ended with status {status}: {last_line(output)}", False)
