@@ -133,11 +133,11 @@ class CupyRules:
     # ---- half precision ----
 
     @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
-    def test_a_product_of_float16_is_computed_in_float32_and_rounded_once(self, shape):
-        """With sums in float16 the result would be 2048: there 2048 + 1 is 2048."""
-        row, column = self.xp.ones((*shape, 1, 4099), "float16"), self.xp.ones((*shape, 4099, 1), "float16")
-        y = row @ column
-        assert y.dtype == "float16" and (y.get() == np.float16(4099.0)).all()
+    def test_a_product_of_float16_is_computed_in_float32_and_rounded(self, shape):
+        """To float16, which at 4099 has steps of 4. Ones that are added in float16 would stay at 2048."""
+        y = self.xp.ones((*shape, 2, 4099), "float16") @ self.xp.ones((*shape, 4099, 3), "float16")
+        assert y.dtype == "float16" and y.shape == (*shape, 2, 3)
+        assert abs(y.get().astype("float64") - 4099.0).max() <= 4.0
 
     def test_a_product_of_bfloat16_with_more_than_two_axes_is_an_error(self):
         x = self.xp.asarray(np.zeros((2, 3, 3), self.bfloat16()))

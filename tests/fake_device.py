@@ -9,7 +9,8 @@ Importing this module registers it as the device "fake". A FakeArray is not a Nu
 - An integer array used as an index wraps around where it is out of range; take and similar functions raise IndexError,
   as in NumPy.
 - add.at adds floating numbers in an order that changes from call to call.
-- A product of float16 is computed in float32 and rounded once; one of bfloat16 with more than two axes is an error.
+- A product of float16 is computed in float32 and rounded once, as in NumPy; one of bfloat16 with more than two axes is
+  an error.
 - Everything that makes the host wait for the device is recorded: see `synchronizations`.
 - One device is the current one: see `current_device`. Its memory can be full: see `full_pool`.
 

@@ -21,6 +21,7 @@ from device_suite import DeviceSuite, lookups                       # noqa: E402
 
 # ---- the fake device behaves like CuPy ------------------------------------------------------------------------------
 
+
 class bfloat(np.void):
     """A dtype of this type and of 2 bytes has the name "bfloat16", as that of the package ml_dtypes."""
 
