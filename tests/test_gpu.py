@@ -8,13 +8,13 @@ import pytest
 
 import minigrad as mg
 from fake_device import caller
-from minigrad import Tensor, device, functional as F
+from minigrad import Tensor, cuda, device, functional as F
 
 pytest.register_assert_rewrite("cupy_rules", "device_suite")
 from cupy_rules import CupyRules                                    # noqa: E402
 from device_suite import DeviceSuite                                # noqa: E402
 
-WORKS, STATUS = device.cuda_status()
+WORKS, STATUS = cuda.cuda_status()
 if not WORKS:
     pytest.skip(STATUS, allow_module_level=True)
 pytestmark = pytest.mark.gpu
