@@ -1,5 +1,6 @@
 """Tests of the engine on a device: test_device.py runs them on the fake device, test_gpu.py on CUDA."""
 import contextlib
+import gc
 from typing import Any
 
 import numpy as np
@@ -254,6 +255,23 @@ class DeviceSuite:
             norm = optim.clip_grad_norm([t], 1.0)
         assert made == [] and devices.name(norm) == self.name
         assert float(norm) == pytest.approx(np.sqrt(2.0))
+
+    def test_after_training_all_memory_of_the_device_is_free_again(self):
+        def used_bytes():
+            gc.collect()
+            _, _, used = devices.library(self.device).memory()
+            return used
+
+        def trained():
+            model = small_gpt(self.device, "float32")
+            losses = train(model, optimizer_of(model, "adamw"), *batch(self.device))
+            return used_bytes(), losses
+
+        trained()                                           # what the library keeps after its first run is not counted
+        before = used_bytes()
+        while_alive, losses = trained()
+        del losses
+        assert used_bytes() == before < while_alive
 
     # ---- kernels ----
 

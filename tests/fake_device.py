@@ -99,6 +99,12 @@ def used_bytes() -> int:
     return sum(block.nbytes for block in list(_blocks.values()))
 
 
+def memory() -> tuple[int, int, int]:
+    """How many bytes are free, held by the pool, and in use of these. This pool holds only what is in use."""
+    used = used_bytes()
+    return _capacity - used, used, used
+
+
 @contextlib.contextmanager
 def full_pool(free: int) -> Iterator[None]:
     """Inside the block only `free` bytes of memory are free. An array takes a multiple of 512 bytes, as in CuPy; one
@@ -354,4 +360,4 @@ xp = Namespace()
 register(FakeArray, Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()), host=FakeArray.get,
                             number=lambda array: None, synchronize=lambda: _wait("synchronize"), wraps=True,
                             address=lambda array: array._array.__array_interface__["data"][0],
-                            add_at=functools.partial(kernels.add_at, xp)))
+                            add_at=functools.partial(kernels.add_at, xp), memory=memory))

@@ -1,5 +1,6 @@
 """Devices, tested without a GPU: the fake device and the engine on it; device names; messages where CUDA fails."""
 import gc
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import minigrad as mg
 from minigrad import Tensor, cuda, device
 from minigrad.backend import BACKENDS
 
@@ -17,7 +19,7 @@ from fake_device import API, FakeArray, current_device, full_pool, synchronizati
 
 pytest.register_assert_rewrite("cupy_rules", "device_suite")
 from cupy_rules import CupyRules                                    # noqa: E402
-from device_suite import DeviceSuite, lookups                       # noqa: E402
+from device_suite import DeviceSuite, batch, lookups, small_gpt     # noqa: E402
 
 # ---- the fake device behaves like CuPy ------------------------------------------------------------------------------
 
@@ -98,6 +100,32 @@ class TestFake(DeviceSuite):
 
     def waits(self):
         return synchronizations()
+
+
+def test_a_backward_for_which_memory_is_missing_changes_no_gradient_and_can_be_run_again():
+    def gradients():
+        return [p.grad.get().tobytes() for p in model.parameters()]
+
+    def loss(seed):
+        return model.loss(*given, key=mg.random.key(seed))
+
+    model, given = small_gpt("fake", "float32"), batch("fake")
+    loss(0).backward()
+    before = gradients()
+    loss(1).backward()
+    after, failures = gradients(), 0
+    for free in itertools.count(0, 8192):
+        model.zero_grad()
+        loss(0).backward()
+        second = loss(1)
+        try:
+            with full_pool(free):
+                second.backward()
+            break
+        except MemoryError:
+            failures += 1
+            assert gradients() == before
+    assert failures > 2 and gradients() == after
 
 
 @lookups
