@@ -48,6 +48,7 @@ ATOMIC = {                                                          # dtypes tha
     "maximum": _INTEGERS | {"float32", "float64"}, "minimum": _INTEGERS | {"float32", "float64"},
     "bitwise_and": _INTEGERS, "bitwise_or": _INTEGERS, "bitwise_xor": _INTEGERS}
 
+BFLOAT16 = np.dtype((type("bfloat", (np.void,), {}), 2))            # named as ml_dtypes.bfloat16; without arithmetic
 _orders = np.random.default_rng(0)                                  # of the additions of add.at
 _recorders: list[list[str]] = []
 
@@ -64,7 +65,8 @@ def synchronizations() -> Iterator[list[str]]:
 
 
 def caller(library: str) -> str:
-    """The file and the line from which code of a library was called. library: its file or folder."""
+    """The file and the line from which code of a library was called, for the function that records it. library: its
+    file or folder."""
     frame = sys._getframe(2)
     while frame.f_code.co_filename.startswith(library) and frame.f_back is not None:
         frame = frame.f_back
@@ -120,8 +122,8 @@ def full_pool(free: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def current_device(number: int) -> Iterator[None]:
-    """Inside the block another device is the current one, on which new arrays are made. Computing with an array that is
-    on another device raises ValueError. Stricter than CuPy: so do methods that return a view."""
+    """Inside the block this device is the current one: new arrays are made on it, and computing with an array that is
+    on another one raises ValueError. Other than in CuPy, methods that return a view, such as reshape, raise it too."""
     global _current
     before, _current = _current, number
     try:
@@ -256,11 +258,10 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         return _ufunc(ufunc, method, *inputs, **options)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if func.__module__ != "numpy" or not hasattr(xp, func.__name__):
+        function = getattr(xp, func.__name__, func) if func.__module__ == "numpy" else func
+        if function is func or not all(issubclass(t, (FakeArray, np.ndarray)) for t in types):
             return NotImplemented
-        if not all(issubclass(t, (FakeArray, np.ndarray)) for t in types):
-            return NotImplemented
-        return getattr(xp, func.__name__)(*args, **kwargs)
+        return function(*args, **kwargs)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed: use .get()")

@@ -15,18 +15,14 @@ from minigrad import Tensor, cuda, device
 from minigrad.backend import BACKENDS
 
 import make_cupy_api
-from fake_device import API, FakeArray, current_device, full_pool, synchronizations, used_bytes, xp
+from fake_device import API, BFLOAT16, FakeArray, current_device, full_pool, synchronizations, used_bytes, xp
 
 pytest.register_assert_rewrite("cupy_rules", "device_suite")
 from cupy_rules import CupyRules                                    # noqa: E402
 from device_suite import DeviceSuite, batch, lookups, small_gpt     # noqa: E402
 
+
 # ---- the fake device behaves like CuPy ------------------------------------------------------------------------------
-
-
-class bfloat(np.void):
-    """A dtype of this type and of 2 bytes has the name "bfloat16", as that of the package ml_dtypes."""
-
 
 class TestRules(CupyRules):
     xp = xp
@@ -34,7 +30,7 @@ class TestRules(CupyRules):
     full_pool = staticmethod(full_pool)
 
     def bfloat16(self):
-        return np.dtype((bfloat, 2))
+        return BFLOAT16
 
 
 def test_operators_that_cupy_lacks_are_missing():

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
+from fake_device import BFLOAT16
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, nn
 
@@ -230,11 +231,6 @@ def test_astype_is_differentiable_between_floating_dtypes_and_not_to_integers():
     assert not x.astype("int64").requires_grad
 
 
-class bfloat(np.void):
-    """A dtype of this type and of 2 bytes has the name "bfloat16", as that of the package ml_dtypes."""
-
-
-BFLOAT16 = np.dtype((bfloat, 2))
 named_bfloat16 = type("bfloat16", (), {})       # ml_dtypes.bfloat16 is a class of this name
 
 
