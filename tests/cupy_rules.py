@@ -1,5 +1,6 @@
 """What holds for CuPy's arrays and not for NumPy's. test_device.py tests it on the fake device, test_gpu.py on CuPy, so
-that the fake device is held to the real one. The classes of errors are those of CuPy 14.2."""
+that the fake device is held to the real one. What can be tested on the fake device alone is in test_device.py. The
+classes of errors and the dtypes are those of CuPy 14.2."""
 import contextlib
 from typing import Any, Callable
 
