@@ -4,7 +4,7 @@ from .runner import Part
 HERE = "tests.device_check"
 PARTS = [
     Part("versions", 15, 60, f"{HERE}.machine:versions", "does it run at all?"),
-    Part("tests", 60, 120, f"{HERE}.suite:suite", "is every op right?"),
+    Part("tests", 60, 150, f"{HERE}.suite:suite", "is every op right?"),
     Part("losses", 30, 75, f"{HERE}.training:losses", "do the losses of 100 steps follow the CPU's to 1e-5?"),
     Part("repeats", 20, 60, f"{HERE}.training:repeats", "has every repeat the same bits?"),
     Part("waits", 10, 40, f"{HERE}.training:waits", "does no step wait for the device, and is all memory given back?"),

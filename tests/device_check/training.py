@@ -108,7 +108,8 @@ def same_bits(found: Found, what: str, compute: Callable[[], list[Any]]) -> None
     """Answer whether the arrays that compute() returns have the same bits each time."""
     digests = {hashlib.sha256(b"".join(device.host(a).tobytes() for a in compute())).hexdigest()
                for _ in range(REPEATS)}
-    found.answer(f"{what}: {len(digests)} different results in {REPEATS} repeats", len(digests) == 1)
+    found.answer(f"{what}: " + (f"the same bits in all {REPEATS} repeats" if len(digests) == 1 else
+                                f"{len(digests)} different results in {REPEATS} repeats"), len(digests) == 1)
 
 
 class Training:
@@ -156,9 +157,9 @@ def waits(found: Found) -> None:
             frames = [f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}"
                       for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(ROOT))]
             traceback.print_exc()
-            found.answer(f"{name}, {micro_steps} micro-batches: it waits in {frames[-1]}", False)
+            found.answer(f"{name}, micro-batches {micro_steps}: a step waits in {frames[-1]}", False)
         else:
-            found.answer(f"{name}, {micro_steps} micro-batches: no step waits", True)
+            found.answer(f"{name}, micro-batches {micro_steps}: no step waits", True)
         del training
 
     pool = cupy.get_default_memory_pool()
