@@ -79,7 +79,7 @@ def trained(device_name: str, options: list[str]) -> list[dict[str, Any]]:
 def repeats(found: Found) -> None:
     for name, (shape, rows) in SHAPES.items():
         training = Training(shape, rows)
-        same_bits(found, f"loss and gradients of a step of {name}, with dropout", training.gradients)
+        same_bits(found, f"loss and gradients of a step of {name}, dropout {shape.dropout}", training.gradients)
 
     rng = np.random.default_rng(0)
     table, weights = rng.normal(size=(7, 384)).astype("float32"), rng.normal(size=(4096, 384)).astype("float32")
