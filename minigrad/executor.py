@@ -112,10 +112,15 @@ class Executor:
         """Scale gradients in place to a joint L2 norm of at most max_norm. Returns the norm before, a 0-d array."""
         xp = device.xp(grads[0])
         norm = joint_norm(xp, grads)
-        scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-        for g in grads:
-            g *= scale
+        scale_down(xp, grads, max_norm, norm)
         return norm
+
+
+def scale_down(xp: Any, grads: Sequence[Any], max_norm: float, norm: Any) -> None:
+    """Scale gradients of this joint norm, a 0-d array, in place to a norm of at most max_norm."""
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for g in grads:
+        g *= scale
 
 
 TEXTBOOK = Executor()

@@ -15,17 +15,19 @@ import pytest
 
 # What CUDA adds to C++. Threads run one after another, so kernels must not wait for each other's threads.
 PRELUDE = """
+#include <cmath>
+using std::sqrt;
 #define __global__
 #define __device__ static
 struct Dimensions { unsigned x; };
-static Dimensions blockIdx, blockDim, threadIdx;
+static Dimensions gridDim, blockIdx, blockDim, threadIdx;
 static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
 """
 RUN = """
 extern "C" void run(unsigned blocks, unsigned threads, {parameters}) {{
-    blockDim.x = threads;
+    gridDim.x = blocks, blockDim.x = threads;
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
         for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {name}({arguments});
 }}

@@ -325,6 +325,39 @@ class DeviceSuite:
         np.add.at(y, index, x)
         np.testing.assert_array_equal(devices.host(on_device), y)
 
+    @both_dtypes
+    @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+    def test_adamw_and_clipping_equal_the_textbook(self, dtype, layout):
+        def updated(device):
+            rng = np.random.default_rng(0)
+            params = [nn.Parameter(rng.normal(size=shape), device=device, dtype=dtype)
+                      for shape in ((3, 5), (700, 30), (1,), (2, 0), (4, 2))]
+            if layout == "transposed":
+                params[0] = nn.Parameter(devices.put(rng.normal(size=(5, 3)).astype(dtype), device).T)
+            optimizer = optim.AdamW([{"params": params[:2], "weight_decay": 0.3}, {"params": params[2:]}], lr=0.1)
+            norms = []
+            for _ in range(3):
+                for p in params[:4]:                # the last one has no gradient
+                    p.grad = devices.put(rng.normal(size=p.shape).astype(dtype), device)
+                norms.append(Tensor(optim.clip_grad_norm(params, 5.0)))
+                optimizer.step()
+            return [*norms, *params, *(Tensor(optimizer.state_of(p)[m]) for p in params for m in "mv")]
+
+        with mg.plain():
+            expected = updated("cpu")
+        assert_agree(updated(self.device), expected, {"float32": 2e-5, "float64": 1e-13}[dtype])
+
+    @pytest.mark.parametrize("large", [1e30, 1e-30, np.inf, np.nan])
+    def test_the_norm_of_huge_tiny_and_infinite_gradients_is_that_of_the_textbook(self, large):
+        t = nn.Parameter(np.zeros(1000), device=self.device, dtype="float32")
+        t.grad = devices.put(np.full(1000, large, "float32"), self.device)
+        with np.errstate(invalid="ignore"):         # infinity * 0
+            norm = float(optim.clip_grad_norm([t], 1.0))
+        np.testing.assert_allclose(norm, large * np.sqrt(1000.0), rtol=1e-6)
+        clipped = devices.host(t.grad)
+        np.testing.assert_allclose(clipped, min(large, 1.0 / np.sqrt(1000.0)) if np.isfinite(large) else np.nan,
+                                   rtol=1e-4)
+
     def test_what_is_added_at_indices_may_broadcast(self):
         y, index, x = moved((np.zeros((4, 3)), np.array([1, 1, 3]), np.arange(3.0)), self.device)
         add_at(y, index, x)

@@ -142,7 +142,7 @@ def _facts(cupy: Any) -> dict[str, Any]:
         return f"{number // 1000}.{number % 1000 // 10}"
 
     runtime, driver = cupy.cuda.runtime, Path("/proc/driver/nvidia/version")
-    found = re.search(r"Module\D+([\d.]+)", driver.read_text("utf-8")) if driver.exists() else None
+    found = re.search(r"Module .*?(\d+\.[\d.]+)", driver.read_text("utf-8")) if driver.exists() else None
     cublas = cupy.cuda.cublas.getVersion(cupy.cuda.device.get_cublas_handle())
     return {"gpu": _name(cupy), "driver": found[1] if found else f"of CUDA {version(runtime.driverGetVersion())}",
             "cuda": version(runtime.runtimeGetVersion()),

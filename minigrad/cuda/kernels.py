@@ -2,13 +2,14 @@
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
 from minigrad.random import Key, threshold
 
 THREADS = 128                                   # in a block
+SUMS = 64 * THREADS                             # that the norm of an array is added up from
 C_TYPES = {"f": "float", "d": "double"}         # NumPy's letter of a dtype -> its name in CUDA
 
 
@@ -36,6 +37,21 @@ def keep_mask(xp: Any, key: Key, shape: tuple[int, ...], p: float) -> Any:
     words = (np.uint64(word) for word in (key.seed, key.stream, key.micro, key.step, limit))
     launch(kernel(xp, "keep_mask"), -(-keep.size // 8), *words, np.int64(keep.size), keep)
     return keep
+
+
+def adamw(xp: Any, p: Any, g: Any, m: Any, v: Any, lr: float, beta1: float, beta2: float, eps: float,
+          weight_decay: float, *, t: int) -> None:
+    """A step of the op adamw, written over p, m and v: contiguous arrays of one dtype, float32 or float64."""
+    numbers = (p.dtype.type(x) for x in (lr, beta1, beta2, eps, weight_decay, 1.0 - beta1 ** t, 1.0 - beta2 ** t))
+    launch(kernel(xp, "adamw", X=C_TYPES[p.dtype.char]), p.size, p, g, m, v, np.int64(p.size), *numbers)
+
+
+def norm(xp: Any, arrays: Sequence[Any]) -> Any:
+    """The L2 norm of all numbers in some contiguous arrays of float32, a 0-d array of float64."""
+    sums = xp.empty((len(arrays), SUMS), "float64")
+    for x, own in zip(arrays, sums):
+        launch(kernel(xp, "square_sum"), SUMS, x, own, np.int64(x.size))
+    return xp.sqrt(sums.sum())
 
 
 def add_at(xp: Any, y: Any, index: Any, x: Any) -> None:

@@ -1,12 +1,16 @@
-"""Kernels for CuPy's arrays: ops whose random numbers are drawn on the device. All other ops run as in the textbook,
-whose array functions are CUDA kernels already."""
+"""Kernels for CuPy's arrays: ops that draw random numbers draw them on the device, and AdamW and clipping, which run on
+many small arrays, launch one kernel for each. All other ops run as in the textbook, whose array functions are CUDA
+kernels already."""
 from typing import Any
 
+import numpy as np
+
 from minigrad.backend import WHEN_REGISTERED, Backend
-from minigrad.cuda.kernels import keep_mask
-from minigrad.executor import EXECUTORS
+from minigrad.cuda import kernels
+from minigrad.executor import EXECUTORS, scale_down
 from minigrad.kernels.executor import Kernel, KernelExecutor
 from minigrad.ops import attention, dropout
+from minigrad.ops.adamw import AdamW
 
 
 class DrawsOnDevice(Kernel):
@@ -15,7 +19,7 @@ class DrawsOnDevice(Kernel):
     xp: Any
 
     def keep_mask(self, key: Any, shape: tuple[int, ...], p: float) -> Any:
-        return keep_mask(self.xp, key, shape, p)
+        return kernels.keep_mask(self.xp, key, shape, p)
 
 
 class Dropout(DrawsOnDevice, dropout.Dropout, register=False):
@@ -29,10 +33,34 @@ class Attention(DrawsOnDevice, attention.Attention, register=False):
 KERNELS = Dropout, Attention
 
 
+class CudaExecutor(KernelExecutor):
+    """The executor for CuPy's arrays: kernels, AdamW and clipping in place."""
+
+    def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
+        if op_class is not AdamW or not all(same_layout(a, moments[0].dtype) for a in (*params, *grads)):
+            return super().update(op_class, params, grads, moments, hyper, static)
+        end = 0
+        for p, g in zip(params, grads):
+            start, end = end, end + p.size
+            kernels.adamw(self.xp, p, g, *(m[start:end] for m in moments), *hyper, **static)
+
+    def clip(self, grads: Any, max_norm: float) -> Any:
+        if not all(same_layout(g, np.dtype("float32")) for g in grads):
+            return super().clip(grads, max_norm)
+        norm = kernels.norm(self.xp, grads)
+        scale_down(self.xp, grads, max_norm, norm)
+        return norm
+
+
+def same_layout(a: Any, dtype: Any) -> bool:
+    """Whether an array is contiguous and of this dtype, float32 or float64."""
+    return a.flags.c_contiguous and a.dtype == dtype and a.dtype.char in Kernel.dtypes
+
+
 def register(array_type: type, backend: Backend) -> None:
     """Run these kernels on the arrays of a library that compiles CUDA sources."""
     if hasattr(backend.xp, "RawKernel"):
-        EXECUTORS[array_type] = KernelExecutor(backend.xp, KERNELS)
+        EXECUTORS[array_type] = CudaExecutor(backend.xp, KERNELS)
 
 
 WHEN_REGISTERED.append(register)
