@@ -1,15 +1,20 @@
-"""The number of threads of NumPy's BLAS, which runs the matrix products. All else runs on the calling thread."""
+"""The number of threads of NumPy's BLAS, which runs the matrix products, and of kernels that are loops. All else runs on
+the calling thread."""
+import os
 import threading
 from functools import cache
-from typing import Any
+from typing import Any, Callable
 
 from threadpoolctl import ThreadpoolController
 
+lock = threading.RLock()                        # held while the number of threads is read or set, or a loop runs
+WHEN_SET: list[Callable[[int], None]] = []      # called with a new number of threads
 MOST = 1024                                     # threads that are started for a test: more than any BLAS uses
 
 
 @cache                                          # finding the libraries takes milliseconds
-def _blas_libraries() -> list[Any]:
+def blas_libraries() -> list[Any]:
+    """threadpoolctl's controllers of the BLAS libraries that are loaded."""
     libraries: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
     return libraries
 
@@ -20,16 +25,20 @@ def set_num_threads(n: int) -> None:
     n is a whole number of at least 1."""
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"the number of threads must be a whole number of at least 1, got {n!r}")
-    now = get_num_threads()
-    if n > now:                                 # BLAS would wait without end for a thread that was not started
-        n = now + _startable(n - now)
-    for library in _blas_libraries():
-        library.set_num_threads(n)              # a library may have a lower limit of its own
+    with lock:
+        now = get_num_threads()
+        if n > now:                             # BLAS would wait without end for a thread that was not started
+            n = now + _startable(n - now)
+        for library in blas_libraries():
+            library.set_num_threads(n)          # a library may have a lower limit of its own
+        for follow in WHEN_SET:
+            follow(n)
 
 
 def get_num_threads() -> int:
     """The number of threads that matrix products run on; 1 if threadpoolctl does not know NumPy's BLAS."""
-    return max((library.get_num_threads() for library in _blas_libraries()), default=1)
+    with lock:                                  # a loop sets it to 1 while it runs
+        return max((library.get_num_threads() for library in blas_libraries()), default=1)
 
 
 def _startable(n: int) -> int:
@@ -47,3 +56,7 @@ def _startable(n: int) -> int:
         for thread in started:
             thread.join()
     return len(started)
+
+
+if hasattr(os, "register_at_fork"):             # a fork waits until no loop runs, so that the child has the lock
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

@@ -1,0 +1,42 @@
+"""How loops are compiled, and how they are called.
+
+Compiled loops are cached in a folder, so that they are compiled once: __pycache__, or the user's cache folder where that
+is read-only, or the folder that NUMBA_CACHE_DIR names. If no folder can be written to, each process compiles them.
+"""
+import functools
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import event
+
+from minigrad.kernels.loops import threads
+from minigrad.kernels.loops.blas import BITS
+
+FASTMATH = {"contract", "reassoc", "arcp", "nsz"}       # not nnan and ninf: a NaN stays a NaN
+# In a loop function only prange is parallel.
+PARALLEL = {"prange": True, "fusion": False, "comprehension": False, "reduction": False, "inplace_binop": False,
+            "setitem": False, "numpy": False, "stencil": False}
+# numba compiles a function again if its file changes. What loops of all files use goes into their names.
+VERSION = f"{zlib.crc32(b''.join(Path(__file__).with_name(f'{name}.py').read_bytes() for name in ('math', 'blas'))):08x}"
+
+inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+
+
+def jit(function: Any) -> Any:
+    """Compile a loop function. Its last argument is the number of parts that prange runs over, on as many threads."""
+    function.__qualname__ += f"_{BITS}_{VERSION}"       # a name in the cache for each kind of BLAS
+    options = dict(parallel=PARALLEL, nogil=True, fastmath=FASTMATH, error_model="numpy")
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:                                # no folder for the cache can be written to
+        compiled = numba.njit(**options)(function)
+
+    @functools.wraps(function)
+    def loop(*args):
+        with threads.running(args[-1]):
+            compiled(*args)
+    loop.compiled = compiled
+    return loop

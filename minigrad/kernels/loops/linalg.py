@@ -1,0 +1,105 @@
+"""Matrix products and the linear layer."""
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.executor import Kernel
+from minigrad.kernels.loops.blas import GEMM, call_gemm, get_threads, set_threads
+from minigrad.kernels.loops.compiling import inner, jit
+from minigrad.kernels.loops.threads import parts
+from minigrad.kernels.vector.arrays import rows_of
+from minigrad.kernels.vector.buffers import empty
+from minigrad.ops import linalg
+
+A_B, A_BT, AT_B = range(3)                  # kinds of products: a @ b, a @ b^T, a^T @ b
+
+
+@inner
+def row_step(x):
+    """How many elements each row of a matrix starts after the row before it."""
+    return max(x.strides[0] // x.itemsize, x.shape[1], 1)           # the stride of a single row may be anything
+
+
+@inner
+def gemm(kind, a, b, c, alpha, beta):
+    """c = alpha * product + beta * c, for matrices whose rows are contiguous. BLAS stores matrices column by column: in
+    its eyes a is a^T, and the product is c^T = b^T @ a^T."""
+    call_gemm(np.uint8(84 if kind == A_BT else 78), np.uint8(84 if kind == AT_B else 78),   # the letters T and N
+              c.shape[1], c.shape[0], a.shape[0] if kind == AT_B else a.shape[1],
+              alpha, b.ctypes.data, row_step(b), a.ctypes.data, row_step(a), beta, c.ctypes.data, row_step(c))
+
+
+@jit
+def product(kind, a, b, bias, c, by_rows, n):
+    """c (N, M) = product + bias. Each thread computes some of the rows of c, or some of its columns. bias: (M,), or (0,)
+    for none."""
+    N, M = c.shape
+    T = c.dtype.type
+    blas_threads = get_threads()
+    set_threads(1)
+    for part in prange(n):
+        top, bottom = (N * part // n, N * (part + 1) // n) if by_rows else (0, N)
+        left, right = (0, M) if by_rows else (M * part // n, M * (part + 1) // n)
+        gemm(kind, a[:, top:bottom] if kind == AT_B else a[top:bottom, :],
+             b[left:right, :] if kind == A_BT else b[:, left:right], c[top:bottom, left:right], T(1), T(0))
+        if bias.size:
+            added = bias[left:right]
+            for i in range(top, bottom):
+                y = c[i][left:right]
+                for j in range(y.size):
+                    y[j] += added[j]
+    set_threads(blas_threads)
+
+
+@jit
+def sum_rows(x, total, n):
+    """total (C,) = the sum of the rows of x (N, C), added up in float64. Each thread adds some of the columns."""
+    N, C = x.shape
+    for part in prange(n):
+        left, right = C * part // n, C * (part + 1) // n
+        sums = np.zeros(right - left)
+        for i in range(N):
+            row = x[i][left:right]
+            for j in range(row.size):
+                sums[j] += row[j]
+        total[left:right] = sums
+
+
+def matmul(kind, a, b, out, bias=None):
+    """out (N, M) = product + bias, for contiguous matrices."""
+    N, M, K = *out.shape, a.size // max(1, out.shape[0])
+    if GEMM and out.size and K:
+        n = parts(out.size * K, 0.02)
+        bias = np.empty(0, out.dtype) if bias is None else np.ascontiguousarray(bias)
+        product(kind, a, b, bias, out, N >= M if kind == AT_B else N >= 32 * n, n)
+        return
+    np.matmul(a.T if kind == AT_B else a, b.T if kind == A_BT else b, out=out)
+    if bias is not None:
+        out += bias
+
+
+class Linear(Kernel, linalg.Linear, register=False):
+    """y = x @ w + b, dx = dy @ w^T, dw = x^T @ dy, db = the sum of the rows of dy. A w that is the transpose of a
+    contiguous matrix is not copied."""
+    unaliased = 0, 1, 2
+
+    def forward(self, x, w, b=None):
+        self.check(x, w, b)
+        x2, transposed = rows_of(x), w.T.flags.c_contiguous and not w.flags.c_contiguous        # x2 (N, I)
+        w2 = w.T if transposed else np.ascontiguousarray(w)
+        y = empty((len(x2), w.shape[1]), x.dtype)                   # (N, O)
+        matmul(A_BT if transposed else A_B, x2, w2, y, b)
+        self.save(x2=x2, w=w2, transposed=transposed, shape=x.shape)
+        return y.reshape(x.shape[:-1] + w.shape[1:])
+
+    def backward(self, dy, x2, w, transposed, shape):
+        dy2, dx, db = rows_of(dy), None, None                       # (N, O)
+        if self.needs[0]:
+            dx = empty(x2.shape, dy.dtype)
+            matmul(A_B if transposed else A_BT, dy2, w, dx)
+            dx = dx.reshape(shape)
+        dw = empty((x2.shape[1], dy2.shape[1]), dy.dtype)
+        matmul(AT_B, x2, dy2, dw)
+        if len(self.needs) == 3:
+            db = empty(dy2.shape[1:], dy.dtype)
+            sum_rows(dy2, db, parts(dy2.size, 0.2))
+        return (dx, dw, db)[:len(self.needs)]
