@@ -18,17 +18,34 @@ if choice not in CHOICES:
     raise ValueError(f"MINIGRAD_EXECUTOR={choice}: expected one of {', '.join(CHOICES)}")
 
 
-def loop_kernels() -> Any:
-    from minigrad.kernels.loops.linalg import Linear
-    return [Linear]
-
-
 class LoopsExecutor(vector.VectorExecutor):
     """The executor for NumPy arrays that runs loops, and the vector kernels for what has none."""
 
+    def describe(self) -> str:
+        from minigrad.kernels.loops import blas, threads
+        products = "gemm of OpenBLAS in loops" if blas.GEMM else "products of NumPy"
+        return f"loops, {threads.number} threads of {threads.layer()}, {products}"
 
-try:
-    if choice == "loops":
-        EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *loop_kernels()], min_size=2048)
-except ImportError:
-    pass
+
+def register() -> None:
+    """Run loops on NumPy arrays. ImportError if numba cannot be imported."""
+    from minigrad.kernels.loops import threads
+    from minigrad.kernels.loops.linalg import Linear
+    kernels = [Linear]
+    vectors = EXECUTORS[np.ndarray]
+    EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
+
+    def after_fork() -> None:
+        if threads.started():
+            threads.forked, EXECUTORS[np.ndarray] = True, vectors
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=after_fork)
+
+
+if choice == "loops":
+    try:
+        register()
+    except ImportError:
+        if "MINIGRAD_EXECUTOR" in os.environ:
+            raise

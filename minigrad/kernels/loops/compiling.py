@@ -26,8 +26,9 @@ inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", inline="a
 
 
 def jit(function: Any) -> Any:
-    """Compile a loop function. Its last argument is the number of parts that prange runs over, on as many threads."""
-    function.__qualname__ += f"_{BITS}_{VERSION}"       # a name in the cache for each kind of BLAS
+    """Compile a loop function at its first call with arrays of a dtype. The last of its arguments is n, the number of
+    parts that prange runs over."""
+    function.__qualname__ += f"_{BITS}_{VERSION}"       # its name in the cache
     options = dict(parallel=PARALLEL, nogil=True, fastmath=FASTMATH, error_model="numpy")
     try:
         compiled = numba.njit(cache=True, **options)(function)
@@ -36,7 +37,32 @@ def jit(function: Any) -> Any:
 
     @functools.wraps(function)
     def loop(*args):
-        with threads.running(args[-1]):
-            compiled(*args)
-    loop.compiled = compiled
+        threads.run(compiled, args)
     return loop
+
+
+class Progress(event.Listener):
+    """Says on stderr what is compiled: on a terminal, a line that names each function while it is compiled; elsewhere,
+    a line for all of them."""
+    said = False
+
+    def on_start(self, event):
+        function = event.data["dispatcher"].py_func
+        if not function.__module__.startswith(__package__):
+            return
+        line = "minigrad compiles its loops, which happens once"
+        if sys.stderr.isatty():
+            name = f"{function.__module__.split('.')[-1]}.{function.__name__}"
+            sys.stderr.write(f"\r\x1b[K{line}: {name}")
+        elif not self.said:
+            sys.stderr.write(line + "\n")
+        self.said = True
+        sys.stderr.flush()
+
+    def on_end(self, event):
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+event.register("numba:compile", Progress())
