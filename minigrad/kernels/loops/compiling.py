@@ -15,7 +15,7 @@ from numba.core import event
 from minigrad.kernels.loops import threads
 from minigrad.kernels.loops.blas import BITS
 
-FASTMATH = {"contract", "reassoc", "arcp", "nsz"}       # not nnan and ninf: a NaN stays a NaN
+FASTMATH = {"contract", "reassoc", "nsz"}       # not nnan and ninf: a NaN stays a NaN; not arcp: x / x is 1
 # In a loop function only prange is parallel.
 PARALLEL = {"prange": True, "fusion": False, "comprehension": False, "reduction": False, "inplace_binop": False,
             "setitem": False, "numpy": False, "stencil": False}

@@ -1,0 +1,37 @@
+"""Embedding: rows of a table."""
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.executor import Kernel
+from minigrad.kernels.loops.compiling import jit
+from minigrad.kernels.loops.threads import parts
+from minigrad.kernels.vector import embedding as vector
+from minigrad.kernels.vector.arrays import rows_of
+from minigrad.kernels.vector.buffers import empty
+from minigrad.ops import embedding
+
+
+@jit
+def embedding_backward(dy, idx, first, following, dw, n):
+    """dw (V, C): row v is the sum of the rows of dy (N, C) whose idx (N,) is v. Each thread adds up some rows of dw.
+
+    first (V,), following (N,): memory for a list of rows of dy for each v: the first one, and the next after each.
+    """
+    (N, C), V = dy.shape, len(dw)
+    first[:] = -1
+    for i in range(N - 1, -1, -1):
+        following[i] = first[idx[i]]
+        first[idx[i]] = i
+    for part in prange(n):
+        total = np.empty(C)                                         # float64
+        for v in range(V * part // n, V * (part + 1) // n):
+            total[:] = 0.0
+            i = first[v]
+            while i >= 0:
+                dy_i = dy[i]
+                for j in range(C):
+                    total[j] += dy_i[j]
+                i = following[i]
+            dw_v = dw[v]
+            for j in range(C):
+                dw_v[j] = total[j]
