@@ -1,4 +1,4 @@
-"""AdamW and clipping in place."""
+"""AdamW in place."""
 import math
 
 import numpy as np
@@ -21,22 +21,15 @@ def adamw(p, g, m, v, beta1, beta2, decay, rate, eps, n):
             p_here[i] = decay * p_here[i] - rate * m_here[i] / (np.sqrt(v_here[i]) + eps)
 
 
-@jit
-def sum_of_squares(a, sums, n):
-    """sums (n,): that of a's elements for each thread, in float64."""
-    N = a.size
-    for part in prange(n):
-        here, total = a[N * part // n:N * (part + 1) // n], 0.0
-        for i in range(here.size):
-            total += np.float64(here[i]) * np.float64(here[i])
-        sums[part] = total
+def adamw_in_place(params, grads, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
+    """A step of the op adamw, written over params, a list of contiguous arrays, and over m and v, 1-D arrays of the
+    moments of all params one after the other.
 
-
-@jit
-def scale(a, by, n):
-    """a *= by"""
-    N = a.size
-    for part in prange(n):
-        here = a[N * part // n:N * (part + 1) // n]
-        for i in range(here.size):
-            here[i] *= by
+    With c1 = 1 - beta1^t and c2 = 1 - beta2^t, lr m / c1 / (sqrt(v / c2) + eps) is rate m / (sqrt(v) + sqrt(c2) eps).
+    """
+    root, end = math.sqrt(1.0 - beta2 ** t), 0
+    rate = lr * root / (1.0 - beta1 ** t)
+    hyper = [m.dtype.type(h) for h in (beta1, beta2, 1.0 - lr * weight_decay, rate, eps * root)]
+    for p, g in zip(params, grads):
+        start, end = end, end + p.size
+        adamw(p.reshape(-1), g.reshape(-1), m[start:end], v[start:end], *hyper, parts(p.size, 0.6))

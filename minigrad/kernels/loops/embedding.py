@@ -5,7 +5,6 @@ from numba import prange
 from minigrad.kernels.executor import Kernel
 from minigrad.kernels.loops.compiling import jit
 from minigrad.kernels.loops.threads import parts
-from minigrad.kernels.vector import embedding as vector
 from minigrad.kernels.vector.arrays import rows_of
 from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import embedding
@@ -35,3 +34,22 @@ def embedding_backward(dy, idx, first, following, dw, n):
             dw_v = dw[v]
             for j in range(C):
                 dw_v[j] = total[j]
+
+
+class Embedding(Kernel, embedding.Embedding, register=False):
+    unaliased = 0,
+
+    def forward(self, w, *, idx):
+        self.check(w, idx)
+        idx = np.asarray(idx)
+        y = empty((*idx.shape, w.shape[1]), w.dtype)
+        np.take(w, idx, axis=0, out=y, mode="clip")                 # the fastest mode; check raises if out of range
+        self.save(idx=idx, shape=w.shape)
+        return y
+
+    def backward(self, dy, idx, shape):
+        dy2, dw = rows_of(dy), empty(shape, dy.dtype)               # (N, C), (V, C)
+        idx = np.ascontiguousarray(idx, np.int64).reshape(-1)
+        first, following = np.empty(shape[0], np.int64), np.empty_like(idx)
+        embedding_backward(dy2, idx, first, following, dw, parts(dy2.size + dw.size, 0.2))
+        return dw

@@ -1,15 +1,17 @@
-"""Addition and GELU, and the sum of rows, which is the gradient of what was added to each row."""
+"""Addition and GELU."""
+import math
+
 import numpy as np
 from numba import prange
 
 from minigrad.kernels.executor import Kernel
 from minigrad.kernels.loops.compiling import jit
+from minigrad.kernels.loops.linalg import sum_rows
 from minigrad.kernels.loops.math import exp
 from minigrad.kernels.loops.threads import parts
-from minigrad.kernels.vector import pointwise as vector
 from minigrad.kernels.vector.arrays import empty_like
+from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import pointwise
-
 
 FAR = pointwise.Gelu.far
 
@@ -30,7 +32,7 @@ def gelu(x, y, slope, k, c, n):
     """y and its derivative, slope, for x; all (N,).
 
     z = (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)),  u = k (x + c x^3)
-    y = x z    slope = z + 2 x (1 - z) z du,  du = k (1 + 3 c x^2)    where |x| > 10, z is 0 or 1 to all digits
+    y = x * z    slope = z + 2 x * z * (1 - z) * du,  du = k (1 + 3 c x^2)    z is 0 or 1 to all digits if |x| > 10
     """
     N, number = x.size, x.dtype.type
     zero, one, two, three, far = number(0), number(1), number(2), number(3), number(FAR)
@@ -41,12 +43,9 @@ def gelu(x, y, slope, k, c, n):
             v = x_here[i]
             q = c * v * v
             z = one / (one + exp(-two * k * v * (one + q)))
-            s = z + two * k * v * z * (one - z) * (one + three * q)
-            z = v * z
-            z = v if v > far else z
-            s = one if v > far else s
-            y_here[i] = zero if v < -far else z
-            slope_here[i] = zero if v < -far else s
+            d = z + two * k * v * z * (one - z) * (one + three * q)
+            y_here[i] = v if v > far else zero if v < -far else v * z
+            slope_here[i] = one if v > far else zero if v < -far else d
 
 
 @jit
@@ -58,3 +57,43 @@ def multiply(a, b, n):
         a_here, b_here = a[here], b[here]
         for i in range(a_here.size):
             a_here[i] *= b_here[i]
+
+
+class Add(Kernel, pointwise.Add, register=False):
+    """The backward sums over the first axes of b that b does not have, as for positions that were added to a batch."""
+    drops = 0, 1
+
+    def forward(self, a, b):
+        shape, dtype = np.broadcast_shapes(np.shape(a), np.shape(b)), np.result_type(a, b)
+        self.save(rows=np.shape(b))
+        y, n = empty(shape, dtype), parts(math.prod(shape), 0.1)
+        if n == 1 or not all(isinstance(x, np.ndarray) and x.shape == shape and x.dtype == dtype and
+                             x.flags.c_contiguous for x in (a, b)):
+            return np.add(a, b, out=y)
+        add(a.reshape(-1), b.reshape(-1), y.reshape(-1), n)
+        return y
+
+    def backward(self, dy, rows):
+        db = dy
+        if self.needs[1] and rows and rows == dy.shape[-len(rows):] != dy.shape:
+            db = empty(rows, dy.dtype)
+            dy2 = np.ascontiguousarray(dy).reshape(-1, db.size)
+            sum_rows(dy2, db.reshape(-1), parts(dy2.size, 0.1))
+        return dy, db
+
+
+class Gelu(Kernel, pointwise.Gelu, register=False):
+    """Saves the derivative of y in place of x: it has the same size, and the backward is one product."""
+    unaliased = drops = 0,
+
+    def forward(self, x):
+        x1 = np.ascontiguousarray(x).reshape(-1)
+        y, slope, number = empty_like(x1), empty_like(x1), x1.dtype.type
+        gelu(x1, y, slope, number(self.k), number(self.c), parts(x1.size, 0.4))
+        self.save(slope=slope, shape=x.shape)
+        return y.reshape(x.shape)
+
+    def backward(self, dy, slope, shape):
+        dx = slope if self.may_overwrite else slope.copy()
+        multiply(dx, np.ascontiguousarray(dy).reshape(-1), parts(dx.size, 0.15))
+        return dx.reshape(shape)
