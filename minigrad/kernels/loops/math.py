@@ -44,5 +44,5 @@ def _exp(x):
         y = taylor[0]
         for i in range(1, len(taylor)):
             y = y * r + taylor[i]
-        return y * float_of_bits(I(biased) << I(zeros))
+        return y * float_of_bits(I(I(biased) << I(zeros)))         # numba shifts an int32 in 64 bits
     return compute
