@@ -1,0 +1,135 @@
+"""Causal and full attention without mask and dropout; other cases run the textbook."""
+import numpy as np
+from numba import prange
+
+from minigrad.kernels.executor import Kernel
+from minigrad.kernels.loops.blas import get_threads, set_threads
+from minigrad.kernels.loops.compiling import inner, jit
+from minigrad.kernels.loops.linalg import A_B, A_BT, AT_B, gemm
+from minigrad.kernels.loops.math import exp
+from minigrad.kernels.loops.threads import parts
+from minigrad.kernels.vector.attention import empty_heads
+from minigrad.kernels.vector.buffers import empty
+from minigrad.ops import attention
+
+QUERIES = 64            # in a block, whose scores are computed for the keys up to its last query
+
+
+@inner
+def softmax(row, seen):
+    """Write the softmax of the first `seen` elements of a row over them, and 0 over the rest."""
+    T = row.dtype.type
+    scores, later = row[:seen], row[seen:]
+    m = scores[0]
+    for j in range(scores.size):
+        m = max(m, scores[j])
+    total = T(0)
+    for j in range(scores.size):
+        e = exp(scores[j] - m)
+        scores[j] = e
+        total += e
+    r = T(1) / total
+    for j in range(scores.size):
+        scores[j] *= r
+    for j in range(later.size):
+        later[j] = T(0)
+
+
+@jit
+def attend(q, k, v, y, P, scale, causal, n):
+    """y = softmax(q @ k^T * scale) @ v for each head, block by block. q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
+    P (B * H, -1) gets the softmax of each block (queries of the block, keys), one block after the other."""
+    B, H, T, D = q.shape
+    S = k.shape[2]
+    F = q.dtype.type
+    blas_threads = get_threads()
+    set_threads(1)
+    for part in prange(n):
+        for head in range(B * H * part // n, B * H * (part + 1) // n):
+            b, h, end = head // H, head % H, 0
+            for i in range(0, T, QUERIES):
+                R = min(QUERIES, T - i)
+                keys = i + R if causal else S
+                start, end = end, end + R * keys
+                p = P[head, start:end].reshape(R, keys)
+                gemm(A_BT, q[b, h, i:i + R], k[b, h, :keys], p, scale, F(0))
+                for r in range(R):
+                    softmax(p[r], i + r + 1 if causal else S)
+                gemm(A_B, p, v[b, h, :keys], y[b, h, i:i + R], F(1), F(0))
+    set_threads(blas_threads)
+
+
+@jit
+def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, n):
+    """dv = P^T @ dy    dP = dy @ v^T    dS = P * (dP - sum(dy * y)) * scale    dq = dS @ k    dk = dS^T @ q
+    sum(dy * y) is sum(dP * P), with fewer terms. The last block comes first: it has all keys, so it writes dk and dv, to
+    which the other blocks add."""
+    B, H, T, D = q.shape
+    S, E = k.shape[2], v.shape[3]
+    F = q.dtype.type
+    blas_threads = get_threads()
+    set_threads(1)
+    for part in prange(n):
+        room = np.empty(min(QUERIES, T) * S, q.dtype)
+        for head in range(B * H * part // n, B * H * (part + 1) // n):
+            b, h, start, total = head // H, head % H, P.shape[1], F(0)
+            for i in range((T - 1) // QUERIES * QUERIES, -1, -QUERIES):
+                R = min(QUERIES, T - i)
+                keys = i + R if causal else S
+                start, end = start - R * keys, start
+                p, ds = P[head, start:end].reshape(R, keys), room[:R * keys].reshape(R, keys)
+                g, out = dy[b, h, i:i + R], y[b, h, i:i + R]
+                gemm(A_BT, g, v[b, h, :keys], ds, scale, F(0))
+                for r in range(R):
+                    m = F(0)
+                    for j in range(E):
+                        m += g[r, j] * out[r, j]
+                    m *= scale
+                    p_row, ds_row = p[r], ds[r]
+                    for j in range(ds_row.size):
+                        ds_row[j] = p_row[j] * (ds_row[j] - m)
+                gemm(A_B, ds, k[b, h, :keys], dq[b, h, i:i + R], F(1), F(0))
+                gemm(AT_B, ds, q[b, h, i:i + R], dk[b, h, :keys], F(1), total)
+                gemm(AT_B, p, g, dv[b, h, :keys], F(1), total)
+                total = F(1)
+    set_threads(blas_threads)
+
+
+def rows_contiguous(a):
+    """a, or a copy, so that gemm can read a[b, h]: its rows do not overlap, and their elements lie side by side."""
+    size, shape = a.itemsize, a.shape
+    good = a.strides[3] == size and a.strides[2] >= shape[3] * size and not any(s % size for s in a.strides)
+    return a if good else np.ascontiguousarray(a)
+
+
+class Attention(Kernel, attention.Attention, register=False):
+    """The scores of a block of queries are computed for the keys up to the block's last query only, so most of the half
+    that the causal mask hides is never computed. The textbook runs masks, dropout, inputs of other than 4 axes, empty
+    inputs, a single query, causal attention to more or fewer keys, and a single key, whose score gets no gradient."""
+    unaliased = 0, 1, 2
+
+    def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
+        self.check(q, k, v)
+        T, S = q.shape[-2], k.shape[-2]
+        if mask is not None or dropout or q.ndim != 4 or not q.size or not v.size or T < 2 or S < 2 or causal and T != S:
+            return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
+        q, k, v = map(rows_contiguous, (q, k, v))
+        y = empty_heads((*q.shape[:3], v.shape[3]), q.dtype)
+        blocks = [(i, min(i + QUERIES, T)) for i in range(0, T, QUERIES)]
+        P = empty((q.shape[0] * q.shape[1], sum((end - i) * (end if causal else S) for i, end in blocks)), q.dtype)
+        scale = q.dtype.type(attention.scale_of(q))
+        attend(q, k, v, y, P, scale, causal, parts(P.size, 2.0))
+        self.save(q=q, k=k, v=v, y=y, weights=P, scale=scale, causal=causal)
+        return y
+
+    def backward(self, dy, **saved):
+        if "P" in saved:                                            # the textbook's forward ran
+            return super().backward(dy, **saved)
+        q, k, v, y, P, scale, causal = saved.values()
+        (B, H, T, D), dy = q.shape, rows_contiguous(dy)
+        if q.shape == k.shape == v.shape:                           # in one array, as split_heads returns q, k and v
+            dq, dk, dv = empty((B, T, 3, H, D), q.dtype).transpose(2, 0, 3, 1, 4)
+        else:
+            dq, dk, dv = (empty_heads(a.shape, q.dtype) for a in (q, k, v))
+        attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, parts(P.size, 4.0))
+        return dq, dk, dv
