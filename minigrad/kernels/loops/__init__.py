@@ -11,6 +11,8 @@ import numpy as np
 
 from minigrad.executor import EXECUTORS
 from minigrad.kernels import vector
+from minigrad.kernels.executor import Kernel
+from minigrad.ops.adamw import AdamW
 
 CHOICES = "loops", "vector"
 choice = os.environ.get("MINIGRAD_EXECUTOR", "loops")
@@ -21,6 +23,15 @@ if choice not in CHOICES:
 class LoopsExecutor(vector.VectorExecutor):
     """The executor for NumPy arrays that runs loops, and the vector kernels for what has none."""
 
+    def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
+        from minigrad.kernels.loops.adamw import adamw_in_place
+        dtype = moments[0].dtype
+        if op_class is AdamW and dtype.char in Kernel.dtypes and all(
+                a.dtype == dtype and a.flags.c_contiguous for a in (*params, *grads)):
+            adamw_in_place(params, grads, *moments, *hyper, **static)
+        else:
+            super().update(op_class, params, grads, moments, hyper, static)
+
     def describe(self) -> str:
         from minigrad.kernels.loops import blas, threads
         products = "gemm of OpenBLAS in loops" if blas.GEMM else "products of NumPy"
@@ -30,8 +41,12 @@ class LoopsExecutor(vector.VectorExecutor):
 def register() -> None:
     """Run loops on NumPy arrays. ImportError if numba cannot be imported."""
     from minigrad.kernels.loops import threads
+    from minigrad.kernels.loops.embedding import Embedding
     from minigrad.kernels.loops.linalg import Linear
-    kernels = [Linear]
+    from minigrad.kernels.loops.loss import CrossEntropy, LinearCrossEntropy
+    from minigrad.kernels.loops.norm import LayerNorm
+    from minigrad.kernels.loops.pointwise import Add, Gelu
+    kernels = [Linear, Add, LayerNorm, Gelu, Embedding, CrossEntropy, LinearCrossEntropy]
     vectors = EXECUTORS[np.ndarray]
     EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
 
