@@ -14,6 +14,7 @@ from minigrad.kernels.vector.loss import scaled
 from minigrad.kernels.vector.settings import settings
 from minigrad.ops import loss
 
+
 @jit
 def cross_entropy(z, t, share, losses, n):
     """Write the losses (N,) of logits z (N, V) with targets t (N,), each times its share (N,) of the result, and over z

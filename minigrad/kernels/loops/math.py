@@ -1,4 +1,4 @@
-"""exp and the maximum, written so that several numbers are computed at once: without a branch or a call of a library."""
+"""exp and the maximum, written so that LLVM computes several numbers at once: without branches and calls."""
 import math
 
 import numpy as np
