@@ -40,13 +40,14 @@ class LoopsExecutor(vector.VectorExecutor):
 
 def register() -> None:
     """Run loops on NumPy arrays. ImportError if numba cannot be imported."""
-    from minigrad.kernels.loops import threads
+    from minigrad.kernels.loops import blas, threads
+    from minigrad.kernels.loops.attention import Attention
     from minigrad.kernels.loops.embedding import Embedding
     from minigrad.kernels.loops.linalg import Linear
     from minigrad.kernels.loops.loss import CrossEntropy, LinearCrossEntropy
     from minigrad.kernels.loops.norm import LayerNorm
     from minigrad.kernels.loops.pointwise import Add, Gelu
-    kernels = [Linear, Add, LayerNorm, Gelu, Embedding, CrossEntropy, LinearCrossEntropy]
+    kernels = [Linear, Add, LayerNorm, Gelu, Embedding, CrossEntropy, LinearCrossEntropy, *([Attention] if blas.GEMM else [])]
     vectors = EXECUTORS[np.ndarray]
     EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
 

@@ -6,7 +6,7 @@ from minigrad.kernels.executor import Kernel
 from minigrad.kernels.loops.blas import get_threads, set_threads
 from minigrad.kernels.loops.compiling import inner, jit
 from minigrad.kernels.loops.linalg import A_B, A_BT, AT_B, gemm
-from minigrad.kernels.loops.math import exp
+from minigrad.kernels.loops.math import exp, largest
 from minigrad.kernels.loops.threads import parts
 from minigrad.kernels.vector.attention import empty_heads
 from minigrad.kernels.vector.buffers import empty
@@ -20,14 +20,10 @@ def softmax(row, seen):
     """Write the softmax of the first `seen` elements of a row over them, and 0 over the rest."""
     T = row.dtype.type
     scores, later = row[:seen], row[seen:]
-    m = scores[0]
+    most, total = largest(scores), T(0)
     for j in range(scores.size):
-        m = max(m, scores[j])
-    total = T(0)
-    for j in range(scores.size):
-        e = exp(scores[j] - m)
-        scores[j] = e
-        total += e
+        scores[j] = exp(scores[j] - most)
+        total += scores[j]
     r = T(1) / total
     for j in range(scores.size):
         scores[j] *= r

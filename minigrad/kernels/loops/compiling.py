@@ -16,20 +16,17 @@ from minigrad.kernels.loops import threads
 from minigrad.kernels.loops.blas import BITS
 
 FASTMATH = {"contract", "reassoc", "nsz"}       # not nnan and ninf: a NaN stays a NaN; not arcp: x / x is 1
-# In a loop function only prange is parallel.
-PARALLEL = {"prange": True, "fusion": False, "comprehension": False, "reduction": False, "inplace_binop": False,
-            "setitem": False, "numpy": False, "stencil": False}
 # numba compiles a function again if its file changes. What loops of all files use goes into their names.
 VERSION = f"{zlib.crc32(b''.join(Path(__file__).with_name(f'{name}.py').read_bytes() for name in ('math', 'blas'))):08x}"
 
-inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 
 
 def jit(function: Any) -> Any:
     """Compile a loop function at its first call with arrays of a dtype. The last of its arguments is n, the number of
     parts that prange runs over."""
     function.__qualname__ += f"_{BITS}_{VERSION}"       # its name in the cache
-    options = dict(parallel=PARALLEL, nogil=True, fastmath=FASTMATH, error_model="numpy")
+    options = dict(parallel=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
     try:
         compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:                                # no folder for the cache can be written to
