@@ -28,7 +28,8 @@ def cross_entropy(z, t, share, losses, n):
         for i in range(N * part // n, N * (part + 1) // n):
             z_i, target = z[i], t[i]
             if share[i] == 0:
-                z_i[:] = number(0)
+                for j in range(V):
+                    z_i[j] = number(0)
                 losses[i] = number(0)
                 continue
             most = largest(z_i)

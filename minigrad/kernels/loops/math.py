@@ -25,7 +25,7 @@ def exp(x):
     """
 
 
-@overload(exp, inline="always", jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
+@overload(exp, jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
 def _exp(x):
     single = x == types.float32
     number, whole = (np.float32, np.int32) if single else (np.float64, np.int64)
