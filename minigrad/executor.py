@@ -51,6 +51,10 @@ class Dropped(NamedTuple):
 class Executor:
     """Runs the textbook's ops: synchronously on the host; on a device, its library may queue them."""
 
+    def describe(self) -> str:
+        """What runs the ops, in words."""
+        return "textbook"
+
     def implementation(self, op_class: type[Op]) -> type[Op]:
         """The class that runs an op: the op's own class, or a kernel."""
         return op_class

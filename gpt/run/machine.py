@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad import device
+from minigrad import device, kernels
 
 from gpt import blas
 
@@ -23,7 +23,8 @@ def allowed_cores() -> list[int]:
 def environment(device_name: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its options: the content of env.json."""
     return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(),
-            "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads()}
+            "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads(),
+            "executor": kernels.describe(device_name)}
 
 
 def memory() -> float:

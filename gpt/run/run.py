@@ -79,8 +79,8 @@ class Run:
         self.device = device.resolve(o.device)
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
-        print_report("device", f"{self.device}, {machine['threads']} threads, NumPy {machine['numpy']}, "
-                     f"{machine['blas']}, {o.dtype}, seed {o.seed}")
+        print_report("device", f"{self.device}, {machine['threads']} threads, {machine['executor']}, "
+                     f"NumPy {machine['numpy']}, {machine['blas']}, {o.dtype}, seed {o.seed}")
 
         if self.device == "cpu":
             check_memory(o)

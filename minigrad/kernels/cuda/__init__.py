@@ -36,6 +36,9 @@ KERNELS = Dropout, Attention
 class CudaExecutor(KernelExecutor):
     """The executor for CuPy's arrays: kernels, AdamW and clipping in place."""
 
+    def describe(self) -> str:
+        return "cuda"
+
     def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
         if op_class is not AdamW or not all(same_layout(a, moments[0].dtype) for a in (*params, *grads)):
             return super().update(op_class, params, grads, moments, hyper, static)

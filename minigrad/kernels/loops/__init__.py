@@ -34,8 +34,7 @@ class LoopsExecutor(vector.VectorExecutor):
 
     def describe(self) -> str:
         from minigrad.kernels.loops import blas, threads
-        products = "gemm of OpenBLAS in loops" if blas.GEMM else "products of NumPy"
-        return f"loops, {threads.number} threads of {threads.layer()}, {products}"
+        return f"loops ({threads.layer()}, {'gemm of openblas' if blas.GEMM else 'products of NumPy'})"
 
 
 def register() -> None:
@@ -52,7 +51,7 @@ def register() -> None:
     EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
 
     def after_fork() -> None:
-        if threads.started():
+        if not threads.survive_fork():
             threads.forked, EXECUTORS[np.ndarray] = True, vectors
 
     if hasattr(os, "register_at_fork"):

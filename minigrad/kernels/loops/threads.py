@@ -1,9 +1,13 @@
-"""The threads of loops: how many a piece of work is split for, and who may run a loop.
+"""The threads of loops: how many parts a loop is split into, and who may run one.
 
-numba starts the threads, those of OpenMP where it can. Results depend on the number of parts that a loop is split into,
-not on how many threads then run. One Python thread at a time runs loops; others wait. OpenMP's threads do not survive a
+numba starts the threads: those of OpenMP, or where it has none, those of another layer. Results depend on the number of
+parts, not on how many threads there are. One Python thread at a time runs a loop, others wait: OpenMP's threads would
+compete for the cores, and numba's workqueue ends a program in which two use it. GNU OpenMP's threads do not survive a
 fork: the child runs the vector kernels.
 """
+import contextlib
+import importlib
+import os
 from typing import Any
 
 import numba
@@ -12,15 +16,23 @@ from minigrad import threads
 
 WORTH = 10e3                # nanoseconds of work for each thread, below which waking it costs more than it saves
 number = threads.get_num_threads() if threads.blas_libraries() else numba.config.NUMBA_NUM_THREADS
-forked = False              # this is the child of a process that had started OpenMP's threads
+forked = False              # whether this process has no threads because it was forked from one that had
 
-# A layer that the user chose by NUMBA_THREADING_LAYER is used; numba's own order prefers TBB.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+if "NUMBA_THREADING_LAYER_PRIORITY" not in os.environ:
+    numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]     # numba's own order prefers TBB
+# A thread of GNU OpenMP without work spins for milliseconds: if other programs use the cores, steps take several times
+# as long. It reads the number of turns when it is loaded.
+preset = "GOMP_SPINCOUNT" in os.environ
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+with contextlib.suppress(ImportError):              # another layer is used
+    importlib.import_module("numba.np.ufunc.omppool")
+if not preset:
+    del os.environ["GOMP_SPINCOUNT"]
 
 
 def parts(elements: int, nanoseconds: float) -> int:
-    """How many parts a loop over so many elements is split into, of so many nanoseconds each: one for each thread,
-    fewer if there is too little work."""
+    """How many parts a loop over so many elements is split into, if each takes so many nanoseconds: as many as there
+    are threads, or fewer if there is too little work."""
     return max(1, min(number, int(elements * nanoseconds / WORTH)))
 
 
@@ -28,24 +40,24 @@ def run(loop: Any, args: Any) -> None:
     """Run a compiled loop function. The last of its arguments is n, the number of parts."""
     with threads.lock:
         if forked:
-            raise RuntimeError("this process was forked from one that had run loops, whose threads it does not have: "
-                               "run the forward pass again, or set MINIGRAD_EXECUTOR=vector before the fork")
+            raise RuntimeError("loops cannot run in this process, as it was forked from one that had run loops: run "
+                               "the forward pass again, which then takes the vector kernels")
         numba.set_num_threads(min(args[-1], numba.config.NUMBA_NUM_THREADS))
         loop(*args)
 
 
-def started() -> bool:
-    """Whether threads that do not survive a fork have been started."""
-    try:
-        return numba.threading_layer() == "omp"
-    except ValueError:                          # none have
-        return False
-
-
 def layer() -> str:
-    """The name of what numba's threads are: omp, tbb or workqueue."""
-    numba.set_num_threads(1)                # starts them
-    return str(numba.threading_layer())
+    """The name of the layer that numba's threads belong to: OpenMP, tbb or workqueue. Starts the threads."""
+    numba.set_num_threads(1)
+    return str(numba.threading_layer()).replace("omp", "OpenMP")
+
+
+def survive_fork() -> bool:
+    """Whether a child of this process could run loops: no threads were started, or none of OpenMP."""
+    try:
+        return numba.threading_layer() != "omp"
+    except ValueError:                                  # none were started
+        return True
 
 
 def set_number(n: int) -> None:

@@ -25,6 +25,9 @@ KERNELS = Add, LayerNorm, Linear, Gelu, Attention, SplitHeads, Embedding, CrossE
 class VectorExecutor(KernelExecutor):
     """The executor for NumPy arrays: kernels, AdamW and clipping in place."""
 
+    def describe(self) -> str:
+        return "vector"
+
     def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
         if op_class is AdamW and params[0].dtype.char in Kernel.dtypes:
             adamw_in_place(params, grads, *moments, *hyper, **static)

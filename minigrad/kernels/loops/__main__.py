@@ -1,0 +1,41 @@
+"""Compile all loops ahead, for float32 and float64: python -m minigrad.kernels.loops"""
+import sys
+import time
+
+import numpy as np
+
+from minigrad import Tensor, functional as F, optim
+from minigrad.executor import EXECUTORS
+from minigrad.kernels.loops import LoopsExecutor
+
+
+def train_step(dtype: str, B: int = 8, T: int = 32, C: int = 64, V: int = 64) -> None:
+    """A step of a small Transformer in which every loop runs, with arrays that lie in memory as in a GPT."""
+    draw = np.random.default_rng(0).normal
+    shapes = (V, C), (T, C), (C,), (C,), (C, 3 * C), (3 * C,), (V, C)
+    params = [Tensor(draw(size=shape).astype(dtype), requires_grad=True) for shape in shapes]
+    wte, wpe, w, b, w_qkv, b_qkv, head = params
+    targets = np.arange(B * T).reshape(B, T) % V
+    x = F.embedding(wte, targets) + wpe                                         # (B, T, C)
+    q, k, v = F.split_heads(F.linear(F.layer_norm(x, w, b), w_qkv, b_qkv), 4)   # (B, 4, T, C / 4)
+    x = x + F.gelu(F.merge_heads(F.scaled_dot_product_attention(q, k, v, causal=True)))
+    loss = F.cross_entropy(F.linear(x, head.T), targets) + F.linear_cross_entropy(x, head, targets)
+    loss.backward()
+    optim.clip_grad_norm(params, 1.0)
+    optim.AdamW(params).step()
+
+
+def main() -> None:
+    executor = EXECUTORS[np.ndarray]
+    if not isinstance(executor, LoopsExecutor):
+        sys.exit("loops are not registered: numba cannot be imported, or MINIGRAD_EXECUTOR is vector")
+    executor.min_size = 1
+    for dtype in "float32", "float64":
+        start = time.perf_counter()
+        train_step(dtype)
+        print(f"loops for {dtype}: {time.perf_counter() - start:.1f} s")
+    print(executor.describe())
+
+
+if __name__ == "__main__":
+    main()

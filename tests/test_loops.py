@@ -1,0 +1,436 @@
+"""What is special to loops: compiling and its cache, threads, gemm of NumPy's BLAS, forks and interrupts. That loops
+compute what their ops do is tested with the other kernels."""
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import functional as F
+from minigrad.executor import EXECUTORS
+from minigrad.gradcheck import relative_error
+
+pytest.importorskip("numba", reason="loops need numba, of the extra fast")
+import numba.core.caching                       # noqa: E402
+
+from minigrad.kernels.loops import LoopsExecutor, attention, blas, compiling, linalg, threads    # noqa: E402
+
+RNG = np.random.default_rng(0)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = mg.get_num_threads()
+    mg.set_num_threads(2)
+    yield
+    mg.set_num_threads(before)
+
+
+def run_script(code, *, prelude="", timeout=120, **environment):
+    """Run code in a new process, in which loops run for arrays of any size."""
+    start = f"""
+import os, sys, threading
+{prelude}
+import numpy as np
+import minigrad as mg
+from minigrad import functional as F
+from minigrad.executor import EXECUTORS
+EXECUTORS[np.ndarray].min_size = 1
+def loss_and_gradient():
+    x = np.sin(np.arange(40 * 96, dtype="float32")).reshape(40, 96)
+    w = mg.Tensor(np.cos(np.arange(96 * 64, dtype="float32")).reshape(96, 64), requires_grad=True)
+    loss = (F.linear(x, w, np.ones(64, "float32")) ** 2).sum()
+    return loss, w
+def bits():
+    loss, w = loss_and_gradient()
+    loss.backward()
+    return loss.numpy().tobytes() + w.grad.tobytes()
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MINIGRAD_PLAIN": "0", "MINIGRAD_EXECUTOR": "loops"} | environment
+    return subprocess.run([sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", start + code],
+                          capture_output=True, text=True, timeout=timeout, env=env)
+
+
+# ---- which executor is registered -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value, prelude, expected", [
+    ("loops", "", "LoopsExecutor"),
+    ("vector", "", "VectorExecutor"),
+    (None, "", "LoopsExecutor"),
+    (None, "sys.modules['numba'] = None", "VectorExecutor"),
+])
+def test_loops_are_registered_if_numba_is_there_and_minigrad_executor_is_not_vector(value, prelude, expected):
+    environment = {} if value is None else {"MINIGRAD_EXECUTOR": value}
+    prelude += "" if value else "\nos.environ.pop('MINIGRAD_EXECUTOR')"
+    ran = run_script("print(type(EXECUTORS[np.ndarray]).__name__, len(bits()) > 0)", prelude=prelude, **environment)
+    assert ran.stdout == f"{expected} True\n", ran.stderr
+
+
+def test_minigrad_executor_loops_without_numba_raises_an_import_error():
+    ran = run_script("", prelude="sys.modules['numba'] = None")
+    assert "ImportError" in ran.stderr or "ModuleNotFoundError" in ran.stderr
+
+
+def test_an_unknown_minigrad_executor_raises_a_value_error_that_lists_the_choices():
+    ran = run_script("", MINIGRAD_EXECUTOR="fast")
+    assert "ValueError: MINIGRAD_EXECUTOR=fast: expected one of loops, vector" in ran.stderr
+
+
+def test_describe_names_the_threads_and_the_products_of_loops_and_the_textbook_inside_plain():
+    assert mg.kernels.describe("cpu").startswith("loops (") or not isinstance(EXECUTORS[np.ndarray], LoopsExecutor)
+    ran = run_script("print(mg.kernels.describe('cpu'))")
+    assert ran.stdout in {f"loops ({layer}, {products})\n" for layer in ("OpenMP", "tbb", "workqueue")
+                          for products in ("gemm of openblas", "products of NumPy")}
+    with mg.plain():
+        assert mg.kernels.describe("cpu") == "textbook"
+
+
+# ---- products -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("float64", 1e-13)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (7, 1, 5), (7, 5, 1), (70, 9, 33), (9, 70, 33), (130, 65, 17)])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_products_of_all_kinds_equal_those_of_numpy_for_any_number_of_parts(dtype, bound, shape, n, monkeypatch):
+    monkeypatch.setattr(linalg, "parts", lambda elements, nanoseconds: n)
+    N, M, K = shape
+    a, b, bias = (RNG.normal(size=size).astype(dtype) for size in ((N, K), (K, M), (M,)))
+    for kind, left, right in ((linalg.A_B, a, b), (linalg.A_BT, a, b.T.copy()), (linalg.AT_B, a.T.copy(), b)):
+        for added in (None, bias):
+            out = np.full((N, M), np.nan, dtype)
+            linalg.matmul(kind, left, right, out, added)
+            want = left.T @ right if kind == linalg.AT_B else a @ b
+            assert relative_error(out, want if added is None else want + added) < bound
+
+
+def test_products_without_terms_are_0_or_the_bias():
+    out, bias = np.full((3, 2), np.nan), np.array([1.0, 2.0])
+    linalg.matmul(linalg.A_B, np.ones((3, 0)), np.ones((0, 2)), out)
+    np.testing.assert_array_equal(out, 0.0)
+    linalg.matmul(linalg.A_B, np.ones((3, 0)), np.ones((0, 2)), out, bias)
+    np.testing.assert_array_equal(out, [bias] * 3)
+
+
+def test_without_gemm_of_openblas_products_are_numpys(monkeypatch):
+    monkeypatch.setattr(linalg, "GEMM", False)
+    monkeypatch.setattr(linalg, "product", None)
+    a, b, out = RNG.normal(size=(40, 30)), RNG.normal(size=(40, 20)), np.empty((30, 20))
+    linalg.matmul(linalg.AT_B, a, b, out, np.ones(20))
+    np.testing.assert_allclose(out, a.T @ b + 1.0)
+
+
+def test_without_openblas_the_executor_has_no_loops_of_attention():
+    ran = run_script("print(EXECUTORS[np.ndarray].kernels[mg.OPS['attention']].__module__, len(bits()) > 0)", prelude="""
+import threadpoolctl
+threadpoolctl.OpenBLASController.internal_api = "another BLAS"
+""")
+    assert ran.stdout == "minigrad.kernels.vector.attention True\n", ran.stderr
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_linear_takes_a_transposed_w_and_arrays_that_are_not_contiguous(transposed):
+    shape, op_class = (6, 5), mg.OPS["linear"]
+    w = RNG.normal(size=shape[::-1]).T if transposed else RNG.normal(size=(12, 10))[::2, ::2]
+    x, b, dy = RNG.normal(size=(4, 12))[:, ::2], RNG.normal(size=10)[::2], RNG.normal(size=(5, 4)).T
+    found = []
+    for op in (op_class(), linalg.Linear()):
+        op.xp, op.needs = np, [True] * 3
+        found.append([op.forward(x, w, b), *op.backward(dy, **op.saved)])
+    for want, got in zip(*found):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+def heads(layout, B=2, H=3, T=70, D=4):
+    return {"contiguous": lambda: RNG.normal(size=(B, H, T, D)),
+            "split_heads": lambda: RNG.normal(size=(B, T, 3, H, D)).transpose(2, 0, 3, 1, 4)[1],
+            "last axis not contiguous": lambda: RNG.normal(size=(B, H, D, T)).swapaxes(2, 3),
+            "reversed": lambda: RNG.normal(size=(B, H, T, D))[:, :, ::-1],
+            "broadcast": lambda: np.broadcast_to(RNG.normal(size=(B, H, 1, D)), (B, H, T, D))}[layout]()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "split_heads", "last axis not contiguous", "reversed", "broadcast"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_equals_the_textbook_for_any_layout(layout, causal):
+    q, k, v = (heads(layout) for _ in range(3))
+    dy, found = heads(layout), []
+    for op in (mg.OPS["attention"](), attention.Attention()):
+        op.xp, op.needs = np, [True] * 3
+        found.append([op.forward(q, k, v, causal=causal), *op.backward(dy, **op.saved)])
+    for want, got in zip(*found):
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0, 1e4, 1e150])
+def test_attention_equals_the_textbook_for_scores_of_any_size(scale):
+    q, k, v = heads("split_heads") * scale, heads("split_heads") * scale, heads("split_heads")
+    want, op = mg.OPS["attention"](), attention.Attention()
+    want.xp = op.xp = np
+    np.testing.assert_allclose(op.forward(q, k, v, causal=True), want.forward(q, k, v, causal=True), atol=1e-11)
+
+
+def test_attention_keeps_nan_in_the_rows_that_see_it():
+    q, k, v = (heads("split_heads") for _ in range(3))
+    k[0, 0, 5, 0] = np.nan
+    op = attention.Attention()
+    op.xp = np
+    y = op.forward(q, k, v, causal=True)
+    assert np.isnan(y[0, 0, 5:]).all()
+    y[0, 0, 5:] = 0.0
+    assert np.isfinite(y).all()
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+def test_set_num_threads_sets_the_threads_of_loops_and_results_differ_by_rounding_only():
+    found = []
+    for n in (1, 2, 3):
+        mg.set_num_threads(n)
+        assert threads.number == n == threads.parts(10 ** 9, 1.0) == mg.get_num_threads()
+        x, total = RNG.normal(size=(500, 300)), np.empty(300)
+        linalg.sum_rows(x, total, threads.parts(10 ** 9, 1.0))
+        found.append(relative_error(total, x.sum(axis=0)))
+    assert max(found) < 1e-13
+
+
+def test_parts_gives_little_work_to_few_threads():
+    mg.set_num_threads(3)
+    assert threads.parts(0, 1.0) == threads.parts(100, 1.0) == 1
+    assert threads.parts(20_000, 1.0) == 2 and threads.parts(40_000, 1.0) == 3
+
+
+def test_loops_leave_the_number_of_threads_of_blas_as_it_was():
+    ran = run_script("""
+from threadpoolctl import threadpool_info
+mg.set_num_threads(2)
+bits()
+print(mg.get_num_threads(), [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"])
+""")
+    assert ran.stdout == "2 [2]\n", ran.stderr
+
+
+def test_results_have_the_same_bits_on_fewer_cores_and_on_other_layers_of_threads():
+    """Two parts on two threads, on the one thread of numba of a process on one core, and on numba's workqueue."""
+    code = "mg.set_num_threads(2)\nimport numba\nprint(numba.config.NUMBA_NUM_THREADS, bits().hex())"
+    usual = run_script(code)
+    one_core = run_script(code, NUMBA_NUM_THREADS="1")
+    workqueue = run_script(code, NUMBA_THREADING_LAYER="workqueue")
+    assert one_core.stdout.startswith("1 "), one_core.stderr
+    assert usual.stdout.split()[1] == one_core.stdout.split()[1] == workqueue.stdout.split()[1]
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_python_threads_that_run_loops_at_once_give_the_bits_of_one(layer):
+    ran = run_script("""
+mg.set_num_threads(2)
+want, found = bits(), []
+def work():
+    for _ in range(20):
+        found.append(bits() == want)
+workers = [threading.Thread(target=work) for _ in range(4)]
+for t in workers: t.start()
+while any(t.is_alive() for t in workers): assert mg.get_num_threads() == 2
+print(len(found), all(found))
+""", NUMBA_THREADING_LAYER=layer)
+    assert ran.stdout == "80 True\n", ran.stderr
+
+
+# ---- forks and interrupts -------------------------------------------------------------------------------------------
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@needs_fork
+def test_a_child_forked_after_loops_have_run_takes_the_vector_kernels_and_is_not_killed():
+    ran = run_script("""
+mg.set_num_threads(2)
+want = np.frombuffer(bits(), "float32")
+recorded, w = loss_and_gradient()
+child = os.fork()
+if child == 0:
+    np.testing.assert_allclose(np.frombuffer(bits(), "float32"), want, rtol=1e-3, atol=1e-2)
+    assert mg.kernels.describe("cpu") == "vector" and mg.get_num_threads() == 2
+    try:
+        recorded.backward()
+    except RuntimeError as error:
+        assert "run the forward pass again" in str(error)
+        os._exit(7)
+    os._exit(1)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+recorded.backward()
+print(code, mg.kernels.describe("cpu")[:5])
+""")
+    assert ran.stdout == "7 loops\n", ran.stderr
+
+
+@needs_fork
+def test_a_child_forked_before_any_loop_has_run_runs_loops():
+    ran = run_script("""
+child = os.fork()
+if child == 0:
+    bits()
+    os._exit(7 if mg.kernels.describe("cpu")[:5] == "loops" else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert ran.stdout == "7\n", ran.stderr
+
+
+@needs_fork
+def test_a_child_forked_while_another_thread_runs_loops_computes():
+    ran = run_script("""
+import signal
+mg.set_num_threads(2)
+bits()
+going = True
+def work():
+    while going: bits()
+thread = threading.Thread(target=work)
+thread.start()
+codes = []
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)                        # a child that waits forever is killed
+        bits()
+        os._exit(7 if mg.get_num_threads() == 2 else 1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+going = False
+thread.join()
+print(set(codes))
+""")
+    assert ran.stdout == "{7}\n", ran.stderr
+
+
+def test_ctrl_c_while_loops_run_leaves_loops_and_blas_usable():
+    ran = run_script("""
+import _thread, time
+mg.set_num_threads(2)
+want, interrupts = bits(), 0
+for wait in np.linspace(0.0, 0.01, 30):
+    timer = threading.Timer(wait, _thread.interrupt_main)
+    try:
+        timer.start()
+        while True: bits()
+    except KeyboardInterrupt:
+        interrupts += 1
+    timer.join()
+print(interrupts, bits() == want, mg.get_num_threads())
+""")
+    assert ran.stdout == "30 True 2\n", ran.stderr
+
+
+# ---- compiling ------------------------------------------------------------------------------------------------------
+
+LOOP = """
+from numba import prange
+from minigrad.kernels.loops.compiling import jit
+
+@jit
+def double(x, n):
+    for part in prange(n):
+        for i in range(x.size * part // n, x.size * (part + 1) // n):
+            x[i] *= 2.0
+"""
+USE = "import loop\nx = np.ones(3)\nloop.double(x, 2)\nprint(x.sum())"
+
+
+@pytest.fixture
+def run_loop(tmp_path):
+    """Runs a loop function of another module, whose cache is in this folder."""
+    module = tmp_path / "module"
+    module.mkdir()
+    (module / "loop.py").write_text(LOOP)
+
+    def run(code=USE, **kwargs):
+        return run_script(f"sys.path.insert(0, {str(module)!r})\n{code}", NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+                          **kwargs)
+    return run
+
+
+def cached(folder, ending="nbi"):
+    return sorted(folder.glob(f"cache/**/*.{ending}"))
+
+
+def test_a_loop_is_compiled_once_and_its_name_in_the_cache_has_the_size_of_blas_integers(run_loop, tmp_path):
+    for _ in range(2):
+        ran = run_loop(USE + "\nprint(loop.double.__closure__[0].cell_contents.stats.cache_hits.values())")
+        assert ran.stdout.startswith("6.0\n"), ran.stderr
+    assert ran.stdout.endswith("[1])\n")
+    index, = cached(tmp_path)
+    assert f"double_{blas.BITS}_" in index.name
+    run_loop("from minigrad.kernels.loops import blas\nblas.BITS = 96\n" + USE, )
+    assert len(cached(tmp_path)) == 2
+
+
+def test_a_cache_of_another_numba_version_is_replaced(run_loop, tmp_path):
+    run_loop()
+    index, = cached(tmp_path)
+    with index.open("rb") as file:
+        version, rest = pickle.load(file), file.read()
+    index.write_bytes(pickle.dumps("0.1") + rest)
+    ran = run_loop()
+    assert ran.stdout == "6.0\n", ran.stderr
+    with index.open("rb") as file:
+        assert pickle.load(file) == version == numba.__version__
+
+
+def test_without_a_folder_that_can_be_written_to_loops_are_compiled_in_each_process(monkeypatch):
+    def refuse(**kwargs):
+        raise OSError("read-only")
+
+    def double(x, n):
+        for part in numba.prange(n):
+            x[part] *= 2.0
+
+    monkeypatch.setattr(numba.core.caching.tempfile, "TemporaryFile", refuse)
+    x = np.ones(3)
+    compiling.jit(double)(x, 3)
+    np.testing.assert_array_equal(x, 2.0)
+
+
+def test_processes_that_compile_at_once_share_a_cache(run_loop, tmp_path):
+    found = []
+    workers = [threading.Thread(target=lambda: found.append(run_loop().stdout)) for _ in range(3)]
+    for t in workers:
+        t.start()
+    for t in workers:
+        t.join()
+    assert found == ["6.0\n"] * 3 and len(cached(tmp_path)) == 1
+
+
+def test_compiling_is_announced_once_and_a_cached_loop_says_nothing(tmp_path):
+    first, second = (run_script("bits()", NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first.stderr == "minigrad compiles its loops, which happens once\n"
+    assert second.stderr == "" and second.returncode == 0
+
+
+def test_ctrl_c_while_loops_are_compiled_leaves_them_usable(tmp_path):
+    ran = run_script("""
+import _thread
+interrupts = 0
+for wait in (0.1, 0.3, 0.6):
+    timer = threading.Timer(wait, _thread.interrupt_main)
+    try:
+        timer.start()
+        while True: bits()
+    except KeyboardInterrupt:
+        interrupts += 1
+    timer.join()
+print(interrupts, bits() == bits())
+""", NUMBA_CACHE_DIR=str(tmp_path))
+    assert ran.stdout == "3 True\n", ran.stderr
+
+
+def test_the_command_compiles_all_loops_for_both_dtypes():
+    ran = subprocess.run([sys.executable, "-m", "minigrad.kernels.loops"], capture_output=True, text=True, timeout=300,
+                         env={**os.environ, "PYTHONPATH": str(ROOT), "MINIGRAD_EXECUTOR": "loops"})
+    assert ran.returncode == 0 and "float32" in ran.stdout and "float64" in ran.stdout, ran.stderr
+    ran = subprocess.run([sys.executable, "-m", "minigrad.kernels.loops"], capture_output=True, text=True, timeout=300,
+                         env={**os.environ, "PYTHONPATH": str(ROOT), "MINIGRAD_EXECUTOR": "vector"})
+    assert "loops are not registered" in ran.stderr and ran.returncode == 1
