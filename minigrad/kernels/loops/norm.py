@@ -8,7 +8,6 @@ from minigrad.kernels.loops.threads import parts
 from minigrad.kernels.vector.arrays import empty_like, rows_of
 from minigrad.ops import norm
 
-
 LONGEST = 1 << 14                               # of longer rows, sums in float32 would lose digits
 
 
@@ -47,23 +46,25 @@ def layer_norm(x, w, b, eps, xhat, rstd, y, n):
 def layer_norm_backward(dy, xhat, rstd, w, sums, n):
     """Write dx (N, C) over xhat, and the sums of dw and db over the rows of each thread to sums (n, 2, C).
 
-    dxhat = dy w    dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat))    dw = sum(dy xhat)    db = sum(dy)
+    dw = sum_rows(dy * xhat)    db = sum_rows(dy)    dxhat = dy * w    shift = mean(dxhat)    scale = mean(dxhat * xhat)
+    dx = rstd * (dxhat - shift - xhat * scale)
     """
     N, C = dy.shape
+    number = dy.dtype.type
     for part in prange(n):
         dw, db = sums[part, 0], sums[part, 1]                       # float64
         for i in range(N * part // n, N * (part + 1) // n):
-            g, h, r = dy[i], xhat[i], rstd[i]
-            shift, scale = 0.0, 0.0
+            dy_i, h, r = dy[i], xhat[i], rstd[i]
+            total, product = 0.0, 0.0
             for j in range(C):
-                dxhat = g[j] * w[j]
-                shift += dxhat
-                scale += dxhat * h[j]
-                dw[j] += g[j] * h[j]
-                db[j] += g[j]
-            mean, tilt = dy.dtype.type(shift / C), dy.dtype.type(scale / C)
+                dxhat = dy_i[j] * w[j]
+                total += dxhat
+                product += dxhat * h[j]
+                dw[j] += dy_i[j] * h[j]
+                db[j] += dy_i[j]
+            shift, scale = number(total / C), number(product / C)
             for j in range(C):
-                h[j] = r * (g[j] * w[j] - mean - h[j] * tilt)
+                h[j] = r * (dy_i[j] * w[j] - shift - h[j] * scale)
 
 
 class LayerNorm(Kernel, norm.LayerNorm, register=False):
