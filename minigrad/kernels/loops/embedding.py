@@ -17,14 +17,16 @@ def embedding_backward(dy, idx, first, following, dw, n):
     first (V,), following (N,): memory for a list of rows of dy for each v: the first one, and the next after each.
     """
     (N, C), V = dy.shape, len(dw)
-    first[:] = -1
+    for v in range(V):
+        first[v] = -1
     for i in range(N - 1, -1, -1):
         following[i] = first[idx[i]]
         first[idx[i]] = i
     for part in prange(n):
         total = np.empty(C)                                         # float64
         for v in range(V * part // n, V * (part + 1) // n):
-            total[:] = 0.0
+            for j in range(C):
+                total[j] = 0.0
             i = first[v]
             while i >= 0:
                 dy_i = dy[i]

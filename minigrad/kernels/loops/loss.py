@@ -14,6 +14,7 @@ from minigrad.kernels.vector.loss import scaled
 from minigrad.kernels.vector.settings import settings
 from minigrad.ops import loss
 
+
 @jit
 def cross_entropy(z, t, share, losses, n):
     """Write the losses (N,) of logits z (N, V) with targets t (N,), each times its share (N,) of the result, and over z
@@ -27,7 +28,8 @@ def cross_entropy(z, t, share, losses, n):
         for i in range(N * part // n, N * (part + 1) // n):
             z_i, target = z[i], t[i]
             if share[i] == 0:
-                z_i[:] = number(0)
+                for j in range(V):
+                    z_i[j] = number(0)
                 losses[i] = number(0)
                 continue
             most = largest(z_i)

@@ -1,4 +1,4 @@
-"""exp and the maximum, written so that several numbers are computed at once: without a branch or a call of a library."""
+"""exp and the maximum, written so that LLVM computes several numbers at once: without branches and calls."""
 import math
 
 import numpy as np
@@ -25,7 +25,7 @@ def exp(x):
     """
 
 
-@overload(exp, inline="always", jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
+@overload(exp, jit_options={"fastmath": FASTMATH, "error_model": "numpy"})
 def _exp(x):
     single = x == types.float32
     number, whole = (np.float32, np.int32) if single else (np.float64, np.int64)

@@ -8,7 +8,6 @@ from minigrad.kernels.loops.threads import parts
 from minigrad.kernels.vector.arrays import empty_like, rows_of
 from minigrad.ops import norm
 
-
 LONGEST = 1 << 14                               # of longer rows, sums in float32 would lose digits
 
 
@@ -47,36 +46,39 @@ def layer_norm(x, w, b, eps, xhat, rstd, y, n):
 def layer_norm_backward(dy, xhat, rstd, w, sums, n):
     """Write dx (N, C) over xhat, and the sums of dw and db over the rows of each thread to sums (n, 2, C).
 
-    dxhat = dy w    dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat))    dw = sum(dy xhat)    db = sum(dy)
+    dw = sum_rows(dy * xhat)    db = sum_rows(dy)    dxhat = dy * w    shift = mean(dxhat)    scale = mean(dxhat * xhat)
+    dx = rstd * (dxhat - shift - xhat * scale)
     """
     N, C = dy.shape
+    number = dy.dtype.type
     for part in prange(n):
         dw, db = sums[part, 0], sums[part, 1]                       # float64
         for i in range(N * part // n, N * (part + 1) // n):
-            g, h, r = dy[i], xhat[i], rstd[i]
-            shift, scale = 0.0, 0.0
+            dy_i, h, r = dy[i], xhat[i], rstd[i]
+            total, product = 0.0, 0.0
             for j in range(C):
-                dxhat = g[j] * w[j]
-                shift += dxhat
-                scale += dxhat * h[j]
-                dw[j] += g[j] * h[j]
-                db[j] += g[j]
-            mean, tilt = dy.dtype.type(shift / C), dy.dtype.type(scale / C)
+                dxhat = dy_i[j] * w[j]
+                total += dxhat
+                product += dxhat * h[j]
+                dw[j] += dy_i[j] * h[j]
+                db[j] += dy_i[j]
+            shift, scale = number(total / C), number(product / C)
             for j in range(C):
-                h[j] = r * (g[j] * w[j] - mean - h[j] * tilt)
+                h[j] = r * (dy_i[j] * w[j] - shift - h[j] * scale)
 
 
 class LayerNorm(Kernel, norm.LayerNorm, register=False):
-    """Inputs whose squares overflow, and inputs of variance 0 if eps is 0, are computed by the textbook's op."""
+    """The textbook's op computes very long rows, rows whose squares overflow, and rows of variance 0 if eps is 0."""
     unaliased, drops = (0, 1, 2), (0,)
 
     def forward(self, x, w, b=None, *, eps=1e-5):
         self.check(x, w, b, eps)
-        x2 = rows_of(x)                                             # (N, C)
+        if w.size > LONGEST:
+            return super().forward(x, w, b, eps=eps)
+        x2, w = rows_of(x), np.ascontiguousarray(w)                 # (N, C), (C,)
         rstd, xhat, y = np.empty(len(x2), x2.dtype), empty_like(x2), empty_like(x2)
-        if 0 < w.size <= LONGEST:
-            b_or_0 = np.zeros_like(w) if b is None else b
-            layer_norm(x2, w, b_or_0, x2.dtype.type(eps), xhat, rstd, y, parts(x2.size, 0.4))
+        b_or_0 = np.zeros_like(w) if b is None else np.ascontiguousarray(b)
+        layer_norm(x2, w, b_or_0, x2.dtype.type(eps), xhat, rstd, y, parts(x2.size, 0.4))
         if not 0.0 < rstd.min() <= rstd.max() < np.inf:             # also for NaN
             return super().forward(x, w, b, eps=eps)
         self.save(xhat=xhat, rstd=rstd, w=w, shape=x.shape)
