@@ -3,12 +3,12 @@ on the calling thread."""
 import os
 import threading
 from functools import cache
-from typing import Any, Callable
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 lock = threading.RLock()                        # held while the number of threads is read or set, or a loop runs
-WHEN_SET: list[Callable[[int], None]] = []      # called with a new number of threads
+for_loops = 1                                   # the number of threads of loops
 MOST = 1024                                     # threads that are started for a test: more than any BLAS uses
 
 
@@ -20,9 +20,10 @@ def blas_libraries() -> list[Any]:
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads that matrix products run on; if the system starts fewer than n, use those that
-    it starts. BLAS splits its sums by the number of threads, so results may differ in the last bits. ValueError unless
-    n is a whole number of at least 1."""
+    """Set the number of threads that matrix products and loops run on; if the system starts fewer than n, use those
+    that it starts. Sums are split by the number of threads, so results may differ in the last bits. ValueError unless n
+    is a whole number of at least 1."""
+    global for_loops
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"the number of threads must be a whole number of at least 1, got {n!r}")
     with lock:
@@ -31,14 +32,13 @@ def set_num_threads(n: int) -> None:
             n = now + _startable(n - now)
         for library in blas_libraries():
             library.set_num_threads(n)          # a library may have a lower limit of its own
-        for follow in WHEN_SET:
-            follow(n)
+        for_loops = n
 
 
 def get_num_threads() -> int:
-    """The number of threads that matrix products run on; 1 if threadpoolctl does not know NumPy's BLAS."""
+    """The number of threads that matrix products run on; that of loops if threadpoolctl does not know NumPy's BLAS."""
     with lock:                                  # a loop sets it to 1 while it runs
-        return max((library.get_num_threads() for library in blas_libraries()), default=1)
+        return max((library.get_num_threads() for library in blas_libraries()), default=for_loops)
 
 
 def _startable(n: int) -> int:

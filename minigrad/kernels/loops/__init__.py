@@ -38,7 +38,10 @@ class LoopsExecutor(vector.VectorExecutor):
 
 
 def register() -> None:
-    """Run loops on NumPy arrays. ImportError if numba cannot be imported."""
+    """Run loops on NumPy arrays. ImportError if numba cannot be imported, or does not compile."""
+    import numba
+    if numba.config.DISABLE_JIT:
+        raise ImportError("loops need numba's compiler, which NUMBA_DISABLE_JIT switches off")
     from minigrad.kernels.loops import blas, threads
     from minigrad.kernels.loops.attention import Attention
     from minigrad.kernels.loops.embedding import Embedding

@@ -104,7 +104,6 @@ class Attention(Kernel, attention.Attention, register=False):
     """The scores of a block of queries are computed for the keys up to the block's last query only, so most of the half
     that the causal mask hides is never computed. The textbook runs masks, dropout, inputs of other than 4 axes, empty
     inputs, a single query, causal attention to more or fewer keys, and a single key, whose score gets no gradient."""
-    unaliased = 0, 1, 2
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)

@@ -16,9 +16,9 @@ import numba
 from minigrad import threads
 
 WORTH = 10e3                # nanoseconds of work for each thread, below which waking it costs more than it saves
-number = threads.get_num_threads() if threads.blas_libraries() else numba.config.NUMBA_NUM_THREADS
 forked = False              # whether this process has no threads because it was forked from one that had
 
+threads.for_loops = threads.get_num_threads() if threads.blas_libraries() else numba.config.NUMBA_NUM_THREADS
 if "NUMBA_THREADING_LAYER_PRIORITY" not in os.environ:
     numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]     # numba's own order prefers TBB
 # A thread of GNU OpenMP without work spins for milliseconds: if other programs use the cores, steps take several times
@@ -34,7 +34,7 @@ if not preset:
 def parts(elements: int, nanoseconds: float) -> int:
     """How many parts a loop over so many elements is split into, if each takes so many nanoseconds: as many as there
     are threads, or fewer if there is too little work."""
-    return max(1, min(number, int(elements * nanoseconds / WORTH)))
+    return max(1, min(threads.for_loops, int(elements * nanoseconds / WORTH)))
 
 
 def run(loop: Any, args: Any) -> None:
@@ -63,11 +63,3 @@ def survive_fork() -> bool:
         return numba.threading_layer() != "omp"
     except ValueError:                                  # none were started
         return True
-
-
-def set_number(n: int) -> None:
-    global number
-    number = n
-
-
-threads.WHEN_SET.append(set_number)
