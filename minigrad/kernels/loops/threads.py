@@ -8,6 +8,7 @@ fork: the child runs the vector kernels.
 import contextlib
 import importlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -42,6 +43,10 @@ def run(loop: Any, args: Any) -> None:
         if forked:
             raise RuntimeError("loops cannot run in this process, as it was forked from one that had run loops: run "
                                "the forward pass again, which then takes the vector kernels")
+        if not loop.overloads:                          # it is compiled now, or loaded from the cache
+            with ThreadPoolExecutor(1) as other_thread:     # Ctrl-C waits: it would leave numba half set up
+                other_thread.submit(loop, *args).result()
+            return
         numba.set_num_threads(min(args[-1], numba.config.NUMBA_NUM_THREADS))
         loop(*args)
 
