@@ -1,5 +1,7 @@
 """Cross-entropy, alone and with the linear layer before it: the forward computes the gradients with the loss, from the
 same exponentials."""
+from typing import Any
+
 import numpy as np
 
 from minigrad.kernels.executor import Kernel
@@ -76,7 +78,8 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
     """Saves dx and dw for dy = 1. They are computed for a chunk of rows at a time, together with its logits, which the
     backward would have to compute again."""
     unaliased, drops = (0, 1), (0,)
-    losses, product = staticmethod(losses_and_gradient), staticmethod(np.matmul)
+    losses = staticmethod(losses_and_gradient)
+    product: Any = staticmethod(np.matmul)
 
     def forward(self, x, w, *, targets, ignore_index=-100, reduction="mean", rows=1024):
         self.check(x, w, targets, reduction, rows)
