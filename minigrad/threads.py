@@ -1,5 +1,5 @@
-"""The number of threads of NumPy's BLAS, which runs the matrix products, and of kernels that are loops. All else runs on
-the calling thread."""
+"""The number of threads of NumPy's BLAS, which runs the matrix products, and of kernels that are loops. All else runs
+on the calling thread."""
 import os
 import threading
 from functools import cache

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import functional as F
 from minigrad.executor import EXECUTORS
 from minigrad.gradcheck import relative_error
 
 pytest.importorskip("numba", reason="loops need numba, of the extra fast")
-import numba.core.caching                       # noqa: E402
+import numba.core.caching
 
-from minigrad.kernels.loops import LoopsExecutor, attention, blas, compiling, linalg, threads    # noqa: E402
+from minigrad.kernels.loops import LoopsExecutor, attention, blas, compiling, linalg, threads
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).parent.parent
@@ -39,7 +38,6 @@ import os, sys, threading
 {prelude}
 import numpy as np
 import minigrad as mg
-from minigrad import functional as F
 from minigrad.executor import EXECUTORS
 EXECUTORS[np.ndarray].min_size = 1
 def loss_and_gradient():
@@ -125,7 +123,8 @@ def test_without_gemm_of_openblas_products_are_numpys(monkeypatch):
 
 
 def test_without_openblas_the_executor_has_no_loops_of_attention():
-    ran = run_script("print(EXECUTORS[np.ndarray].kernels[mg.OPS['attention']].__module__, len(bits()) > 0)", prelude="""
+    code = "print(EXECUTORS[np.ndarray].kernels[mg.OPS['attention']].__module__, len(bits()) > 0)"
+    ran = run_script(code, prelude="""
 import threadpoolctl
 threadpoolctl.OpenBLASController.internal_api = "another BLAS"
 """)
@@ -346,8 +345,8 @@ def run_loop(folder, code="", **environment):
     path = folder / "module" / "loop.py"
     if not path.exists():
         path.write_text(LOOP)
-    return run_script(f"{code}\nsys.path.insert(0, {str(path.parent)!r})\nimport loop\nsys.modules[loop.__name__] = loop\n"
-                      "x = np.ones(3)\nloop.double(x, 2)\nprint(x.sum())",
+    return run_script(f"{code}\nsys.path.insert(0, {str(path.parent)!r})\n"
+                      "import loop\nsys.modules[loop.__name__] = loop\nx = np.ones(3)\nloop.double(x, 2)\nprint(x.sum())",
                       NUMBA_CACHE_DIR=str(folder / "cache"), **environment)
 
 

@@ -1,8 +1,8 @@
 """Kernels for NumPy arrays as explicit loops, compiled by numba: what an op computes, element by element.
 
 They are registered if numba can be imported, unless the environment variable MINIGRAD_EXECUTOR is "vector". Files,
-classes and variables are named as in minigrad/ops. The loops themselves are functions that take arrays and n, the number
-of threads, and write into arrays; the classes below them allocate these arrays.
+classes and variables are named as in minigrad/ops. The loops are functions that take arrays and n, the number of parts
+that they are split into, and write into arrays; the classes below them allocate these arrays.
 """
 import os
 from typing import Any
@@ -45,7 +45,9 @@ def register() -> None:
     from minigrad.kernels.loops.loss import CrossEntropy, LinearCrossEntropy
     from minigrad.kernels.loops.norm import LayerNorm
     from minigrad.kernels.loops.pointwise import Add, Gelu
-    kernels = [Linear, Add, LayerNorm, Gelu, Embedding, CrossEntropy, LinearCrossEntropy, *([Attention] if blas.GEMM else [])]
+    kernels = [Add, LayerNorm, Linear, Gelu, Embedding, CrossEntropy, LinearCrossEntropy]
+    if blas.GEMM:
+        kernels.append(Attention)
     vectors = EXECUTORS[np.ndarray]
     EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
 

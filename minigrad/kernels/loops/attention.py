@@ -57,9 +57,11 @@ def attend(q, k, v, y, P, scale, causal, n):
 
 @jit
 def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, n):
-    """dv = P^T @ dy    dP = dy @ v^T    dS = P * (dP - sum(dy * y)) * scale    dq = dS @ k    dk = dS^T @ q
-    sum(dy * y) is sum(dP * P), with fewer terms. The last block comes first: it has all keys, so it writes dk and dv, to
-    which the other blocks add."""
+    """dv = P^T @ dy    dP = dy @ v^T    dS = P * (dP - sum(dP * P)) * scale    dq = dS @ k    dk = dS^T @ q
+
+    sum(dP * P) over the keys is sum(dy * y), which has fewer terms. The last block comes first: it has all keys, so it
+    writes dk and dv, to which the other blocks add.
+    """
     B, H, T, D = q.shape
     S, E = k.shape[2], v.shape[3]
     F = q.dtype.type
@@ -107,7 +109,8 @@ class Attention(Kernel, attention.Attention, register=False):
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
         T, S = q.shape[-2], k.shape[-2]
-        if mask is not None or dropout or q.ndim != 4 or not q.size or not v.size or T < 2 or S < 2 or causal and T != S:
+        if mask is not None or dropout or q.ndim != 4 or not q.size or not v.size or min(T, S) < 2 or (
+                causal and T != S):
             return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
         q, k, v = map(rows_contiguous, (q, k, v))
         y = empty_heads((*q.shape[:3], v.shape[3]), q.dtype)

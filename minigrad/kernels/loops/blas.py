@@ -27,9 +27,9 @@ def find() -> int:
     names = {"sgemm": "sgemm_", "dgemm": "dgemm_", "get_threads": "openblas_get_num_threads",
              "set_threads": "openblas_set_num_threads"}
     for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "_64"), ("", "")):
-        functions = {name: getattr(library and library.dynlib, prefix + symbol + suffix, None)
-                     for name, symbol in names.items()}
-        if all(functions.values()):
+        functions: dict[str, Any] = {name: getattr(library and library.dynlib, prefix + symbol + suffix, None)
+                                     for name, symbol in names.items()}
+        if None not in functions.values():
             for name, function in functions.items():
                 binding.add_symbol(f"minigrad_{name}", ctypes.cast(function, ctypes.c_void_p).value)
             config = getattr(library.dynlib, f"{prefix}openblas_get_config{suffix}")

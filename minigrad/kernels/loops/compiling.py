@@ -1,7 +1,7 @@
 """How loops are compiled, and how they are called.
 
-Compiled loops are cached in a folder, so that they are compiled once: __pycache__, or the user's cache folder where that
-is read-only, or the folder that NUMBA_CACHE_DIR names. If no folder can be written to, each process compiles them.
+Compiled loops are cached, so that they are compiled once: in __pycache__, or in the user's cache folder if that is
+read-only, or in the folder that NUMBA_CACHE_DIR names. If no folder can be written to, each process compiles them.
 """
 import functools
 import sys
@@ -16,8 +16,9 @@ from minigrad.kernels.loops import threads
 from minigrad.kernels.loops.blas import BITS
 
 FASTMATH = {"contract", "reassoc", "nsz"}       # not nnan and ninf: a NaN stays a NaN; not arcp: x / x is 1
-# numba compiles a function again if its file changes. What loops of all files use goes into their names.
-VERSION = f"{zlib.crc32(b''.join(Path(__file__).with_name(f'{name}.py').read_bytes() for name in ('math', 'blas'))):08x}"
+# numba compiles a function again if its own file changes. These files have what loops of all files use.
+SHARED = [Path(__file__).with_name(f"{name}.py") for name in ("blas", "compiling", "linalg", "math")]
+VERSION = f"{zlib.crc32(b''.join(file.read_bytes() for file in SHARED)):08x}"
 
 inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 
@@ -38,7 +39,7 @@ def jit(function: Any) -> Any:
     return loop
 
 
-class Progress(event.Listener):
+class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
     """Says on stderr what is compiled: on a terminal, a line that names each function while it is compiled; elsewhere,
     a line for all of them."""
     said = False

@@ -30,8 +30,7 @@ def gemm(kind, a, b, c, alpha, beta):
 
 @jit
 def product(kind, a, b, bias, c, by_rows, n):
-    """c (N, M) = product + bias. Each thread computes some of the rows of c, or some of its columns. bias: (M,), or (0,)
-    for none."""
+    """c (N, M) = product + bias. Each thread computes some rows of c, or some columns. bias: (M,), or (0,) for none."""
     N, M = c.shape
     T = c.dtype.type
     blas_threads = get_threads()
@@ -66,7 +65,7 @@ def sum_rows(x, total, n):
 
 def matmul(kind, a, b, out, bias=None):
     """out (N, M) = product + bias, for contiguous matrices."""
-    N, M, K = *out.shape, a.size // max(1, out.shape[0])
+    (N, M), K = out.shape, a.size // max(1, out.shape[0])
     if GEMM and out.size and K:
         n = parts(out.size * K, 0.02)
         bias = np.empty(0, out.dtype) if bias is None else np.ascontiguousarray(bias)
