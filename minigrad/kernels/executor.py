@@ -21,8 +21,8 @@ class Kernel:
 
 
 def op_of(kernel: type[Kernel]) -> type[Op]:
-    """The op that a kernel is a version of: the class that it inherits from besides Kernel."""
-    return next(base for base in kernel.__bases__ if issubclass(base, Op))
+    """The op that a kernel is a version of: the first class that it inherits from which is an op and no kernel."""
+    return next(base for base in kernel.__mro__ if issubclass(base, Op) and not issubclass(base, Kernel))
 
 
 class OwnedGradients(Gradients):

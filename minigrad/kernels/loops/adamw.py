@@ -6,6 +6,7 @@ from numba import prange
 
 from minigrad.kernels.loops.compiling import jit
 from minigrad.kernels.loops.threads import parts
+from minigrad.kernels.vector.adamw import write_back
 
 
 @jit
@@ -22,14 +23,16 @@ def adamw(p, g, m, v, beta1, beta2, decay, rate, eps, n):
 
 
 def adamw_in_place(params, grads, m, v, lr, beta1, beta2, eps, weight_decay, *, t):
-    """A step of the op adamw, written over params, a list of contiguous arrays, and over m and v, 1-D arrays of the
-    moments of all params one after the other.
+    """A step of the op adamw, written over params, a list of arrays, and over m and v, 1-D arrays of the moments of all
+    params one after the other.
 
     With c1 = 1 - beta1^t and c2 = 1 - beta2^t, lr m / c1 / (sqrt(v / c2) + eps) is rate m / (sqrt(v) + sqrt(c2) eps).
     """
-    root, end = math.sqrt(1.0 - beta2 ** t), 0
+    root, end = math.sqrt(1.0 - beta2 ** t), 0                      # sqrt(c2)
     rate = lr * root / (1.0 - beta1 ** t)
     hyper = [m.dtype.type(h) for h in (beta1, beta2, 1.0 - lr * weight_decay, rate, eps * root)]
-    for p, g in zip(params, grads):
+    flat = [p.reshape(-1) for p in params]                          # views; copies of those that are not contiguous
+    for p, g in zip(flat, grads):
         start, end = end, end + p.size
-        adamw(p.reshape(-1), g.reshape(-1), m[start:end], v[start:end], *hyper, parts(p.size, 0.6))
+        adamw(p, g.reshape(-1), m[start:end], v[start:end], *hyper, parts(p.size, 0.6))
+    write_back(params, flat)

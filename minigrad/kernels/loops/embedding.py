@@ -2,12 +2,11 @@
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.executor import Kernel
 from minigrad.kernels.loops.compiling import jit
 from minigrad.kernels.loops.threads import parts
+from minigrad.kernels.vector import embedding as vector
 from minigrad.kernels.vector.arrays import rows_of
 from minigrad.kernels.vector.buffers import empty
-from minigrad.ops import embedding
 
 
 @jit
@@ -38,17 +37,7 @@ def embedding_backward(dy, idx, first, following, dw, n):
                 dw_v[j] = total[j]
 
 
-class Embedding(Kernel, embedding.Embedding, register=False):
-    unaliased = 0,
-
-    def forward(self, w, *, idx):
-        self.check(w, idx)
-        idx = np.asarray(idx)
-        y = empty((*idx.shape, w.shape[1]), w.dtype)
-        np.take(w, idx, axis=0, out=y, mode="clip")                 # the fastest mode; check raises if out of range
-        self.save(idx=idx, shape=w.shape)
-        return y
-
+class Embedding(vector.Embedding, register=False):
     def backward(self, dy, idx, shape):
         dy2, dw = rows_of(dy), empty(shape, dy.dtype)               # (N, C), (V, C)
         idx = np.ascontiguousarray(idx, np.int64).reshape(-1)

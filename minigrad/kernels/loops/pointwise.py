@@ -2,11 +2,11 @@
 import numpy as np
 from numba import prange
 
-from minigrad.kernels.executor import Kernel
 from minigrad.kernels.loops.compiling import jit
 from minigrad.kernels.loops.linalg import sum_rows
 from minigrad.kernels.loops.math import exp
 from minigrad.kernels.loops.threads import parts
+from minigrad.kernels.vector import pointwise as vector
 from minigrad.kernels.vector.arrays import empty_like
 from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import pointwise
@@ -35,25 +35,13 @@ def gelu(x, y, slope, k, c, n):
             slope_here[i] = one if v > far else zero if v < -far else d
 
 
-@jit
-def multiply(a, b, n):
-    """a *= b; both (N,)."""
-    N = a.size
-    for part in prange(n):
-        here = slice(N * part // n, N * (part + 1) // n)
-        a_here, b_here = a[here], b[here]
-        for i in range(a_here.size):
-            a_here[i] *= b_here[i]
-
-
-class Add(Kernel, pointwise.Add, register=False):
+class Add(vector.Add, register=False):
     """The forward is NumPy's: it is bound by memory. If b was added to each element of a batch, as positions are, the
     backward sums over the batch."""
-    drops = 0, 1
 
     def forward(self, a, b):
         self.save(shape=np.shape(b))
-        return np.add(a, b, out=empty(np.broadcast_shapes(np.shape(a), np.shape(b)), np.result_type(a, b)))
+        return super().forward(a, b)
 
     def backward(self, dy, shape):
         if not self.needs[1] or not shape or dy.shape == shape or dy.shape[-len(shape):] != shape:
@@ -64,9 +52,8 @@ class Add(Kernel, pointwise.Add, register=False):
         return dy, db
 
 
-class Gelu(Kernel, pointwise.Gelu, register=False):
-    """Saves the derivative of y in place of x: it has the same size, and the backward is one product."""
-    unaliased = drops = 0,
+class Gelu(vector.Gelu, register=False):
+    """Saves slope; the backward is NumPy's product of dy and slope, which is bound by memory too."""
 
     def forward(self, x):
         x1 = np.ascontiguousarray(x).reshape(-1)
@@ -74,8 +61,3 @@ class Gelu(Kernel, pointwise.Gelu, register=False):
         gelu(x1, y, slope, number(self.k), number(self.c), parts(x1.size, 0.4))
         self.save(slope=slope, shape=x.shape)
         return y.reshape(x.shape)
-
-    def backward(self, dy, slope, shape):
-        dx = slope if self.may_overwrite else slope.copy()
-        multiply(dx, np.ascontiguousarray(dy).reshape(-1), parts(dx.size, 0.15))
-        return dx.reshape(shape)

@@ -24,7 +24,7 @@ def adamw_in_place(params, grads, m, v, lr, beta1, beta2, eps, weight_decay, *, 
             pairs.append((p[:missing], g[:missing]))
             missing -= pairs[-1][0].size
         _step(pairs, m[s], v[s], lr, beta1, beta2, eps, weight_decay, t)
-    _write_back(params, flat)
+    write_back(params, flat)
 
 
 def _step(pairs, m, v, lr, beta1, beta2, eps, weight_decay, t):
@@ -65,11 +65,11 @@ def clip_in_place(grads, max_norm):
     if not scale >= 1.0:                                            # also for NaN
         for part in parts:
             part *= scale
-        _write_back(grads, flat)
+        write_back(grads, flat)
     return norm
 
 
-def _write_back(arrays, flat):
+def write_back(arrays, flat):
     """Copy each 1-D array of `flat` into the array that it was made from by reshape(-1), if it is not a view of it."""
     for a, new in zip(arrays, flat):
         if not a.flags.c_contiguous:
