@@ -347,7 +347,8 @@ def run_loop(folder, code="", **environment):
     path = folder / "module" / "loop.py"
     if not path.exists():
         path.write_text(LOOP)
-    return run_script(f"{code}\nsys.path.insert(0, {str(path.parent)!r})\n"
+    here = "from minigrad.kernels.loops import compiling\ncompiling.ahead |= {'float32', 'float64'}\n"
+    return run_script(f"{here}{code}\nsys.path.insert(0, {str(path.parent)!r})\n"
                       "import loop\nsys.modules[loop.__name__] = loop\nx = np.ones(3)\n"
                       "loop.double(x, 2)\nprint(x.sum())",
                       NUMBA_CACHE_DIR=str(folder / "cache"), **environment)
@@ -365,9 +366,21 @@ def test_a_loop_is_compiled_once_and_compiling_is_announced(tmp_path):
     assert second.stderr == ""
 
 
+def test_the_loops_of_a_dtype_are_compiled_in_another_process_so_that_all_processes_load_them(tmp_path):
+    code = """
+compiling.ahead.clear()
+def compile_ahead(dtype):
+    print(dtype)
+    compiling.ahead.add(dtype)
+compiling.compile_ahead = compile_ahead
+"""
+    assert run_loop(tmp_path, code).stdout == "float64\n6.0\n"
+    assert run_loop(tmp_path, code).stdout == "6.0\n"
+
+
 def test_blas_with_integers_of_other_sizes_and_other_sources_of_exp_share_no_cache(tmp_path):
     for change in ("", "compiling.BITS = 96", "compiling.VERSION = '0'"):
-        ran = run_loop(tmp_path, f"from minigrad.kernels.loops import compiling\n{change}")
+        ran = run_loop(tmp_path, change)
         assert ran.stdout == "6.0\n", ran.stderr
     names = [index.name.split("-")[0] for index in indices(tmp_path)]
     assert set(names) == {f"loop.double_{blas.BITS}_{compiling.VERSION}", f"loop.double_96_{compiling.VERSION}",
@@ -395,6 +408,7 @@ def test_without_a_folder_that_can_be_written_to_loops_are_compiled_in_each_proc
             x[part] *= 2.0
 
     monkeypatch.setattr(numba.core.caching.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(compiling, "ahead", set())
     x = np.ones(3)
     compiling.jit(double)(x, 3)
     np.testing.assert_array_equal(x, 2.0)

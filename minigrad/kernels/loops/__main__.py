@@ -1,4 +1,4 @@
-"""Compile all loops ahead, for float32 and float64: python -m minigrad.kernels.loops"""
+"""Compile all loops ahead: python -m minigrad.kernels.loops [float32] [float64]"""
 import sys
 import time
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from minigrad import Tensor, functional as F, optim
 from minigrad.executor import EXECUTORS
-from minigrad.kernels.loops import LoopsExecutor
+from minigrad.kernels.loops import LoopsExecutor, compiling
 
 
 def train_step(dtype: str, B: int = 8, T: int = 32, C: int = 64, V: int = 64) -> None:
@@ -30,7 +30,8 @@ def main() -> None:
     if not isinstance(executor, LoopsExecutor):
         sys.exit("loops are not registered: numba cannot be imported, or MINIGRAD_EXECUTOR is vector")
     executor.min_size = 1
-    for dtype in "float32", "float64":
+    for dtype in sys.argv[1:] or ("float32", "float64"):
+        compiling.ahead.add(dtype)
         start = time.perf_counter()
         train_step(dtype)
         print(f"loops for {dtype}: {time.perf_counter() - start:.1f} s")

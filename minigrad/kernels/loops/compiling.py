@@ -4,12 +4,15 @@ Compiled loops are cached, so that they are compiled once: in __pycache__, or in
 read-only, or in the folder that NUMBA_CACHE_DIR names. If no folder can be written to, each process compiles them.
 """
 import functools
+import os
+import subprocess
 import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 from numba.core import event
 
 from minigrad.kernels.loops import threads
@@ -23,6 +26,13 @@ VERSION = f"{zlib.crc32(b''.join(file.read_bytes() for file in SHARED)):08x}"
 inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 
 
+ahead: set[str] = set()             # the dtypes whose loops have been compiled ahead, or cannot be
+
+
+class NotCompiled(Exception):
+    """A loop is not in the cache; its dtype."""
+
+
 def jit(function: Any) -> Any:
     """Compile a loop function at its first call with arrays of a dtype. The last of its arguments is n, the number of
     parts that prange runs over."""
@@ -32,11 +42,26 @@ def jit(function: Any) -> Any:
         compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:                                # no folder for the cache can be written to
         compiled = numba.njit(**options)(function)
+        ahead.update(("float32", "float64"))
 
     @functools.wraps(function)
     def loop(*args):
-        threads.run(compiled, args)
+        try:
+            threads.run(compiled, args)
+        except NotCompiled as missing:
+            compile_ahead(str(missing))
+            threads.run(compiled, args)
     return loop
+
+
+def compile_ahead(dtype: str) -> None:
+    """Compile the loops for a dtype in another process. What numba has just compiled has been optimized less often than
+    what it loads from the cache, and rounds differently, so all processes load loops. What is not in the cache then, as
+    arrays lie in memory in another way, is compiled in this process."""
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
+    subprocess.run([sys.executable, "-m", __package__, dtype], stdout=subprocess.DEVNULL,
+                   env=os.environ | {"PYTHONPATH": paths, "MINIGRAD_EXECUTOR": "loops", "MINIGRAD_PLAIN": "0"})
+    ahead.add(dtype)
 
 
 class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
@@ -48,6 +73,9 @@ class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
         function = event.data["dispatcher"].py_func
         if not function.__module__.startswith(__package__):
             return
+        dtype = next((a.dtype.name for a in event.data["args"] if isinstance(a, types.Array)), None)
+        if dtype is not None and dtype not in ahead:
+            raise NotCompiled(dtype)
         line = "minigrad compiles its loops, which happens once"
         if sys.stderr.isatty():
             name = f"{function.__module__.split('.')[-1]}.{function.__name__}"
