@@ -21,7 +21,7 @@ if choice not in CHOICES:
 
 
 class LoopsExecutor(vector.VectorExecutor):
-    """The executor for NumPy arrays that runs loops, and the vector kernels for what has none."""
+    """The executor for NumPy arrays that runs loops, and the vector kernels of ops that have none."""
 
     def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
         from minigrad.kernels.loops.adamw import adamw_in_place

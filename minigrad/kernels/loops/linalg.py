@@ -67,7 +67,7 @@ def matmul(kind, a, b, out, bias=None):
     """out (N, M) = product + bias, for contiguous matrices."""
     (N, M), K = out.shape, a.size // max(1, out.shape[0])
     if GEMM and out.size and K:
-        n = parts(out.size * K, 0.02)
+        n = parts(out.size * K, 0.02)                               # nanoseconds for each multiplication
         bias = np.empty(0, out.dtype) if bias is None else np.ascontiguousarray(bias)
         product(kind, a, b, bias, out, N >= M if kind == AT_B else N >= 32 * n, n)
         return
