@@ -8,7 +8,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
-from minigrad.device import host, synchronize
+from minigrad.device import host, library, synchronize
 
 from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY, Preset, random_batches
 from gpt.model import GPT, KVCache
@@ -57,8 +57,9 @@ class MinigradSide:
         return {name: host(w.grad) for name, w in self.model.named_parameters()}
 
     def device_memory(self) -> int:
-        """Peak memory on the device, in bytes."""
-        return self.optimizer.params[0].xp.get_default_memory_pool().total_bytes()
+        """Memory on the device, in bytes: that of the pool, which keeps what is freed."""
+        _, held, _ = library(self.model.wte.weight.device).memory()
+        return held
 
 
 def make_side(name: str, p: Preset, device: str) -> Any:

@@ -25,8 +25,8 @@ def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, r
     first value that is not finite. repeat: computes it again; None if the weights of this step have changed since, as
     a device shows its losses later."""
     model.zero_grad()
-    where = (f"this was read later, as --log_interval={o.log_interval}, and the weights have changed since: with "
-             "--log_interval=1 the run ends at that step, and names the op of the first value that is not finite")
+    where = (f"losses are read from the device every --log_interval={o.log_interval} steps, and the weights have "
+             "changed since: with --log_interval=1 this message also says where it began")
     if repeat:
         try:
             with mg.detect_nan():

@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -27,6 +27,11 @@ def environment(device_name: str) -> dict[str, Any]:
     return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(),
             "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads(),
             **device.library(device_name).facts()}
+
+
+def device_of(machine: Mapping[str, Any]) -> str:
+    """The device of an `environment`, with the name of its GPU if it is one: "cuda:0 (NVIDIA H100)"."""
+    return f"{machine['device']} ({machine['gpu']})" if "gpu" in machine else str(machine["device"])
 
 
 def memory() -> float:

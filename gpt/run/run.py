@@ -20,7 +20,7 @@ from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import check_memory, exit_diverged, failures_exit, lack_of_memory, use_less
-from gpt.run.machine import allowed_cores, environment, matmul_peak
+from gpt.run.machine import allowed_cores, device_of, environment, matmul_peak
 from gpt.run.options import Options, configure
 from gpt.run.progress import Progress
 from gpt.run.report import print_model, print_report
@@ -81,8 +81,7 @@ class Run:
         self.device = device.resolve(o.device)
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
-        gpu = f" ({machine['gpu']})" if "gpu" in machine else ""
-        print_report("device", f"{self.device}{gpu}, {machine['threads']} threads, NumPy {machine['numpy']}, "
+        print_report("device", f"{device_of(machine)}, {machine['threads']} threads, NumPy {machine['numpy']}, "
                      f"{machine['blas']}, {o.dtype}, seed {o.seed}")
 
         if self.device == "cpu":
