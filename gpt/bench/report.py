@@ -27,8 +27,8 @@ def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
     print_report("what", f"{o.preset}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, block {c.block_size}, "
                  f"vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
                  f"{'samples' if p.generates else 'trains on'} {p.tokens} tokens")
-    print_report("machine", f"{m['cpu']}, {o.threads} of {m['cores']} cores, {device_of(m)}, Python {m['python']}, NumPy "
-                 f"{m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if o.vs == 'torch' else ''}")
+    print_report("machine", f"{m['cpu']}, {o.threads} of {m['cores']} cores, {device_of(m)}, Python {m['python']}, "
+                 f"NumPy {m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if o.vs == 'torch' else ''}")
     memory = {}
     for name in o.sides[:2]:                    # not torch.compile: its compiler needs more memory than the step
         memory[name] = in_new_process(peak_memory, name, p, device, o.threads)
