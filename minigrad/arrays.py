@@ -26,6 +26,7 @@ def as_numbers(x: Any) -> Any:
     would turn texts, dates and None into numbers, and drop imaginary parts."""
     array = as_array(x)
     check_dtype(array.dtype)
+    device.name(array)                          # ValueError for an array of a second CUDA device
     return array
 
 

@@ -1,53 +1,15 @@
-"""Where arrays live: NumPy arrays on the host, CuPy arrays on a CUDA device. The only file that imports CuPy.
+"""Where arrays live: NumPy arrays on the host, CuPy arrays on a CUDA device.
 
 A device is named by a string: "cpu", "cuda" (the first CUDA device), "cuda:N", or "auto" (CUDA if it works, else cpu).
 """
-
 import contextlib
-import functools
 from contextvars import ContextVar
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Iterator
 
 import numpy as np
 
-
-class Backend(NamedTuple):
-    """One array library: its namespace, how its arrays are copied to and from the host, and how to wait for them."""
-    kind: str                                   # "cpu", "cuda"
-    xp: Any                                     # numpy, cupy
-    put: Callable[[np.ndarray, int], Any]       # host array, device number -> device array
-    host: Callable[[Any], np.ndarray]           # device array -> host array
-    number: Callable[[Any], int | None]         # device array -> device number; None if there is only one device
-    synchronize: Callable[[], None]             # return when everything queued on the device has been computed
-    wraps: bool                                 # an index out of range wraps around without an error
-    address: Callable[[Any], int]               # of the first element of an array
-
-
-BACKENDS: dict[type, Backend] = {}              # array type -> its library
-
-
-def register(array_type: type, backend: Backend) -> None:
-    """Let the engine compute on arrays of `array_type` with `backend`."""
-    BACKENDS[array_type] = backend
-
-
-register(np.ndarray, Backend("cpu", np, put=lambda array, number: array, host=lambda array: array,
-                             number=lambda array: None, synchronize=lambda: None, wraps=False,
-                             address=lambda array: array.__array_interface__["data"][0]))
-
-
-def _register_cupy() -> None:
-    import cupy
-
-    def put(array: np.ndarray, number: int) -> Any:
-        cupy.cuda.Device(number).use()          # CuPy computes on the current device, wherever its arrays are
-        return cupy.asarray(array)
-
-    def synchronize() -> None:
-        cupy.cuda.get_current_stream().synchronize()    # all arrays are on the current stream
-
-    register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, lambda array: array.device.id, synchronize,
-                                   wraps=True, address=lambda array: array.data.ptr))
+from minigrad.backend import BACKENDS, Backend
+from minigrad.cuda import check_number, cuda_status, from_dlpack as cupy_from_dlpack, register_cupy
 
 
 def backend(array: Any) -> Backend:
@@ -61,7 +23,7 @@ def is_array(x: Any) -> bool:
     """Whether x is an array of a registered library. CuPy is registered when its first array comes here."""
     kind = type(x)
     if kind not in BACKENDS and kind.__module__ == "cupy" and hasattr(x, "__cuda_array_interface__"):
-        _register_cupy()
+        register_cupy()
     return kind in BACKENDS
 
 
@@ -71,7 +33,8 @@ def xp(array: Any) -> Any:
 
 
 def name(array: Any) -> str:
-    """The device of this array: "cpu", "cuda:0". TypeError if it is not an array."""
+    """The device of this array: "cpu", "cuda:0". TypeError if it is not an array. ValueError if it is on another CUDA
+    device than the one of this process."""
     library = backend(array)
     number = library.number(array)
     return library.kind if number is None else f"{library.kind}:{number}"
@@ -102,15 +65,20 @@ def read_only(array: Any) -> Any:
     return view
 
 
+def library(device: str) -> Backend:
+    """The library of the arrays on a device. ValueError for a device that is unknown or does not work."""
+    kind = resolve(device).partition(":")[0]
+    return next(b for b in BACKENDS.values() if b.kind == kind)
+
+
 def put(array: Any, device: str) -> Any:
     """The array (or a list of numbers) on `device`; an array that is already there is returned as it is. ValueError
-    for a device that is unknown or does not work."""
+    for a device that is unknown or does not work, and for a second CUDA device."""
     device = resolve(device)
     if is_array(array) and name(array) == device:
         return array
-    kind, _, number = device.partition(":")
-    library = next(b for b in BACKENDS.values() if b.kind == kind)
-    return library.put(host(array) if is_array(array) else np.asarray(array), int(number or 0))
+    number = int(device.partition(":")[2] or 0)
+    return library(device).put(host(array) if is_array(array) else np.asarray(array), number)
 
 
 def synchronize() -> None:
@@ -120,36 +88,9 @@ def synchronize() -> None:
         library.synchronize()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@functools.cache                                # the trial computes and waits for the device: only once
-def cuda_status() -> tuple[bool, str]:
-    """(True, name of the first CUDA device), or (False, in one line what is missing: CuPy, its libraries, the driver, a
-    device or the CUDA toolkit)."""
-    try:
-        import cupy
-    except ModuleNotFoundError:
-        return False, "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)"
-    except ImportError as error:
-        return False, f"CuPy is installed but does not load ({_first_line(error.__cause__ or error)})"
-    runtime = cupy.cuda.runtime
-    try:
-        if not cupy.cuda.is_available():
-            missing = "no CUDA driver was found" if runtime.driverGetVersion() == 0 else "no CUDA device is visible"
-            return False, f"{missing}: check nvidia-smi and CUDA_VISIBLE_DEVICES"
-        a = cupy.ones((2, 2), "float32")
-        float((a @ a + 1).sum())                # a matrix product and a compiled kernel: both libraries must load
-    except (RuntimeError, ImportError, OSError) as error:
-        reason = _first_line(error)
-        return False, f"the CUDA toolkit does not work ({reason}): pip install 'minigrad[cuda13]' brings its libraries"
-    return True, runtime.getDeviceProperties(0)["name"].decode()
-
-
 def resolve(device: str) -> str:
     """The full name of a device: "cuda" -> "cuda:0", "auto" -> "cuda:0" or "cpu". ValueError, with the reason, for a
-    device that is unknown or does not work."""
+    device that is unknown or does not work, and for another CUDA device than the one of this process."""
     kind, _, number = str(device).partition(":")
     if device in {b.kind for b in BACKENDS.values()} - {"cuda"}:
         return device
@@ -160,11 +101,9 @@ def resolve(device: str) -> str:
     works, why_not = cuda_status()
     if not works:
         raise ValueError(f'device {device!r} cannot be used: {why_not}; or use device="cpu"')
-    _register_cupy()
-    import cupy
-    count = cupy.cuda.runtime.getDeviceCount()
-    if int(number or 0) >= count:
-        raise ValueError(f"device {device!r} does not exist: this machine has {count}, numbered from 0")
+    if not any(b.kind == "cuda" for b in BACKENDS.values()):
+        register_cupy()
+    check_number(int(number or 0))
     return f"cuda:{int(number or 0)}"
 
 
@@ -174,8 +113,7 @@ def from_dlpack(x: Any) -> Any:
     if x.__dlpack_device__()[0] != 2:           # DLPack's number for CUDA
         return np.from_dlpack(x)
     resolve("cuda")
-    import cupy
-    return cupy.from_dlpack(x)
+    return cupy_from_dlpack(x)
 
 
 _CHECK_INDICES: ContextVar[bool] = ContextVar("check_indices", default=False)

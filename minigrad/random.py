@@ -6,6 +6,7 @@ The generator is Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: a
 import hashlib
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -48,13 +49,20 @@ def bits(key: Key, shape: tuple[int, ...]) -> np.ndarray:
     return generator.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n].reshape(shape)
 
 
-def keep_mask(key: Key | None, shape: tuple[int, ...], p: float) -> np.ndarray:
-    """The elements that dropout keeps, each with probability 1 - p: a boolean array of this shape on the host.
-    ValueError unless 0 <= p < 1, and if key is None; TypeError if it is not a Key."""
+def keep_mask(key: Key, shape: tuple[int, ...], p: float) -> np.ndarray:
+    """The elements that dropout keeps, each with probability 1 - p: a boolean array of this shape on the host. Errors
+    as of `threshold`."""
+    limit = threshold(key, p)
+    return bits(key, shape) >= limit
+
+
+def threshold(key: Any, p: float) -> int:
+    """The smallest of `bits` of an element that dropout keeps. ValueError unless 0 <= p < 1, and if key is None;
+    TypeError if it is not a Key."""
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout probability must be in [0, 1), got {p}")
     if key is None:
         raise ValueError("dropout draws its random numbers from a key: give key=mg.random.key(seed, step)")
     if not isinstance(key, Key):
         raise TypeError(f"a key is made by mg.random.key(seed, step), got {key!r:.80}")
-    return bits(key, shape) >= round(p * 2 ** 32)
+    return round(p * 2 ** 32)

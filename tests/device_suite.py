@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import Tensor, device as devices, functional as F, nn, optim
+from minigrad import Tensor, device as devices, functional as F, nn, optim, random
+from minigrad.cuda import kernels
 from minigrad.gradcheck import relative_error
 from minigrad.ops.op import Op
 from minigrad.ops.sample import Sample
+from minigrad.ops.sums import add_at
 from minigrad.tape import apply
 
 from gpt.model import GPT, GPTConfig
@@ -150,6 +152,10 @@ class DeviceSuite:
     def name(self) -> str:
         return devices.resolve(self.device)
 
+    @property
+    def xp(self) -> Any:
+        return devices.library(self.device).xp
+
     def put(self, *values: int) -> Any:
         """A plain array on the device."""
         return devices.put(np.array(values), self.device)
@@ -248,6 +254,77 @@ class DeviceSuite:
             norm = optim.clip_grad_norm([t], 1.0)
         assert made == [] and devices.name(norm) == self.name
         assert float(norm) == pytest.approx(np.sqrt(2.0))
+
+    # ---- kernels ----
+
+    @pytest.mark.parametrize("seed, step, micro", [(0, 0, 0), (1, 2, 3), (2 ** 63 + 1, 5, 0), (*[2 ** 64 - 1] * 3,)])
+    @pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (3, 5, 1000), (0, 3)])
+    def test_a_mask_drawn_on_the_device_has_the_bits_of_the_host(self, shape, seed, step, micro):
+        for name, p in zip("abcd", (0.0, 0.1, 0.5, 1.0 - 1e-12)):
+            key = random.key(seed, step, micro).fold(name)
+            mask = kernels.keep_mask(self.xp, key, shape, p)
+            assert devices.name(mask) == self.name and mask.dtype == bool
+            np.testing.assert_array_equal(devices.host(mask), random.keep_mask(key, shape, p))
+
+    @pytest.mark.parametrize("key, p, error", [(None, 0.5, ValueError), (3, 0.5, TypeError),
+                                               (random.key(0), 1.0, ValueError)])
+    def test_a_mask_on_the_device_refuses_what_the_host_refuses(self, key, p, error):
+        with pytest.raises(error):
+            kernels.keep_mask(self.xp, key, (3,), p)
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    def test_dropout_and_attention_draw_on_the_device_and_wait_for_nothing(self, dtype, monkeypatch):
+        def run(device):
+            x = Tensor(np.linspace(-1.0, 1.0, 60).reshape(2, 6, 5), True, dtype=dtype, device=device)
+            y = F.dropout(x, 0.3, key=random.key(3))
+            a = F.scaled_dot_product_attention(x, x, x, causal=True, dropout=0.3, key=random.key(4))
+            (y.sum() + a.sum()).backward()
+            return y, a, Tensor(x.grad)
+
+        tolerance = {"float16": 1e-2, **self.tolerance}[dtype]
+        with mg.plain():
+            expected = run("cpu")
+            assert_agree(run(self.device), expected, tolerance)
+        monkeypatch.delattr(random, "bits")     # no mask from the host
+        with self.waits() as made:
+            found = run(self.device)
+        assert made == []
+        assert_agree(found, expected, tolerance)
+
+    @pytest.mark.parametrize("index", [
+        np.array([4, 0, 4, 4, -1, 2]), np.array(2), np.array([[1, 3], [1, 1]]), np.array([], int),
+        (np.array([0, 4, 0, 0]), slice(1, 3)), (slice(None), np.array([1, 1, 2, 1])),
+        (np.array([4, 4]), np.array([0, 0])), (Ellipsis, np.array([2, 2, 2])), (0, np.array([1, 1]))], ids=str)
+    @pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "float64"), ("float16", "float32")])
+    def test_additions_at_repeated_indices_equal_numpys_in_every_bit(self, index, dtype, wider):
+        y = np.random.default_rng(0).normal(size=(5, 3)).astype(wider)
+        x = np.random.default_rng(1).normal(size=y[index].shape).astype(dtype)
+        on_device, at, added = moved((y, index, x), self.device)
+        with self.waits() as made:
+            add_at(on_device, at, added)
+        assert made == []
+        np.add.at(y, index, x)
+        np.testing.assert_array_equal(devices.host(on_device), y)
+
+    def test_what_is_added_at_indices_may_broadcast(self):
+        y, index, x = moved((np.zeros((4, 3)), np.array([1, 1, 3]), np.arange(3.0)), self.device)
+        add_at(y, index, x)
+        np.testing.assert_array_equal(devices.host(y), np.outer([0.0, 2.0, 0.0, 1.0], [0.0, 1.0, 2.0]))
+
+    @pytest.mark.parametrize("gradient", [
+        lambda w, i: F.embedding(w, i), lambda w, i: w[i], lambda w, i: w[i % 4, i % 3],
+        lambda w, i: F.scatter_add(w[i], i, (7, 3))], ids=["embedding", "rows", "elements", "scatter_add"])
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_gradients_of_repeated_indices_have_the_same_bits_on_every_run(self, gradient, plain):
+        """CuPy's own add.at adds in an order that changes."""
+        index, found = np.random.default_rng(0).integers(0, 7, 5000), set()
+        for _ in range(5):
+            w = Tensor(np.random.default_rng(1).normal(size=(7, 3)), True, device=self.device)
+            with mg.plain() if plain else contextlib.nullcontext():
+                y = gradient(w, index)
+                (y * Tensor(np.random.default_rng(2).normal(size=y.shape), device=self.device)).sum().backward()
+            found.add(Tensor(w.grad).numpy().tobytes())
+        assert len(found) == 1
 
     # ---- indices ----
 

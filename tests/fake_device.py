@@ -23,7 +23,10 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 
-from minigrad import device
+from minigrad.backend import Backend, register
+from minigrad.cuda import kernels
+
+from cuda_on_cpu import RawKernel as HostKernel
 
 API = json.loads(pathlib.Path(__file__).with_name("cupy_api.json").read_text())
 UFUNC_OPTIONS: dict[str, set[str]] = {
@@ -211,9 +214,16 @@ class Ufunc:
         return functools.partial(_ufunc, self.ufunc, method)
 
 
+class RawKernel(HostKernel):
+    """A kernel of CUDA source, compiled for the host."""
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        super().__call__(grid, block, tuple(map(_lower, args)))
+
+
 class Namespace:
-    """The module `cupy`, as far as NumPy has the same names."""
-    ndarray = FakeArray
+    """The module `cupy`, as far as NumPy has the same names, and its RawKernel."""
+    ndarray, RawKernel = FakeArray, RawKernel
 
     def __getattr__(self, name: str) -> Any:
         if name in API["same"]:
@@ -238,7 +248,7 @@ class Namespace:
 
 xp = Namespace()
 
-device.register(FakeArray, device.Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()),
-                                          host=FakeArray.get, number=lambda array: None,
-                                          synchronize=lambda: _wait("synchronize"), wraps=True,
-                                          address=lambda array: array._array.__array_interface__["data"][0]))
+register(FakeArray, Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()), host=FakeArray.get,
+                            number=lambda array: None, synchronize=lambda: _wait("synchronize"), wraps=True,
+                            address=lambda array: array._array.__array_interface__["data"][0],
+                            add_at=functools.partial(kernels.add_at, xp)))

@@ -1,15 +1,15 @@
 """Devices, tested without a GPU: the fake device and the engine on it; device names; messages where CUDA fails."""
-import copy
 import json
+import os
 import re
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from minigrad import Tensor, device
+from minigrad import Tensor, cuda, device
+from minigrad.backend import BACKENDS
 
 import make_cupy_api
 from fake_device import API, FakeArray, synchronizations, xp
@@ -148,39 +148,67 @@ def test_synchronize_waits_for_every_registered_library():
 # ---- names of devices, and messages where CUDA fails ----------------------------------------------------------------
 
 class StandInArray(np.ndarray):
-    """An array with the attributes that the engine reads from a CuPy array."""
+    """An array with the attributes that the engine reads from a CuPy array; on device 1 unless made on another."""
     __module__ = "cupy"
-    __cuda_array_interface__: dict[str, Any] = {}
-    device: Any = SimpleNamespace(id=1)
+    __cuda_array_interface__ = {}
     data = property(lambda array: SimpleNamespace(ptr=array.__array_interface__["data"][0]))
+    device = property(lambda array: SimpleNamespace(id=array.number))
+
+    def __array_finalize__(self, base):
+        self.number = getattr(base, "number", 1)
 
 
 class StandIn:
-    """The part of the module cupy that `minigrad.device` uses. Counts the trials of CUDA and the synchronizations."""
+    """The part of the module cupy that `minigrad.cuda` uses, on a machine with two devices. Counts the trials of CUDA
+    and the synchronizations. error: of the trial. full: no byte is free, not even for CUDA's own state. tf32: its
+    products round their factors."""
 
-    def __init__(self, available=True, driver=13000, error=None):
+    def __init__(self, available=True, driver=13000, error=None, full=False, tf32=False):
         self.ndarray, self.error, self.trials, self.synchronized = StandInArray, error, 0, 0
         self.used: list[int] = []
-        runtime = SimpleNamespace(driverGetVersion=lambda: driver, getDeviceCount=lambda: 2,
+        self.factor = np.float32(1.0 if tf32 else 1.0 + 2.0 ** -12)
+
+        def free_and_all():
+            if full:
+                raise RuntimeError("cudaErrorMemoryAllocation: out of memory")
+            return 12_345_678, 80_000_000_000
+
+        runtime = SimpleNamespace(driverGetVersion=lambda: driver, getDeviceCount=lambda: 2, memGetInfo=free_and_all,
                                   getDeviceProperties=lambda n: {"name": b"Stand-in"})
         stream = SimpleNamespace(synchronize=self.synchronize)
         self.cuda = SimpleNamespace(is_available=lambda: available, runtime=runtime, get_current_stream=lambda: stream,
-                                    Device=lambda n: SimpleNamespace(use=lambda: self.used.append(n)))
+                                    nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)), Device=self.device)
+
+    def device(self, n=0):
+        return SimpleNamespace(use=lambda: self.used.append(n), compute_capability="210")
 
     def synchronize(self):
         self.synchronized += 1
 
     def asarray(self, array):
-        return array.view(StandInArray)
+        x = array.view(StandInArray)
+        x.number = self.used[-1]
+        return x
 
     def asnumpy(self, array):
         return array.view(np.ndarray)
 
-    def ones(self, shape, dtype):
+    def full(self, shape, value, dtype):
         self.trials += 1
         if self.error is not None:
             raise self.error
-        return np.ones(shape, dtype)
+        return np.full(shape, value, dtype)
+
+    def eye(self, n, dtype):
+        return np.eye(n, dtype=dtype) * (self.factor / np.float32(1.0 + 2.0 ** -12))
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy's: the memory of the device is full."""
+
+
+class CompileException(Exception):
+    """As CuPy's: NVRTC does not compile a kernel."""
 
 
 class Damaged:
@@ -194,7 +222,8 @@ class Damaged:
 
 @pytest.fixture
 def with_cupy(monkeypatch):
-    """A function that replaces the module cupy during the test: by a StandIn, by None (not installed), by Damaged."""
+    """A function that replaces the module cupy during the test: by a StandIn, by None (not installed), by Damaged. The
+    process uses no CUDA device before."""
     def replace(module):
         if module is Damaged:
             monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -202,10 +231,14 @@ def with_cupy(monkeypatch):
         else:
             monkeypatch.setitem(sys.modules, "cupy", module)
 
-    monkeypatch.setattr(device, "BACKENDS", copy.copy(device.BACKENDS))
-    device.cuda_status.cache_clear()
+    monkeypatch.setenv("CUPY_TF32", "1")
+    monkeypatch.setattr(cuda, "_in_use", [])
+    before = dict(BACKENDS)
+    cuda.cuda_status.cache_clear()
     yield replace
-    device.cuda_status.cache_clear()
+    cuda.cuda_status.cache_clear()
+    BACKENDS.clear()
+    BACKENDS.update(before)
 
 
 BROKEN = {
@@ -216,6 +249,15 @@ BROKEN = {
     "no compiler": (StandIn(error=RuntimeError("no headers\nat all")), "the CUDA toolkit does not work (no headers)"),
     "no cuBLAS": (StandIn(error=ImportError("libcublas.so.13")), "the CUDA toolkit does not work (libcublas.so.13)"),
     "no library": (StandIn(error=OSError("libcudart")), "the CUDA toolkit does not work (libcudart)"),
+    "no free memory": (StandIn(error=OutOfMemoryError("Out of memory allocating 262,144 bytes")),
+                       "the memory of the CUDA device is full (12 of 80,000 MB are free): nvidia-smi shows which"),
+    "no memory for CUDA": (StandIn(error=RuntimeError("cudaErrorMemoryAllocation: out of memory"), full=True),
+                           "the memory of the CUDA device is full (cudaErrorMemoryAllocation: out of memory)"),
+    "no compiler for this device": (
+        StandIn(error=CompileException("nvrtc: error: invalid value for --gpu-architecture (-arch)\nsecond line")),
+        "the compiler of CUDA 13.0 does not compile for this device, Stand-in of compute capability 210 (nvrtc: error: "
+        "invalid value for --gpu-architecture (-arch)): the extra of minigrad, cuda12 or cuda13, must fit"),
+    "no exact products": (StandIn(tf32=True), "CuPy multiplies float32 in TF32, as CUPY_TF32 was 1 at its first"),
     "no message": (StandIn(error=RuntimeError()), "the CUDA toolkit does not work (RuntimeError)"),
 }
 
@@ -223,7 +265,7 @@ BROKEN = {
 @pytest.mark.parametrize("cupy, reason", BROKEN.values(), ids=BROKEN)
 def test_where_cuda_fails_the_reason_is_one_line(with_cupy, cupy, reason):
     with_cupy(cupy)
-    works, why_not = device.cuda_status()
+    works, why_not = cuda.cuda_status()
     assert not works and why_not.startswith(reason) and "\n" not in why_not
     for name in ("cuda", "cuda:1"):
         with pytest.raises(ValueError, match=f'device {name!r} cannot be used: {re.escape(reason)}.*device="cpu"'):
@@ -234,7 +276,7 @@ def test_where_cuda_fails_the_reason_is_one_line(with_cupy, cupy, reason):
 
 def test_device_names_where_cuda_works(with_cupy):
     with_cupy(StandIn())
-    assert device.cuda_status() == (True, "Stand-in")
+    assert cuda.cuda_status() == (True, "Stand-in")
     assert [device.resolve(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
     with pytest.raises(ValueError, match="device 'cuda:2' does not exist: this machine has 2, numbered from 0"):
         device.resolve("cuda:2")
@@ -247,6 +289,26 @@ def test_a_tensor_on_cuda_1_makes_that_device_the_current_one(with_cupy):
     t = Tensor(np.arange(3.0), device="cuda:1")
     assert t.device == "cuda:1" and cupy.used == [1] and type(t.data) is StandInArray
     assert type(t.numpy()) is np.ndarray
+
+
+def test_a_process_uses_one_cuda_device(with_cupy):
+    """Arrays of two devices would be computed on one of them, with a warning, or not at all."""
+    cupy = StandIn()
+    with_cupy(cupy)
+    Tensor(np.ones(3), device="cuda:0")
+    says = (r"device 'cuda:1' cannot be used: this process computes on cuda:0, and a process uses one CUDA device; "
+            r"CUDA_VISIBLE_DEVICES=1 in its environment would make that one its only device, 'cuda:0'")
+    for use in (lambda: Tensor(np.ones(3), device="cuda:1"), lambda: device.resolve("cuda:1"),
+                lambda: Tensor(np.ones(3)).to("cuda:1"), lambda: Tensor(np.ones(3).view(StandInArray))):
+        with pytest.raises(ValueError, match=says):
+            use()
+    assert Tensor(np.ones(3), device="cuda").device == "cuda:0" and cupy.used == [0]
+
+
+def test_tf32_of_the_environment_is_switched_off_before_the_first_product(with_cupy):
+    with_cupy(StandIn())
+    device.resolve("cuda")
+    assert os.environ["CUPY_TF32"] == "0"
 
 
 def test_a_cupy_array_is_accepted_before_any_device_was_named(with_cupy):

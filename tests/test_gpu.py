@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import Tensor, device, functional as F
+from minigrad import Tensor, cuda, device, functional as F
 
 pytest.register_assert_rewrite("device_suite")
 from device_suite import DeviceSuite                                # noqa: E402
 
-WORKS, STATUS = device.cuda_status()
+WORKS, STATUS = cuda.cuda_status()
 if not WORKS:
     pytest.skip(STATUS, allow_module_level=True)
 pytestmark = pytest.mark.gpu

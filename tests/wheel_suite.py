@@ -56,6 +56,10 @@ def trained(installed):
     return installed("-m", "gpt.train", *RUN)
 
 
+def test_the_cuda_sources_are_installed(installed):
+    assert "add_at" in installed("-c", "from minigrad.cuda import kernels; print(kernels.source('add_at'))")
+
+
 def test_training_prints_commands_that_work_without_train_py(installed, trained):
     assert "python train.py" not in trained
     nexts = re.findall(r"python (-m gpt\.train .*)", trained)

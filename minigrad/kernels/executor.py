@@ -86,9 +86,9 @@ class KernelExecutor(Executor):
             return super().backward(op, dys, grads)
         if not grads.exclusive:
             op.exposed = True
-            return op.backward(*dys, **op.saved)
+            return run(op, op.backward, dys, op.saved)
         op.may_overwrite = not op.exposed
-        dxs = op.backward(*dys, **op.saved)
+        dxs = run(op, op.backward, dys, op.saved)
         each = dxs if type(dxs) is tuple else (dxs,)
         grads.unaliased = [each[i] for i in op.unaliased if i < len(each)]
         return dxs

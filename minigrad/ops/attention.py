@@ -93,7 +93,7 @@ class Attention(Fused):
         P = xp.exp(S)
         Z = total(P, -1, keepdims=True)                             # at least 1, or 0 without an allowed key
         P = P / (Z if allowed is None else xp.where(Z == 0, 1.0, Z))
-        keep = xp.asarray(keep_mask(key, P.shape, dropout)) if dropout else None
+        keep = self.keep_mask(key, P.shape, dropout) if dropout else None
         A = P * keep * (1.0 / (1.0 - dropout)) if dropout else P
         self.save(q=q, k=k, v=v, P=P, keep=keep, dropout=dropout, scale=scale)
         return A @ v

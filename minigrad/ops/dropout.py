@@ -18,7 +18,7 @@ class Dropout(Fused):
     wide = True
 
     def forward(self, x, *, p, key):
-        keep = self.xp.asarray(keep_mask(key, x.shape, p))
+        keep = self.keep_mask(key, x.shape, p)
         scale = 1.0 / (1.0 - p)
         self.save(keep=keep, scale=scale)
         return self.xp.where(keep, x, 0.0) * scale

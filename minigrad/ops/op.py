@@ -34,6 +34,7 @@ import sys
 from typing import Any, Callable, ClassVar, Sequence
 
 from minigrad.ops.sample import Sample
+from minigrad.random import Key, keep_mask
 
 OPS: dict[str, type["Op"]] = {}         # name -> op class; defining an op adds it
 
@@ -96,6 +97,10 @@ class Op:
         if unnamed:
             raise TypeError("save needs a name for each value, by which backward takes it: self.save(x=x)")
         self.saved = values
+
+    def keep_mask(self, key: Key, shape: tuple[int, ...], p: float) -> Any:
+        """The elements that dropout keeps, an array of booleans on the device: minigrad.random.keep_mask."""
+        return self.xp.asarray(keep_mask(key, shape, p))
 
     def forward(self, *inputs: Any, **static: Any) -> Any:
         """The output for these input arrays and keyword arguments, or a tuple of outputs."""

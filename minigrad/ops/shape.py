@@ -8,7 +8,7 @@ import numpy as np
 from minigrad import device
 from minigrad.ops.op import Primitive
 from minigrad.ops.sample import Sample
-from minigrad.ops.sums import wider
+from minigrad.ops.sums import add_at, wider
 
 
 def normal_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
@@ -278,7 +278,7 @@ def scatter(xp: Any, x: Any, index: Any, shape: tuple[int, ...]) -> Any:
         y[index] = x
         return y
     y = xp.zeros(shape, wider(x.dtype))
-    xp.add.at(y, index, x)
+    add_at(y, index, x)
     return y.astype(x.dtype)
 
 

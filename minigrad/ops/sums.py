@@ -37,6 +37,12 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return y if wide is None else y.astype(x.dtype)
 
 
+def add_at(y: Any, index: Any, x: Any) -> None:
+    """y[index] += x, once for each index, in a fixed order: the sums have the same bits on every run. CuPy's own add.at
+    adds in an order that changes from run to run."""
+    device.backend(y).add_at(y, index, x)
+
+
 def copied_axes(copies: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The axes of the shape `copies` that broadcasting added to `shape` or repeated; None if `copies` does not come
     from broadcasting it."""

@@ -83,8 +83,8 @@ def _assigned(statement: ast.stmt | None, read: "_Reader", results: Sequence[str
         case ast.AugAssign(target=ast.Subscript(value=ast.Name(name) as target, slice=key) as part, op=op, value=value):
             old = ast.Subscript(part.value, part.slice, ast.Load())
             return {name: read.scattered(target, key, read(ast.BinOp(old, op, value)), replaces=True)}
-        case ast.Expr(value=ast.Call(func=ast.Attribute(attr="at") as at, args=[ast.Name(name) as target, key, value])
-                      ) if read.value(at.value) is np.add:
+        case ast.Expr(value=ast.Call(func=function, args=[ast.Name(name) as target, key, value])
+                      ) if read.value(function) in (np.add.at, sums.add_at):
             return {name: read.scattered(target, key, read(value))}
         case ast.Return(value=ast.expr() as value):
             return dict(zip(results, read.several(value) if isinstance(read.value(value), tuple) else [read(value)]))

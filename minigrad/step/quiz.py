@@ -95,7 +95,7 @@ LINES: dict[str, dict[str, list[tuple[str, str]]]] = {
                     ("share = xp.where(counted, dy.reshape(-1) / V, 0.0)",
                      "divided by the size of the vocabulary, not by the number of targets"),
                     ("share = xp.where(counted, 1.0 / n, 0.0)", "the upstream gradient dy is taken to be 1")]},
-    "embedding": {"self.xp.add.at": [
+    "embedding": {"add_at": [
         ("dw[idx] += dy", "NumPy adds only the last dy where idx names a row more than once"),
         ("dw[idx] = dy", "the last dy of a row replaces the others, but the gradients of all uses add up")]},
 }

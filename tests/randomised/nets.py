@@ -12,7 +12,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import functional as F, nn, optim
 from minigrad.modes import switch
-from minigrad.ops import dropout
+from minigrad.ops import dropout, op
 
 from .programs import MODES, Wrong
 
@@ -158,7 +158,7 @@ class Formulas:
 
 def train(spec, dtype, roundtrip=None, formulas=False):
     """Train a Net. Returns its losses, itself, and the masks of dropout. formulas: by the class Formulas."""
-    masks, losses, keep_mask = [], [], dropout.keep_mask
+    masks, losses, keep_mask = [], [], op.keep_mask
 
     def recorded(*arguments):
         masks.append(keep_mask(*arguments))
@@ -170,7 +170,7 @@ def train(spec, dtype, roundtrip=None, formulas=False):
     params = groups_of(spec, net.named_parameters())
     optimizer = Formulas(params, spec["hyper"]) if formulas else getattr(optim, spec["optimizer"])(
         params, **spec["hyper"])
-    with mock.patch.object(dropout, "keep_mask", recorded):
+    with mock.patch.object(op, "keep_mask", recorded), mock.patch.object(dropout, "keep_mask", recorded):
         for step in range(spec["steps"]):
             if step == spec["at"] and roundtrip:
                 net, optimizer = ROUNDTRIPS[roundtrip](net, optimizer, spec, dtype)
