@@ -271,24 +271,27 @@ def test_the_arrays_of_the_step_are_freed_before_the_checkpoint_is_saved(capsys,
 
     counts, save = [], checkpoint.save
 
+    def allocates(loss):
+        temporary = loss.data + 1.0
+        counts.append(living())
+        out_of_memory()
+        return temporary
+
     def computes_then_fails(model, x, y, micro_steps, seed, step):
-        if step == 7:
-            counts.append(living())
+        if step < 7:
+            return accumulate_gradient(model, x, y, micro_steps, seed, step)
         loss = model.loss(x, y, key=mg.random.key(seed, step))
-        if step == 7:
-            loss.backward()
-            counts.append(living())
-            try:
-                out_of_memory()
-            except MemoryError as error:
-                raise MemoryError(str(error))           # another exception in its context, as CuPy raises it
-        return accumulate_gradient(model, x, y, micro_steps, seed, step)
+        loss.backward(retain_graph=True)
+        try:
+            allocates(loss)
+        except MemoryError as error:
+            raise MemoryError(str(error))               # with another exception as its context
 
     monkeypatch.setattr(train, "accumulate_gradient", computes_then_fails)
     monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: (counts.append(living()), save(*args, **kwargs)))
     ends_early(capsys, "run", *ONLY_STEPS)
-    at_start, before, within, when_saved = counts
-    assert before < within and when_saved <= before
+    weights_and_moments, within_the_step, when_saved = counts
+    assert when_saved == weights_and_moments < within_the_step - 20
 
 
 def test_a_model_that_does_not_fit_on_the_device_says_what_there_is_and_what_to_lower(capsys, monkeypatch,
@@ -395,6 +398,14 @@ def test_bench_on_a_device_reports_its_name_peak_and_memory(generates, capsys, m
     assert "cores, fake (A card), Python" in out and found["machine"].items() >= {"device": "fake", **GPU}.items()
     assert all(row["memory_bytes"] == 7_000_000 for name, row in found["sides"].items() if name != "floor")
     assert all(0.0 < row["of_peak"] <= 1.0 for name, row in found["sides"].items() if name == "floor")
+
+
+def test_a_timed_step_waits_for_the_device_at_its_end_alone():
+    side, (x, y) = MinigradSide(TINY, "fake"), next(presets.random_batches(TINY))
+    with synchronizations() as found:
+        side.learn(x, y)
+        side.update()
+    assert len(found) == 1 and found[0].startswith("synchronize"), found
 
 
 def test_the_memory_of_a_side_is_that_of_the_pool(fake_library):
