@@ -30,10 +30,18 @@ def as_numbers(x: Any) -> Any:
     return array
 
 
-def check_dtype(dtype: np.dtype) -> None:
-    """TypeError for a dtype that a Tensor cannot have."""
-    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
-        raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {dtype}")
+def check_dtype(dtype: Any) -> np.dtype:
+    """A dtype, its name or its type, as a dtype of NumPy. TypeError for one that a Tensor cannot have."""
+    if isinstance(dtype, np.dtype) and dtype.kind in "fiub":        # the usual case, which takes the shortest time
+        return dtype
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", ""))
+    if name == "bfloat16":
+        raise TypeError("a Tensor cannot have dtype bfloat16: NumPy has no such dtype, and with ml_dtypes, which adds "
+                        "it, a bfloat16 array times a Python float is a float32 array; give float32 or float16")
+    found: np.dtype = np.dtype(dtype)
+    if found.kind not in "fiub":
+        raise TypeError(f"a Tensor holds numbers of a floating, integer or boolean dtype, not {found}")
+    return found
 
 
 def _refuse_losses(x: Any) -> None:

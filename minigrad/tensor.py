@@ -20,8 +20,9 @@ class Tensor:
     data: an array, which is not copied: the Tensor shares its memory; or a number or nested list, which NumPy converts
     to an array; or a Tensor, of which it takes the array, as detach() does. requires_grad: whether `backward` adds to
     its `.grad`; only for floating dtypes. dtype, device: cast the data to this dtype, move it to this device. TypeError
-    for a dtype that is not floating, integer or boolean, for requires_grad with one that is not floating, for a masked
-    array, and for a list of Tensors that need gradients. ValueError for a device that is unknown or does not work.
+    for a dtype that is not floating, integer or boolean, for bfloat16, for requires_grad with a dtype that is not
+    floating, for a masked array, and for a list of Tensors that need gradients. ValueError for a device that is unknown
+    or does not work.
     """
     __slots__ = ("_data", "node", "out", "_requires_grad", "grad", "hooks", "__weakref__")
     _data: Any
@@ -31,8 +32,7 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False, *, dtype: Any = None, device: str | None = None) -> None:
         array = as_numbers(data.data if isinstance(data, Tensor) else data)
         if dtype is not None:
-            check_dtype(np.dtype(dtype))
-            array = array.astype(dtype, copy=False)
+            array = array.astype(check_dtype(dtype), copy=False)
         if device is not None:
             array = _put(array, device)
         self._data = array
@@ -295,9 +295,8 @@ class Tensor:
 
     def astype(self, dtype: Any) -> "Tensor":
         """The Tensor cast to this dtype; its gradient is cast back. A cast to an integer or boolean dtype is not
-        recorded, as integers have no gradient. TypeError for a dtype that is none of these."""
-        check_dtype(np.dtype(dtype))
-        if np.dtype(dtype).kind in "iub":
+        recorded, as integers have no gradient. TypeError for a dtype that is none of these, and for bfloat16."""
+        if check_dtype(dtype).kind in "iub":
             return Tensor(self.data.astype(dtype))
         return apply_one(shape.Astype, self, dtype=dtype)
 

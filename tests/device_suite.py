@@ -1,5 +1,6 @@
 """Tests of the engine on a device: test_device.py runs them on the fake device, test_gpu.py on CUDA."""
 import contextlib
+import gc
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import minigrad as mg
 from minigrad import Tensor, device as devices, functional as F, nn, optim, random
 from minigrad.cuda import kernels
 from minigrad.gradcheck import relative_error
+from minigrad.modes import switch
 from minigrad.ops.op import Op
 from minigrad.ops.sample import Sample
 from minigrad.ops.sums import add_at
@@ -255,6 +257,23 @@ class DeviceSuite:
         assert made == [] and devices.name(norm) == self.name
         assert float(norm) == pytest.approx(np.sqrt(2.0))
 
+    def test_after_training_all_memory_of_the_device_is_free_again(self):
+        def used_bytes():
+            gc.collect()
+            _, _, used = devices.library(self.device).memory()
+            return used
+
+        def trained():
+            model = small_gpt(self.device, "float32")
+            losses = train(model, optimizer_of(model, "adamw"), *batch(self.device))
+            return used_bytes(), losses
+
+        trained()                                           # what the library keeps after its first run is not counted
+        before = used_bytes()
+        while_alive, losses = trained()
+        del losses
+        assert used_bytes() == before < while_alive
+
     # ---- kernels ----
 
     @pytest.mark.parametrize("seed, step, micro", [(0, 0, 0), (1, 2, 3), (2 ** 63 + 1, 5, 0), (*[2 ** 64 - 1] * 3,)])
@@ -286,7 +305,7 @@ class DeviceSuite:
             expected = run("cpu")
             assert_agree(run(self.device), expected, tolerance)
         monkeypatch.delattr(random, "bits")     # no mask from the host
-        with self.waits() as made:
+        with self.waits() as made, switch(plain=False):
             found = run(self.device)
         assert made == []
         assert_agree(found, expected, tolerance)

@@ -8,18 +8,24 @@ Importing this module registers it as the device "fake". A FakeArray is not a Nu
 - `np.asarray(x)` raises TypeError: `x.get()` copies to the host.
 - An integer array used as an index wraps around where it is out of range; take and similar functions raise IndexError,
   as in NumPy.
+- add.at adds floating numbers in an order that changes from call to call.
+- A product of float16 is computed in float32 and rounded once, as in NumPy; one of bfloat16 with more than two axes is
+  an error.
 - Everything that makes the host wait for the device is recorded: see `synchronizations`.
+- One device is the current one: see `current_device`. Its memory can be full: see `full_pool`.
 
-Where CuPy accepts more than NumPy does, NumPy's error stays.
+Where CuPy accepts more than NumPy does, NumPy's error stays. cupy_rules.py holds this module to a real CuPy.
 """
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
 import sys
+import weakref
 from inspect import Parameter, Signature
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, NamedTuple
 
 import numpy as np
 
@@ -36,8 +42,14 @@ FROM_NOTHING = {"arange", "array", "asarray", "empty", "eye", "full", "identity"
                 "result_type", "tri", "zeros"}                      # functions that need no device array as an argument
 WAITING_METHODS = {"compress", "dump", "dumps", "item", "nonzero", "tobytes", "tofile", "tolist"}
 OTHER_MEANING = {"base", "data", "device", "flat"}                  # attributes that mean something else in CuPy
-ATOMIC = {"float16", "float32", "float64", "int32", "uint32", "uint64"}     # dtypes that CuPy can scatter into
+_INTEGERS = {"int32", "int64", "uint32", "uint64"}
+ATOMIC = {                                                          # dtypes that the method `at` of a ufunc changes
+    "add": _INTEGERS | {"float16", "float32", "float64"}, "subtract": {"int32", "uint32"},
+    "maximum": _INTEGERS | {"float32", "float64"}, "minimum": _INTEGERS | {"float32", "float64"},
+    "bitwise_and": _INTEGERS, "bitwise_or": _INTEGERS, "bitwise_xor": _INTEGERS}
 
+BFLOAT16 = np.dtype((type("bfloat", (np.void,), {}), 2))            # named as ml_dtypes.bfloat16; without arithmetic
+_orders = np.random.default_rng(0)                                  # of the additions of add.at
 _recorders: list[list[str]] = []
 
 
@@ -52,19 +64,98 @@ def synchronizations() -> Iterator[list[str]]:
         _recorders.pop()
 
 
-def _wait(what: str) -> None:
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+def caller(library: str) -> str:
+    """The file and the line from which code of a library was called, for the function that records it. library: its
+    file or folder."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename.startswith(library) and frame.f_back is not None:
         frame = frame.f_back
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def _wait(what: str) -> None:
     for made in _recorders:
-        made.append(f"{what} at {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
+        made.append(f"{what} at {caller(__file__)}")
+
+
+# ---- the memory of the device ---------------------------------------------------------------------------------------
+
+class OutOfMemoryError(MemoryError):
+    """The device is full: CuPy has a subclass of MemoryError too."""
+
+
+class _Block(NamedTuple):
+    """The memory of an array and of its views."""
+    nbytes: int
+    number: int                                 # of the device that it is on
+    owner: "weakref.ref[np.ndarray]"            # its callback removes the block
+
+
+_blocks: dict[int, _Block] = {}                 # by id of the NumPy array that owns the memory
+_capacity = sys.maxsize
+_current = 0                                    # the number of the current device
+
+
+def used_bytes() -> int:
+    """How many bytes of the device's memory are in use."""
+    return sum(block.nbytes for block in list(_blocks.values()))
+
+
+def memory() -> tuple[int, int, int]:
+    """How many bytes are free, held by the pool, and in use of these. This pool holds only what is in use."""
+    used = used_bytes()
+    return _capacity - used, used, used
+
+
+@contextlib.contextmanager
+def full_pool(free: int) -> Iterator[None]:
+    """Inside the block only `free` bytes of memory are free. An array takes a multiple of 512 bytes, as in CuPy; one
+    that does not fit raises OutOfMemoryError."""
+    global _capacity
+    gc.collect()
+    _capacity = used_bytes() + free
+    try:
+        yield
+    finally:
+        _capacity = sys.maxsize
+
+
+@contextlib.contextmanager
+def current_device(number: int) -> Iterator[None]:
+    """Inside the block this device is the current one: new arrays are made on it, and computing with an array that is
+    on another one raises ValueError. Other than in CuPy, methods that return a view, such as reshape, raise it too."""
+    global _current
+    before, _current = _current, number
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def _block(array: np.ndarray) -> _Block:
+    """The block that the array is in, which is a new one if the array is new. OutOfMemoryError if it does not fit."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    key = id(array)
+    if key not in _blocks:
+        nbytes = -(-array.nbytes // 512) * 512
+        if _capacity != sys.maxsize and used_bytes() + nbytes > _capacity:
+            gc.collect()                        # as CuPy does, before it gives up
+            if (used := used_bytes()) + nbytes > _capacity:
+                raise OutOfMemoryError(f"Out of memory allocating {nbytes:,} bytes (allocated so far: {used:,} bytes).")
+        _blocks[key] = _Block(nbytes, _current, weakref.ref(array, lambda _, pop=_blocks.pop: pop(key)))
+    return _blocks[key]
 
 
 # ---- between device arrays and the memory behind them ---------------------------------------------------------------
 
 def _lower(x: Any) -> Any:
-    """The NumPy arrays behind device arrays, also inside lists and tuples. TypeError for host arrays."""
+    """The NumPy arrays behind device arrays, also inside lists and tuples. TypeError for host arrays, ValueError for
+    arrays that are not on the current device."""
     if isinstance(x, FakeArray):
+        if x._number != _current:
+            raise ValueError(f"The device where the array resides ({x._number}) is different from the current device "
+                             f"({_current}). Peer access is unavailable between these devices.")
         return x._array
     if isinstance(x, np.ndarray):
         raise TypeError(f"Unsupported type {type(x)}: a host array among device arrays")
@@ -132,26 +223,45 @@ def _ufunc(ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         raise TypeError(f"cupy.{name} has no parameter {', '.join(unknown)}")
     if method == "at":
         x, key, *values = inputs
-        if x.dtype.name not in ATOMIC:
-            raise TypeError(f"cupy.{name}.at cannot scatter into {x.dtype}")
-        return ufunc.at(_lower(x), _index(key, x.shape), *map(_lower, values))
+        if x.dtype.name not in ATOMIC[name]:
+            raise TypeError(f"cupy.{name}.at only supports {', '.join(sorted(ATOMIC[name]))} as data type")
+        change = _add_at if x.dtype.kind == "f" and name == "add" else ufunc.at
+        return change(_lower(x), _index(key, x.shape), *map(_lower, values))
     if any(isinstance(x, (list, tuple)) for x in inputs):
         raise TypeError(f"cupy.{name}: Unsupported type {list}")
+    if name == "matmul" and any(np.ndim(x) > 2 and x.dtype.name == "bfloat16" for x in map(_lower, inputs)):
+        raise TypeError("data type 'E' not understood: CuPy has no product of bfloat16 with more than two axes")
     out = options.get("out", ())
     given = (*inputs, *(out if isinstance(out, tuple) else (out,)))
     return _lift(getattr(ufunc, method)(*map(_lower, inputs), **{k: _lower(v) for k, v in options.items()}), given)
 
 
+def _add_at(x: np.ndarray, index: Any, values: Any) -> None:
+    """x[index] += values, once for each index, in a random order."""
+    positions = np.arange(x.size).reshape(x.shape)[index]           # in the flattened x
+    order = _orders.permutation(positions.size)
+    sums = x.flatten()
+    np.add.at(sums, positions.ravel()[order], np.broadcast_to(values, positions.shape).ravel()[order])
+    x[...] = sums.reshape(x.shape)
+
+
 class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array on the fake device."""
-    __slots__ = ("_array",)
+    __slots__ = ("_array", "_number")
     __imatmul__ = np.lib.mixins.NDArrayOperatorsMixin.__matmul__    # CuPy has none: a @= b makes a new array
 
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
+        self._number = _block(array).number     # of its device
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         return _ufunc(ufunc, method, *inputs, **options)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        function = getattr(xp, func.__name__, func) if func.__module__ == "numpy" else func
+        if function is func or not all(issubclass(t, (FakeArray, np.ndarray)) for t in types):
+            return NotImplemented
+        return function(*args, **kwargs)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed: use .get()")
@@ -167,7 +277,7 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         _bind(f"cupy.ndarray.{name}", API["methods"][name], args, kwargs)
         if name in WAITING_METHODS:
             _wait(name)
-        result = getattr(self._array, name)(*_lower(args), **{k: _lower(v) for k, v in kwargs.items()})
+        result = getattr(_lower(self), name)(*_lower(args), **{k: _lower(v) for k, v in kwargs.items()})
         return result if name in ("item", "tolist") else _lift(result, (self, *args, *kwargs.values()))
 
     def __getitem__(self, key: Any) -> "FakeArray":
@@ -176,7 +286,7 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, (list, tuple)):
             raise TypeError(f"Unsupported type {type(value)}")
-        self._array[_index(key, self.shape)] = _lower(value)
+        _lower(self)[_index(key, self.shape)] = _lower(value)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -251,4 +361,4 @@ xp = Namespace()
 register(FakeArray, Backend("fake", xp, put=lambda array, number: FakeArray(array.copy()), host=FakeArray.get,
                             number=lambda array: None, synchronize=lambda: _wait("synchronize"), wraps=True,
                             address=lambda array: array._array.__array_interface__["data"][0],
-                            add_at=functools.partial(kernels.add_at, xp)))
+                            add_at=functools.partial(kernels.add_at, xp), memory=memory))

@@ -1,11 +1,17 @@
-"""The suite of device_suite.py on a CUDA device, and tests that need a real one."""
+"""The suites of device_suite.py and of cupy_rules.py on a CUDA device, and tests that need a real one."""
+import contextlib
+import pathlib
+from unittest import mock
+
 import numpy as np
 import pytest
 
 import minigrad as mg
+from fake_device import caller
 from minigrad import Tensor, cuda, device, functional as F
 
-pytest.register_assert_rewrite("device_suite")
+pytest.register_assert_rewrite("cupy_rules", "device_suite")
+from cupy_rules import CupyRules                                    # noqa: E402
 from device_suite import DeviceSuite                                # noqa: E402
 
 WORKS, STATUS = cuda.cuda_status()
@@ -13,14 +19,46 @@ if not WORKS:
     pytest.skip(STATUS, allow_module_level=True)
 pytestmark = pytest.mark.gpu
 
+import cupy                                                         # noqa: E402
+from cupy._core import syncdetect                                   # noqa: E402
+
+
+@contextlib.contextmanager
+def waits():
+    """A list, filled inside the block, of the lines where CuPy waits for the device. It calls a function before it
+    waits, so that cupyx.allow_synchronize can refuse it; here this function records it."""
+    made, folder = [], str(pathlib.Path(cupy.__file__).parent)
+    with mock.patch.object(syncdetect, "_declare_synchronize", lambda: made.append(caller(folder))):
+        yield made
+
+
+@contextlib.contextmanager
+def full_pool(free):
+    """A pool of its own, so that no memory that was freed before the block is used inside it."""
+    pool = cupy.cuda.MemoryPool()
+    pool.set_limit(free)
+    with cupy.cuda.using_allocator(pool.malloc):
+        yield
+
+
+class TestCupy(CupyRules):
+    xp = cupy
+    waits = staticmethod(waits)
+    full_pool = staticmethod(full_pool)
+
+    def bfloat16(self):
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+
 
 class TestCuda(DeviceSuite):
-    """Sums are taken in another order than on the host, in scatter_add in another order from run to run. Within a few
-    steps AdamW turns the rounding errors of gradients that are exactly 0, such as those of the keys' bias, into small
-    steps."""
+    """Sums are taken in another order than on the host. Within a few steps AdamW turns the rounding errors of gradients
+    that are exactly 0, such as those of the keys' bias, into small steps."""
     device = "cuda"
     tolerance = {"float32": 3e-5, "float64": 1e-12}         # on the host float32 is up to 8e-6 from float64 itself
     training_tolerance = {"float32": 1e-3, "float64": 1e-9}
+
+    def waits(self):
+        return waits()
 
 
 def test_auto_is_the_first_cuda_device():
@@ -33,7 +71,6 @@ def test_a_device_that_does_not_exist_is_an_error():
 
 
 def test_synchronize_waits_until_everything_is_computed():
-    import cupy
     a = cupy.ones((4096, 4096), "float32")
     for _ in range(20):
         a = a @ a * 1e-4
@@ -42,7 +79,6 @@ def test_synchronize_waits_until_everything_is_computed():
 
 
 def test_dlpack_shares_memory_with_cupy():
-    import cupy
     array = cupy.arange(3.0)
     t = mg.from_dlpack(array)
     assert t.device == "cuda:0" and t.data.data.ptr == array.data.ptr

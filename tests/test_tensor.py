@@ -8,7 +8,9 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
-from minigrad import Tensor, functional as F
+from fake_device import BFLOAT16
+from gpt.model import GPT, GPTConfig
+from minigrad import Tensor, functional as F, nn
 
 floats = st.floats(-3, 3).filter(lambda v: abs(v) > 1e-3)
 
@@ -227,6 +229,28 @@ def test_astype_is_differentiable_between_floating_dtypes_and_not_to_integers():
     (y * y).sum().backward()
     assert y.dtype == "float64" and x.grad.dtype == "float32" and x.grad.tolist() == [3.0, 5.0]
     assert not x.astype("int64").requires_grad
+
+
+named_bfloat16 = type("bfloat16", (), {})       # ml_dtypes.bfloat16 is a class of this name
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Tensor([1.0], dtype="bfloat16"), lambda: Tensor([1.0], dtype=BFLOAT16),
+    lambda: Tensor([1.0], dtype=named_bfloat16), lambda: Tensor(np.zeros(2, BFLOAT16)),
+    lambda: Tensor([1.0]).astype("bfloat16"), lambda: leaf([1.0]) * np.zeros(1, BFLOAT16),
+    lambda: setattr(leaf([1.0]), "data", np.zeros(1, BFLOAT16)), lambda: nn.Linear(2, 3, dtype="bfloat16"),
+    lambda: GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=1, n_embd=4), dtype="bfloat16")])
+def test_bfloat16_is_refused_with_the_reason(make):
+    """Also where ml_dtypes is installed, so that no op is blamed for the dtype of its result."""
+    with pytest.raises(TypeError, match="cannot have dtype bfloat16: .* is a float32 array; give float32 or float16"):
+        make()
+
+
+def test_float16_stays_float16():
+    x = Tensor([1.0, 3.0], True, dtype="float16")
+    y = x * 2.0 + Tensor([1.0, 1.0]).astype("float16")
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == "float16" and x.grad.tolist() == [2.0, 2.0]
 
 
 def test_0_d_results_are_arrays():

@@ -285,6 +285,7 @@ def test_help_lists_every_option_on_one_screen(options, capsys):
     (["--out_dir=stars.txt"], "stars.txt"),
     (["--n_embd=130", "--n_head=4"], "nearest: 128 or 132"),
     (["--dtype=float16"], "--dtype must be one of float32, float64, got 'float16'"),
+    (["--dtype=bfloat16"], "--dtype must be one of float32, float64, got 'bfloat16'"),
     (["--device=gpu"], "unknown device 'gpu'"),
     (["--dataset=missing.txt"], "missing.txt: No such file"),
     (["--block_size=900"], "use --block_size="),

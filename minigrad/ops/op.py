@@ -21,7 +21,7 @@
   For gradients of gradients the engine runs a Primitive on Tensors instead of arrays, with `self.xp` =
   minigrad.functional.
 - Sums and means are those of minigrad/ops/sums.py, which accumulate in a wider dtype and round once. With `wide = True`
-  the engine computes float16 and bfloat16 in float32.
+  the engine computes float16 in float32.
 - Elements that do not count are replaced by `where`, not multiplied by 0: 0 * inf is NaN.
 - The engine sums gradients over broadcast axes, accumulates them, checks shapes and dtypes; an op does none of it.
 - The docstring is data that the stepper displays: the shapes, then sections named axes (words for the letters in the
@@ -65,7 +65,7 @@ class Op:
     fused: ClassVar[bool] = True                    # second derivatives only through its decomposition
     composed: ClassVar[Callable[..., Any] | None] = None    # the decomposition: composed(F, *inputs, **static)
     broadcasts: ClassVar[bool] = False              # inputs broadcast, so that the engine sums their gradients back
-    wide: ClassVar[bool] = False                    # True: float16 and bfloat16 are computed in float32
+    wide: ClassVar[bool] = False                    # True: float16 is computed in float32
     analytic: ClassVar[bool] = True                 # forward also holds for complex inputs: checked by a complex step
 
     xp: Any

@@ -2,7 +2,7 @@
 
 NumPy adds along some axes one number after the other, so rounding errors grow: its float32 sum of a million equal
 numbers along the first axis is 1 % off. And a float16 sum above 65,504 is infinite even if only the mean is needed. So
-sums are accumulated in a wider dtype and rounded once: float16 and bfloat16 in float32, float32 in float64.
+sums are accumulated in a wider dtype and rounded once: float16 in float32, float32 in float64.
 """
 import functools
 import math
@@ -12,8 +12,7 @@ import numpy as np
 
 from minigrad import device
 
-NARROW = "eE"                                   # NumPy's letters of float16 and of ml_dtypes's bfloat16
-WIDER = {"e": np.dtype("float32"), "E": np.dtype("float32"), "f": np.dtype("float64")}
+WIDER = {"e": np.dtype("float32"), "f": np.dtype("float64")}       # by NumPy's letters: "e" is float16
 
 
 def wider(dtype: Any) -> Any:
@@ -99,31 +98,29 @@ def largest(x: Any, axis: Any) -> Any:
     return x.max(axis=axis, keepdims=True)
 
 
-def is_narrow(x: Any) -> bool:
-    """Whether x is an array or a Tensor of float16 or bfloat16."""
-    return hasattr(x, "dtype") and x.dtype.char in NARROW
+def is_half(x: Any) -> bool:
+    """Whether x is an array or a Tensor of float16."""
+    return hasattr(x, "dtype") and x.dtype.char == "e"
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, computed in float32 if an argument is narrow. What it returns is then rounded once, to the dtype of
-    that argument."""
+    """The function, computed in float32 if an argument is float16. What it returns is then rounded once, to float16."""
     @functools.wraps(function)
     def wrapped(*inputs: Any, **static: Any) -> Any:
-        narrow = next((x.dtype for x in inputs if is_narrow(x)), None)
-        if narrow is None:
+        if not any(map(is_half, inputs)):
             return function(*inputs, **static)
-        ys = function(*(x.astype("float32") if is_narrow(x) else x for x in inputs), **static)
-        round_one = lambda y: None if y is None else y.astype(narrow)
+        ys = function(*(x.astype("float32") if is_half(x) else x for x in inputs), **static)
+        round_one = lambda y: None if y is None else y.astype("float16")
         return tuple(map(round_one, ys)) if type(ys) is tuple else round_one(ys)
 
     return wrapped
 
 
 def run(op: Any, method: Callable[..., Any], arrays: Sequence[Any], static: dict[str, Any]) -> Any:
-    """Call the forward or the backward of an op; if the op is wide and an array is narrow, in float32. Tensors are not
+    """Call the forward or the backward of an op; if the op is wide and an array is float16, in float32. Tensors are not
     cast, because each op that runs on their arrays is called by this function too."""
     if op.wide:
         for a in arrays:                        # not any(...), which takes longer: this runs in every call of an op
-            if device.is_array(a) and a.dtype.char in NARROW:
+            if device.is_array(a) and a.dtype.char == "e":
                 return in_float32(method)(*arrays, **static)
     return method(*arrays, **static)

@@ -67,8 +67,8 @@ def _compare_leaf(record: "Record", leaf: str, picked: Any) -> Compared:
     for n, k in enumerate(at):
         numeric[n] = (loss(k, x.flat[k] + eps) - loss(k, x.flat[k] - eps)) / (2.0 * eps)
     error = np.nan_to_num(relative_errors(analytic, numeric), nan=np.inf)
-    dtype = gradient.dtype if gradient.dtype.kind == "f" else np.float16            # bfloat16 is another kind
-    return Compared(leaf, x.shape, at, analytic, numeric, error, max(TOLERANCE, float(np.finfo(dtype).eps) ** 0.5))
+    tolerance = max(TOLERANCE, float(np.finfo(gradient.dtype).eps) ** 0.5)
+    return Compared(leaf, x.shape, at, analytic, numeric, error, tolerance)
 
 
 def summary(found: list[Compared]) -> tuple[str, str]:

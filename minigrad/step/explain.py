@@ -93,11 +93,9 @@ def _known(rerun: Rerun) -> dict[str, Any]:
 
 
 def _precision(step: Any) -> Any:
-    """The coarsest floating dtype of the step's gradients, as a dtype of NumPy. bfloat16, which is none, counts as
-    float16: the bound sqrt(eps) is then 4 times bfloat16's eps."""
+    """The coarsest floating dtype of the step's gradients."""
     dtypes = [dx.dtype for dx in step.dxs if dx is not None]
-    return max((np.dtype(d if np.dtype(d).kind == "f" else np.float16) for d in dtypes),
-               key=lambda d: np.finfo(d).eps, default=np.dtype(np.float64))
+    return max(dtypes, key=lambda d: np.finfo(d).eps, default=np.dtype(np.float64))
 
 
 def size_of(x: Any) -> float:
