@@ -12,7 +12,7 @@ import pytest
 
 import minigrad as mg
 import train
-from fake_device import FakeArray, synchronizations
+from fake_device import FakeArray, full_pool, synchronizations, used_bytes
 from gpt import sample, step as step_command, verify
 from gpt.bench import __main__ as bench, presets, report
 from gpt.bench.machine import describe
@@ -231,16 +231,42 @@ def test_a_run_without_memory_is_saved_at_its_step_and_resumes_with_the_same_bit
     assert outcome("run") == outcome("whole")
 
 
-def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step(capsys, monkeypatch):
-    """Some of them have been updated, and others have not."""
+@pytest.fixture
+def fill():
+    """fill(free=...): from now on, only so many bytes are free on the device."""
+    with contextlib.ExitStack() as filled:
+        yield lambda free: filled.enter_context(full_pool(free))
+
+
+@pytest.mark.parametrize("free", [0, 4096, 16384])
+def test_a_run_that_finds_its_device_full_within_a_step_frees_its_arrays_and_is_saved(capsys, monkeypatch, fill, free):
+    used, save = [], checkpoint.save
+
+    def full_at_step_7(*arguments):
+        if arguments[-1] == 7:
+            fill(free)
+        return accumulate_gradient(*arguments)
+
+    gc.collect()                                # the runs of other tests
+    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: (used.append(used_bytes()), save(*args, **kwargs)))
+    monkeypatch.setattr(train, "accumulate_gradient", full_at_step_7)
+    message = ends_early(capsys, "run", *ONLY_STEPS)
+    assert re.search(r"out of memory: Out of memory allocating [\d,]+ bytes \(allocated so far: [\d,]+ bytes\); fake "
+                     r"has 0 MB free, .* The checkpoint of step 7 is intact", message)
+    assert len(used) == 2 and used[0] == used[1]        # weights and moments alone, as before the first step
+
+
+@pytest.mark.parametrize("free", [0, 512, 1024])
+def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step(capsys, monkeypatch, fill, free):
+    """Some of them may have been updated, and others not."""
     update = optim.AdamW.step
 
-    def fails(optimizer):
+    def full_at_step_7(optimizer):
+        if optimizer.states[0].t == 7:
+            fill(free)
         update(optimizer)
-        if optimizer.states[0].t == 8:
-            out_of_memory()
 
-    monkeypatch.setattr(optim.AdamW, "step", fails)
+    monkeypatch.setattr(optim.AdamW, "step", full_at_step_7)
     assert "The checkpoint of step 6 is intact; --init_from=resume" in ends_early(capsys, "run")
 
 
@@ -262,36 +288,6 @@ def test_a_run_that_cannot_be_saved_either_names_the_last_checkpoint(capsys, mon
     monkeypatch.setattr(train, "accumulate_gradient", at_step(7, lambda: (
         monkeypatch.setattr(checkpoint, "save", full), out_of_memory())))
     assert "The checkpoint of step 6 is intact" in ends_early(capsys, "run")
-
-
-def test_the_arrays_of_the_step_are_freed_before_the_checkpoint_is_saved(capsys, monkeypatch):
-    def living():
-        gc.collect()
-        return sum(type(x) is FakeArray for x in gc.get_objects())
-
-    counts, save = [], checkpoint.save
-
-    def allocates(loss):
-        temporary = loss.data + 1.0
-        counts.append(living())
-        out_of_memory()
-        return temporary
-
-    def computes_then_fails(model, x, y, micro_steps, seed, step):
-        if step < 7:
-            return accumulate_gradient(model, x, y, micro_steps, seed, step)
-        loss = model.loss(x, y, key=mg.random.key(seed, step))
-        loss.backward(retain_graph=True)
-        try:
-            allocates(loss)
-        except MemoryError as error:
-            raise MemoryError(str(error))               # with another exception as its context
-
-    monkeypatch.setattr(train, "accumulate_gradient", computes_then_fails)
-    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: (counts.append(living()), save(*args, **kwargs)))
-    ends_early(capsys, "run", *ONLY_STEPS)
-    weights_and_moments, within_the_step, when_saved = counts
-    assert when_saved == weights_and_moments < within_the_step - 20
 
 
 def test_a_model_that_does_not_fit_on_the_device_says_what_there_is_and_what_to_lower(capsys, monkeypatch,
