@@ -216,7 +216,7 @@ def test_a_full_device_is_one_line_with_what_was_asked_what_there_is_and_what_to
     message = ends_early(capsys, "run")
     assert message == (
         "train.py: out of memory: Out of memory allocating 1,234,567,168 bytes (allocated so far: 70,000,000,000 "
-        "bytes); fake has 800 MB free, and this process holds 70,100 MB of it, of which 69,900 MB are in use: halve "
+        "bytes); fake has 800 MB free, and this process holds 70,100 MB, of which 69,900 MB are in use: halve "
         "--batch_size=2 and double --gradient_accumulation_steps=2: the same run in less memory. The checkpoint of "
         "step 7 is intact; --init_from=resume --out_dir=run resumes from it")
 
@@ -295,8 +295,8 @@ def test_a_model_that_does_not_fit_on_the_device_says_what_there_is_and_what_to_
     fake_library(memory=lambda: (8_000_000, 0, 0))
     monkeypatch.setattr(run_module.lab, "make", lambda *_: out_of_memory())
     message = ends_early(capsys, "run", "--n_embd=768")
-    assert message == (f"train.py: out of memory: {ASKED[:-1]}; fake has 8 MB free, and this process holds 0 MB of it, "
-                       "of which 0 MB are in use; lower --n_embd=768 or --gradient_accumulation_steps=2")
+    assert message == (f"train.py: out of memory: {ASKED[:-1]}; fake has 8 MB free, and this process holds 0 MB, of "
+                       "which 0 MB are in use; lower --n_embd=768 or --gradient_accumulation_steps=2")
 
 
 # ---- the GPU's name and speed ---------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from gpt.run.options import Options
 def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, repeat: Callable[[], Any] | None
                   ) -> NoReturn:
     """Exit with a message that says what showed the divergence, "the loss is nan", and names the op which computed the
-    first value that is not finite. repeat: computes it again; None if the weights of this step have changed since, as
-    a device shows its losses later."""
+    first value that is not finite. repeat: computes it again; None if the loss was read from a device later, and the
+    weights of this step have changed since."""
     model.zero_grad()
     where = (f"losses are read from the device every --log_interval={o.log_interval} steps, and the weights have "
              "changed since: with --log_interval=1 this message also says where it began")
@@ -68,7 +68,7 @@ def lack_of_memory(error: MemoryError, device_name: str) -> str:
     if memory is None:
         return what
     free, held, used = (f"{n / 1e6:,.0f} MB" for n in memory)
-    return f"{what}; {device_name} has {free} free, and this process holds {held} of it, of which {used} are in use"
+    return f"{what}; {device_name} has {free} free, and this process holds {held}, of which {used} are in use"
 
 
 def free_arrays(error: BaseException) -> None:

@@ -109,7 +109,7 @@ class Run:
                            None)
         self.saved_at, self.first_step = self.resumed_at, self.resumed_at or 0
         self.updates = self.first_step
-        self.unread: list[tuple[int, Any, Any]] = []        # step, loss, norm of the gradient: 0-d arrays on the device
+        self.unread: list[tuple[int, Any, Any]] = []        # step, loss and norm of its gradient, 0-d arrays
         if resumed:
             for change in changes + folder.changes_of_environment(self.out_dir, machine):
                 print_report("note", f"{change} from here on")
@@ -206,8 +206,8 @@ class Run:
         """Exit if the loss of a step, or the norm of its gradient before clipping, shows that training has diverged.
         repeat: computes this gradient again.
 
-        Reading a number from a device waits for the device. There, the numbers of all steps since the last look are
-        read together: every log_interval steps, and before a validation, a sample or a checkpoint.
+        To read a number from a device is to wait for the device. The numbers of its steps are read together: every
+        log_interval steps, and before a validation, a sample, a checkpoint or a page.
         """
         self.unread.append((step, loss.data, norm))
         if self.device == "cpu" or step % self.options.log_interval == 0:
@@ -220,17 +220,18 @@ class Run:
             return
         xp, last = device.xp(self.unread[0][1]), self.unread[-1][0]
         numbers = device.host(xp.stack([number for _, *both in self.unread for number in both])).reshape(-1, 2)
-        for (step, _, _), (self.loss, self.norm) in zip(self.unread, numbers.tolist()):
-            if not (self.loss < 100.0 and self.norm < math.inf):        # true for NaN, too
-                if not self.loss < 100.0:
+        for (step, _, _), (loss, norm) in zip(self.unread, numbers.tolist()):
+            if not (loss < 100.0 and norm < math.inf):          # true for NaN, too
+                if not loss < 100.0:
                     checkpoint.discard(self.out_dir, step)      # it has these weights: a resume would end here again
-                exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {self.loss:.4g}",
+                exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}",
                               repeat if step == last else None)
-        self.unread.clear()
+        self.unread, self.loss, self.norm = [], loss, norm
 
     @contextlib.contextmanager
     def update(self, step: int) -> Iterator[None]:
-        """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps."""
+        """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps. An
+        error inside leaves weights that no step has."""
         due = self.options.stats_interval > 0 and step % self.options.stats_interval == 0
         before = [p.data.copy() for p in self.model.parameters()] if due else []
         self.updates = None
@@ -260,7 +261,7 @@ class Run:
 
     def save_interrupted(self) -> None:
         """Save the weights as they are, after an error within a step; not after one within the optimizer's step, which
-        has changed some of them. Does nothing where they cannot be saved."""
+        may have changed some of them. Does nothing where they cannot be saved."""
         self.model.zero_grad()
         with contextlib.suppress(MemoryError, OSError, FloatingPointError):
             self._read_losses()
