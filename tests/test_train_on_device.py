@@ -142,6 +142,14 @@ def test_the_time_in_which_the_device_computes_steps_before_a_validation_counts_
     assert events == ["_read_losses", "pause", *log_of_step_0, *["_read_losses", "pause"] * 2]
 
 
+def test_a_run_leaves_no_memory_of_the_device_in_use():
+    gc.collect()
+    before = used_bytes()
+    run("run", "--step_at=3")
+    gc.collect()
+    assert used_bytes() == before
+
+
 def test_a_run_that_is_stopped_and_resumed_gives_the_same_bits_as_one_in_one_go(monkeypatch):
     run("whole")
     monkeypatch.setattr(train, "accumulate_gradient", at_step(7, lambda: signal.raise_signal(signal.SIGINT)))
