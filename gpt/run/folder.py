@@ -1,7 +1,7 @@
 """The folder of a run: which one, and its files but for tokens and checkpoints.
 
     config.json         every option and the source of its value, and the model's shape; makes a folder a run
-    env.json            the machine, the libraries and the number of threads
+    env.json            the machine, its GPU, the libraries and the number of threads
     metrics.jsonl       training and validation losses, one JSON object per line
     stats.jsonl         norms of each tensor, its gradient and its update
     samples.md          texts that the model generated
