@@ -109,8 +109,9 @@ def waits_of_steps(monkeypatch, *options):
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
 def test_a_run_gives_the_same_bits_metrics_statistics_and_samples_as_on_the_cpu():
-    run("on device")
-    run("on host", on="cpu")
+    with mg.plain():
+        run("on device")
+        run("on host", on="cpu")
     assert outcome("on device") == outcome("on host")
 
 
@@ -266,7 +267,7 @@ def test_a_run_that_finds_its_device_full_within_a_step_frees_its_arrays_and_is_
 
 @pytest.mark.parametrize("free", [0, 512, 1024])
 def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step(capsys, monkeypatch, fill, free):
-    """Some of them may have been updated, and others not."""
+    """Some of them may have been updated, and others not. The textbook's step allocates arrays."""
     update = optim.AdamW.step
 
     def full_at_step_7(optimizer):
@@ -275,7 +276,8 @@ def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step
         update(optimizer)
 
     monkeypatch.setattr(optim.AdamW, "step", full_at_step_7)
-    assert "The checkpoint of step 6 is intact; --init_from=resume" in ends_early(capsys, "run")
+    with mg.plain():
+        assert "The checkpoint of step 6 is intact; --init_from=resume" in ends_early(capsys, "run")
 
 
 def test_a_checkpoint_with_its_validation_loss_is_not_written_again(capsys, monkeypatch):
@@ -371,7 +373,8 @@ def test_a_page_of_a_step_on_a_device_is_that_on_the_cpu():
 
 def test_a_run_of_a_device_is_stepped_through_as_one_of_the_cpu():
     for name in ("cpu", "fake"):
-        run(f"on {name}", "--max_iters=3", on=name)
+        with mg.plain():
+            run(f"on {name}", "--max_iters=3", on=name)
         step_command.main([f"--out_dir=on {name}", f"--out={name}.html"])
     assert Path("cpu.html").read_bytes() == Path("fake.html").read_bytes()
 

@@ -11,7 +11,7 @@ def text(report: dict[str, Any]) -> str:
     """The page for what report.json holds."""
     parts = report["parts"]
     lines = ["minigrad on a GPU, by `python -m tests.device_check`",
-             ", ".join([report["started"], *([f"commit {report['commit'][:12]}"] if "commit" in report else []),
+             ", ".join([report["started"], *([f"commit {report['commit']}"] if "commit" in report else []),
                         f"{report['seconds']:.0f} s"])]
     machine = next((found["numbers"]["machine"] for found in parts.values()
                     if "machine" in found.get("numbers", {})), {})

@@ -79,8 +79,9 @@ def run_one(part: Part, out: Path, seconds: float) -> dict[str, Any]:
 
 
 def current_commit() -> str:
-    """The commit that is checked out, "" where git does not tell."""
+    """The commit that is checked out, with -dirty if files differ from it; "" where git does not tell."""
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True,
+                              text=True).stdout.strip()
     except OSError:
         return ""
