@@ -113,6 +113,13 @@ def test_a_part_for_which_too_little_time_is_left_is_not_run(tmp_path):
     assert "succeeds: is it so? [not run: no time left]" in page
 
 
+def test_parts_that_are_not_run_again_stay_in_the_report(tmp_path):
+    run(tmp_path, succeeds, raises)
+    _, report, page = run(tmp_path, raises, finds_something_wrong)
+    assert list(report["parts"]) == ["succeeds", "raises", "finds_something_wrong"]
+    assert "  yes 1 is 1" in page and re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d UTC, commit \w", page, re.M)
+
+
 def test_an_answer_that_is_wrong_fails_the_check(tmp_path):
     well, report, page = run(tmp_path, finds_something_wrong)
     assert not well and report["parts"]["finds_something_wrong"]["status"] == "ran"

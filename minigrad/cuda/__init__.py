@@ -127,8 +127,10 @@ def register_cupy() -> None:
         return milliseconds / 1e3
 
     def memory() -> tuple[int, int, int]:
-        pool = cupy.get_default_memory_pool()
-        return cupy.cuda.runtime.memGetInfo()[0], pool.total_bytes(), pool.used_bytes()
+        pool, free = cupy.get_default_memory_pool(), cupy.cuda.runtime.memGetInfo()[0]
+        if pool.get_limit():                    # CUPY_GPU_MEMORY_LIMIT
+            free = min(free, pool.get_limit() - pool.total_bytes())
+        return free, pool.total_bytes(), pool.used_bytes()
 
     register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, number, synchronize, wraps=True,
                                    address=lambda array: array.data.ptr,

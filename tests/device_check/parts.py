@@ -8,6 +8,7 @@ PARTS = [
     Part("losses", 30, 75, f"{HERE}.training:losses", "do the losses of 100 steps follow the CPU's to 1e-5?"),
     Part("repeats", 20, 60, f"{HERE}.training:repeats", "has every repeat the same bits?"),
     Part("waits", 10, 40, f"{HERE}.training:waits", "does no step wait for the device, and is all memory given back?"),
+    Part("programs", 60, 100, f"{HERE}.programs:programs", "do the programs run on it?"),
     Part("steps", 20, 60, f"{HERE}.speed:steps", "how long is a step of the default run?"),
     Part("launches", 10, 40, f"{HERE}.speed:launches", "how many launches has a step, is it bound by them?"),
     Part("host", 15, 30, f"{HERE}.host:host", "how long is the host busy with one call?"),
