@@ -280,6 +280,26 @@ def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step
         assert "The checkpoint of step 6 is intact; --init_from=resume" in ends_early(capsys, "run")
 
 
+@pytest.mark.parametrize("owner, name", [(run_module, "evaluate"), (run_module, "samples"), (run_module, "tensor_stats"),
+                                         (run_module.Run, "log"), (run_module, "training_step")])
+def test_a_run_without_memory_for_a_validation_a_sample_a_log_or_a_page_resumes_with_the_same_bits_and_logs(
+        capsys, monkeypatch, owner, name):
+    """It is saved only if nothing is missing in its logs."""
+    options, function = ["--checkpoint_interval=12", "--step_at=8"], getattr(owner, name)
+    run("whole", *options)
+    calls = [0]
+
+    def full(*arguments):                       # at the second call; there is one page
+        calls[0] += 1
+        return out_of_memory() if calls[0] == (1 if name == "training_step" else 2) else function(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        ends_early(capsys, "run", *options)
+    resume("run")
+    assert outcome("run") == outcome("whole")
+
+
 def test_a_checkpoint_with_its_validation_loss_is_not_written_again(capsys, monkeypatch):
     monkeypatch.setattr(train, "accumulate_gradient", at_step(6, out_of_memory))
     assert "The checkpoint of step 6 is intact" in ends_early(capsys, "run")
