@@ -349,6 +349,15 @@ def test_a_run_that_is_resumed_on_another_gpu_or_with_another_library_says_so(ca
                      "note    tf32 False -> True from here on"]
 
 
+def test_a_run_that_is_resumed_on_a_gpu_for_the_first_time_names_the_device_alone(capsys, fake_library):
+    run("run", "--max_iters=6", on="cpu")
+    fake_library(facts=lambda: GPU)
+    capsys.readouterr()
+    resume("run", "--max_iters=7", "--device=fake")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert set(notes) == {"note    max_iters 6 -> 7 from here on", "note    device 'cpu' -> 'fake' from here on"}
+
+
 def test_the_peak_of_a_device_is_the_median_rate_of_5_products_of_random_matrices_after_a_first_one(fake_library):
     seconds, products = iter([100.0, 3.0, 1.0, 2.0, 50.0, 9.0]), []
     fake_library(seconds=lambda f: products.append(f()) or next(seconds))
@@ -357,12 +366,15 @@ def test_the_peak_of_a_device_is_the_median_rate_of_5_products_of_random_matrice
     assert len(np.unique(products[0].get())) > 1
 
 
-def test_a_device_with_little_free_memory_multiplies_smaller_matrices_for_its_peak(fake_library):
+@pytest.mark.parametrize("size, free", [(64, (4 * 64 * 64, 3 * 4 * 64 * 64, 4 * 64 * 64)), (16, (0, 0, 0))])
+def test_a_device_with_little_free_memory_multiplies_smaller_matrices_for_its_peak(size, free, monkeypatch,
+                                                                                  fake_library):
+    """Of 16 rows at least: a peak of 0 could not divide the speed of a step."""
     products = []
-    one = 4 * 16 * 16
-    fake_library(seconds=lambda f: products.append(f()) or 1.0, memory=lambda: (one, 3 * one, one))
+    monkeypatch.setattr(machine, "PEAK_SIZE", 128)
+    fake_library(seconds=lambda f: products.append(f()) or 1.0, memory=lambda: free)
     machine.matmul_peak("fake", "float32")
-    assert products[0].shape == (16, 16)
+    assert products[0].shape == (size, size)
 
 
 # ---- sampling, the stepper, verify ----------------------------------------------------------------------------------
