@@ -251,6 +251,8 @@ BROKEN = {
                        "the memory of the CUDA device is full (12 of 80,000 MB are free): nvidia-smi shows which"),
     "no memory for CUDA": (StandIn(error=RuntimeError("cudaErrorMemoryAllocation: out of memory"), full=True),
                            "the memory of the CUDA device is full (cudaErrorMemoryAllocation: out of memory)"),
+    "no memory for cuBLAS": (StandIn(error=RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")),
+                             "the memory of the CUDA device is full (12 of 80,000 MB are free): nvidia-smi"),
     "no compiler for this device": (
         StandIn(error=CompileException("nvrtc: error: invalid value for --gpu-architecture (-arch)\nsecond line")),
         "the compiler of CUDA 13.0 does not compile for this device, Stand-in of compute capability 210 (nvrtc: error: "

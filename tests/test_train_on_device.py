@@ -230,6 +230,18 @@ def test_a_full_device_is_one_line_with_what_was_asked_what_there_is_and_what_to
         "step 7 is intact; --init_from=resume --out_dir=run resumes from it")
 
 
+@pytest.mark.parametrize("error", ["CUDA_ERROR_OUT_OF_MEMORY: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_lack_of_memory_in_cuda_itself_is_one_line_too_and_other_errors_of_it_are_not(capsys, monkeypatch, error):
+    def fail(says):
+        raise RuntimeError(says)
+    monkeypatch.setattr(train, "accumulate_gradient", at_step(7, lambda: fail(error)))
+    message = ends_early(capsys, "run")
+    assert f"train.py: out of memory: {error}; fake has" in message and "checkpoint of step 7 is intact" in message
+    monkeypatch.setattr(train, "accumulate_gradient", at_step(7, lambda: fail("CUDA_ERROR_ILLEGAL_ADDRESS")))
+    with pytest.raises(RuntimeError, match="ILLEGAL_ADDRESS"):
+        run("another")
+
+
 @pytest.mark.parametrize("on", ["fake", "cpu"])
 def test_a_run_without_memory_is_saved_at_its_step_and_resumes_with_the_same_bits(capsys, monkeypatch, on):
     run("whole", on=on)
@@ -280,8 +292,9 @@ def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step
         assert "The checkpoint of step 6 is intact; --init_from=resume" in ends_early(capsys, "run")
 
 
-@pytest.mark.parametrize("owner, name", [(run_module, "evaluate"), (run_module, "samples"), (run_module, "tensor_stats"),
-                                         (run_module.Run, "log"), (run_module, "training_step")])
+@pytest.mark.parametrize("owner, name", [
+    (run_module, "evaluate"), (run_module, "samples"), (run_module, "tensor_stats"), (run_module.Run, "log"),
+    (run_module, "training_step")])
 def test_a_run_without_memory_for_a_validation_a_sample_a_log_or_a_page_resumes_with_the_same_bits_and_logs(
         capsys, monkeypatch, owner, name):
     """It is saved only if nothing is missing in its logs."""

@@ -265,7 +265,7 @@ class Run:
         error within the optimizer's step, which may have changed some of them; and after one within a validation, a
         sample or a log, which a run that resumes at this step would not repeat."""
         self.model.zero_grad()
-        with contextlib.suppress(MemoryError, OSError, FloatingPointError):
+        with contextlib.suppress(MemoryError, RuntimeError, OSError, FloatingPointError):
             self._read_losses()
             if self.updates not in (None, self.saved_at):
                 checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep)

@@ -16,6 +16,13 @@ from minigrad.cuda import kernels
 _in_use: list[int] = []                         # the number of the device that this process computes on
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full. CuPy has MemoryError for its arrays alone; CUDA and cuBLAS, which
+    allocate for kernels and products, have RuntimeErrors."""
+    return isinstance(error, MemoryError) or any(name in str(error) for name in (
+        "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -27,9 +34,10 @@ def cuda_status() -> tuple[bool, str]:
     try:
         cupy = _cupy()
     except Exception as error:                  # ValueError if it was compiled for another NumPy
-        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return False, "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)"
-        return False, f"CuPy is installed but does not load ({_first_line(error.__cause__ or error)})"
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
+        return False, (
+            "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)" if absent
+            else f"CuPy is installed but does not load ({_first_line(error.__cause__ or error)})")
     runtime = cupy.cuda.runtime
     try:
         if not cupy.cuda.is_available():
@@ -53,7 +61,7 @@ def _rounds_factors(cupy: Any) -> bool:
 def _reason(cupy: Any, error: Exception) -> str:
     """Why the trial of a device failed, in one line."""
     reason = _first_line(error)
-    if isinstance(error, MemoryError) or "cudaErrorMemoryAllocation" in reason:
+    if lacks_memory(error):
         try:
             free, total = cupy.cuda.runtime.memGetInfo()
             reason = f"{free / 1e6:,.0f} of {total / 1e6:,.0f} MB are free"
