@@ -10,7 +10,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from minigrad.backend import BACKENDS, Backend
-from minigrad.cuda import check_number, cuda_status, from_dlpack as cupy_from_dlpack, number_in_use, register_cupy
+from minigrad.cuda import check_number, cuda_status, from_dlpack as cupy_from_dlpack, number_in_use, register_cupy, use
 
 
 def backend(array: Any) -> Backend:
@@ -67,8 +67,11 @@ def read_only(array: Any) -> Any:
 
 
 def library(device: str) -> Backend:
-    """The library of the arrays on a device. ValueError for a device that is unknown or does not work."""
-    kind = resolve(device).partition(":")[0]
+    """The library of the arrays on a device. A CUDA device is from then on the one that this process uses. ValueError
+    for a device that is unknown or does not work, and for a second CUDA device."""
+    kind, _, number = resolve(device).partition(":")
+    if number:
+        use(int(number))                        # what the library tells of its device, such as its memory, is of this
     return next(b for b in BACKENDS.values() if b.kind == kind)
 
 

@@ -282,6 +282,11 @@ def test_device_names_where_cuda_works(with_cupy):
         device.resolve("cuda:2")
 
 
+def test_auto_has_the_library_of_cuda_before_any_array_is_on_it(with_cupy):
+    with_cupy(StandIn())
+    assert device.library("auto").kind == "cuda"
+
+
 def test_a_tensor_on_cuda_1_makes_that_device_the_current_one(with_cupy):
     """CuPy computes on the current device, wherever its arrays are."""
     cupy = StandIn()
@@ -305,9 +310,17 @@ def test_a_process_uses_one_cuda_device(with_cupy):
     assert Tensor(np.ones(3), device="cuda").device == "cuda:0" and cupy.used == [0]
 
 
+def test_what_a_library_tells_of_its_device_is_of_the_device_that_was_named(with_cupy):
+    cupy = StandIn()
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(get_limit=lambda: 0, total_bytes=lambda: 0,
+                                                           used_bytes=lambda: 0)
+    cupy.cuda.runtime.memGetInfo = lambda: ((1000, 2000)[cupy.used[-1] if cupy.used else 0], 80_000)
+    with_cupy(cupy)
+    assert device.library("cuda:1").memory() == (2000, 0, 0)
+
+
 def test_cuda_and_auto_without_a_number_are_the_device_that_the_process_uses(with_cupy):
     with_cupy(StandIn())
-    assert device.library("auto").kind == "cuda"
     Tensor(np.ones(3), device="cuda:1")
     assert [device.resolve(name) for name in ("auto", "cuda")] == ["cuda:1", "cuda:1"]
 
