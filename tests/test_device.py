@@ -310,13 +310,15 @@ def test_a_process_uses_one_cuda_device(with_cupy):
     assert Tensor(np.ones(3), device="cuda").device == "cuda:0" and cupy.used == [0]
 
 
-def test_what_a_library_tells_of_its_device_is_of_the_device_that_was_named(with_cupy):
+@pytest.mark.parametrize("limit, free", [(0, 2000), (1000, 400), (10 ** 9, 2000)])
+def test_the_memory_of_a_device_is_that_of_the_device_that_was_named_up_to_the_limit_of_the_pool(with_cupy, limit,
+                                                                                                free):
     cupy = StandIn()
-    cupy.get_default_memory_pool = lambda: SimpleNamespace(get_limit=lambda: 0, total_bytes=lambda: 0,
-                                                           used_bytes=lambda: 0)
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(get_limit=lambda: limit, total_bytes=lambda: 600,
+                                                           used_bytes=lambda: 500)
     cupy.cuda.runtime.memGetInfo = lambda: ((1000, 2000)[cupy.used[-1] if cupy.used else 0], 80_000)
     with_cupy(cupy)
-    assert device.library("cuda:1").memory() == (2000, 0, 0)
+    assert device.library("cuda:1").memory() == (free, 600, 500)
 
 
 def test_cuda_and_auto_without_a_number_are_the_device_that_the_process_uses(with_cupy):
