@@ -163,6 +163,13 @@ def test_an_unknown_part_is_named():
     assert ended.returncode == 2 and ended.stderr.endswith("got 'loses'; did you mean losses?\n")
 
 
+def test_one_part_can_be_run_in_a_folder_that_is_new(tmp_path):
+    ended = command("--part=versions")
+    assert ended.returncode == 2 and ended.stderr.endswith("--part must be MODULE:FUNCTION, got 'versions'\n")
+    assert command("--part=tests.test_device_check:succeeds", f"--out={tmp_path / 'out'}").returncode == 0
+    assert (tmp_path / "out" / "succeeds.part.json").exists()
+
+
 def test_every_part_is_a_function_of_its_module_and_all_fit_into_the_time():
     for part in PARTS:
         module, _, name = part.function.partition(":")

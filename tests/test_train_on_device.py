@@ -230,6 +230,18 @@ def test_a_full_device_is_one_line_with_what_was_asked_what_there_is_and_what_to
         "step 7 is intact; --init_from=resume --out_dir=run resumes from it")
 
 
+@pytest.mark.parametrize("error", ["CUDA_ERROR_OUT_OF_MEMORY: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_lack_of_memory_in_cuda_itself_is_one_line_too_and_other_errors_of_it_are_not(capsys, monkeypatch, error):
+    def fail(says):
+        raise RuntimeError(says)
+    monkeypatch.setattr(train, "accumulate_gradient", at_step(7, lambda: fail(error)))
+    message = ends_early(capsys, "run")
+    assert f"train.py: out of memory: {error}; fake has" in message and "checkpoint of step 7 is intact" in message
+    monkeypatch.setattr(train, "accumulate_gradient", at_step(7, lambda: fail("CUDA_ERROR_ILLEGAL_ADDRESS")))
+    with pytest.raises(RuntimeError, match="ILLEGAL_ADDRESS"):
+        run("another")
+
+
 @pytest.mark.parametrize("on", ["fake", "cpu"])
 def test_a_run_without_memory_is_saved_at_its_step_and_resumes_with_the_same_bits(capsys, monkeypatch, on):
     run("whole", on=on)
@@ -278,6 +290,27 @@ def test_weights_are_not_saved_after_a_lack_of_memory_within_the_optimizers_step
     monkeypatch.setattr(optim.AdamW, "step", full_at_step_7)
     with mg.plain():
         assert "The checkpoint of step 6 is intact; --init_from=resume" in ends_early(capsys, "run")
+
+
+@pytest.mark.parametrize("owner, name", [
+    (run_module, "evaluate"), (run_module, "samples"), (run_module, "tensor_stats"), (run_module.Run, "log"),
+    (run_module, "training_step")])
+def test_a_run_without_memory_for_a_validation_a_sample_a_log_or_a_page_resumes_with_the_same_bits_and_logs(
+        capsys, monkeypatch, owner, name):
+    """It is saved only if nothing is missing in its logs."""
+    options, function = ["--checkpoint_interval=12", "--step_at=8"], getattr(owner, name)
+    run("whole", *options)
+    calls = [0]
+
+    def full(*arguments):                       # at the second call; there is one page
+        calls[0] += 1
+        return out_of_memory() if calls[0] == (1 if name == "training_step" else 2) else function(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        ends_early(capsys, "run", *options)
+    resume("run")
+    assert outcome("run") == outcome("whole")
 
 
 def test_a_checkpoint_with_its_validation_loss_is_not_written_again(capsys, monkeypatch):
@@ -329,6 +362,15 @@ def test_a_run_that_is_resumed_on_another_gpu_or_with_another_library_says_so(ca
                      "note    tf32 False -> True from here on"]
 
 
+def test_a_run_that_is_resumed_on_a_gpu_for_the_first_time_names_the_device_alone(capsys, fake_library):
+    run("run", "--max_iters=6", on="cpu")
+    fake_library(facts=lambda: GPU)
+    capsys.readouterr()
+    resume("run", "--max_iters=7", "--device=fake")
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert set(notes) == {"note    max_iters 6 -> 7 from here on", "note    device 'cpu' -> 'fake' from here on"}
+
+
 def test_the_peak_of_a_device_is_the_median_rate_of_5_products_of_random_matrices_after_a_first_one(fake_library):
     seconds, products = iter([100.0, 3.0, 1.0, 2.0, 50.0, 9.0]), []
     fake_library(seconds=lambda f: products.append(f()) or next(seconds))
@@ -337,12 +379,15 @@ def test_the_peak_of_a_device_is_the_median_rate_of_5_products_of_random_matrice
     assert len(np.unique(products[0].get())) > 1
 
 
-def test_a_device_with_little_free_memory_multiplies_smaller_matrices_for_its_peak(fake_library):
+@pytest.mark.parametrize("size, free", [(64, (4 * 64 * 64, 3 * 4 * 64 * 64, 4 * 64 * 64)), (16, (0, 0, 0))])
+def test_a_device_with_little_free_memory_multiplies_smaller_matrices_for_its_peak(size, free, monkeypatch,
+                                                                                  fake_library):
+    """Of 16 rows at least: a peak of 0 could not divide the speed of a step."""
     products = []
-    one = 4 * 16 * 16
-    fake_library(seconds=lambda f: products.append(f()) or 1.0, memory=lambda: (one, 3 * one, one))
+    monkeypatch.setattr(machine, "PEAK_SIZE", 128)
+    fake_library(seconds=lambda f: products.append(f()) or 1.0, memory=lambda: free)
     machine.matmul_peak("fake", "float32")
-    assert products[0].shape == (16, 16)
+    assert products[0].shape == (size, size)
 
 
 # ---- sampling, the stepper, verify ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import device
+from minigrad.cuda import lacks_memory
 
 from gpt import lab
 from gpt.model import GPT
@@ -61,9 +62,9 @@ def use_less(o: Options) -> str:
     return f"lower {' or '.join(above[:3] or ratios)}"
 
 
-def lack_of_memory(error: MemoryError, device_name: str) -> str:
-    """What a MemoryError says, and how much memory a device has. To be called before the arrays of the computation that
-    failed are freed."""
+def lack_of_memory(error: Exception, device_name: str) -> str:
+    """The message of an error that says that memory is full, and how much memory a device has. To be called before the
+    arrays of the computation that failed are freed."""
     what, memory = str(error).rstrip("."), device.library(device_name).memory()
     if memory is None:
         return what
@@ -81,15 +82,17 @@ def free_arrays(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def failures_exit(o: Options, out_dir: Path, device_name: str, save: Callable[[], None]) -> Iterator[None]:
-    """Turn MemoryError and OSError into one line on stderr, which says how to go on, and exit status 2. save: saves a
-    checkpoint, if it can; it is called after a MemoryError."""
+    """Turn a lack of memory and OSError into one line on stderr, which says how to go on, and exit status 2. save:
+    saves a checkpoint, if it can; it is called after a lack of memory."""
     def resumable() -> str:
         return (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)}"
                 f"{lab.option(o.break_)} resumes from it")
 
     try:
         yield
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
         what = lack_of_memory(error, device_name)
         free_arrays(error)
         save()

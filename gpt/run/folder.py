@@ -134,7 +134,7 @@ def changes_of_environment(out_dir: Path, machine: Mapping[str, Any]) -> list[st
              "than before is not known")
         write_environment(out_dir, machine)
         return []
-    return [f"{name} {was.get(name)!r:.60} -> {now!r}" for name, now in machine.items() if was.get(name) != now]
+    return [f"{name} {was[name]!r:.60} -> {now!r}" for name, now in machine.items() if was.get(name, now) != now]
 
 
 # ---- logs ----

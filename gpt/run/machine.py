@@ -51,7 +51,7 @@ def matmul_peak(device_name: str, dtype: str) -> float:
     library = device.library(device_name)
     n = 768 if device_name == "cpu" else PEAK_SIZE
     free, held, used = library.memory() or (math.inf, 0, 0)
-    while 3 * n * n * np.dtype(dtype).itemsize > free + held - used:
+    while n > 16 and 3 * n * n * np.dtype(dtype).itemsize > free + held - used:
         n //= 2
     block = np.random.default_rng(0).random((n // 16, n // 16)).astype(dtype)
     a = library.xp.tile(device.put(block, device_name), (16, 16))                       # (n, n)

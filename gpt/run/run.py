@@ -64,7 +64,7 @@ class Run:
     """
 
     stopped: list[int]                  # holds the signal that ends the run, or nothing
-    updates: int | None                 # how many the weights have had; None while the optimizer changes them
+    updates: int | None                 # that the weights have had; None while the step of the last is not finished
 
     def __init__(self, o: Options, sources: dict[str, str], changes: list[str], claims: contextlib.ExitStack) -> None:
         """Start or resume the run that `configure` describes, and print its header. ValueError or OSError for options
@@ -142,6 +142,7 @@ class Run:
             if last:
                 break
             yield step
+            self.updates = step + 1
             self.progress.bar.update()
         self.progress.bar.close()
         self.last_step = step
@@ -161,6 +162,7 @@ class Run:
     def _validate_sample_save(self, step: int, due: set[str]) -> None:
         """Do what `_due` says."""
         o, val_loss = self.options, None
+        self.updates = None                     # a run that resumes at this step does not validate and sample again
         if "validation" in due:
             val_loss, error = evaluate(self.model, self.val_windows, o.batch_size)
             if not val_loss < 100.0:            # true for NaN, too
@@ -174,6 +176,7 @@ class Run:
                 f"ppl {math.exp(val_loss):.2f} | {time.perf_counter() - self.began:.0f} s")
         if "sample" in due:
             folder.append_samples(self.out_dir, f"step {step}", self._samples(step, 1, 300))
+        self.updates = step
         if "checkpoint" in due:
             (self.out_dir / "config.json").stat()       # OSError if it was deleted: nothing could be resumed
             try:
@@ -230,13 +233,11 @@ class Run:
 
     @contextlib.contextmanager
     def update(self, step: int) -> Iterator[None]:
-        """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps. An
-        error inside leaves weights that no step has."""
+        """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps."""
         due = self.options.stats_interval > 0 and step % self.options.stats_interval == 0
         before = [p.data.copy() for p in self.model.parameters()] if due else []
         self.updates = None
         yield
-        self.updates = step + 1
         if due:
             folder.append(self.out_dir / "stats.jsonl", *tensor_stats(step, self.model.parameters(), before))
 
@@ -260,10 +261,11 @@ class Run:
     # ---- when a step fails ----
 
     def save_interrupted(self) -> None:
-        """Save the weights as they are, after an error within a step; not after one within the optimizer's step, which
-        may have changed some of them. Does nothing where they cannot be saved."""
+        """Save the weights as they are, after an error within a step. Does nothing where they cannot be saved; after an
+        error within the optimizer's step, which may have changed some of them; and after one within a validation, a
+        sample or a log, which a run that resumes at this step would not repeat."""
         self.model.zero_grad()
-        with contextlib.suppress(MemoryError, OSError, FloatingPointError):
+        with contextlib.suppress(MemoryError, RuntimeError, OSError, FloatingPointError):
             self._read_losses()
             if self.updates not in (None, self.saved_at):
                 checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep)
