@@ -33,14 +33,13 @@ def train(run: Run) -> None:
         for group in optimizer.groups:
             group["lr"] = o.learning_rate_at(step)
         x, y = batch(run.data.train, o.block_size, rows, o.seed, step, o.sampling)          # (rows, T)
-        loss = accumulate_gradient(model, x, y, micro_steps, o.seed, step).item()
-        norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf).item()
-        if not (loss < 100.0 and norm < math.inf):          # true for NaN, too
-            run.stop_diverged(step, loss, lambda: accumulate_gradient(model, x, y, micro_steps, o.seed, step))
-        with run.tensor_stats(step):
+        loss = accumulate_gradient(model, x, y, micro_steps, o.seed, step)
+        norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf)
+        run.check(step, loss, norm, lambda: accumulate_gradient(model, x, y, micro_steps, o.seed, step))
+        with run.update(step):
             optimizer.step()
         optimizer.zero_grad()
-        run.log(step, loss, norm)
+        run.log(step)
 
 
 def accumulate_gradient(model: GPT, x: np.ndarray, y: np.ndarray, micro_steps: int, seed: int, step: int) -> Any:

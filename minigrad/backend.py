@@ -24,7 +24,7 @@ class Backend(NamedTuple):
     wraps: bool                                 # an index out of range wraps around without an error
     address: Callable[[Any], int]               # of the first element of an array
     add_at: Callable[[Any, Any, Any], None]     # y, index, x: y[index] += x, once for each index, in a fixed order
-    seconds: Callable[[Callable[[], Any]], float] = seconds_on_host     # that the device computes what a call queues
+    seconds: Callable[[Callable[[], Any]], float] = seconds_on_host     # that a call takes on the device
     memory: Callable[[], tuple[int, int, int] | None] = lambda: None    # bytes free, in the pool, and in use of these
     facts: Callable[[], dict[str, Any]] = dict  # what results depend on besides the host: the card, its libraries
 

@@ -1,6 +1,7 @@
 """Where arrays live: NumPy arrays on the host, CuPy arrays on a CUDA device.
 
-A device is named by a string: "cpu", "cuda" (the first CUDA device), "cuda:N", or "auto" (CUDA if it works, else cpu).
+A device is named by a string: "cpu"; "cuda:N"; "cuda", the CUDA device that this process uses, or the first if it uses
+none yet; "auto", "cuda" if that works, else "cpu".
 """
 import contextlib
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from typing import Any, Iterator
 import numpy as np
 
 from minigrad.backend import BACKENDS, Backend
-from minigrad.cuda import check_number, cuda_status, from_dlpack as cupy_from_dlpack, register_cupy
+from minigrad.cuda import check_number, cuda_status, from_dlpack as cupy_from_dlpack, number_in_use, register_cupy, use
 
 
 def backend(array: Any) -> Backend:
@@ -66,8 +67,11 @@ def read_only(array: Any) -> Any:
 
 
 def library(device: str) -> Backend:
-    """The library of the arrays on a device. ValueError for a device that is unknown or does not work."""
-    kind = resolve(device).partition(":")[0]
+    """The library of the arrays on a device. A CUDA device is from then on the one that this process uses. ValueError
+    for a device that is unknown or does not work, and for a second CUDA device."""
+    kind, _, number = resolve(device).partition(":")
+    if number:
+        use(int(number))                        # what the library tells of its device, such as its memory, is of this
     return next(b for b in BACKENDS.values() if b.kind == kind)
 
 
@@ -95,7 +99,7 @@ def resolve(device: str) -> str:
     if device in {b.kind for b in BACKENDS.values()} - {"cuda"}:
         return device
     if device == "auto":
-        return "cuda:0" if cuda_status()[0] else "cpu"
+        return resolve("cuda") if cuda_status()[0] else "cpu"
     if kind != "cuda" or (number and not number.isdecimal()) or str(device).endswith(":"):
         raise ValueError(f'unknown device {device!r}: use "auto", "cpu", "cuda" or "cuda:N"')
     works, why_not = cuda_status()
@@ -103,16 +107,18 @@ def resolve(device: str) -> str:
         raise ValueError(f'device {device!r} cannot be used: {why_not}; or use device="cpu"')
     if not any(b.kind == "cuda" for b in BACKENDS.values()):
         register_cupy()
-    check_number(int(number or 0))
-    return f"cuda:{int(number or 0)}"
+    n = int(number) if number else number_in_use()
+    check_number(n)
+    return f"cuda:{n}"
 
 
 def from_dlpack(x: Any) -> Any:
     """An array that shares the memory of another library's array x, on the device of x. ValueError if that is CUDA and
-    CuPy does not work here."""
-    if x.__dlpack_device__()[0] != 2:           # DLPack's number for CUDA
+    CuPy does not work here, and if it is another CUDA device than the one of this process."""
+    kind, number = x.__dlpack_device__()
+    if kind != 2:                               # DLPack's number for CUDA
         return np.from_dlpack(x)
-    resolve("cuda")
+    resolve(f"cuda:{number}")
     return cupy_from_dlpack(x)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrad import device
 from minigrad.ops.op import Op
-from minigrad.ops.sums import joint_norm, run
+from minigrad.ops.sums import joint_norm, run, scale_down
 
 if TYPE_CHECKING:
     from minigrad.tape import Node
@@ -118,13 +118,6 @@ class Executor:
         norm = joint_norm(xp, grads)
         scale_down(xp, grads, max_norm, norm)
         return norm
-
-
-def scale_down(xp: Any, grads: Sequence[Any], max_norm: float, norm: Any) -> None:
-    """Scale gradients of this joint norm, a 0-d array, in place to a norm of at most max_norm."""
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for g in grads:
-        g *= scale
 
 
 TEXTBOOK = Executor()

@@ -70,9 +70,14 @@ def argument(x: Any) -> Any:
 
 def cubin(code: str, arch: str, *options: str) -> tuple[bytes, str]:
     """CUDA source compiled by NVRTC for an architecture, such as "sm_90", and the assembler's report of the registers
-    and the memory that each kernel uses. RuntimeError, with the compiler's messages, if it does not compile."""
-    folder = Path(find_spec("nvidia").submodule_search_locations[0], "cu13")
-    library = ctypes.CDLL(str(next((folder / "lib").glob("libnvrtc.so.*"))))
+    and the memory that each kernel uses. RuntimeError, with the compiler's messages, if it does not compile. Skips the
+    test if there is no NVRTC."""
+    package = find_spec("nvidia")
+    found = [path for folder in (package.submodule_search_locations if package else ())
+             for path in Path(folder).glob("cu13/lib/libnvrtc.so.*")]
+    if not found:
+        pytest.skip("NVRTC compiles CUDA kernels for GPUs, and nvidia-cuda-nvrtc is not installed")
+    library = ctypes.CDLL(str(found[0]))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     library.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernel.cu", 0, None, None)
     given = [f"-arch={arch}", "-std=c++17", "--ptxas-options=-v", *options]

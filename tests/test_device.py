@@ -203,22 +203,24 @@ class CompileException(Exception):
 
 
 class Damaged:
-    """An entry of sys.meta_path that makes CuPy an installed package that does not load."""
+    """An entry of sys.meta_path that makes CuPy an installed package whose import raises an error."""
 
-    @staticmethod
-    def find_spec(name, *args):
+    def __init__(self, error, cause=None):
+        self.error, self.cause = error, cause
+
+    def find_spec(self, name, *args):
         if name == "cupy":
-            raise ImportError("===\nFailed to import CuPy\n===") from OSError("libcuda.so.1: no such file")
+            raise self.error from self.cause
 
 
 @pytest.fixture
 def with_cupy(monkeypatch):
-    """A function that replaces the module cupy during the test: by a StandIn, by None (not installed), by Damaged. The
-    process uses no CUDA device before."""
+    """A function that replaces the module cupy during the test: by a StandIn, by None (not installed), by a Damaged.
+    The process uses no CUDA device before."""
     def replace(module):
-        if module is Damaged:
+        if isinstance(module, Damaged):
             monkeypatch.delitem(sys.modules, "cupy", raising=False)
-            monkeypatch.setattr(sys, "meta_path", [Damaged, *sys.meta_path])
+            monkeypatch.setattr(sys, "meta_path", [module, *sys.meta_path])
         else:
             monkeypatch.setitem(sys.modules, "cupy", module)
 
@@ -234,7 +236,12 @@ def with_cupy(monkeypatch):
 
 BROKEN = {
     "no CuPy": (None, "CuPy is not installed: pip install 'minigrad[cuda13]'"),
-    "no loadable CuPy": (Damaged, "CuPy is installed but does not load (libcuda.so.1: no such file)"),
+    "no loadable CuPy": (Damaged(ImportError("===\nFailed to import CuPy\n==="), OSError("libcuda.so.1: no such file")),
+                         "CuPy is installed but does not load (libcuda.so.1: no such file)"),
+    "CuPy of another NumPy": (Damaged(ValueError("numpy.dtype size changed")),
+                              "CuPy is installed but does not load (numpy.dtype size changed)"),
+    "no package that CuPy needs": (Damaged(ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock")),
+                                   "CuPy is installed but does not load (No module named 'fastrlock')"),
     "no driver": (StandIn(available=False, driver=0), "no CUDA driver was found"),
     "no device": (StandIn(available=False), "no CUDA device is visible"),
     "no compiler": (StandIn(error=RuntimeError("no headers\nat all")), "the CUDA toolkit does not work (no headers)"),
@@ -244,6 +251,8 @@ BROKEN = {
                        "the memory of the CUDA device is full (12 of 80,000 MB are free): nvidia-smi shows which"),
     "no memory for CUDA": (StandIn(error=RuntimeError("cudaErrorMemoryAllocation: out of memory"), full=True),
                            "the memory of the CUDA device is full (cudaErrorMemoryAllocation: out of memory)"),
+    "no memory for cuBLAS": (StandIn(error=RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")),
+                             "the memory of the CUDA device is full (12 of 80,000 MB are free): nvidia-smi"),
     "no compiler for this device": (
         StandIn(error=CompileException("nvrtc: error: invalid value for --gpu-architecture (-arch)\nsecond line")),
         "the compiler of CUDA 13.0 does not compile for this device, Stand-in of compute capability 210 (nvrtc: error: "
@@ -273,6 +282,11 @@ def test_device_names_where_cuda_works(with_cupy):
         device.resolve("cuda:2")
 
 
+def test_auto_has_the_library_of_cuda_before_any_array_is_on_it(with_cupy):
+    with_cupy(StandIn())
+    assert device.library("auto").kind == "cuda"
+
+
 def test_a_tensor_on_cuda_1_makes_that_device_the_current_one(with_cupy):
     """CuPy computes on the current device, wherever its arrays are."""
     cupy = StandIn()
@@ -294,6 +308,35 @@ def test_a_process_uses_one_cuda_device(with_cupy):
         with pytest.raises(ValueError, match=says):
             use()
     assert Tensor(np.ones(3), device="cuda").device == "cuda:0" and cupy.used == [0]
+
+
+@pytest.mark.parametrize("limit, free", [(0, 2000), (1000, 400), (10 ** 9, 2000)])
+def test_the_memory_of_a_device_is_that_of_the_device_that_was_named_up_to_the_limit_of_the_pool(with_cupy, limit,
+                                                                                                free):
+    cupy = StandIn()
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(get_limit=lambda: limit, total_bytes=lambda: 600,
+                                                           used_bytes=lambda: 500)
+    cupy.cuda.runtime.memGetInfo = lambda: ((1000, 2000)[cupy.used[-1] if cupy.used else 0], 80_000)
+    with_cupy(cupy)
+    assert device.library("cuda:1").memory() == (free, 600, 500)
+
+
+def test_cuda_and_auto_without_a_number_are_the_device_that_the_process_uses(with_cupy):
+    with_cupy(StandIn())
+    Tensor(np.ones(3), device="cuda:1")
+    assert [device.resolve(name) for name in ("auto", "cuda")] == ["cuda:1", "cuda:1"]
+
+
+def test_dlpack_shares_an_array_of_the_device_that_the_process_uses(with_cupy):
+    cupy = StandIn()
+    with_cupy(cupy)
+    x = np.ones(3).view(StandInArray)
+    cupy.from_dlpack = lambda other: x
+    here, elsewhere = (SimpleNamespace(__dlpack_device__=lambda n=n: (2, n)) for n in (1, 0))
+    for _ in range(2):
+        assert mg.from_dlpack(here).data is x
+    with pytest.raises(ValueError, match="device 'cuda:0' cannot be used: this process computes on cuda:1"):
+        mg.from_dlpack(elsewhere)
 
 
 def test_tf32_of_the_environment_is_switched_off_before_the_first_product(with_cupy):

@@ -113,6 +113,13 @@ def test_a_part_for_which_too_little_time_is_left_is_not_run(tmp_path):
     assert "succeeds: is it so? [not run: no time left]" in page
 
 
+def test_parts_that_are_not_run_again_stay_in_the_report(tmp_path):
+    run(tmp_path, succeeds, raises)
+    _, report, page = run(tmp_path, raises, finds_something_wrong)
+    assert list(report["parts"]) == ["succeeds", "raises", "finds_something_wrong"]
+    assert "  yes 1 is 1" in page and re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d UTC, commit \w", page, re.M)
+
+
 def test_an_answer_that_is_wrong_fails_the_check(tmp_path):
     well, report, page = run(tmp_path, finds_something_wrong)
     assert not well and report["parts"]["finds_something_wrong"]["status"] == "ran"
@@ -154,6 +161,13 @@ def test_without_a_gpu_the_command_exits_with_status_2_and_one_line(tmp_path):
 def test_an_unknown_part_is_named():
     ended = command("--only=versions,loses")
     assert ended.returncode == 2 and ended.stderr.endswith("got 'loses'; did you mean losses?\n")
+
+
+def test_one_part_can_be_run_in_a_folder_that_is_new(tmp_path):
+    ended = command("--part=versions")
+    assert ended.returncode == 2 and ended.stderr.endswith("--part must be MODULE:FUNCTION, got 'versions'\n")
+    assert command("--part=tests.test_device_check:succeeds", f"--out={tmp_path / 'out'}").returncode == 0
+    assert (tmp_path / "out" / "succeeds.part.json").exists()
 
 
 def test_every_part_is_a_function_of_its_module_and_all_fit_into_the_time():

@@ -61,6 +61,18 @@ def test_random_programs_have_right_gradients(drawn):
     assert [failure(program) for program in drawn[:30]] == [None] * 30
 
 
+def test_a_maximum_that_ties_with_a_constant_is_no_fault(monkeypatch):
+    """Its gradient lies between the slopes of both sides."""
+    monkeypatch.setattr(programs, "torch", None)
+    graph = """
+x0 = leaf((2, 3), seed=1)
+with no_grad(): t1 = F.exp(x0)
+t2 = F.concatenate([F.exp(x0), t1, F.exp(x0)], axis=0)
+l0 = total(F.max(t2, axis=None, keepdims=False))
+"""
+    programs.check(graph, "\ngrad('l0', 'x0')\n", dtype="float32", mode="small kernels")
+
+
 @pytest.mark.parametrize("mistake", faulty_ops.OP_MISTAKES, ids=lambda mistake: mistake.__name__)
 def test_every_mistake_in_a_backward_is_found(drawn, mistake):
     word = WORDS.get(mistake.name, f"F.{mistake.name}(")

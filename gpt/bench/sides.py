@@ -8,7 +8,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
-from minigrad.device import host, synchronize
+from minigrad.device import host, library, synchronize
 
 from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY, Preset, random_batches
 from gpt.model import GPT, KVCache
@@ -22,12 +22,12 @@ class MinigradSide:
         self.optimizer = self.model.configure_optimizer(WEIGHT_DECAY, ADAMW["betas"])
         self.mode = mg.plain if plain else contextlib.nullcontext
 
-    def learn(self, x: np.ndarray, y: np.ndarray) -> float:
-        """Forward and backward; the loss."""
+    def learn(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """Forward and backward; the loss, on its device: a training step does not wait for it."""
         with self.mode():
             loss = self.model.loss(x, y)
             loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def update(self) -> None:
         """Clip the gradients, step the optimizer, zero the gradients."""
@@ -56,9 +56,10 @@ class MinigradSide:
         """The gradient of each parameter, named and laid out as in minigrad's state_dict."""
         return {name: host(w.grad) for name, w in self.model.named_parameters()}
 
-    def device_memory(self) -> int:
-        """Peak memory on the device, in bytes."""
-        return self.optimizer.params[0].xp.get_default_memory_pool().total_bytes()
+    def device_memory(self) -> int | None:
+        """Peak memory on the device, in bytes: that of the pool, which keeps what is freed. None on the CPU."""
+        memory = library(self.model.wte.weight.device).memory()
+        return memory and memory[1]
 
 
 def make_side(name: str, p: Preset, device: str) -> Any:
@@ -80,18 +81,21 @@ def relative_differences(side: MinigradSide, other: Any, p: Preset) -> dict[str,
     def difference(a: Any, b: Any) -> float:
         return float(np.abs(np.subtract(a, b)).max() / np.abs(b).max())
 
+    def losses() -> tuple[float, float]:
+        return float(side.learn(x, y)), float(other.learn(x, y))
+
     other.load(side.model.state_dict())
     batches = random_batches(p)
     x, y = next(batches)
     if p.generates:
         return {"logits": difference(side.read(x), other.read(x))}
-    found = {"loss": difference(side.learn(x, y), other.learn(x, y))}
+    found = {"loss": difference(*losses())}
     expected = other.gradients()
     found["gradients"] = max(difference(g, expected[name]) for name, g in side.gradients().items())
     for x, y in islice(batches, 3):
         side.update()
         other.update()
-        found["loss after 3 steps"] = difference(side.learn(x, y), other.learn(x, y))
+        found["loss after 3 steps"] = difference(*losses())
     side.update()
     other.update()
     return found

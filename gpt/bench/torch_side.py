@@ -89,10 +89,10 @@ class TorchSide:
         self.optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": WEIGHT_DECAY},
                                             {"params": vectors, "weight_decay": 0.0}], fused=True, **ADAMW)
 
-    def learn(self, x: np.ndarray, y: np.ndarray) -> float:
+    def learn(self, x: np.ndarray, y: np.ndarray) -> Tensor:
         loss = self.loss(self._tensor(x), self._tensor(y))
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def update(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

@@ -15,14 +15,14 @@ def evaluate(model: GPT, windows: np.ndarray, batch_size: int) -> tuple[float, f
     """Mean loss over windows (W, T + 1) in nats per token, without dropout, and its standard error, computed from the
     windows' means; None for one window."""
     model.eval()
-    means = []
+    means = []                                  # on the device until the end, so that no batch waits for it
     with mg.no_grad():
         for start in range(0, len(windows), batch_size):
             x, y = pairs(windows[start:start + batch_size])                                         # (B, T)
             logits, _ = model(x)                                                                    # (B, T, V)
-            means.append(F.cross_entropy(logits, y, reduction="none").mean(axis=1).numpy())         # (B,)
+            means.append(F.cross_entropy(logits, y, reduction="none").mean(axis=1))                 # (B,)
+        losses = F.concatenate(means).numpy().astype(np.float64)                                    # (W,)
     model.train()
-    losses = np.concatenate(means).astype(np.float64)                                               # (W,)
     return float(losses.mean()), float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else None
 
 

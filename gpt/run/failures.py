@@ -1,12 +1,15 @@
 """What ends a run early: divergence, no memory, a full disk. Each exits with one message: what happened, what to do."""
 import contextlib
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Iterator, NoReturn
 
 import numpy as np
 
 import minigrad as mg
+from minigrad import device
+from minigrad.cuda import lacks_memory
 
 from gpt import lab
 from gpt.model import GPT
@@ -17,16 +20,21 @@ from gpt.run.machine import memory
 from gpt.run.options import Options
 
 
-def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, repeat: Callable[[], Any]) -> NoReturn:
+def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, repeat: Callable[[], Any] | None
+                  ) -> NoReturn:
     """Exit with a message that says what showed the divergence, "the loss is nan", and names the op which computed the
-    first value that is not finite. repeat: computes it again; the weights have not changed since."""
+    first value that is not finite. repeat: computes it again; None if the loss was read from a device later, and the
+    weights of this step have changed since."""
     model.zero_grad()
-    try:
-        with mg.detect_nan():
-            repeat()
-        where = "all values are finite, but the loss is 100 or more, or the norm of the gradient overflows"
-    except FloatingPointError as error:
-        where = str(error)
+    where = (f"losses are read from the device every --log_interval={o.log_interval} steps, and the weights have "
+             "changed since: with --log_interval=1 this message also says where it began")
+    if repeat:
+        try:
+            with mg.detect_nan():
+                repeat()
+            where = "all values are finite, but the loss is 100 or more, or the norm of the gradient overflows"
+        except FloatingPointError as error:
+            where = str(error)
     sys.exit(f"{train_name()}: training diverged: {what} at step {step}; {where}. "
              f"{checkpoint.last_intact(out_dir)}; try --learning_rate={o.learning_rate / 3:.1g}"
              f"{'' if o.grad_clip else ' or --grad_clip=1'}")
@@ -54,20 +62,47 @@ def use_less(o: Options) -> str:
     return f"lower {' or '.join(above[:3] or ratios)}"
 
 
+def lack_of_memory(error: Exception, device_name: str) -> str:
+    """The message of an error that says that memory is full, and how much memory a device has. To be called before the
+    arrays of the computation that failed are freed."""
+    what, memory = str(error).rstrip("."), device.library(device_name).memory()
+    if memory is None:
+        return what
+    free, held, used = (f"{n / 1e6:,.0f} MB" for n in memory)
+    return f"{what}; {device_name} has {free} free, and this process holds {held}, of which {used} are in use"
+
+
+def free_arrays(error: BaseException) -> None:
+    """Free the arrays of the functions that an exception has left: their variables live as long as it does."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+
+
 @contextlib.contextmanager
-def failures_exit(o: Options, out_dir: Path) -> Iterator[None]:
-    """Turn MemoryError and OSError into one line on stderr, which says how to go on, and exit status 2."""
+def failures_exit(o: Options, out_dir: Path, device_name: str, save: Callable[[], None]) -> Iterator[None]:
+    """Turn a lack of memory and OSError into one line on stderr, which says how to go on, and exit status 2. save:
+    saves a checkpoint, if it can; it is called after a lack of memory."""
+    def resumable() -> str:
+        return (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)}"
+                f"{lab.option(o.break_)} resumes from it")
+
     try:
         yield
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        what = lack_of_memory(error, device_name)
+        free_arrays(error)
+        save()
         fix = (f"halve --batch_size={o.batch_size} and double --gradient_accumulation_steps="
                f"{o.gradient_accumulation_steps}: the same run in less memory" if o.batch_size > 1 else use_less(o))
-        print(f"{train_name()}: out of memory: {fix}", file=sys.stderr)
+        print(f"{train_name()}: out of memory: {what}{': ' if what else ''}{fix}. {resumable()}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if (out_dir / "config.json").exists():
-            state = (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)}"
-                     f"{lab.option(o.break_)} resumes from it")
+            state = resumable()
         else:
             state = f"{out_dir} was moved, or files in it deleted, while the training ran"
         print(f"{train_name()}: cannot write {error.filename or out_dir}: {error.strerror or error}. {state}",

@@ -1,7 +1,7 @@
 """The folder of a run: which one, and its files but for tokens and checkpoints.
 
     config.json         every option and the source of its value, and the model's shape; makes a folder a run
-    env.json            the machine, the libraries and the number of threads
+    env.json            the machine, its GPU, the libraries and the number of threads
     metrics.jsonl       training and validation losses, one JSON object per line
     stats.jsonl         norms of each tensor, its gradient and its update
     samples.md          texts that the model generated
@@ -134,7 +134,7 @@ def changes_of_environment(out_dir: Path, machine: Mapping[str, Any]) -> list[st
              "than before is not known")
         write_environment(out_dir, machine)
         return []
-    return [f"{name} {was.get(name)!r:.60} -> {now!r}" for name, now in machine.items() if was.get(name) != now]
+    return [f"{name} {was[name]!r:.60} -> {now!r}" for name, now in machine.items() if was.get(name, now) != now]
 
 
 # ---- logs ----

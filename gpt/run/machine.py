@@ -3,9 +3,9 @@ import contextlib
 import math
 import os
 import platform
-import time
+import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -13,6 +13,8 @@ import minigrad as mg
 from minigrad import device, kernels
 
 from gpt import blas
+
+PEAK_SIZE = 8192                # rows of the matrices whose product shows the peak of a device: enough to fill it
 
 
 def allowed_cores() -> list[int]:
@@ -24,7 +26,12 @@ def environment(device_name: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its options: the content of env.json."""
     return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(),
             "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads(),
-            "executor": kernels.describe(device_name)}
+            "executor": kernels.describe(device_name), **device.library(device_name).facts()}
+
+
+def device_of(machine: Mapping[str, Any]) -> str:
+    """The device of an `environment`, with the name of its GPU if it is one: "cuda:0 (NVIDIA H100)"."""
+    return f"{machine['device']} ({machine['gpu']})" if "gpu" in machine else str(machine["device"])
 
 
 def memory() -> float:
@@ -38,12 +45,15 @@ def memory() -> float:
 
 
 def matmul_peak(device_name: str, dtype: str) -> float:
-    """Floating-point operations per second of a matrix product (768, 768) @ (768, 768) on a device: the best of 4."""
-    n = 768
-    a = device.put(np.ones((n, n), dtype), device_name)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        device.host((a @ a)[0])                 # synchronizes with the device
-        seconds.append(time.perf_counter() - start)
-    return 2 * n ** 3 / min(seconds)
+    """Floating-point operations per second of a product of two square matrices of random numbers: on the CPU of 768
+    rows, the best of 5, as other programs slow it; on a device of PEAK_SIZE rows, fewer if memory is short, the median
+    of 5."""
+    library = device.library(device_name)
+    n = 768 if device_name == "cpu" else PEAK_SIZE
+    free, held, used = library.memory() or (math.inf, 0, 0)
+    while n > 16 and 3 * n * n * np.dtype(dtype).itemsize > free + held - used:
+        n //= 2
+    block = np.random.default_rng(0).random((n // 16, n // 16)).astype(dtype)
+    a = library.xp.tile(device.put(block, device_name), (16, 16))                       # (n, n)
+    seconds = [library.seconds(lambda: a @ a) for _ in range(6)][1:]          # the first product loads the library
+    return 2 * n ** 3 / (min(seconds) if device_name == "cpu" else statistics.median(seconds))

@@ -19,8 +19,8 @@ from gpt.run import checkpoint, folder, plot
 from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
-from gpt.run.failures import check_memory, exit_diverged, failures_exit, use_less
-from gpt.run.machine import allowed_cores, environment, matmul_peak
+from gpt.run.failures import check_memory, exit_diverged, failures_exit, lack_of_memory, use_less
+from gpt.run.machine import allowed_cores, device_of, environment, matmul_peak
 from gpt.run.options import Options, configure
 from gpt.run.progress import Progress
 from gpt.run.report import print_model, print_report
@@ -47,7 +47,8 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
             o, sources, changes = configure(arguments)
             claims.enter_context(lab.lines_say(o.break_))
             run = Run(o, sources, changes, claims)
-        with failures_exit(run.options, run.out_dir), stop_signals() as run.stopped, np.errstate(all="ignore"):
+        with (failures_exit(run.options, run.out_dir, run.device, run.save_interrupted),
+              stop_signals() as run.stopped, np.errstate(all="ignore")):
             try:
                 yield run
             except SystemExit as end:           # Python prints its message in the main thread only
@@ -63,6 +64,7 @@ class Run:
     """
 
     stopped: list[int]                  # holds the signal that ends the run, or nothing
+    updates: int | None                 # that the weights have had; None while the step of the last is not finished
 
     def __init__(self, o: Options, sources: dict[str, str], changes: list[str], claims: contextlib.ExitStack) -> None:
         """Start or resume the run that `configure` describes, and print its header. ValueError or OSError for options
@@ -79,8 +81,8 @@ class Run:
         self.device = device.resolve(o.device)
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
-        print_report("device", f"{self.device}, {machine['threads']} threads, {machine['executor']}, "
-                     f"NumPy {machine['numpy']}, {machine['blas']}, {o.dtype}, seed {o.seed}")
+        print_report("device", f"{device_of(machine)}, {machine['threads']} threads, {machine['executor']}, NumPy "
+                     f"{machine['numpy']}, {machine['blas']}, {o.dtype}, seed {o.seed}")
 
         if self.device == "cpu":
             check_memory(o)
@@ -98,14 +100,16 @@ class Run:
             self.model = lab.make(o.break_, shape, o.seed, self.device, o.dtype)
             self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
-            raise MemoryError(f"{error}; {use_less(o)}") from None
+            raise MemoryError(f"{lack_of_memory(error, self.device)}; {use_less(o)}") from None
         self.n_parameters = sum(p.size for p in self.optimizer.params)
         self.peak = matmul_peak(self.device, o.dtype)
         print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
 
         self.resumed_at = (checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters) if resumed else
                            None)
-        self.first_step = self.resumed_at or 0
+        self.saved_at, self.first_step = self.resumed_at, self.resumed_at or 0
+        self.updates = self.first_step
+        self.unread: list[tuple[int, Any, Any]] = []        # step, loss and norm of its gradient, 0-d arrays
         if resumed:
             for change in changes + folder.changes_of_environment(self.out_dir, machine):
                 print_report("note", f"{change} from here on")
@@ -130,23 +134,36 @@ class Run:
         self.progress = Progress(self.first_step, o.max_iters, flops_per_token(self.model.config, self.n_parameters),
                                  self.peak, self.best_possible)
         for step in range(self.first_step, o.max_iters + 1):
-            with self.progress.pause():
-                last = step == o.max_iters or bool(self.stopped)    # read once: a signal may come at any moment
-                if step != self.resumed_at:                         # where it resumed, this was done before it saved
-                    self._validate_sample_save(step, last)
-                if step == o.step_at and not last:
-                    self._write_page(step)
+            last = step == o.max_iters or bool(self.stopped)        # read once: a signal may come at any moment
+            if due := self._due(step, last):
+                self._read_losses()             # before the pause: a device may still compute the steps before this one
+                with self.progress.pause():
+                    self._validate_sample_save(step, due)
             if last:
                 break
             yield step
+            self.updates = step + 1
             self.progress.bar.update()
         self.progress.bar.close()
         self.last_step = step
 
-    def _validate_sample_save(self, step: int, last: bool) -> None:
-        """Do what is due at this step. last: nothing is trained after it, so it has a checkpoint."""
+    def _due(self, step: int, last: bool) -> set[str]:
+        """What is to be done before this step: "validation", "sample", "checkpoint", "page". last: nothing is trained
+        after it, so it has a checkpoint."""
+        o = self.options
+        due = {"validation": step % o.eval_interval == 0 or step == o.max_iters,
+               "sample": o.sample_interval > 0 and step % o.sample_interval == 0 and step < o.max_iters,
+               "checkpoint": step % o.checkpoint_interval == 0 or last}
+        if step == self.resumed_at:             # these were done before it saved
+            due = {}
+        due["page"] = step == o.step_at and not last
+        return {what for what, is_due in due.items() if is_due}
+
+    def _validate_sample_save(self, step: int, due: set[str]) -> None:
+        """Do what `_due` says."""
         o, val_loss = self.options, None
-        if step % o.eval_interval == 0 or step == o.max_iters:
+        self.updates = None                     # a run that resumes at this step does not validate and sample again
+        if "validation" in due:
             val_loss, error = evaluate(self.model, self.val_windows, o.batch_size)
             if not val_loss < 100.0:            # true for NaN, too
                 self._exit_diverged(step, f"the validation loss is {val_loss:.4g}")
@@ -157,14 +174,18 @@ class Run:
             self.progress.bar.write(
                 f"step {step:6} of {o.max_iters} | val {val_loss:.3f} ± {error or math.nan:.3f}{over_best} | "
                 f"ppl {math.exp(val_loss):.2f} | {time.perf_counter() - self.began:.0f} s")
-        if o.sample_interval and step % o.sample_interval == 0 and step < o.max_iters:
+        if "sample" in due:
             folder.append_samples(self.out_dir, f"step {step}", self._samples(step, 1, 300))
-        if step % o.checkpoint_interval == 0 or last:
+        self.updates = step
+        if "checkpoint" in due:
             (self.out_dir / "config.json").stat()       # OSError if it was deleted: nothing could be resumed
             try:
                 checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, o.keep)
             except FloatingPointError as error:
                 self._exit_diverged(step, str(error))
+            self.saved_at = step
+        if "page" in due:
+            self._write_page(step)
 
     def _samples(self, step: int, rows: int, length: int) -> list[str]:
         """Texts that the model generates."""
@@ -184,38 +205,70 @@ class Run:
 
     # ---- within a step ----
 
+    def check(self, step: int, loss: mg.Tensor, norm: Any, repeat: Callable[[], Any]) -> None:
+        """Exit if the loss of a step, or the norm of its gradient before clipping, shows that training has diverged.
+        repeat: computes this gradient again.
+
+        To read a number from a device is to wait for the device. The numbers of its steps are read together: every
+        log_interval steps, and before a validation, a sample, a checkpoint or a page.
+        """
+        self.unread.append((step, loss.data, norm))
+        if self.device == "cpu" or step % self.options.log_interval == 0:
+            self._read_losses(repeat)
+
+    def _read_losses(self, repeat: Callable[[], Any] | None = None) -> None:
+        """Read the numbers of the steps since the last call, in one copy, and exit at the first that shows a
+        divergence. repeat: computes the gradient of the last of these steps again; None if its weights have changed."""
+        if not self.unread:
+            return
+        xp, last = device.xp(self.unread[0][1]), self.unread[-1][0]
+        numbers = device.host(xp.stack([number for _, *both in self.unread for number in both])).reshape(-1, 2)
+        for (step, _, _), (loss, norm) in zip(self.unread, numbers.tolist()):
+            if not (loss < 100.0 and norm < math.inf):          # true for NaN, too
+                if not loss < 100.0:
+                    checkpoint.discard(self.out_dir, step)      # it has these weights: a resume would end here again
+                exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}",
+                              repeat if step == last else None)
+        self.unread, self.loss, self.norm = [], loss, norm
+
     @contextlib.contextmanager
-    def tensor_stats(self, step: int) -> Iterator[None]:
+    def update(self, step: int) -> Iterator[None]:
         """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps."""
         due = self.options.stats_interval > 0 and step % self.options.stats_interval == 0
         before = [p.data.copy() for p in self.model.parameters()] if due else []
+        self.updates = None
         yield
         if due:
             folder.append(self.out_dir / "stats.jsonl", *tensor_stats(step, self.model.parameters(), before))
 
-    def stop_diverged(self, step: int, loss: float, repeat: Callable[[], Any]) -> NoReturn:
-        """Exit with a message that names the first value which is not finite. repeat: computes the gradient again."""
-        if not loss < 100.0:
-            checkpoint.discard(self.out_dir, step)      # it has the same weights: a resume from it would end here again
-        exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}", repeat)
-
     def _exit_diverged(self, step: int, what: str) -> NoReturn:
-        """As stop_diverged, for a divergence that is noticed between the steps."""
+        """Exit after a divergence that is noticed between the steps."""
         exit_diverged(self.model, self.options, self.out_dir, step, what,
                       lambda: evaluate(self.model, self.val_windows, self.options.batch_size))
 
-    def log(self, step: int, loss: float, norm: float) -> None:
-        """Append a row to metrics.jsonl and update the progress bar, every log_interval steps. norm: of the gradient,
-        before clipping."""
+    def log(self, step: int) -> None:
+        """Append a row to metrics.jsonl and update the progress bar, every log_interval steps."""
         o = self.options
         if step % o.log_interval:
             return
         lr = o.learning_rate_at(step)
         steps = min(o.log_interval, step - self.first_step + 1)
         speed = self.progress.speed(steps * self.rows * o.block_size)
-        folder.append(self.out_dir / "metrics.jsonl", {"step": step, "train_loss": loss, "lr": lr, "grad_norm": norm,
-                                                       "tokens_per_s": round(speed)})
-        self.progress.show(step, loss, lr, norm, speed)
+        folder.append(self.out_dir / "metrics.jsonl", {"step": step, "train_loss": self.loss, "lr": lr,
+                                                       "grad_norm": self.norm, "tokens_per_s": round(speed)})
+        self.progress.show(step, self.loss, lr, self.norm, speed)
+
+    # ---- when a step fails ----
+
+    def save_interrupted(self) -> None:
+        """Save the weights as they are, after an error within a step. Does nothing where they cannot be saved; after an
+        error within the optimizer's step, which may have changed some of them; and after one within a validation, a
+        sample or a log, which a run that resumes at this step would not repeat."""
+        self.model.zero_grad()
+        with contextlib.suppress(MemoryError, RuntimeError, OSError, FloatingPointError):
+            self._read_losses()
+            if self.updates not in (None, self.saved_at):
+                checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep)
 
     # ---- after the last step ----
 

@@ -16,6 +16,13 @@ from minigrad.cuda import kernels
 _in_use: list[int] = []                         # the number of the device that this process computes on
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full. CuPy has MemoryError for its arrays alone; CUDA and cuBLAS, which
+    allocate for kernels and products, have RuntimeErrors."""
+    return isinstance(error, MemoryError) or any(name in str(error) for name in (
+        "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -26,21 +33,23 @@ def cuda_status() -> tuple[bool, str]:
     device, free memory, or a CUDA toolkit that knows this device)."""
     try:
         cupy = _cupy()
-    except ModuleNotFoundError:
-        return False, "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)"
-    except ImportError as error:
-        return False, f"CuPy is installed but does not load ({_first_line(error.__cause__ or error)})"
+    except Exception as error:                  # ValueError if it was compiled for another NumPy
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
+        return False, (
+            "CuPy is not installed: pip install 'minigrad[cuda13]' (or 'minigrad[cuda12]', by your driver)" if absent
+            else f"CuPy is installed but does not load ({_first_line(error.__cause__ or error)})")
     runtime = cupy.cuda.runtime
     try:
         if not cupy.cuda.is_available():
             missing = "no CUDA driver was found" if runtime.driverGetVersion() == 0 else "no CUDA device is visible"
             return False, f"{missing}: check nvidia-smi and CUDA_VISIBLE_DEVICES"
         rounds = _rounds_factors(cupy)          # by a product and a compiled kernel: both libraries must load
+        name = _name(cupy)
     except Exception as error:                  # CuPy's errors have no common base class
         return False, _reason(cupy, error)
     if rounds:
         return False, "CuPy multiplies float32 in TF32, as CUPY_TF32 was 1 at its first product: unset it"
-    return True, _name(cupy)
+    return True, name
 
 
 def _rounds_factors(cupy: Any) -> bool:
@@ -52,7 +61,7 @@ def _rounds_factors(cupy: Any) -> bool:
 def _reason(cupy: Any, error: Exception) -> str:
     """Why the trial of a device failed, in one line."""
     reason = _first_line(error)
-    if isinstance(error, MemoryError) or "cudaErrorMemoryAllocation" in reason:
+    if lacks_memory(error):
         try:
             free, total = cupy.cuda.runtime.memGetInfo()
             reason = f"{free / 1e6:,.0f} of {total / 1e6:,.0f} MB are free"
@@ -75,10 +84,14 @@ def _cupy() -> Any:
 
 
 def _name(cupy: Any) -> str:
-    """The name of the current device."""
-    number = _in_use[0] if _in_use else 0
-    name: bytes = cupy.cuda.runtime.getDeviceProperties(number)["name"]
+    """The name of the CUDA device of this process."""
+    name: bytes = cupy.cuda.runtime.getDeviceProperties(number_in_use())["name"]
     return name.decode()
+
+
+def number_in_use() -> int:
+    """The number of the CUDA device of this process; 0, the first, if it uses none yet."""
+    return _in_use[0] if _in_use else 0
 
 
 def check_number(number: int) -> None:
@@ -127,8 +140,10 @@ def register_cupy() -> None:
         return milliseconds / 1e3
 
     def memory() -> tuple[int, int, int]:
-        pool = cupy.get_default_memory_pool()
-        return cupy.cuda.runtime.memGetInfo()[0], pool.total_bytes(), pool.used_bytes()
+        pool, free = cupy.get_default_memory_pool(), cupy.cuda.runtime.memGetInfo()[0]
+        if pool.get_limit():                    # CUPY_GPU_MEMORY_LIMIT
+            free = min(free, pool.get_limit() - pool.total_bytes())
+        return free, pool.total_bytes(), pool.used_bytes()
 
     register(cupy.ndarray, Backend("cuda", cupy, put, cupy.asnumpy, number, synchronize, wraps=True,
                                    address=lambda array: array.data.ptr,

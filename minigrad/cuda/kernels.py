@@ -10,7 +10,9 @@ from minigrad.random import Key, threshold
 
 THREADS = 128                                   # in a block
 SUMS = 64 * THREADS                             # that the norm of an array is added up from
-C_TYPES = {"f": "float", "d": "double"}         # NumPy's letter of a dtype -> its name in CUDA
+C_TYPES = {"bool": "bool", "int8": "signed char", "int16": "short", "int32": "int", "int64": "long long",
+           "uint8": "unsigned char", "uint16": "unsigned short", "uint32": "unsigned int",
+           "uint64": "unsigned long long", "float32": "float", "float64": "double"}     # a dtype's name in CUDA
 
 
 def source(name: str) -> str:
@@ -42,8 +44,9 @@ def keep_mask(xp: Any, key: Key, shape: tuple[int, ...], p: float) -> Any:
 def adamw(xp: Any, p: Any, g: Any, m: Any, v: Any, lr: float, beta1: float, beta2: float, eps: float,
           weight_decay: float, *, t: int) -> None:
     """A step of the op adamw, written over p, m and v: contiguous arrays of one dtype, float32 or float64."""
-    numbers = (p.dtype.type(x) for x in (lr, beta1, beta2, eps, weight_decay, 1.0 - beta1 ** t, 1.0 - beta2 ** t))
-    launch(kernel(xp, "adamw", X=C_TYPES[p.dtype.char]), p.size, p, g, m, v, np.int64(p.size), *numbers)
+    numbers = (lr, beta1, 1.0 - beta1, 1.0 - beta1 ** t, beta2, 1.0 - beta2, 1.0 - beta2 ** t, eps, weight_decay)
+    launch(kernel(xp, "adamw", X=C_TYPES[p.dtype.name]), p.size, p, g, m, v, np.int64(p.size),
+           *map(p.dtype.type, numbers))
 
 
 def norm(xp: Any, arrays: Sequence[Any]) -> Any:
@@ -55,18 +58,18 @@ def norm(xp: Any, arrays: Sequence[Any]) -> Any:
 
 
 def add_at(xp: Any, y: Any, index: Any, x: Any) -> None:
-    """y[index] += x, once for each index, for a contiguous y of float32 or float64. The additions to an element are in
+    """y[index] += x, once for each index, for a contiguous y that is not float16. The additions to an element are in
     the order of the indices, so the sums have the same bits on every run; those of CuPy's add.at, which are atomic, do
     not. Indices out of range wrap around."""
     if getattr(index, "dtype", None) is not None and index.dtype.kind in "iu":      # rows of y
-        rows, width = xp.asarray(index) % y.shape[0], math.prod(y.shape[1:])
+        rows, width = xp.asarray(index).astype("int64", copy=False) % y.shape[0], math.prod(y.shape[1:])
         shape = (*index.shape, *y.shape[1:])
     else:                                                           # elements of y
-        rows, width = xp.arange(y.size).reshape(y.shape)[index], 1
+        rows, width = xp.arange(y.size, dtype="int64").reshape(y.shape)[index], 1
         shape = rows.shape
-    x = xp.broadcast_to(x if x.dtype.char in C_TYPES else x.astype(y.dtype), shape)
-    rows = rows.reshape(-1).astype("int64")
+    x = xp.broadcast_to(x if x.dtype.name in C_TYPES else x.astype(y.dtype), shape)
+    rows = rows.reshape(-1)
     order = xp.argsort(rows, kind="stable")
-    types = {"X": C_TYPES[x.dtype.char], "Y": C_TYPES[y.dtype.char]}
+    types = {"X": C_TYPES[x.dtype.name], "Y": C_TYPES[y.dtype.name]}
     launch(kernel(xp, "add_at", **types), rows.size * width, rows[order], order, xp.ascontiguousarray(x), y,
            np.int64(rows.size), np.int64(width))

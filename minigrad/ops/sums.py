@@ -91,6 +91,13 @@ def joint_norm(xp: Any, arrays: Sequence[Any]) -> Any:
     return xp.asarray(size * xp.sqrt(squares.sum()))
 
 
+def scale_down(xp: Any, arrays: Sequence[Any], max_norm: float, norm: Any) -> None:
+    """Scale arrays of this joint norm, a 0-d array, in place to a norm of at most max_norm."""
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for a in arrays:
+        a *= scale
+
+
 def largest(x: Any, axis: Any) -> Any:
     """The maximum of x, an array or a Tensor, along axis, which stays with size 1; -inf if there are no numbers."""
     if x.size == 0:

@@ -30,20 +30,21 @@ class Options:
     def __post_init__(self) -> None:
         for name in filter(None, self.only.split(",")):
             one_of("only", name, NAMES)
+        if self.part and not all(self.part.partition(":")):
+            raise ValueError(f"--part must be MODULE:FUNCTION, got {self.part!r}")
 
 
 def main(arguments: list[str]) -> int:
     began = time.monotonic()
     with bad_input_exits("tests.device_check"):
         o = parse(Options, arguments)
-    out = Path(o.out).resolve()
-    if o.part:
-        return run_part(o.part, out, o.seconds)
-    with bad_input_exits("tests.device_check"):
-        works, reason = cuda_status()
+        works, reason = (True, "") if o.part else cuda_status()
         if not works:
             raise ValueError(f"there is no GPU to check: {reason}")
+        out = Path(o.out).resolve()
         out.mkdir(parents=True, exist_ok=True)
+    if o.part:
+        return run_part(o.part, out, o.seconds)
     parts = [part for part in PARTS if not o.only or part.name in o.only.split(",")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))        # the part that runs is ended, too
     with tempfile.TemporaryDirectory() as cache:

@@ -1,4 +1,5 @@
 """Commands of the project, as users run them."""
+import os
 import subprocess
 import sys
 
@@ -6,11 +7,11 @@ from .found import Found
 from .runner import ROOT
 
 
-def run(found: Found, module: str, *arguments: str) -> tuple[int, str]:
+def run(found: Found, module: str, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run python -m MODULE  ->  its exit status and its output, which goes to log.txt as it comes."""
     lines = []
     with subprocess.Popen([sys.executable, "-W", "default", "-m", module, *arguments], cwd=ROOT, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment) as process:
         assert process.stdout
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -10,9 +10,9 @@ WARNINGS = 20                           # that are shown, the most frequent
 def text(report: dict[str, Any]) -> str:
     """The page for what report.json holds."""
     parts = report["parts"]
-    lines = ["minigrad on a GPU, by `python -m tests.device_check`",
-             ", ".join([report["started"], *([f"commit {report['commit'][:12]}"] if "commit" in report else []),
-                        f"{report['seconds']:.0f} s"])]
+    lines = ["minigrad on a GPU, by `python -m tests.device_check`"]
+    for run in dict.fromkeys(found["run"] for found in parts.values()):
+        lines += wrapped(f"{run}: {', '.join(name for name, found in parts.items() if found['run'] == run)}", "")
     machine = next((found["numbers"]["machine"] for found in parts.values()
                     if "machine" in found.get("numbers", {})), {})
     lines += wrapped("; ".join(f"{name} {value}" for name, value in machine.items()), "")

@@ -28,19 +28,18 @@ class Part(NamedTuple):
 
 
 def run_parts(parts: list[Part], out: Path, end: float) -> bool:
-    """Run the parts until `end`, a time of time.monotonic()  ->  whether all ran and found nothing wrong."""
-    began = time.monotonic()
-    report: dict[str, Any] = {"started": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"}
-    if commit := current_commit():
-        report["commit"] = commit
-    report["parts"] = {part.name: {"question": part.question, "status": "not run yet"} for part in parts}
+    """Run the parts until `end`, a time of time.monotonic()  ->  whether all ran and found nothing wrong. Of a report
+    that is in the folder already, the other parts stay as they are."""
+    file = out / "report.json"
+    report: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {"parts": {}}
+    run = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, commit {current_commit() or 'unknown'}"
+    report["parts"] |= {part.name: {"question": part.question, "run": run, "status": "not run yet"} for part in parts}
     (out / "log.txt").write_bytes(b"")
     for part in parts:
         left = end - time.monotonic()
         report["parts"][part.name] |= (run_one(part, out, min(part.limit, left)) if left >= part.needs else
                                        {"status": "not run: no time left"})
-        report["seconds"] = round(time.monotonic() - began, 1)
-        files.write_atomically(out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+        files.write_atomically(file, (json.dumps(report, indent=1) + "\n").encode())
         files.write_atomically(out / "report.txt", text(report).encode())
     print(text(report))
     return all(found["status"] == "ran" and all(a["good"] is not False for a in found["answers"])
@@ -79,8 +78,9 @@ def run_one(part: Part, out: Path, seconds: float) -> dict[str, Any]:
 
 
 def current_commit() -> str:
-    """The commit that is checked out, "" where git does not tell."""
+    """The commit that is checked out, with -dirty if files differ from it; "" where git does not tell."""
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True,
+                              text=True).stdout.strip()
     except OSError:
         return ""

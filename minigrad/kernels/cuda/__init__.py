@@ -7,10 +7,11 @@ import numpy as np
 
 from minigrad.backend import WHEN_REGISTERED, Backend
 from minigrad.cuda import kernels
-from minigrad.executor import EXECUTORS, scale_down
+from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import Kernel, KernelExecutor
 from minigrad.ops import attention, dropout
 from minigrad.ops.adamw import AdamW
+from minigrad.ops.sums import scale_down
 
 
 class DrawsOnDevice(Kernel):
