@@ -11,10 +11,10 @@ from minigrad.kernels import loops, vector
 from minigrad.kernels.vector.settings import settings
 from minigrad.modes import switch
 
-# the executors of NumPy arrays by name: vector, and loops if they run
+# the executors of NumPy arrays by name: vector, and loops if numba is there
 NUMPY_EXECUTORS = {"vector": vector.VectorExecutor(np, vector.KERNELS)}
-if isinstance(EXECUTORS[np.ndarray], loops.LoopsExecutor):
-    NUMPY_EXECUTORS["loops"] = EXECUTORS[np.ndarray]
+with contextlib.suppress(ImportError):
+    NUMPY_EXECUTORS["loops"] = loops.executor()
 
 SMALL = dict(piece=24, summed_rows=5, queries=3, scores=40, vocabulary=6, logits=130, stretch=20, reused_bytes=64)
 

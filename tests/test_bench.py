@@ -9,11 +9,11 @@ from collections import Counter
 import fake_device  # noqa: F401  (registers the device "fake")
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
 import minigrad as mg
 from minigrad import bench, modes
 from minigrad.executor import EXECUTORS
+from minigrad.threads import blas_libraries
 
 from gpt.bench import options, presets, report, scaling
 from gpt.bench.__main__ import main
@@ -170,7 +170,7 @@ def test_minigrad_and_the_floor_run_on_a_device():
 def test_on_threads_limits_threads_and_cores_and_restores_them():
     def state():
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-        blas = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        blas = [library.get_num_threads() for library in blas_libraries()]
         return mg.get_num_threads(), cores, blas
 
     before = state()

@@ -425,7 +425,6 @@ def run_script(code, **environment):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("plain", ["0", "1"])
 def test_a_forked_process_computes_the_same_bits(plain):
-    """With loops, it takes the vector kernels: see test_loops."""
     ran = run_script("""
 mg.set_num_threads(2)
 big = np.ones((600, 600), "float32")
@@ -435,7 +434,7 @@ child = os.fork()
 if child == 0:
     os._exit(0 if (loss(), float((big @ big).sum())) == first else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-""", MINIGRAD_PLAIN=plain, MINIGRAD_EXECUTOR="vector")
+""", MINIGRAD_PLAIN=plain)
     assert ran.returncode == 0, ran.stderr
 
 

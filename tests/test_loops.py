@@ -17,14 +17,17 @@ from minigrad.gradcheck import relative_error
 pytest.importorskip("numba", reason="loops need numba, of the extra fast")
 import numba.core.caching
 
-from minigrad.kernels.loops import LoopsExecutor, attention, blas, compiling, linalg, threads
+from gpt.run import machine
+from minigrad.kernels import loops
+from minigrad.kernels.loops import attention, blas, compiling, linalg, threads
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
+def loops_on_two_threads(monkeypatch):
+    monkeypatch.setitem(EXECUTORS, np.ndarray, loops.executor())
     before = mg.get_num_threads()
     mg.set_num_threads(2)
     yield
@@ -61,19 +64,19 @@ def bits():
 @pytest.mark.parametrize("value, prelude, expected", [
     ("loops", "", "LoopsExecutor"),
     ("vector", "", "VectorExecutor"),
-    (None, "", "LoopsExecutor"),
+    (None, "", "VectorExecutor"),
     (None, "sys.modules['numba'] = None", "VectorExecutor"),
-    (None, "os.environ['NUMBA_DISABLE_JIT'] = '1'", "VectorExecutor"),
 ])
-def test_loops_are_registered_if_numba_is_there_and_minigrad_executor_is_not_vector(value, prelude, expected):
+def test_loops_run_if_minigrad_executor_says_so(value, prelude, expected):
     environment = {} if value is None else {"MINIGRAD_EXECUTOR": value}
     prelude += "" if value else "\nos.environ.pop('MINIGRAD_EXECUTOR')"
     ran = run_script("print(type(EXECUTORS[np.ndarray]).__name__, len(bits()) > 0)", prelude=prelude, **environment)
     assert ran.stdout == f"{expected} True\n", ran.stderr
 
 
-def test_minigrad_executor_loops_without_numba_raises_an_import_error():
-    ran = run_script("", prelude="sys.modules['numba'] = None")
+@pytest.mark.parametrize("prelude", ["sys.modules['numba'] = None", "os.environ['NUMBA_DISABLE_JIT'] = '1'"])
+def test_minigrad_executor_loops_without_numba_or_its_compiler_raises_an_import_error(prelude):
+    ran = run_script("", prelude=prelude)
     assert "ImportError" in ran.stderr or "ModuleNotFoundError" in ran.stderr
 
 
@@ -83,12 +86,11 @@ def test_an_unknown_minigrad_executor_raises_a_value_error_that_lists_the_choice
 
 
 def test_describe_names_the_threads_and_the_products_of_loops_and_the_textbook_inside_plain():
-    assert mg.kernels.describe("cpu").startswith("loops (") or not isinstance(EXECUTORS[np.ndarray], LoopsExecutor)
-    ran = run_script("print(mg.kernels.describe('cpu'))")
+    ran = run_script("print(EXECUTORS[np.ndarray].describe())")
     assert ran.stdout in {f"loops ({layer}, {products})\n" for layer in ("OpenMP", "tbb", "workqueue")
                           for products in ("gemm of openblas", "products of NumPy")}
     with mg.plain():
-        assert mg.kernels.describe("cpu") == "textbook"
+        assert machine.executor("cpu") == "textbook"
 
 
 # ---- products -------------------------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ recorded, w = loss_and_gradient()
 child = os.fork()
 if child == 0:
     np.testing.assert_allclose(np.frombuffer(bits(), "float32"), want, rtol=1e-3, atol=1e-2)
-    assert mg.kernels.describe("cpu") == "vector" and mg.get_num_threads() == 2
+    assert EXECUTORS[np.ndarray].describe() == "vector" and mg.get_num_threads() == 2
     try:
         recorded.backward()
     except RuntimeError as error:
@@ -265,7 +267,7 @@ if child == 0:
     os._exit(1)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 recorded.backward()
-print(code, mg.kernels.describe("cpu")[:5])
+print(code, EXECUTORS[np.ndarray].describe()[:5])
 """)
     assert ran.stdout == "7 loops\n", ran.stderr
 
@@ -276,7 +278,7 @@ def test_a_child_forked_before_any_loop_has_run_runs_loops():
 child = os.fork()
 if child == 0:
     bits()
-    os._exit(7 if mg.kernels.describe("cpu")[:5] == "loops" else 1)
+    os._exit(7 if EXECUTORS[np.ndarray].describe()[:5] == "loops" else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """)
     assert ran.stdout == "7\n", ran.stderr
@@ -444,11 +446,11 @@ assert (out == 3.0).all()
 
 
 def test_the_command_compiles_all_loops_for_both_dtypes():
-    def command(executor):
+    def command(**environment):
         return subprocess.run([sys.executable, "-m", "minigrad.kernels.loops"], capture_output=True, text=True,
-                              timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT), "MINIGRAD_EXECUTOR": executor})
+                              timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
-    ran = command("loops")
+    ran = command()
     assert ran.returncode == 0 and "float32" in ran.stdout and "float64" in ran.stdout, ran.stderr
-    ran = command("vector")
-    assert ran.returncode == 1 and "loops are not registered" in ran.stderr
+    ran = command(NUMBA_DISABLE_JIT="1")
+    assert ran.returncode == 2 and ran.stderr.startswith("minigrad.kernels.loops: loops need numba's compiler")

@@ -362,13 +362,14 @@ def test_a_run_that_is_resumed_on_another_gpu_or_with_another_library_says_so(ca
                      "note    tf32 False -> True from here on"]
 
 
-def test_a_run_that_is_resumed_on_a_gpu_for_the_first_time_names_the_device_alone(capsys, fake_library):
+def test_a_run_that_is_resumed_on_a_gpu_for_the_first_time_names_the_device_and_what_runs_the_ops(capsys, fake_library):
     run("run", "--max_iters=6", on="cpu")
     fake_library(facts=lambda: GPU)
     capsys.readouterr()
     resume("run", "--max_iters=7", "--device=fake")
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
-    assert set(notes) == {"note    max_iters 6 -> 7 from here on", "note    device 'cpu' -> 'fake' from here on"}
+    assert set(notes) == {"note    max_iters 6 -> 7 from here on", "note    device 'cpu' -> 'fake' from here on",
+                          "note    executor 'textbook' -> 'cuda' from here on"}
 
 
 def test_the_peak_of_a_device_is_the_median_rate_of_5_products_of_random_matrices_after_a_first_one(fake_library):

@@ -10,7 +10,9 @@ from typing import Any, Mapping
 import numpy as np
 
 import minigrad as mg
-from minigrad import device, kernels
+from minigrad import device
+from minigrad.executor import executor_of
+from minigrad.modes import mode
 
 from gpt import blas
 
@@ -26,7 +28,12 @@ def environment(device_name: str) -> dict[str, Any]:
     """What the bits of a run depend on besides its options: the content of env.json."""
     return {"minigrad": mg.__version__, "python": platform.python_version(), "platform": platform.platform(),
             "numpy": np.__version__, "blas": blas.describe(), "device": device_name, "threads": mg.get_num_threads(),
-            "executor": kernels.describe(device_name), **device.library(device_name).facts()}
+            "executor": executor(device_name), **device.library(device_name).facts()}
+
+
+def executor(device_name: str) -> str:
+    """What runs the ops on the arrays of a device, in words: "loops (OpenMP, gemm of openblas)"."""
+    return executor_of(type(device.put(np.zeros(1), device_name)), mode().plain).describe()
 
 
 def device_of(machine: Mapping[str, Any]) -> str:

@@ -6,18 +6,6 @@ tape does not import this package; it finds the executors in minigrad.executor.E
 import importlib
 import pkgutil
 
-import numpy as np
-
-from minigrad import device
-from minigrad.executor import executor_of
-from minigrad.modes import mode
-
-
-def describe(device_name: str) -> str:
-    """What runs the ops on the arrays of a device, in words: "loops (OpenMP, gemm of openblas)"."""
-    return executor_of(type(device.put(np.zeros(1), device_name)), mode().plain).describe()
-
-
 for _module in pkgutil.iter_modules(__path__):
     if _module.ispkg:                           # importing a folder registers its executor
         importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,8 +1,8 @@
 """Kernels for NumPy arrays as explicit loops, compiled by numba: what an op computes, element by element.
 
-They are registered if numba can be imported, unless the environment variable MINIGRAD_EXECUTOR is "vector". Files,
-classes and variables are named as in minigrad/ops. The loops are functions that take arrays and n, the number of parts
-that they are split into, and write into arrays; the classes below them allocate these arrays.
+They run if the environment variable MINIGRAD_EXECUTOR is "loops", and need numba. Files, classes and variables are
+named as in minigrad/ops. The loops are functions that take arrays and n, the number of parts that they are split into,
+and write into arrays; the classes below them allocate these arrays.
 """
 import os
 from typing import Any
@@ -15,7 +15,7 @@ from minigrad.kernels.executor import Kernel
 from minigrad.ops.adamw import AdamW
 
 CHOICES = "loops", "vector"
-choice = os.environ.get("MINIGRAD_EXECUTOR", "loops")
+choice = os.environ.get("MINIGRAD_EXECUTOR", "vector")
 if choice not in CHOICES:
     raise ValueError(f"MINIGRAD_EXECUTOR={choice}: expected one of {', '.join(CHOICES)}")
 
@@ -36,12 +36,12 @@ class LoopsExecutor(vector.VectorExecutor):
         return f"loops ({threads.layer()}, {'gemm of openblas' if blas.GEMM else 'products of NumPy'})"
 
 
-def register() -> None:
-    """Run loops on NumPy arrays. ImportError if numba cannot be imported, or does not compile."""
+def executor() -> LoopsExecutor:
+    """An executor with all loops. ImportError if numba cannot be imported, or does not compile."""
     import numba
     if numba.config.DISABLE_JIT:
         raise ImportError("loops need numba's compiler, which NUMBA_DISABLE_JIT switches off")
-    from minigrad.kernels.loops import blas, threads
+    from minigrad.kernels.loops import blas
     from minigrad.kernels.loops.attention import Attention
     from minigrad.kernels.loops.embedding import Embedding
     from minigrad.kernels.loops.linalg import Linear
@@ -51,8 +51,14 @@ def register() -> None:
     kernels = [Add, LayerNorm, Linear, Gelu, Embedding, CrossEntropy, LinearCrossEntropy]
     if blas.GEMM:
         kernels.append(Attention)
-    vectors = EXECUTORS[np.ndarray]
-    EXECUTORS[np.ndarray] = LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
+    return LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
+
+
+def register() -> None:
+    """Run loops on NumPy arrays; in a child that is forked after they have run, the vector kernels. ImportError as of
+    `executor`."""
+    vectors, EXECUTORS[np.ndarray] = EXECUTORS[np.ndarray], executor()
+    from minigrad.kernels.loops import threads
 
     def after_fork() -> None:
         if not threads.survive_fork():
@@ -63,8 +69,4 @@ def register() -> None:
 
 
 if choice == "loops":
-    try:
-        register()
-    except ImportError:
-        if "MINIGRAD_EXECUTOR" in os.environ:
-            raise
+    register()

@@ -6,7 +6,7 @@ import numpy as np
 
 from minigrad import Tensor, functional as F, optim
 from minigrad.executor import EXECUTORS
-from minigrad.kernels.loops import LoopsExecutor, compiling
+from minigrad.kernels.loops import compiling, executor
 
 
 def train_step(dtype: str, B: int = 8, T: int = 32, C: int = 64, V: int = 64) -> None:
@@ -26,16 +26,18 @@ def train_step(dtype: str, B: int = 8, T: int = 32, C: int = 64, V: int = 64) ->
 
 
 def main() -> None:
-    executor = EXECUTORS[np.ndarray]
-    if not isinstance(executor, LoopsExecutor):
-        sys.exit("loops are not registered: numba cannot be imported, or MINIGRAD_EXECUTOR is vector")
-    executor.min_size = 1
+    try:
+        EXECUTORS[np.ndarray] = loops = executor()
+    except ImportError as error:
+        print(f"minigrad.kernels.loops: {error}", file=sys.stderr)
+        sys.exit(2)
+    loops.min_size = 1
     for dtype in sys.argv[1:] or ("float32", "float64"):
         compiling.ahead.add(dtype)
         start = time.perf_counter()
         train_step(dtype)
         print(f"loops for {dtype}: {time.perf_counter() - start:.1f} s")
-    print(executor.describe())
+    print(loops.describe())
 
 
 if __name__ == "__main__":

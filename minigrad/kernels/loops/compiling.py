@@ -15,8 +15,8 @@ import numba
 from numba import types
 from numba.core import event
 
-from minigrad.kernels.loops import threads
 from minigrad.kernels.loops.blas import BITS
+from minigrad.kernels.loops.threads import run
 
 FASTMATH = {"contract", "reassoc", "nsz"}       # not nnan and ninf: a NaN stays a NaN; not arcp: x / x is 1
 # numba compiles a function again if its own file changes. These files have what loops of all files use.
@@ -47,10 +47,10 @@ def jit(function: Any) -> Any:
     @functools.wraps(function)
     def loop(*args):
         try:
-            threads.run(compiled, args)
+            run(compiled, args)
         except NotCompiled as missing:
             compile_ahead(str(missing))
-            threads.run(compiled, args)
+            run(compiled, args)
     return loop
 
 
