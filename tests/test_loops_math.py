@@ -4,8 +4,15 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
+from minigrad.kernels.loops import compiling            # noqa: E402
 from minigrad.kernels.loops.compiling import FASTMATH   # noqa: E402
 from minigrad.kernels.loops.math import exp, largest    # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def compiled_here(monkeypatch):
+    """The functions of this file are not among those that are compiled ahead."""
+    monkeypatch.setattr(compiling, "ahead", {"float32", "float64"})
 
 
 jit = numba.njit(fastmath=FASTMATH, error_model="numpy")
