@@ -10,6 +10,7 @@ from typing import Any, Iterable, Iterator
 import numpy as np
 
 import minigrad as mg
+from minigrad import kernels
 from minigrad.device import library
 
 from gpt import blas
@@ -43,7 +44,7 @@ def describe(threads: int, device: str, with_torch: bool) -> dict[str, Any]:
     model = re.search(r"model name\s*: (.+)", system_file("/proc/cpuinfo"))
     found = {"cpu": model[1] if model else platform.processor() or platform.machine(), "cores": len(CORES),
              "threads": threads, "device": device, "python": platform.python_version(), "numpy": np.__version__,
-             "blas": blas.describe(), **library(device).facts()}
+             "blas": blas.describe(), "executor": kernels.describe(device), **library(device).facts()}
     if with_torch:
         found["torch"] = importlib.import_module("torch").__version__
     return found
