@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 
 import fake_device  # noqa: F401  (registers the device "fake")
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 import minigrad as mg
 from minigrad import bench, modes
-from minigrad.executor import EXECUTORS
+from minigrad.executor import EXECUTORS, Executor
+from minigrad.kernels import loops, vector
 from minigrad.threads import blas_libraries
 
 from gpt.bench import options, presets, report, scaling
@@ -22,9 +24,11 @@ from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
 from gpt.bench.op_times import watched
 from gpt.bench.options import Options
 from gpt.bench.presets import Preset, random_batches
-from gpt.bench.sides import MinigradSide, make_side, relative_differences
+from gpt.bench.sides import MODES, VECTOR, MinigradSide, make_side, relative_differences, running
 from gpt.bench.timing import time_in_turn
 from gpt.model import GPTConfig
+from gpt.run.options import Options as TrainOptions
+from gpt.text import fables
 
 TINY = Preset(GPTConfig(block_size=7, vocab_size=11, n_layer=2, n_head=2, n_embd=8), batch_size=3)
 TINY_GEN = TINY._replace(generates=True)
@@ -41,6 +45,18 @@ def with_kernels():
 def tiny(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "cpu", TINY)
     monkeypatch.setitem(presets.PRESETS, "gen", TINY_GEN)
+
+
+class CountingExecutor(Executor):
+    """The textbook's executor; counts its calls."""
+
+    def __init__(self):
+        self.calls = Counter(forward=0, backward=0, update=0, clip=0)
+
+    def __getattribute__(self, name):
+        if name in ("forward", "backward", "update", "clip"):
+            self.calls[name] += 1
+        return super().__getattribute__(name)
 
 
 def run(capsys, tmp_path, *arguments):
@@ -66,6 +82,54 @@ def test_each_side_is_timed_for_the_given_number_of_steps_and_described(preset, 
     assert max(found["differences"]["textbook"].values()) < 1e-4
     assert f"minigrad takes {ratio['of_medians']:.3f} of the time of textbook" in out
     assert found["machine"]["threads"] == 1 and found["machine"]["numpy"] == np.__version__
+
+
+def test_all_is_the_textbook_the_vector_kernels_and_pytorch_where_they_are_not_minigrad_itself(monkeypatch):
+    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(EXECUTORS, np.ndarray, loops.LoopsExecutor(np, vector.KERNELS))
+    assert Options(vs="all").sides == ["minigrad", "textbook", "vector"]
+    assert Options(vs="all", device="fake").sides == ["minigrad", "textbook"]
+    with running(VECTOR):
+        assert Options(vs="all").sides == ["minigrad", "textbook"]
+        monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: "found")
+        assert Options(vs="all").sides == ["minigrad", "textbook", "PyTorch"]
+
+
+def test_without_loops_comparing_with_the_vector_kernels_is_refused():
+    with running(VECTOR), pytest.raises(ValueError, match=r'pip install "minigrad\[fast\]"'):
+        Options(vs="vector")
+    with pytest.raises(ValueError, match="--vs=vector needs loops to compare with, which run on the CPU"):
+        Options(vs="vector", device="fake")
+
+
+@pytest.mark.parametrize("name", ["minigrad", "textbook", "vector"])
+def test_forward_backward_and_update_of_a_side_run_on_its_executor_and_nothing_else_does(name, monkeypatch):
+    default, vectors = CountingExecutor(), CountingExecutor()
+    monkeypatch.setitem(EXECUTORS, np.ndarray, default)
+    monkeypatch.setitem(MODES, "vector", partial(running, vectors))
+    side = make_side(name, TINY, "cpu")
+    side.learn(*next(random_batches(TINY)))
+    side.update()
+    side.generate(np.zeros((1, 1), int))
+    for executor, used in ((default, name == "minigrad"), (vectors, name == "vector")):
+        assert all(bool(calls) == used for calls in executor.calls.values())
+    assert EXECUTORS[np.ndarray] is default
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gen"])
+def test_the_vector_kernels_are_timed_in_turn_with_loops(preset, tiny, monkeypatch, capsys, tmp_path):
+    """Here the side "minigrad" runs vector kernels too, so that nothing is compiled."""
+    monkeypatch.setitem(EXECUTORS, np.ndarray, loops.LoopsExecutor(np, vector.KERNELS))
+    monkeypatch.setattr(loops.LoopsExecutor, "describe", lambda self: "loops (in this test)")
+    out, found = run(capsys, tmp_path, "--vs=vector", f"--preset={preset}")
+    assert "minigrad runs loops (in this test)" in " ".join(out.split())
+    assert len(found["sides"]["vector"]["all_ms"]) == 2 and "of the time of vector" in out
+    assert found["sides"]["vector"]["memory_bytes"] >= 0
+
+
+def test_the_preset_default_is_the_model_that_train_py_trains():
+    o, p = TrainOptions(), presets.PRESETS["default"]
+    assert p == Preset(o.shape(vocab_size=len(set(fables.text(10_000, seed=0)))), o.batch_size)
 
 
 def test_no_side_exceeds_the_peak_rate(tiny, capsys, tmp_path):
@@ -210,7 +274,8 @@ def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, reason", [
-    (["--preset=gpu"], "--preset must be one of cpu, gpu8, wide, gpt2, gen, got 'gpu'; did you mean gpu8?"),
+    (["--preset=gpu"], "--preset must be one of cpu, gpu8, wide, gpt2, gen, micro, default, got 'gpu'; did you mean "
+                       "gpu8?"),
     (["--vs=tensorflow"], "--vs must be one of"),
     (["--threads=9999"], "--threads must be at least 1 and at most"),
     (["--threads=0"], "--threads must be at least 1"),

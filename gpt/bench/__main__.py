@@ -2,6 +2,7 @@
 
     python -m gpt.bench                                     minigrad alone, in the sizes of the preset `cpu`
     python -m gpt.bench --vs=torch --preset=gpu8            in turn with PyTorch, after both gave the same numbers
+    python -m gpt.bench --vs=all                            in turn with all that runs here: textbook, vector, PyTorch
     python -m gpt.bench --preset=gen --vs=torch             sampling with a key-value cache instead of training
     python -m gpt.bench --scaling=scaling.png               time per token against each size of the model
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.bench"):
         o = parse(Options, arguments)
         device = resolve(o.device)
-        if o.vs == "torch":
+        if "PyTorch" in o.sides:
             check_torch(device)
         for path in filter(None, (o.scaling, o.json)):
             if Path(path).is_dir():
@@ -48,10 +49,10 @@ def check_torch(device: str) -> None:
     try:
         torch_side = importlib.import_module("gpt.bench.torch_side")
     except (ImportError, OSError) as error:
-        raise ValueError(f"--vs=torch: PyTorch is installed but does not load ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"PyTorch is installed but does not load ({str(error).splitlines()[0]})") from None
     if device != "cpu" and not torch_side.torch.cuda.is_available():
-        raise ValueError(f"--device={device} with --vs=torch needs a PyTorch for CUDA: the installed one has no CUDA "
-                         "device")
+        raise ValueError(f"--device={device}: comparing with PyTorch needs a PyTorch for CUDA: the installed one has "
+                         "no CUDA device")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import minigrad as mg
 from minigrad.device import library
 
 from gpt import blas
-from gpt.run.machine import allowed_cores
+from gpt.run.machine import allowed_cores, executor
 
 
 CORES = allowed_cores()
@@ -43,7 +43,7 @@ def describe(threads: int, device: str, with_torch: bool) -> dict[str, Any]:
     model = re.search(r"model name\s*: (.+)", system_file("/proc/cpuinfo"))
     found = {"cpu": model[1] if model else platform.processor() or platform.machine(), "cores": len(CORES),
              "threads": threads, "device": device, "python": platform.python_version(), "numpy": np.__version__,
-             "blas": blas.describe(), **library(device).facts()}
+             "blas": blas.describe(), "executor": executor(device), **library(device).facts()}
     if with_torch:
         found["torch"] = importlib.import_module("torch").__version__
     return found

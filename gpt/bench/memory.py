@@ -18,7 +18,8 @@ def peak_memory(name: str, p: Preset, device: str, threads: int) -> int | None:
     """Bytes by which a side raises the peak memory of a process that has imported everything it needs: on a device, of
     that device. None where the system does not tell. To be run in a new process, as a peak never falls."""
     with on_threads(threads):
-        tiny = Preset(GPTConfig(2, 3, 1, 1, 8), 1, p.generates)     # the first step imports modules, starts threads
+        # the first step imports modules, loads compiled loops, which small arrays do not run, and starts threads
+        tiny = Preset(GPTConfig(32, 65, 1, 1, 64), 1, p.generates)
         for each in (tiny, p):
             before, side = peak_rss(), make_side(name, each, device)
             for x, y in islice(random_batches(each), 3):

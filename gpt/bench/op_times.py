@@ -4,11 +4,11 @@ import time
 from itertools import islice
 from typing import Any, Callable, Iterator, cast
 
-from minigrad.executor import EXECUTORS, Executor, executor_of
+from minigrad.executor import Executor, executor_of
 from minigrad.ops.op import Op
 
 from gpt.bench.presets import Preset, random_batches
-from gpt.bench.sides import MinigradSide, stages
+from gpt.bench.sides import MinigradSide, running, stages
 
 STEPS = 5                                       # steps that the table is a mean of
 Spent = dict[str, list[float]]                  # name of an op -> calls, seconds forward, seconds backward
@@ -42,16 +42,9 @@ class Stopwatch:
 @contextlib.contextmanager
 def watched(array_type: type) -> Iterator[Spent]:
     """Inside, the ops on arrays of this type are timed."""
-    before = EXECUTORS.get(array_type)
     stopwatch = Stopwatch(executor_of(array_type, plain=False))
-    EXECUTORS[array_type] = cast(Executor, stopwatch)
-    try:
+    with running(cast(Executor, stopwatch), array_type):
         yield stopwatch.spent
-    finally:
-        if before is None:
-            del EXECUTORS[array_type]
-        else:
-            EXECUTORS[array_type] = before
 
 
 def time_ops(side: MinigradSide, p: Preset) -> list[dict[str, Any]]:

@@ -2,6 +2,12 @@
 import dataclasses
 import importlib.util
 
+import numpy as np
+
+from minigrad.device import resolve
+from minigrad.executor import EXECUTORS
+from minigrad.kernels import loops
+
 from gpt.bench.machine import CORES
 from gpt.bench.presets import PRESETS
 from gpt.bench.timing import MIN_STEPS
@@ -12,7 +18,7 @@ from gpt.run.command_line import one_of, option
 class Options:
     """Time training steps: python -m gpt.bench --name=value ..."""
     preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}", "what")
-    vs: str = option("", "compare with torch, or plain: the textbook ops")
+    vs: str = option("", "compare with torch, vector, plain (the textbook ops), or all")
     compile: bool = option(False, "with --vs=torch: torch.compile as well")
     scaling: str = option("", "a PNG: time per token against each size")
     seconds: float = option(10.0, f"for each side, and at least {MIN_STEPS} steps", "how")
@@ -23,12 +29,15 @@ class Options:
 
     def __post_init__(self) -> None:
         one_of("preset", self.preset, PRESETS)
-        one_of("vs", self.vs, ("", "plain", "torch"))
+        one_of("vs", self.vs, ("", "plain", "vector", "torch", "all"))
         if not 1 <= self.threads <= len(CORES):
             raise ValueError(f"--threads must be at least 1 and at most {len(CORES)}, the number of cores, got "
                              f"{self.threads}")
         if self.steps < 0 or self.seconds < 0.0:
             raise ValueError(f"--steps={self.steps} and --seconds={self.seconds:g} must not be negative")
+        if self.vs == "vector" and not self.runs_loops:
+            raise ValueError("--vs=vector needs loops to compare with, which run on the CPU: "
+                             'pip install "minigrad[fast]"')
         if self.vs == "torch" and importlib.util.find_spec("torch") is None:
             raise ValueError('--vs=torch needs PyTorch: pip install "minigrad[bench]"')
         if self.scaling and (not self.scaling.endswith(".png") or PRESETS[self.preset].generates):
@@ -38,7 +47,14 @@ class Options:
             raise ValueError("--compile needs --vs=torch and a preset that trains")
 
     @property
+    def runs_loops(self) -> bool:
+        """Whether the side "minigrad" runs loops."""
+        return resolve(self.device) == "cpu" and isinstance(EXECUTORS[np.ndarray], loops.LoopsExecutor)
+
+    @property
     def sides(self) -> list[str]:
         """Names of the sides that are timed, minigrad first."""
-        others = {"": [], "plain": ["textbook"], "torch": ["PyTorch", "torch.compile"][:1 + self.compile]}
-        return ["minigrad", *others[self.vs]]
+        has_torch = importlib.util.find_spec("torch") is not None
+        others = {"": [], "plain": ["textbook"], "vector": ["vector"], "torch": ["PyTorch"],
+                  "all": ["textbook", *["vector"] * self.runs_loops, *["PyTorch"] * has_torch]}
+        return ["minigrad", *others[self.vs], *["torch.compile"] * self.compile]

@@ -25,7 +25,9 @@ PRESETS = {                                     # block_size, vocab_size, n_laye
     "gpu8": Preset(GPTConfig(256, 65, 6, 6, 384), 8),           # nanoGPT's small one for a GPU, with fewer rows
     "wide": Preset(GPTConfig(256, 8192, 6, 8, 512), 4),
     "gpt2": Preset(GPTConfig(256, 50257, 12, 12, 768), 1),
-    "gen": Preset(GPTConfig(256, 65, 4, 4, 128), 1, generates=True)}
+    "gen": Preset(GPTConfig(256, 65, 4, 4, 128), 1, generates=True),
+    "micro": Preset(GPTConfig(16, 27, 1, 4, 16), 1),            # microgpt's
+    "default": Preset(GPTConfig(64, 31, 2, 4, 64), 12)}         # what train.py trains by default
 
 
 def random_batches(p: Preset) -> Iterator[tuple[np.ndarray, np.ndarray]]:

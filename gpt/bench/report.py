@@ -23,15 +23,15 @@ Row = dict[str, Any]
 
 def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
     """Check that all sides compute the same, time them, and print a report; its figures, as --json writes them."""
-    m, c = machine.describe(o.threads, device, o.vs == "torch"), p.shape
+    m, c = machine.describe(o.threads, device, "PyTorch" in o.sides), p.shape
     print_report("what", f"{o.preset}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, block {c.block_size}, "
                  f"vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
                  f"{'samples' if p.generates else 'trains on'} {p.tokens} tokens")
     print_report("machine", f"{m['cpu']}, {o.threads} of {m['cores']} cores, {device_of(m)}, Python {m['python']}, "
-                 f"NumPy {m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if o.vs == 'torch' else ''}")
-    memory = {}
-    for name in o.sides[:2]:                    # not torch.compile: its compiler needs more memory than the step
-        memory[name] = in_new_process(peak_memory, name, p, device, o.threads)
+                 f"NumPy {m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if 'torch' in m else ''}; minigrad runs "
+                 f"{m['executor']}")
+    memory = {name: in_new_process(peak_memory, name, p, device, o.threads) for name in o.sides
+              if name != "torch.compile"}       # its compiler needs more memory than the step
     sides, differences = checked_sides(o, p, device)
 
     best = None if p.generates else floor(p, device)
@@ -92,7 +92,7 @@ def side_row(name: str, p: Preset, times: dict[str, np.ndarray], peak: float, me
 
 
 def ratio(minigrad: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Times of minigrad / times of another side: of the medians, and of steps that followed each other directly."""
+    """Times of minigrad / times of another side: of the medians, and of the steps of each round."""
     p10, median, p90 = np.quantile(minigrad / other, (0.1, 0.5, 0.9)).tolist()
     return {"of_medians": float(np.median(minigrad) / np.median(other)), "of_pairs": median, "p10": p10, "p90": p90}
 
@@ -102,7 +102,9 @@ def print_sides(rows: dict[str, Row]) -> None:
     for name, row in rows.items():
         of_floor = "" if row["of_floor"] is None else f"{row['of_floor']:.1%}"
         memory = "" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:.0f} MB"
-        print(f"{name:14} {row['ms']:7.1f} {row['p10_ms']:7.1f} - {row['p90_ms']:<7.1f} {row['tokens_per_s']:9,.0f} "
+        digits = 1 if row["ms"] >= 10.0 else 3
+        ms, p10, p90 = (f"{row[key]:.{digits}f}" for key in ("ms", "p10_ms", "p90_ms"))
+        print(f"{name:14} {ms:>7} {p10:>7} - {p90:<7} {row['tokens_per_s']:9,.0f} "
               f"{row['gflops']:8.1f} {row['of_peak']:8.1%} {of_floor:>9} {memory:>9}")
 
 
@@ -110,4 +112,4 @@ def print_ops(rows: list[Row], watching: float) -> None:
     """watching: the relative change of the step's time by the timing of each op."""
     print(f"\n{'op':20} calls   forward  backward   share     ms per step; timing ops changed it by {watching:+.0%}")
     for row in rows:
-        print(f"{row['op']:20} {row['calls']:5} {row['forward_ms']:9.2f} {row['backward_ms']:9.2f} {row['share']:7.1%}")
+        print(f"{row['op']:20} {row['calls']:5} {row['forward_ms']:9.3f} {row['backward_ms']:9.3f} {row['share']:7.1%}")

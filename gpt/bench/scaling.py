@@ -15,7 +15,8 @@ from gpt.run.plot import BLUE, GREY, ORANGE
 
 SIZES = {"n_embd": (64, 128, 256, 512), "n_layer": (1, 2, 4, 8), "block_size": (32, 64, 128, 256)}
 BATCH_SIZES = (3, 6, 12, 24)
-COLORS = {"minigrad": ORANGE, "textbook": BLUE, "PyTorch": BLUE, "torch.compile": "#202020", "floor": GREY}
+COLORS = {"minigrad": ORANGE, "textbook": "#54a24b", "vector": "#b279a2", "PyTorch": BLUE, "torch.compile": "#202020",
+          "floor": GREY}
 
 
 def measure_scaling(o: Options, p: Preset, device: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def measure_scaling(o: Options, p: Preset, device: str) -> dict[str, Any]:
         us = {name: 1e6 * float(np.median(t)) / q.tokens for name, t in times.items()}
         rows.append({"size": size, "value": n, "us_per_token": us})
         print(f"{size:>12} {n:>8}     {'  '.join(f'{t:13.2f}' for t in us.values())}", flush=True)
-    return {"preset": o.preset, "machine": machine.describe(o.threads, device, o.vs == "torch"), "scaling": rows}
+    return {"preset": o.preset, "machine": machine.describe(o.threads, device, "PyTorch" in o.sides), "scaling": rows}
 
 
 def plot_scaling(path: Path, title: str, rows: list[dict[str, Any]]) -> None:

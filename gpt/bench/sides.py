@@ -2,25 +2,46 @@
 import contextlib
 from functools import partial
 from itertools import islice
-from typing import Any, Callable
+from typing import Any, Callable, ContextManager, Iterator
 
 import numpy as np
 
 import minigrad as mg
 from minigrad import optim
 from minigrad.device import host, library, synchronize
+from minigrad.executor import EXECUTORS, Executor
+from minigrad.kernels import vector
 
 from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY, Preset, random_batches
 from gpt.model import GPT, KVCache
 
 
-class MinigradSide:
-    """A GPT of minigrad and its optimizer. plain: without kernels."""
+@contextlib.contextmanager
+def running(executor: Executor, array_type: type = np.ndarray) -> Iterator[None]:
+    """Inside, this executor runs the ops on arrays of this type."""
+    before = EXECUTORS.get(array_type)
+    EXECUTORS[array_type] = executor
+    try:
+        yield
+    finally:
+        if before is None:
+            del EXECUTORS[array_type]
+        else:
+            EXECUTORS[array_type] = before
 
-    def __init__(self, p: Preset, device: str, plain: bool = False) -> None:
+
+VECTOR = vector.VectorExecutor(np, vector.KERNELS, min_size=getattr(EXECUTORS[np.ndarray], "min_size"))
+MODES: dict[str, Callable[[], ContextManager[None]]] = {        # what a side of minigrad runs in
+    "minigrad": contextlib.nullcontext, "textbook": mg.plain, "vector": partial(running, VECTOR)}
+
+
+class MinigradSide:
+    """A GPT of minigrad and its optimizer. name: minigrad, with what runs by default, or another executor."""
+
+    def __init__(self, p: Preset, device: str, name: str = "minigrad") -> None:
         self.model = GPT(p.shape, device=device)
         self.optimizer = self.model.configure_optimizer(WEIGHT_DECAY, ADAMW["betas"])
-        self.mode = mg.plain if plain else contextlib.nullcontext
+        self.mode = MODES[name]
 
     def learn(self, x: np.ndarray, y: np.ndarray) -> Any:
         """Forward and backward; the loss, on its device: a training step does not wait for it."""
@@ -63,11 +84,11 @@ class MinigradSide:
 
 
 def make_side(name: str, p: Preset, device: str) -> Any:
-    """The side of a name: "minigrad", "textbook", "PyTorch" or "torch.compile"."""
+    """The side of a name: "minigrad", "textbook", "vector", "PyTorch" or "torch.compile"."""
     if name in ("PyTorch", "torch.compile"):
         from gpt.bench.torch_side import TorchSide
         return TorchSide(p, device, compiled=name == "torch.compile")
-    return MinigradSide(p, device, plain=name == "textbook")
+    return MinigradSide(p, device, name)
 
 
 def stages(side: Any, p: Preset, x: np.ndarray, y: np.ndarray) -> list[Callable[[], Any]]:
