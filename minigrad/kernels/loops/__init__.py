@@ -51,7 +51,7 @@ def executor() -> LoopsExecutor:
     kernels = [Add, LayerNorm, Linear, Gelu, Embedding, CrossEntropy, LinearCrossEntropy]
     if blas.GEMM:
         kernels.append(Attention)
-    return LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=2048)
+    return LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=1024)
 
 
 def register() -> None:

@@ -44,16 +44,23 @@ def run(loop: Any, args: Any) -> None:
             raise RuntimeError("loops cannot run in this process, as it was forked from one that had run loops: run "
                                "the forward pass again, which then takes the vector kernels")
         if not loop.overloads:                          # it is compiled now, or loaded from the cache
-            with ThreadPoolExecutor(1) as other_thread:     # Ctrl-C waits: it would leave numba half set up
-                other_thread.submit(loop, *args).result()
+            on_another_thread(loop, *args)
             return
         numba.set_num_threads(min(args[-1], numba.config.NUMBA_NUM_THREADS))
         loop(*args)
 
 
+def on_another_thread(function: Any, *args: Any) -> None:
+    """Call a function that may start numba's threads. On this thread, a Ctrl-C would leave numba half set up, and numba
+    would turn nested parallelism on: PyTorch's threads would then start threads of their own, and take 5 times as
+    long."""
+    with ThreadPoolExecutor(1) as other_thread:
+        other_thread.submit(function, *args).result()
+
+
 def layer() -> str:
     """The name of the layer that numba's threads belong to: OpenMP, tbb or workqueue. Starts the threads."""
-    numba.set_num_threads(1)
+    on_another_thread(numba.set_num_threads, 1)
     return str(numba.threading_layer()).replace("omp", "OpenMP")
 
 

@@ -40,4 +40,4 @@ class VectorExecutor(KernelExecutor):
         return super().clip(grads, max_norm)
 
 
-EXECUTORS[np.ndarray] = VectorExecutor(np, KERNELS, min_size=2048)
+EXECUTORS[np.ndarray] = VectorExecutor(np, KERNELS, min_size=1024)
