@@ -43,12 +43,13 @@ def executor() -> LoopsExecutor:
         raise ImportError("loops need numba's compiler, which NUMBA_DISABLE_JIT switches off")
     from minigrad.kernels.loops import blas
     from minigrad.kernels.loops.attention import Attention
+    from minigrad.kernels.loops.dropout import Dropout
     from minigrad.kernels.loops.embedding import Embedding
     from minigrad.kernels.loops.linalg import Linear
     from minigrad.kernels.loops.loss import CrossEntropy, LinearCrossEntropy
     from minigrad.kernels.loops.norm import LayerNorm
     from minigrad.kernels.loops.pointwise import Add, Gelu
-    kernels = [Add, LayerNorm, Linear, Gelu, Embedding, CrossEntropy, LinearCrossEntropy]
+    kernels = [Add, LayerNorm, Linear, Gelu, Dropout, Embedding, CrossEntropy, LinearCrossEntropy]
     if blas.GEMM:
         kernels.append(Attention)
     return LoopsExecutor(np, [*vector.KERNELS, *kernels], min_size=1024)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from minigrad import Tensor, functional as F, optim
+from minigrad import Tensor, functional as F, optim, random
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.loops import compiling, executor
 
@@ -16,7 +16,7 @@ def train_step(dtype: str, B: int = 8, T: int = 32, C: int = 64, V: int = 64) ->
     params = [Tensor(draw(size=shape).astype(dtype), requires_grad=True) for shape in shapes]
     wte, wpe, w, b, w_qkv, b_qkv, head = params
     targets = np.arange(B * T).reshape(B, T) % V
-    x = F.embedding(wte, targets) + wpe                                         # (B, T, C)
+    x = F.dropout(F.embedding(wte, targets) + wpe, 0.1, random.key(0))          # (B, T, C)
     q, k, v = F.split_heads(F.linear(F.layer_norm(x, w, b), w_qkv, b_qkv), 4)   # (B, 4, T, C / 4)
     x = x + F.gelu(F.merge_heads(F.scaled_dot_product_attention(q, k, v, causal=True)))
     loss = F.cross_entropy(F.linear(x, head.T), targets) + F.linear_cross_entropy(x, head, targets)

@@ -73,7 +73,8 @@ class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
         function = event.data["dispatcher"].py_func
         if not function.__module__.startswith(__package__):
             return
-        dtype = next((a.dtype.name for a in event.data["args"] if isinstance(a, types.Array)), None)
+        dtypes = [a.dtype for a in event.data["args"] if isinstance(a, types.Array)]
+        dtype = next((dtype.name for dtype in dtypes if isinstance(dtype, types.Float)), None)
         if dtype is not None and dtype not in ahead:
             raise NotCompiled(dtype)
         line = "minigrad compiles its loops, which happens once"
