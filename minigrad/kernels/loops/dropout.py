@@ -26,16 +26,18 @@ def high(a, b):
 
 @inner
 def draw(stream, first, n, room):
-    """The random integers of elements first to first + n - 1, those of minigrad.random.bits. stream: of `stream_of`.
-    room (n // 8 + 2, 4): memory for them, uint64. Philox-4x64-10 draws those of 8 elements at once."""
+    """The random integers of elements first to first + n - 1, as minigrad.random.bits draws them. stream: see
+    `stream_of`. room (at least n // 8 + 2, 4): memory for them, uint64. Philox-4x64-10 draws those of 8 elements at
+    once, in four words."""
+    seed, name, micro, step, _ = stream
     for i in range((first % 8 + n + 7) // 8):
-        k0, k1, a, b, c, d = stream[0], stream[1], np.uint64(first // 8 + i) + ONE, np.uint64(0), stream[2], stream[3]
+        k0, k1, a, b, c, d = seed, name, np.uint64(first // 8 + i) + ONE, np.uint64(0), micro, step
         for _ in range(10):
             a, b, c, d = high(M1, c) ^ b ^ k0, M1 * c, high(M0, a) ^ d ^ k1, M0 * a
             k0 += W0
             k1 += W1
         room[i, 0], room[i, 1], room[i, 2], room[i, 3] = a, b, c, d
-    return room.view(np.uint32).reshape(-1)[first % 8:]             # each word has two integers
+    return room.view(np.uint32).reshape(-1)[first % 8:]
 
 
 @jit
@@ -55,7 +57,7 @@ def dropout(x, stream, scale, y, n):
 def stream_of(key, p):
     """What loops draw from: the numbers of a key, and the smallest random integer of an element that is kept."""
     limit = threshold(key, p)
-    return np.array([key.seed, key.stream, key.micro, key.step, limit], np.uint64)
+    return tuple(map(np.uint64, (key.seed, key.stream, key.micro, key.step, limit)))
 
 
 class Dropout(Kernel, op.Dropout, register=False):
