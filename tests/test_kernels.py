@@ -15,11 +15,12 @@ from minigrad.executor import EXECUTORS
 from minigrad.kernels.vector import buffers, shape
 from minigrad.ops.sample import Sample
 from minigrad.ops.sums import unbroadcast
+from minigrad.random import Key
 
 from tests.small_kernels import NUMPY_EXECUTORS
 
 RNG = np.random.default_rng(0)
-OPS = list(NUMPY_EXECUTORS["vector"].kernels)   # those that have a kernel, in each executor
+OPS = list(dict.fromkeys(op for executor in NUMPY_EXECUTORS.values() for op in executor.kernels))
 
 
 @pytest.fixture(params=NUMPY_EXECUTORS)
@@ -84,8 +85,11 @@ def test_a_kernel_equals_its_op_on_any_shape(data):
         ("add", Sample((B, T, C), (B, T, C))),
         ("add", Sample((B, T, C), (T, C))),
         ("attention", Sample((B, H, T, C), (B, H, T, C), (B, H, T, C), causal=True)),
+        ("attention", Sample((B, H, T, C), (B, H, T, C), (B, H, T, C), causal=True, dropout=0.3, key=Key(seed=1))),
+        ("attention", Sample((B, H, T, C), (B, H, O, C), (B, H, O, V), dropout=0.7, key=Key(seed=size()))),
         ("attention", Sample((B, T, C), (B, O, C), (B, O, V))),
         ("attention", Sample((1, H, 1, C), (1, H, T, C), (1, H, T, C), causal=True)),
+        ("dropout", Sample((B, T, C), p=0.3, key=Key(seed=size(), step=size()))),
         ("embedding", Sample((V, C), idx=ids(V, B, T))),
         ("cross_entropy", Sample((B, T, V), targets=ids(V, B, T))),
         ("linear_cross_entropy", Sample((B, T, C), (V, C), targets=ids(V, B, T), ignore_index=0)),
@@ -99,6 +103,7 @@ OF_ROWS = {                                     # a function of each op that com
     "gelu": (F.gelu, (2, 5, 7)),
     "add": (F.add, (2, 5, 7), (2, 5, 7)),
     "add of a row to each": (F.add, (2, 5, 7), (5, 7)),
+    "dropout": (lambda x: F.dropout(x, 0.3, Key(seed=1)), (2, 5, 7)),
     "embedding": (lambda w: F.embedding(w, TARGETS % 9), (9, 7)),
     "cross_entropy": (lambda z: F.cross_entropy(z, TARGETS), (2, 5, 7)),
     "linear_cross_entropy": (lambda x, w: F.linear_cross_entropy(x, w, TARGETS), (2, 5, 3), (7, 3)),
@@ -155,7 +160,7 @@ NONE, FIRST = np.zeros((0, 5), int), np.zeros((2, 5), int)
 
 @pytest.mark.parametrize("function, shapes", [
     (F.layer_norm, [(0, 5, 7), (7,), (7,)]), (F.layer_norm, [(2, 5, 1), (1,), (1,)]),
-    (F.gelu, [(0, 7)]), (F.gelu, [(5, 1)]),
+    (F.gelu, [(0, 7)]), (F.gelu, [(5, 1)]), (OF_ROWS["dropout"][0], [(0, 7)]), (OF_ROWS["dropout"][0], [(5, 1)]),
     (F.add, [(0, 5, 7), (5, 7)]), (F.add, [(2, 5, 1), (5, 1)]),
     (lambda w: F.embedding(w, NONE), [(9, 7)]), (lambda w: F.embedding(w, FIRST), [(9, 1)]),
     (lambda z: F.cross_entropy(z, NONE), [(0, 5, 7)]), (lambda z: F.cross_entropy(z, FIRST), [(2, 5, 1)]),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import random
 from minigrad.executor import EXECUTORS
 from minigrad.gradcheck import relative_error
 
@@ -19,7 +20,7 @@ import numba.core.caching
 
 from gpt.run import machine
 from minigrad.kernels import loops
-from minigrad.kernels.loops import attention, blas, compiling, linalg, threads
+from minigrad.kernels.loops import attention, blas, compiling, dropout, linalg, threads
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).parent.parent
@@ -170,6 +171,24 @@ def test_attention_equals_the_textbook_for_any_layout(layout, causal):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 70, 70), (1, 2, 130, 33), (1, 1, 2, 200)])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("p", [1e-12, 0.2, 0.9, 1 - 1e-12])
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("float64", 1e-11)])
+def test_attention_with_dropout_equals_the_textbook_with_the_same_key(shape, causal, p, dtype, bound):
+    """The first and the last p drop nothing and all."""
+    B, H, T, S = shape
+    S = T if causal else S
+    q, k, v, dy = (heads("split_heads", B, H, size).astype(dtype) for size in (T, S, S, T))
+    found = []
+    for op in (mg.OPS["attention"](), attention.Attention()):
+        op.xp, op.needs = np, [True] * 3
+        y = op.forward(q, k, v, causal=causal, dropout=p, key=random.key(3, 4).fold("attention"))
+        found.append([y, *op.backward(dy, **op.saved)])
+    for want, got in zip(*found):
+        assert got.dtype == dtype and relative_error(got, want) < bound
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0, 1e4, 1e150])
 def test_attention_equals_the_textbook_for_scores_of_any_size(scale):
     q, k, v = heads("split_heads") * scale, heads("split_heads") * scale, heads("split_heads")
@@ -187,6 +206,29 @@ def test_attention_keeps_nan_in_the_rows_that_see_it():
     assert np.isnan(y[0, 0, 5:]).all()
     y[0, 0, 5:] = 0.0
     assert np.isfinite(y).all()
+
+
+# ---- dropout --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("numbers", [dict(seed=0), dict(seed=1, step=2, micro=3, stream=4),
+                                     dict(seed=2 ** 64 - 1, step=2 ** 64 - 1, micro=2 ** 64 - 1, stream=2 ** 64 - 1)])
+def test_random_integers_of_any_elements_are_those_of_minigrad_random(numbers):
+    key = random.Key(**numbers)
+    want, stream = random.bits(key, (3000,)), dropout.stream_of(key, 0.5)
+    for first, n in ((0, 8), (0, 1), (8, 16), (7, 1), (7, 2), (5, 1000), (2993, 7)):
+        room = np.empty((n // 8 + 2, 4), np.uint64)
+        np.testing.assert_array_equal(dropout.draw(stream, first, n, room)[:n], want[first:first + n])
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-12, 0.2, 0.9, 1 - 1e-12])
+@pytest.mark.parametrize("size", [1, 7, 1024, 5000])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_dropout_keeps_the_elements_that_the_textbook_keeps_for_any_number_of_parts(p, size, n, monkeypatch):
+    monkeypatch.setattr(dropout, "parts", lambda elements, nanoseconds: n)
+    x, key, op = RNG.normal(size=size), random.key(5).fold("layer").next(), dropout.Dropout()
+    keep = random.keep_mask(key, x.shape, p)
+    np.testing.assert_array_equal(op.forward(x, p=p, key=key), np.where(keep, x, 0.0) * (1.0 / (1.0 - p)))
+    np.testing.assert_array_equal(op.backward(x, **op.saved), np.where(keep, x, 0.0) * (1.0 / (1.0 - p)))
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Causal and full attention without mask and dropout; other cases run the textbook."""
+"""Causal and full attention without mask; other cases run the textbook."""
 import numpy as np
 from numba import prange
 
 from minigrad.kernels.executor import Kernel
 from minigrad.kernels.loops.blas import get_threads, set_threads
 from minigrad.kernels.loops.compiling import inner, jit
+from minigrad.kernels.loops.dropout import draw, stream_of
 from minigrad.kernels.loops.linalg import A_B, A_BT, AT_B, gemm
 from minigrad.kernels.loops.math import exp, largest
 from minigrad.kernels.loops.threads import parts
@@ -12,6 +13,7 @@ from minigrad.kernels.vector.attention import empty_heads
 from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import attention
 
+NO_DROPOUT = (np.uint64(0),) * 5
 QUERIES = 64            # in a block, whose scores are computed for the keys up to its last query
 
 
@@ -31,16 +33,31 @@ def softmax(row, seen):
         later[j] = T(0)
 
 
+@inner
+def without_dropped(p, limit, room):
+    """p (R, S) with 0 in the place of negative elements, which dropout drops; written to room if there may be some."""
+    if limit == 0:
+        return p
+    a, zero = room[:p.size].reshape(p.shape), p.dtype.type(0)
+    for r in range(len(p)):
+        p_row, a_row = p[r], a[r]
+        for j in range(p_row.size):
+            a_row[j] = zero if p_row[j] < zero else p_row[j]
+    return a
+
+
 @jit
-def attend(q, k, v, y, P, scale, causal, n):
-    """y = softmax(q @ k^T * scale) @ v for each head, block by block. q (B, H, T, D), k (B, H, S, D), v (B, H, S, E).
-    P (B * H, -1) gets the softmax of each block (queries of the block, keys), one block after the other."""
+def attend(q, k, v, y, P, scale, causal, stream, keep_scale, n):
+    """y = (softmax(q @ k^T * scale) * keep * keep_scale) @ v for each head, block by block. q (B, H, T, D),
+    k (B, H, S, D), v (B, H, S, E). P (B * H, -1) gets the softmax of each block (queries of the block, keys), one block
+    after the other, with a minus sign where dropout drops the weight."""
     B, H, T, D = q.shape
     S = k.shape[2]
     F = q.dtype.type
-    blas_threads = get_threads()
+    limit, blas_threads = stream[4], get_threads()
     set_threads(1)
     for part in prange(n):
+        kept, integers = np.empty(min(QUERIES, T) * S, q.dtype), np.empty((S // 8 + 2, 4), np.uint64)
         for head in range(B * H * part // n, B * H * (part + 1) // n):
             b, h, end = head // H, head % H, 0
             for i in range(0, T, QUERIES):
@@ -50,14 +67,21 @@ def attend(q, k, v, y, P, scale, causal, n):
                 p = P[head, start:end].reshape(R, keys)
                 gemm(A_BT, q[b, h, i:i + R], k[b, h, :keys], p, scale, F(0))
                 for r in range(R):
-                    softmax(p[r], i + r + 1 if causal else S)
-                gemm(A_B, p, v[b, h, :keys], y[b, h, i:i + R], F(1), F(0))
+                    seen = i + r + 1 if causal else S
+                    softmax(p[r], seen)
+                    if limit > 0:
+                        row, drawn = p[r][:seen], draw(stream, (head * T + i + r) * S, seen, integers)
+                        for j in range(row.size):
+                            row[j] = row[j] if drawn[j] >= limit else -row[j]
+                a = without_dropped(p, limit, kept)
+                gemm(A_B, a, v[b, h, :keys], y[b, h, i:i + R], keep_scale, F(0))
     set_threads(blas_threads)
 
 
 @jit
-def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, n):
-    """dv = P^T @ dy    dP = dy @ v^T    dS = P * (dP - sum(dP * P)) * scale    dq = dS @ k    dk = dS^T @ q
+def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, stream, keep_scale, n):
+    """dv = A^T @ dy,  A = P * keep * keep_scale    dP = dy @ v^T * keep * keep_scale
+    dS = P * (dP - sum(dP * P)) * scale    dq = dS @ k    dk = dS^T @ q
 
     sum(dP * P) over the keys is sum(dy * y), which has fewer terms. The last block comes first: it has all keys, so it
     writes dk and dv, to which the other blocks add.
@@ -65,10 +89,10 @@ def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, n):
     B, H, T, D = q.shape
     S, E = k.shape[2], v.shape[3]
     F = q.dtype.type
-    blas_threads = get_threads()
+    zero, limit, blas_threads = F(0), stream[4], get_threads()
     set_threads(1)
     for part in prange(n):
-        room = np.empty(min(QUERIES, T) * S, q.dtype)
+        room, kept = np.empty(min(QUERIES, T) * S, q.dtype), np.empty(min(QUERIES, T) * S, q.dtype)
         for head in range(B * H * part // n, B * H * (part + 1) // n):
             b, h, start, total = head // H, head % H, P.shape[1], F(0)
             for i in range((T - 1) // QUERIES * QUERIES, -1, -QUERIES):
@@ -77,7 +101,7 @@ def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, n):
                 start, end = start - R * keys, start
                 p, ds = P[head, start:end].reshape(R, keys), room[:R * keys].reshape(R, keys)
                 g, out = dy[b, h, i:i + R], y[b, h, i:i + R]
-                gemm(A_BT, g, v[b, h, :keys], ds, scale, F(0))
+                gemm(A_BT, g, v[b, h, :keys], ds, scale * keep_scale, F(0))
                 for r in range(R):
                     m = F(0)
                     for j in range(E):
@@ -85,10 +109,12 @@ def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, n):
                     m *= scale
                     p_row, ds_row = p[r], ds[r]
                     for j in range(ds_row.size):
-                        ds_row[j] = p_row[j] * (ds_row[j] - m)
+                        dp = zero if p_row[j] < zero else ds_row[j]         # zero if dropped
+                        ds_row[j] = abs(p_row[j]) * (dp - m)
                 gemm(A_B, ds, k[b, h, :keys], dq[b, h, i:i + R], F(1), F(0))
                 gemm(AT_B, ds, q[b, h, i:i + R], dk[b, h, :keys], F(1), total)
-                gemm(AT_B, p, g, dv[b, h, :keys], F(1), total)
+                a = without_dropped(p, limit, kept)
+                gemm(AT_B, a, g, dv[b, h, :keys], keep_scale, total)
                 total = F(1)
     set_threads(blas_threads)
 
@@ -102,13 +128,13 @@ def rows_contiguous(a):
 
 class Attention(Kernel, attention.Attention, register=False):
     """The scores of a block of queries are computed for the keys up to the block's last query only, so most of the half
-    that the causal mask hides is never computed. The textbook runs masks, dropout, inputs of other than 4 axes, empty
+    that the causal mask hides is never computed. The textbook runs masks, inputs of other than 4 axes, empty
     inputs, a single query, causal attention to more or fewer keys, and a single key, whose score gets no gradient."""
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
         T, S = q.shape[-2], k.shape[-2]
-        if mask is not None or dropout or q.ndim != 4 or not q.size or not v.size or min(T, S) < 2 or (
+        if mask is not None or q.ndim != 4 or not q.size or not v.size or min(T, S) < 2 or (
                 causal and T != S):
             return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
         q, k, v = map(rows_contiguous, (q, k, v))
@@ -116,18 +142,20 @@ class Attention(Kernel, attention.Attention, register=False):
         blocks = [(i, min(i + QUERIES, T)) for i in range(0, T, QUERIES)]
         P = empty((q.shape[0] * q.shape[1], sum((end - i) * (end if causal else S) for i, end in blocks)), q.dtype)
         scale = q.dtype.type(attention.scale_of(q))
-        attend(q, k, v, y, P, scale, causal, parts(P.size, 2.0))
-        self.save(q=q, k=k, v=v, y=y, weights=P, scale=scale, causal=causal)
+        stream = stream_of(key, dropout) if dropout else NO_DROPOUT
+        keep_scale = q.dtype.type(1.0 / (1.0 - dropout))
+        attend(q, k, v, y, P, scale, causal, stream, keep_scale, parts(P.size, 2.0))
+        self.save(q=q, k=k, v=v, y=y, weights=P, scale=scale, causal=causal, stream=stream, keep_scale=keep_scale)
         return y
 
     def backward(self, dy, **saved):
         if "P" in saved:                                            # the textbook's forward ran
             return super().backward(dy, **saved)
-        q, k, v, y, P, scale, causal = saved.values()
+        q, k, v, y, P, *how = saved.values()
         (B, H, T, D), dy = q.shape, rows_contiguous(dy)
         if q.shape == k.shape == v.shape:                           # in one array, as split_heads returns q, k and v
             dq, dk, dv = empty((B, T, 3, H, D), q.dtype).transpose(2, 0, 3, 1, 4)
         else:
             dq, dk, dv = (empty_heads(a.shape, q.dtype) for a in (q, k, v))
-        attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, parts(P.size, 4.0))
+        attend_backward(dy, q, k, v, y, P, dq, dk, dv, *how, parts(P.size, 4.0))
         return dq, dk, dv
