@@ -20,8 +20,7 @@ QUERIES = 64            # in a block, whose scores are computed for the keys up 
 @inner
 def softmax(row, seen):
     """Write the softmax of the first `seen` elements of a row over them, and 0 over the rest."""
-    T = row.dtype.type
-    scores, later = row[:seen], row[seen:]
+    T, scores = row.dtype.type, row[:seen]
     most, total = largest(scores), T(0)
     for j in range(scores.size):
         scores[j] = exp(scores[j] - most)
@@ -29,8 +28,7 @@ def softmax(row, seen):
     r = T(1) / total
     for j in range(scores.size):
         scores[j] *= r
-    for j in range(later.size):
-        later[j] = T(0)
+    row[seen:] = T(0)
 
 
 @inner

@@ -63,41 +63,45 @@ def sum_rows(x, total, n):
         total[left:right] = sums
 
 
-def matmul(kind, a, b, out, bias=None):
-    """out (N, M) = product + bias, for contiguous matrices."""
-    (N, M), K = out.shape, a.size // max(1, out.shape[0])
-    if GEMM and out.size and K:
-        n = parts(out.size * K, 0.02)                               # nanoseconds for each multiplication
-        bias = np.empty(0, out.dtype) if bias is None else np.ascontiguousarray(bias)
-        product(kind, a, b, bias, out, N >= M if kind == AT_B else N >= 32 * n, n)
+def transposed(a):
+    """Whether a matrix is the transpose of a contiguous one."""
+    return a.T.flags.c_contiguous and not a.flags.c_contiguous
+
+
+def matmul(a, b, out, bias=None):
+    """out (N, M) = a @ b + bias. BLAS reads a or b where it is, if it is contiguous or transposed; else a copy."""
+    (N, M), K = out.shape, len(b)
+    if not (GEMM and out.size and K):
+        np.matmul(a, b, out=out)
+        if bias is not None:
+            out += bias
         return
-    np.matmul(a.T if kind == AT_B else a, b.T if kind == A_BT else b, out=out)
-    if bias is not None:
-        out += bias
+    kind, n = AT_B if transposed(a) else A_BT if transposed(b) else A_B, parts(out.size * K, 0.02)
+    a, b = a.T if kind == AT_B else a, b.T if kind == A_BT else b
+    bias = np.empty(0, out.dtype) if bias is None else bias
+    product(kind, *map(np.ascontiguousarray, (a, b, bias)), out, N >= M if kind == AT_B else N >= 32 * n, n)
 
 
 class Linear(Kernel, linalg.Linear, register=False):
-    """y = x @ w + b, dx = dy @ w^T, dw = x^T @ dy, db = the sum of the rows of dy. A w that is the transpose of a
-    contiguous matrix is not copied."""
+    """y = x @ w + b    dx = dy @ w^T    dw = x^T @ dy    db = the sum of the rows of dy"""
     unaliased = 0, 1, 2
 
     def forward(self, x, w, b=None):
         self.check(x, w, b)
-        x2, transposed = rows_of(x), w.T.flags.c_contiguous and not w.flags.c_contiguous        # x2 (N, I)
-        w2 = w.T if transposed else np.ascontiguousarray(w)
+        x2 = rows_of(x)                                             # (N, I)
         y = empty((len(x2), w.shape[1]), x.dtype)                   # (N, O)
-        matmul(A_BT if transposed else A_B, x2, w2, y, b)
-        self.save(x2=x2, w=w2, transposed=transposed, shape=x.shape)
+        matmul(x2, w, y, b)
+        self.save(x2=x2, w=w, shape=x.shape)
         return y.reshape(x.shape[:-1] + w.shape[1:])
 
-    def backward(self, dy, x2, w, transposed, shape):
+    def backward(self, dy, x2, w, shape):
         dy2, dx, db = rows_of(dy), None, None                       # (N, O)
         if self.needs[0]:
             dx = empty(x2.shape, dy.dtype)
-            matmul(A_B if transposed else A_BT, dy2, w, dx)
+            matmul(dy2, w.T, dx)
             dx = dx.reshape(shape)
-        dw = empty((x2.shape[1], dy2.shape[1]), dy.dtype)
-        matmul(AT_B, x2, dy2, dw)
+        dw = empty(w.shape, dy.dtype)
+        matmul(x2.T, dy2, dw)
         if len(self.needs) == 3:
             db = empty(dy2.shape[1:], dy.dtype)
             sum_rows(dy2, db, parts(dy2.size, 0.2))

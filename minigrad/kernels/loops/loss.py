@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from minigrad.kernels.loops.compiling import jit
-from minigrad.kernels.loops.linalg import A_B, A_BT, AT_B, matmul
+from minigrad.kernels.loops.linalg import matmul
 from minigrad.kernels.loops.math import exp, largest
 from minigrad.kernels.loops.threads import parts
 from minigrad.kernels.vector import loss as vector
@@ -48,19 +48,9 @@ def losses_and_gradient(z, t, counted, share, dz):
     return losses
 
 
-def product(a, b, out):
-    """out = a @ b for matrices."""
-    if b.flags.c_contiguous and not a.flags.c_contiguous:
-        matmul(AT_B, a.T, b, out)
-    elif b.T.flags.c_contiguous and not b.flags.c_contiguous:
-        matmul(A_BT, a, b.T, out)
-    else:
-        matmul(A_B, a, np.ascontiguousarray(b), out)
-
-
 class CrossEntropy(vector.CrossEntropy, register=False):
     losses = staticmethod(losses_and_gradient)
 
 
 class LinearCrossEntropy(vector.LinearCrossEntropy, register=False):
-    losses, product = staticmethod(losses_and_gradient), staticmethod(product)
+    losses, product = staticmethod(losses_and_gradient), staticmethod(matmul)
