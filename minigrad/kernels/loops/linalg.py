@@ -63,11 +63,6 @@ def sum_rows(x, total, n):
         total[left:right] = sums
 
 
-def transposed(a):
-    """Whether a matrix is the transpose of a contiguous one."""
-    return a.T.flags.c_contiguous and not a.flags.c_contiguous
-
-
 def matmul(a, b, out, bias=None):
     """out (N, M) = a @ b + bias. BLAS reads a or b where it is, if it is contiguous or transposed; else a copy."""
     (N, M), K = out.shape, len(b)
@@ -76,7 +71,8 @@ def matmul(a, b, out, bias=None):
         if bias is not None:
             out += bias
         return
-    kind, n = AT_B if transposed(a) else A_BT if transposed(b) else A_B, parts(out.size * K, 0.02)
+    n = parts(out.size * K, 0.02)                                   # nanoseconds for each multiplication
+    kind = AT_B if a.flags.fnc else A_BT if b.flags.fnc else A_B    # fnc: a transpose, contiguous in Fortran's order only
     a, b = a.T if kind == AT_B else a, b.T if kind == A_BT else b
     bias = np.empty(0, out.dtype) if bias is None else bias
     product(kind, *map(np.ascontiguousarray, (a, b, bias)), out, N >= M if kind == AT_B else N >= 32 * n, n)
