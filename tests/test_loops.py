@@ -79,7 +79,7 @@ def test_loops_run_where_numba_compiles_unless_minigrad_executor_is_vector(value
 
 
 @pytest.mark.parametrize("prelude, message", [
-    (NO_NUMBA, "loops need numba, which cannot be imported"), (NO_NUMBA, 'pip install "minigrad[fast]"'),
+    (NO_NUMBA, "loops need numba: "), (NO_NUMBA, 'pip install "minigrad[fast]"'),
     (NO_COMPILER, "loops need numba's compiler, which NUMBA_DISABLE_JIT switches off")])
 def test_minigrad_executor_loops_without_numba_or_its_compiler_raises_an_import_error(prelude, message):
     ran = run_script("", prelude=prelude)

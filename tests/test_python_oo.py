@@ -20,7 +20,7 @@ RUN = ["--out_dir=run", "--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n
 
 @pytest.fixture(scope="module", autouse=True)
 def loops_are_compiled():
-    """The commands would say that they compile them: -OO changes the bytecode, and with it what the cache is valid for."""
+    """The commands would say that they compile them: -OO changes the bytecode, for which a cache is valid."""
     if isinstance(EXECUTORS[np.ndarray], loops.LoopsExecutor):
         command("-m", "minigrad.kernels.loops", silent=False)
 

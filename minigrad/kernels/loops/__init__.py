@@ -42,7 +42,7 @@ def executor() -> LoopsExecutor:
     try:
         import numba
     except ImportError as error:
-        raise ImportError(f'loops need numba, which cannot be imported ({error}): pip install "minigrad[fast]"') from None
+        raise ImportError(f'loops need numba: pip install "minigrad[fast]" ({error})') from None
     if numba.config.DISABLE_JIT:
         raise ImportError("loops need numba's compiler, which NUMBA_DISABLE_JIT switches off")
     from minigrad.kernels.loops import blas
