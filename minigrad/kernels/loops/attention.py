@@ -1,4 +1,4 @@
-"""Causal and full attention without mask; other cases run the textbook."""
+"""Causal and full attention, with and without dropout; other cases run the textbook."""
 import numpy as np
 from numba import prange
 
@@ -13,8 +13,8 @@ from minigrad.kernels.vector.attention import empty_heads
 from minigrad.kernels.vector.buffers import empty
 from minigrad.ops import attention
 
-NO_DROPOUT = (np.uint64(0),) * 5
-QUERIES = 64            # in a block, whose scores are computed for the keys up to its last query
+QUERIES = 64                            # in a block, whose scores are computed for the keys up to its last query
+NO_DROPOUT = (np.uint64(0),) * 5        # in the place of a stream
 
 
 @inner
@@ -33,8 +33,8 @@ def softmax(row, seen):
 
 @inner
 def without_dropped(p, limit, room):
-    """p (R, S) with 0 in the place of negative elements, which dropout drops; written to room if there may be some."""
-    if limit == 0:
+    """The weights p (R, S) of a block with 0 for those that dropout drops, which are negative. Written to room."""
+    if limit == 0:                                                  # there is no dropout
         return p
     a, zero = room[:p.size].reshape(p.shape), p.dtype.type(0)
     for r in range(len(p)):
@@ -46,9 +46,9 @@ def without_dropped(p, limit, room):
 
 @jit
 def attend(q, k, v, y, P, scale, causal, stream, keep_scale, n):
-    """y = (softmax(q @ k^T * scale) * keep * keep_scale) @ v for each head, block by block. q (B, H, T, D),
-    k (B, H, S, D), v (B, H, S, E). P (B * H, -1) gets the softmax of each block (queries of the block, keys), one block
-    after the other, with a minus sign where dropout drops the weight."""
+    """y = (P * keep * keep_scale) @ v,  P = softmax(q @ k^T * scale), for each head, block by block. q (B, H, T, D),
+    k (B, H, S, D), v (B, H, S, E). P (B * H, -1) gets the weights of each block (queries of the block, keys), one block
+    after the other. They are positive: a minus sign marks those that dropout drops."""
     B, H, T, D = q.shape
     S = k.shape[2]
     F = q.dtype.type
@@ -78,7 +78,7 @@ def attend(q, k, v, y, P, scale, causal, stream, keep_scale, n):
 
 @jit
 def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, stream, keep_scale, n):
-    """dv = A^T @ dy,  A = P * keep * keep_scale    dP = dy @ v^T * keep * keep_scale
+    """dv = (P * keep * keep_scale)^T @ dy    dP = dy @ v^T * keep * keep_scale
     dS = P * (dP - sum(dP * P)) * scale    dq = dS @ k    dk = dS^T @ q
 
     sum(dP * P) over the keys is sum(dy * y), which has fewer terms. The last block comes first: it has all keys, so it
@@ -107,7 +107,7 @@ def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, stream, keep_s
                     m *= scale
                     p_row, ds_row = p[r], ds[r]
                     for j in range(ds_row.size):
-                        dp = zero if p_row[j] < zero else ds_row[j]         # zero if dropped
+                        dp = zero if p_row[j] < zero else ds_row[j]
                         ds_row[j] = abs(p_row[j]) * (dp - m)
                 gemm(A_B, ds, k[b, h, :keys], dq[b, h, i:i + R], F(1), F(0))
                 gemm(AT_B, ds, q[b, h, i:i + R], dk[b, h, :keys], F(1), total)
@@ -126,14 +126,13 @@ def rows_contiguous(a):
 
 class Attention(Kernel, attention.Attention, register=False):
     """The scores of a block of queries are computed for the keys up to the block's last query only, so most of the half
-    that the causal mask hides is never computed. The textbook runs masks, inputs of other than 4 axes, empty
-    inputs, a single query, causal attention to more or fewer keys, and a single key, whose score gets no gradient."""
+    that the causal mask hides is never computed. The textbook runs masks, inputs of other than 4 axes, empty inputs, a
+    single query, causal attention to more or fewer keys, and a single key, whose score gets no gradient."""
 
     def forward(self, q, k, v, *, causal=False, mask=None, dropout=0.0, key=None):
         self.check(q, k, v)
         T, S = q.shape[-2], k.shape[-2]
-        if mask is not None or q.ndim != 4 or not q.size or not v.size or min(T, S) < 2 or (
-                causal and T != S):
+        if mask is not None or q.ndim != 4 or not q.size or not v.size or min(T, S) < 2 or causal and T != S:
             return super().forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
         q, k, v = map(rows_contiguous, (q, k, v))
         y = empty_heads((*q.shape[:3], v.shape[3]), q.dtype)

@@ -26,9 +26,8 @@ def high(a, b):
 
 @inner
 def draw(stream, first, n, room):
-    """The random integers of elements first to first + n - 1, as minigrad.random.bits draws them. stream: see
-    `stream_of`. room (at least n // 8 + 2, 4): memory for them, uint64. Philox-4x64-10 draws those of 8 elements at
-    once, in four words."""
+    """The random integers of elements first to first + n - 1, those of minigrad.random.bits. stream: of `stream_of`.
+    Philox-4x64-10 draws four words at once, which are those of 8 elements. room (n // 8 + 2, 4), uint64: for them."""
     seed, name, micro, step, _ = stream
     for i in range((first % 8 + n + 7) // 8):
         k0, k1, a, b, c, d = seed, name, np.uint64(first // 8 + i) + ONE, np.uint64(0), micro, step

@@ -72,7 +72,7 @@ def matmul(a, b, out, bias=None):
             out += bias
         return
     n = parts(out.size * K, 0.02)                                   # nanoseconds for each multiplication
-    kind = AT_B if a.flags.fnc else A_BT if b.flags.fnc else A_B    # fnc: a transpose, contiguous in Fortran's order only
+    kind = AT_B if a.flags.fnc else A_BT if b.flags.fnc else A_B    # fnc: the transpose of a contiguous one
     a, b = a.T if kind == AT_B else a, b.T if kind == A_BT else b
     bias = np.empty(0, out.dtype) if bias is None else bias
     product(kind, *map(np.ascontiguousarray, (a, b, bias)), out, N >= M if kind == AT_B else N >= 32 * n, n)
