@@ -20,7 +20,7 @@ from minigrad.kernels.loops.threads import run
 
 FASTMATH = {"contract", "reassoc", "nsz"}       # not nnan and ninf: a NaN stays a NaN; not arcp: x / x is 1
 # numba compiles a function again if its own file changes. These files have what loops of all files use.
-SHARED = [Path(__file__).with_name(f"{name}.py") for name in ("blas", "compiling", "linalg", "math")]
+SHARED = [Path(__file__).with_name(f"{name}.py") for name in ("blas", "compiling", "dropout", "linalg", "math")]
 VERSION = f"{zlib.crc32(b''.join(file.read_bytes() for file in SHARED)):08x}"
 
 inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
