@@ -1,0 +1,42 @@
+"""The reports of several presets as one table."""
+import math
+from typing import Any
+
+from gpt.bench.machine import in_words
+from gpt.bench.presets import PRESETS
+
+ORDER = "textbook", "vector", "minigrad", "PyTorch", "torch.compile"
+
+
+def markdown(reports: list[dict[str, Any]]) -> str:
+    """A line that names the machine, and a Markdown table with a row for each report of `gpt.bench.report.compare`:
+    milliseconds per step and memory of each side, and minigrad's time in that of each other side, the median of pairs.
+    The side "minigrad" is called by what ran: loops, vector or cuda."""
+    machine = reports[0]["machine"]
+    ran = machine["executor"].split()[0]
+    sides = [name for name in ORDER if any(name in report["sides"] for report in reports)]
+    others = [name for name in sides if name != "minigrad"]
+    rows = [["preset", "layers, heads, width, block, batch, vocabulary",
+             *(ran if name == "minigrad" else name for name in sides), *(f"{ran} / {name}" for name in others)]]
+    rows.append(["---"] * len(rows[0]))
+    for report in reports:
+        found, ratios = report["sides"], report["ratios"]
+        rows.append([f"`{report['preset']}`", sizes(report["preset"]),
+                     *(step(found[name]) if name in found else "" for name in sides),
+                     *(f"{ratios[name]['of_pairs']:.2f}" if name in ratios else "" for name in others)])
+    return "\n".join([in_words(machine), "", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def sizes(preset: str) -> str:
+    """The sizes of a preset in the order of the table's heading."""
+    p = PRESETS[preset]
+    c = p.shape
+    numbers = f"{c.n_layer}, {c.n_head}, {c.n_embd}, {c.block_size}, {p.batch_size}, {c.vocab_size}"
+    return f"{numbers}; samples {p.tokens} tokens" if p.generates else numbers
+
+
+def step(row: dict[str, Any]) -> str:
+    """A step of a side: "26.8 ms, 48 MB"; its time has three digits."""
+    decimals = max(0, 2 - math.floor(math.log10(row["ms"])))
+    memory = "" if row["memory_bytes"] is None else f", {row['memory_bytes'] / 1e6:.0f} MB"
+    return f"{row['ms']:.{decimals}f} ms{memory}"
