@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
             with on_threads(o.threads):
                 found.append(measure(dataclasses.replace(o, preset=name), PRESETS[name], device))
         if o.scaling:
-            plot_scaling(Path(o.scaling), f"training around the preset {o.preset}", found[0]["scaling"])
+            plot_scaling(Path(o.scaling), found[0])
         if len(found) > 1:
             print(f"\n{markdown(found)}")
         if o.json:

@@ -49,6 +49,11 @@ def describe(threads: int, device: str, with_torch: bool) -> dict[str, Any]:
     return found
 
 
+def executor_name(found: dict[str, Any]) -> str:
+    """The name of what runs minigrad's ops, from what `describe` found: loops, vector, textbook or cuda."""
+    return str(found["executor"]).split()[0]
+
+
 def in_words(found: dict[str, Any]) -> str:
     """What `describe` found, in one line."""
     torch = f", PyTorch {found['torch']}" if "torch" in found else ""

@@ -2,7 +2,7 @@
 import math
 from typing import Any
 
-from gpt.bench.machine import in_words
+from gpt.bench.machine import executor_name, in_words
 from gpt.bench.presets import PRESETS
 
 ORDER = "textbook", "vector", "minigrad", "PyTorch", "torch.compile"
@@ -13,7 +13,7 @@ def markdown(reports: list[dict[str, Any]]) -> str:
     milliseconds per step and memory of each side, and minigrad's time in that of each other side, the median of pairs.
     The side "minigrad" is called by what ran: loops, vector or cuda."""
     machine = reports[0]["machine"]
-    ran = machine["executor"].split()[0]
+    ran = executor_name(machine)
     sides = [name for name in ORDER if any(name in report["sides"] for report in reports)]
     others = [name for name in sides if name != "minigrad"]
     rows = [["preset", "layers, heads, width, block, batch, vocabulary",
