@@ -155,13 +155,11 @@ def test_the_table_has_a_row_for_each_preset_and_names_the_column_of_minigrad_by
         "Abacus, 2 of 4 cores, cpu, Python 3.14, NumPy 2.4, openblas 0.3.31, PyTorch 2.13; minigrad runs loops "
         "(OpenMP, gemm of openblas)",
         "",
-        "| preset | layers, heads, width, block, batch, vocabulary | textbook | vector | loops | PyTorch | "
-        "loops / textbook | loops / vector | loops / PyTorch |",
+        "| preset | layers, heads, width, block, batch, vocabulary | textbook: ms, MB | vector: ms, MB | loops: ms, MB | "
+        "PyTorch: ms, MB | loops / textbook | loops / vector | loops / PyTorch |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| `cpu` | 2, 2, 8, 7, 3, 11 | 1234 ms, 1234 MB | 40.1 ms, 40 MB | 20.0 ms, 20 MB | 10.0 ms, 10 MB | "
-        "0.02 | 0.50 | 2.00 |",
-        "| `gen` | 2, 2, 8, 7, 3, 11; samples 18 tokens | 1.50 ms, 2 MB | 0.750 ms, 1 MB | 0.750 ms, 1 MB | 1.00 ms | "
-        "0.50 | 1.00 | 0.75 |"]
+        "| `cpu` | 2, 2, 8, 7, 3, 11 | 1234, 1234 | 40.1, 40 | 20.0, 20 | 10.0, 10 | 0.02 | 0.50 | 2.00 |",
+        "| `gen` | 2, 2, 8, 7, 3, 11; samples 18 tokens | 1.50, 2 | 0.750, 1 | 0.750, 1 | 1.00 | 0.50 | 1.00 | 0.75 |"]
 
 
 def test_a_side_that_ran_at_no_preset_has_no_column_and_one_that_failed_at_one_has_an_empty_cell(tiny, capsys, tmp_path):

@@ -17,7 +17,7 @@ def markdown(reports: list[dict[str, Any]]) -> str:
     sides = [name for name in ORDER if any(name in report["sides"] for report in reports)]
     others = [name for name in sides if name != "minigrad"]
     rows = [["preset", "layers, heads, width, block, batch, vocabulary",
-             *(ran if name == "minigrad" else name for name in sides), *(f"{ran} / {name}" for name in others)]]
+             *(f"{ran if name == 'minigrad' else name}: ms, MB" for name in sides), *(f"{ran} / {name}" for name in others)]]
     rows.append(["---"] * len(rows[0]))
     for report in reports:
         found, ratios = report["sides"], report["ratios"]
@@ -36,7 +36,7 @@ def sizes(preset: str) -> str:
 
 
 def step(row: dict[str, Any]) -> str:
-    """A step of a side: "26.8 ms, 48 MB"; its time has three digits."""
+    """Milliseconds, with three digits, and megabytes of a step of a side: "26.8, 48"."""
     decimals = max(0, 2 - math.floor(math.log10(row["ms"])))
-    memory = "" if row["memory_bytes"] is None else f", {row['memory_bytes'] / 1e6:.0f} MB"
-    return f"{row['ms']:.{decimals}f} ms{memory}"
+    memory = "" if row["memory_bytes"] is None else f", {row['memory_bytes'] / 1e6:.0f}"
+    return f"{row['ms']:.{decimals}f}{memory}"
