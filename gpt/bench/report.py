@@ -26,8 +26,8 @@ Row = dict[str, Any]
 def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
     """Check that all sides compute the same, time them, and print a report; its figures, as --json writes them."""
     m, c = machine.describe(o.threads, device, "PyTorch" in o.sides), p.shape
-    print_report("what", f"{o.preset}: {plural(c.n_layer, 'layer')}, {plural(c.n_head, 'head')}, {c.n_embd} wide, block "
-                 f"{c.block_size}, vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
+    print_report("what", f"{o.preset}: {plural(c.n_layer, 'layer')}, {plural(c.n_head, 'head')}, {c.n_embd} wide, "
+                 f"block {c.block_size}, vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
                  f"{'samples' if p.generates else 'trains on'} {p.tokens} tokens")
     print_report("machine", machine.in_words(m))
     memory = {name: in_new_process(peak_memory, name, p, device, o.threads) for name in o.sides

@@ -10,18 +10,19 @@ ORDER = "textbook", "vector", "minigrad", "PyTorch", "torch.compile"
 
 def markdown(reports: list[dict[str, Any]]) -> str:
     """A line that names the machine, and a Markdown table with a row for each report of `gpt.bench.report.compare`:
-    milliseconds per step and memory of each side, and minigrad's time in that of each other side, the median of pairs.
-    The side "minigrad" is called by what ran: loops, vector or cuda."""
+    time and memory of a step of each side, and ratios of minigrad's time to that of the vector kernels and PyTorch,
+    medians of pairs. The side "minigrad" is called by what ran: loops, vector, textbook or cuda."""
     machine = reports[0]["machine"]
     ran = executor_name(machine)
     sides = [name for name in ORDER if any(name in report["sides"] for report in reports)]
-    others = [name for name in sides if name != "minigrad"]
-    rows = [["preset", "layers, heads, width, block, batch, vocabulary",
-             *(f"{ran if name == 'minigrad' else name}: ms, MB" for name in sides), *(f"{ran} / {name}" for name in others)]]
-    rows.append(["---"] * len(rows[0]))
+    others = [name for name in sides if name not in ("minigrad", "textbook")]
+    heading = ["preset", "layers, heads, width, block, batch, vocabulary",
+               *(f"{ran if name == 'minigrad' else name}: ms, MB" for name in sides),
+               *(f"{ran} / {name}" for name in others)]
+    rows = [heading, ["---"] * len(heading)]
     for report in reports:
         found, ratios = report["sides"], report["ratios"]
-        rows.append([f"`{report['preset']}`", sizes(report["preset"]),
+        rows.append([report["preset"], sizes(report["preset"]),
                      *(step(found[name]) if name in found else "" for name in sides),
                      *(f"{ratios[name]['of_pairs']:.2f}" if name in ratios else "" for name in others)])
     return "\n".join([in_words(machine), "", *(f"| {' | '.join(row)} |" for row in rows)])
