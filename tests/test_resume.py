@@ -223,7 +223,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(expected,
             train.main([*RUN, "--out_dir=run"])
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.count("\n") == 1 and os.strerror(errno.ENOSPC) in error
-    assert "The checkpoint of step 4 is intact; --init_from=resume --out_dir=run resumes from it" in error
+    assert "The checkpoint of step 4 is intact; --init_from=resume --out_dir=run resumes the run" in error
     assert not list(Path("run/checkpoints").glob("*.tmp"))
     resume("run")
     assert outcome("run") == expected

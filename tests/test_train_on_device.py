@@ -227,7 +227,7 @@ def test_a_full_device_is_one_line_with_what_was_asked_what_there_is_and_what_to
         "train.py: out of memory: Out of memory allocating 1,234,567,168 bytes (allocated so far: 70,000,000,000 "
         "bytes); fake has 800 MB free, and this process holds 70,100 MB, of which 69,900 MB are in use: halve "
         "--batch_size=2 and double --gradient_accumulation_steps=2: the same run in less memory. The checkpoint of "
-        "step 7 is intact; --init_from=resume --out_dir=run resumes from it")
+        "step 7 is intact; --init_from=resume --out_dir=run resumes the run")
 
 
 @pytest.mark.parametrize("error", ["CUDA_ERROR_OUT_OF_MEMORY: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])

@@ -86,7 +86,7 @@ def failures_exit(o: Options, out_dir: Path, device_name: str, save: Callable[[]
     saves a checkpoint, if it can; it is called after a lack of memory."""
     def resumable() -> str:
         return (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)}"
-                f"{lab.option(o.break_)} resumes from it")
+                f"{lab.option(o.break_)} resumes the run")
 
     try:
         yield
