@@ -17,7 +17,7 @@ from minigrad.executor import EXECUTORS, Executor
 from minigrad.kernels import loops, vector
 from minigrad.threads import blas_libraries
 
-from gpt.bench import options, presets, report, scaling
+from gpt.bench import options, presets, report, scaling, table
 from gpt.bench.__main__ import main
 from gpt.bench.machine import on_threads
 from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
@@ -125,6 +125,50 @@ def test_the_vector_kernels_are_timed_in_turn_with_loops(preset, tiny, monkeypat
     assert "minigrad runs loops (in this test)" in " ".join(out.split())
     assert len(found["sides"]["vector"]["all_ms"]) == 2 and "of the time of vector" in out
     assert found["sides"]["vector"]["memory_bytes"] >= 0
+
+
+def test_several_presets_are_timed_one_after_the_other_and_end_in_a_table(tiny, capsys, tmp_path):
+    out, reports = run(capsys, tmp_path, "--vs=plain", "--preset=gen,cpu")
+    assert [report["preset"] for report in reports] == ["gen", "cpu"]
+    assert out.index("what    gen: ") < out.index("what    cpu: ")
+    assert out.endswith(f"\n\n{table.markdown(reports)}\n")
+
+
+def test_all_presets_are_those_that_train_and_then_gen():
+    assert Options(preset="all").presets == ["cpu", "gpu8", "wide", "gpt2", "micro", "default", "gen"]
+
+
+def reported(preset, **ms):
+    """A report with these times of its sides."""
+    machine = {"cpu": "Abacus", "cores": 4, "threads": 2, "device": "cpu", "python": "3.14", "numpy": "2.4",
+               "blas": "openblas 0.3.31", "executor": "loops (OpenMP, gemm of openblas)", "torch": "2.13"}
+    sides = {name: {"ms": t, "memory_bytes": 1e6 * t} for name, t in ms.items()}
+    ratios = {name: {"of_pairs": ms["minigrad"] / t} for name, t in ms.items() if name != "minigrad"}
+    return {"preset": preset, "machine": machine, "sides": sides, "ratios": ratios}
+
+
+def test_the_table_has_a_row_for_each_preset_and_names_the_column_of_minigrad_by_what_ran(monkeypatch):
+    monkeypatch.setattr(table, "PRESETS", {"cpu": TINY, "gen": TINY_GEN})
+    reports = [reported("cpu", minigrad=20.04, textbook=1234.5, vector=40.08, PyTorch=10.02),
+               reported("gen", minigrad=0.75, textbook=1.5, vector=0.75, PyTorch=1.0)]
+    reports[1]["sides"]["PyTorch"]["memory_bytes"] = None
+    assert table.markdown(reports).splitlines() == [
+        "Abacus, 2 of 4 cores, cpu, Python 3.14, NumPy 2.4, openblas 0.3.31, PyTorch 2.13; minigrad runs loops "
+        "(OpenMP, gemm of openblas)",
+        "",
+        "| preset | layers, heads, width, block, batch, vocabulary | textbook: ms, MB | vector: ms, MB | "
+        "loops: ms, MB | PyTorch: ms, MB | loops / vector | loops / PyTorch |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| cpu | 2, 2, 8, 7, 3, 11 | 1234, 1234 | 40.1, 40 | 20.0, 20 | 10.0, 10 | 0.50 | 2.00 |",
+        "| gen | 2, 2, 8, 7, 3, 11; samples 18 tokens | 1.50, 2 | 0.750, 1 | 0.750, 1 | 1.00 | 1.00 | 0.75 |"]
+
+
+def test_a_side_that_failed_at_one_preset_has_an_empty_cell_and_one_that_ran_at_none_has_no_column(monkeypatch):
+    monkeypatch.setattr(table, "PRESETS", {"cpu": TINY})
+    both, alone = (reported("cpu", **ms) for ms in ({"minigrad": 2.0, "PyTorch": 1.0}, {"minigrad": 3.0}))
+    heading, _, *rows = table.markdown([both, alone]).splitlines()[2:]
+    assert heading.endswith("| loops: ms, MB | PyTorch: ms, MB | loops / PyTorch |") and "vector" not in heading
+    assert [row.rpartition("11 | ")[2] for row in rows] == ["2.00, 2 | 1.00, 1 | 2.00 |", "3.00, 3 |  |  |"]
 
 
 def test_the_preset_default_is_the_model_that_train_py_trains():
@@ -274,15 +318,16 @@ def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, reason", [
-    (["--preset=gpu"], "--preset must be one of cpu, gpu8, wide, gpt2, gen, micro, default, got 'gpu'; did you mean "
-                       "gpu8?"),
+    (["--preset=cpu,gpu"], "--preset must be one of cpu, gpu8, wide, gpt2, gen, micro, default, all, got 'gpu'; did "
+                           "you mean gpu8?"),
     (["--vs=tensorflow"], "--vs must be one of"),
     (["--threads=9999"], "--threads must be at least 1 and at most"),
     (["--threads=0"], "--threads must be at least 1"),
     (["--steps=-1"], "must not be negative"),
-    (["--compile"], "--compile needs --vs=torch and a preset that trains"),
+    (["--compile"], "--compile needs --vs=torch and presets that train"),
     (["--scaling=curves.jpg"], "needs a name that ends in .png"),
-    (["--scaling=curves.png", "--preset=gen"], "a preset that trains"),
+    (["--scaling=curves.png", "--preset=gen"], "one preset that trains"),
+    (["--scaling=curves.png", "--preset=cpu,gpu8"], "one preset that trains"),
     (["--device=tpu"], "unknown device 'tpu'"),
     (["--json=nowhere/bench.json"], "nowhere/bench.json: No such file or directory"),
 ])

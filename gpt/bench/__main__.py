@@ -4,15 +4,19 @@
     python -m gpt.bench --vs=torch --preset=gpu8            in turn with PyTorch, after both gave the same numbers
     python -m gpt.bench --vs=all                            in turn with all that runs here: textbook, vector, PyTorch
     python -m gpt.bench --preset=gen --vs=torch             sampling with a key-value cache instead of training
+    python -m gpt.bench --preset=all --vs=all               all presets, one after the other, and a table of them
     python -m gpt.bench --scaling=scaling.png               time per token against each size of the model
 
 A step is forward, backward, clipping and AdamW on a fresh random batch, in float32. All sides are timed in one process,
-in turn, with a pause before each, so that other programs slow them equally; medians are reported.
+in turn, with a pause before each, so that other programs slow them equally; medians are reported. The preset `gen`
+samples tokens. --preset=cpu,gpu8 times several presets; --json then writes a list of their reports.
 """
+import dataclasses
 import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from minigrad.command import end_on_signals
 from minigrad.device import resolve
@@ -22,6 +26,7 @@ from gpt.bench.options import Options
 from gpt.bench.presets import PRESETS
 from gpt.bench.report import compare
 from gpt.bench.scaling import measure_scaling, plot_scaling
+from gpt.bench.table import markdown
 from gpt.run.command_line import bad_input_exits, parse
 
 
@@ -35,13 +40,19 @@ def main(arguments: list[str]) -> None:
             if Path(path).is_dir():
                 raise ValueError(f"{path} is a folder: give the name of a file")
             Path(path).touch()                  # an error now rather than after the measurement
-        p = PRESETS[o.preset]
-        with on_threads(o.threads):
-            found = measure_scaling(o, p, device) if o.scaling else compare(o, p, device)
+        found: list[dict[str, Any]] = []
+        for name in o.presets:
+            if found:
+                print()
+            measure = measure_scaling if o.scaling else compare
+            with on_threads(o.threads):
+                found.append(measure(dataclasses.replace(o, preset=name), PRESETS[name], device))
         if o.scaling:
-            plot_scaling(Path(o.scaling), f"training around the preset {o.preset}", found["scaling"])
+            plot_scaling(Path(o.scaling), found[0])
+        if len(found) > 1:
+            print(f"\n{markdown(found)}")
         if o.json:
-            Path(o.json).write_text(json.dumps(found, indent=1), "utf-8")
+            Path(o.json).write_text(json.dumps(found if len(found) > 1 else found[0], indent=1), "utf-8")
 
 
 def check_torch(device: str) -> None:

@@ -13,7 +13,7 @@ import minigrad as mg
 from minigrad.device import library
 
 from gpt import blas
-from gpt.run.machine import allowed_cores, executor
+from gpt.run.machine import allowed_cores, device_of, executor
 
 
 CORES = allowed_cores()
@@ -47,6 +47,18 @@ def describe(threads: int, device: str, with_torch: bool) -> dict[str, Any]:
     if with_torch:
         found["torch"] = importlib.import_module("torch").__version__
     return found
+
+
+def executor_name(found: dict[str, Any]) -> str:
+    """The name of what runs minigrad's ops, from what `describe` found: loops, vector, textbook or cuda."""
+    return str(found["executor"]).split()[0]
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """What `describe` found, in one line."""
+    torch = f", PyTorch {found['torch']}" if "torch" in found else ""
+    return (f"{found['cpu']}, {found['threads']} of {found['cores']} cores, {device_of(found)}, Python "
+            f"{found['python']}, NumPy {found['numpy']}, {found['blas']}{torch}; minigrad runs {found['executor']}")
 
 
 def system_file(path: str) -> str:

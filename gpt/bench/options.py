@@ -17,7 +17,7 @@ from gpt.run.command_line import one_of, option
 @dataclasses.dataclass
 class Options:
     """Time training steps: python -m gpt.bench --name=value ..."""
-    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}", "what")
+    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}, several of them, or all", "what")
     vs: str = option("", "compare with torch, vector, plain (the textbook ops), or all")
     compile: bool = option(False, "with --vs=torch: torch.compile as well")
     scaling: str = option("", "a PNG: time per token against each size")
@@ -28,7 +28,8 @@ class Options:
     json: str = option("", "a file for all figures and the machine's")
 
     def __post_init__(self) -> None:
-        one_of("preset", self.preset, PRESETS)
+        for name in self.preset.split(","):
+            one_of("preset", name, [*PRESETS, "all"])
         one_of("vs", self.vs, ("", "plain", "vector", "torch", "all"))
         if not 1 <= self.threads <= len(CORES):
             raise ValueError(f"--threads must be at least 1 and at most {len(CORES)}, the number of cores, got "
@@ -40,11 +41,18 @@ class Options:
                              'pip install "minigrad[fast]"')
         if self.vs == "torch" and importlib.util.find_spec("torch") is None:
             raise ValueError('--vs=torch needs PyTorch: pip install "minigrad[bench]"')
-        if self.scaling and (not self.scaling.endswith(".png") or PRESETS[self.preset].generates):
-            raise ValueError("--scaling=FILE.png needs a name that ends in .png, and a preset that trains: "
+        generates = any(PRESETS[name].generates for name in self.presets)
+        if self.scaling and (not self.scaling.endswith(".png") or generates or len(self.presets) > 1):
+            raise ValueError("--scaling=FILE.png needs a name that ends in .png, and one preset that trains: "
                              f"got {self.scaling}, {self.preset}")
-        if self.compile and (self.vs != "torch" or PRESETS[self.preset].generates):
-            raise ValueError("--compile needs --vs=torch and a preset that trains")
+        if self.compile and (self.vs != "torch" or generates):
+            raise ValueError("--compile needs --vs=torch and presets that train")
+
+    @property
+    def presets(self) -> list[str]:
+        """Names of the presets that are timed; of all, those that train come first."""
+        names = self.preset.split(",")
+        return sorted(PRESETS, key=lambda name: PRESETS[name].generates) if "all" in names else names
 
     @property
     def runs_loops(self) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.words import plural
+
 from gpt.bench import machine
 from gpt.bench.matmul_floor import floor, floor_flops, step_flops
 from gpt.bench.memory import in_new_process, peak_memory
@@ -13,7 +15,7 @@ from gpt.bench.options import Options
 from gpt.bench.presets import Preset
 from gpt.bench.sides import make_side, relative_differences
 from gpt.bench.timing import time_in_turn
-from gpt.run.machine import device_of, matmul_peak
+from gpt.run.machine import matmul_peak
 from gpt.run.report import print_report
 
 TOLERANCE = 1e-4                                # of relative differences between two sides in float32
@@ -24,12 +26,10 @@ Row = dict[str, Any]
 def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
     """Check that all sides compute the same, time them, and print a report; its figures, as --json writes them."""
     m, c = machine.describe(o.threads, device, "PyTorch" in o.sides), p.shape
-    print_report("what", f"{o.preset}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, block {c.block_size}, "
-                 f"vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
+    print_report("what", f"{o.preset}: {plural(c.n_layer, 'layer')}, {plural(c.n_head, 'head')}, {c.n_embd} wide, "
+                 f"block {c.block_size}, vocabulary {c.vocab_size}, batch {p.batch_size}; a step "
                  f"{'samples' if p.generates else 'trains on'} {p.tokens} tokens")
-    print_report("machine", f"{m['cpu']}, {o.threads} of {m['cores']} cores, {device_of(m)}, Python {m['python']}, "
-                 f"NumPy {m['numpy']}, {m['blas']}{', PyTorch ' + m['torch'] if 'torch' in m else ''}; minigrad runs "
-                 f"{m['executor']}")
+    print_report("machine", machine.in_words(m))
     memory = {name: in_new_process(peak_memory, name, p, device, o.threads) for name in o.sides
               if name != "torch.compile"}       # its compiler needs more memory than the step
     sides, differences = checked_sides(o, p, device)

@@ -37,20 +37,21 @@ def measure_scaling(o: Options, p: Preset, device: str) -> dict[str, Any]:
     return {"preset": o.preset, "machine": machine.describe(o.threads, device, "PyTorch" in o.sides), "scaling": rows}
 
 
-def plot_scaling(path: Path, title: str, rows: list[dict[str, Any]]) -> None:
-    """Write a picture of the rows of `measure_scaling`: a panel for each size, both axes logarithmic."""
+def plot_scaling(path: Path, found: dict[str, Any]) -> None:
+    """Write a picture of what `measure_scaling` found: a panel for each size, both axes logarithmic."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
+    rows, ran = found["scaling"], machine.executor_name(found["machine"])
     sizes = list(dict.fromkeys(row["size"] for row in rows))
-    figure = Figure(figsize=(2.4 * len(sizes), 3.2), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure = Figure(figsize=(2.4 * len(sizes), 3.5), layout="constrained")
+    figure.suptitle(f"training around the preset {found['preset']}", fontsize=10)
     panels = figure.subplots(1, len(sizes), sharey=True)
     for axes, size in zip(panels, sizes):
         points = [row for row in rows if row["size"] == size]
         values = [row["value"] for row in points]
         for name in points[0]["us_per_token"]:
             axes.plot(values, [row["us_per_token"][name] for row in points], "o-", markersize=4, color=COLORS[name],
-                      label=name)
+                      label=ran if name == "minigrad" else name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(values, [str(n) for n in values])
@@ -60,5 +61,6 @@ def plot_scaling(path: Path, title: str, rows: list[dict[str, Any]]) -> None:
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("microseconds per token")
-    panels[0].legend(frameon=False)
+    names = panels[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=len(names[0]), frameon=False)
     figure.savefig(path, dpi=110)

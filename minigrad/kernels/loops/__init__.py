@@ -33,8 +33,9 @@ class LoopsExecutor(vector.VectorExecutor):
             super().update(op_class, params, grads, moments, hyper, static)
 
     def describe(self) -> str:
+        import numba
         from minigrad.kernels.loops import blas, threads
-        return f"loops ({threads.layer()}, {'gemm of openblas' if blas.GEMM else 'products of NumPy'})"
+        return f"loops (numba {numba.__version__}, {threads.layer()}, {'gemm of openblas' if blas.GEMM else 'products of NumPy'})"
 
 
 def executor() -> LoopsExecutor:
