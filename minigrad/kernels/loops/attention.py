@@ -36,12 +36,10 @@ def without_dropped(p, limit, room):
     """The weights p (R, S) of a block with 0 for those that dropout drops, which are negative. Written to room."""
     if limit == 0:                                                  # there is no dropout
         return p
-    a, zero = room[:p.size].reshape(p.shape), p.dtype.type(0)
-    for r in range(len(p)):
-        p_row, a_row = p[r], a[r]
-        for j in range(p_row.size):
-            a_row[j] = zero if p_row[j] < zero else p_row[j]
-    return a
+    weights, kept, zero = p.reshape(-1), room[:p.size], p.dtype.type(0)
+    for j in range(kept.size):
+        kept[j] = zero if weights[j] < zero else weights[j]
+    return kept.reshape(p.shape)
 
 
 @jit
