@@ -15,7 +15,7 @@ class Kernel:
     """The base class of kernels. A kernel is a faster version of an op: it subclasses Kernel and the op, overrides
     `forward` and `backward`, and may declare the following."""
     dtypes = "fd"                               # the dtypes it runs on, in NumPy's letters: float32 and float64
-    min_size = math.inf                         # runs on this many elements even if its executor has a larger min_size
+    min_size = math.inf                         # runs on so many elements even if its executor's min_size is larger
     unaliased: tuple[int, ...] = ()             # inputs whose returned gradient is an array that nothing else refers to
     drops: tuple[int, ...] = ()                 # inputs whose values its backward does not need
     may_overwrite = False                       # set before backward: it may write over the values that forward saved
