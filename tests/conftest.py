@@ -1,12 +1,22 @@
 import gpt  # noqa: F401  (before NumPy: it configures BLAS, here as in the processes that tests start)
 
+import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad.executor import EXECUTORS
+from minigrad.kernels import loops
 
 from tests.small_kernels import small_kernels
 
 pytest_plugins = ["skips"]
+
+
+def pytest_sessionstart():
+    """Compile the loops before the first test: the processes that tests start would say that they compile them."""
+    if isinstance(EXECUTORS[np.ndarray], loops.LoopsExecutor):
+        for dtype in ("float32", "float64"):
+            loops.compiling.compile_ahead(dtype)
 
 
 @pytest.fixture

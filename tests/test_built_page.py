@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-BUILD = "python -m minigrad.step --example gpt --out docs/gpt-step.html"
+BUILD = "MINIGRAD_EXECUTOR=vector python -m minigrad.step --example gpt --out docs/gpt-step.html"
 FLOATS = {"floats", "analytic", "numeric", "changes"}          # base64 of float32
 NOISE = {"error", "residual", "worst"}                          # rounding errors of what passes; the largest of them
 
@@ -47,8 +47,8 @@ def parts(page):
 
 def test_the_built_page_is_that_of_today(tmp_path):
     """The command that built it runs again, in a process of its own, where kernels are not switched off."""
-    environment = {name: value for name, value in os.environ.items() if name != "MINIGRAD_PLAIN"}
-    command = [sys.executable, *BUILD.split()[1:-1], str(tmp_path / "page.html")]
+    environment = os.environ | {"MINIGRAD_PLAIN": "0", "MINIGRAD_EXECUTOR": "vector"}
+    command = [sys.executable, *BUILD.split()[2:-1], str(tmp_path / "page.html")]
     subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
     built, found = ((parts(path.read_text("utf-8"))) for path in (ROOT / "docs/gpt-step.html", tmp_path / "page.html"))
     stale = differences(built[1], found[1])

@@ -121,7 +121,7 @@ def test_a_pytorch_that_does_not_load_is_one_line(tmp_path, monkeypatch, capsys)
 
 # ---- threads ----
 
-def test_training_sampling_stepping_and_timing_start_no_thread(tmp_path, monkeypatch, capsys):
+def test_training_sampling_stepping_and_timing_work_where_no_thread_can_be_started(tmp_path, monkeypatch, capsys):
     limited(monkeypatch, 0)
     monkeypatch.setitem(presets.PRESETS, "cpu", Preset(GPTConfig(7, 11, 1, 2, 8), batch_size=3))
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ def peak_memory(name: str, p: Preset, device: str, threads: int) -> int | None:
     that device. None where the system does not tell. To be run in a new process, as a peak never falls."""
     with on_threads(threads):
         # the first step imports modules, loads compiled loops, which small arrays do not run, and starts threads
-        tiny = Preset(GPTConfig(32, 65, 1, 1, 64), 1, p.generates)
+        tiny = Preset(GPTConfig(32, 65, 1, 2, 64), 1, p.generates)
         for each in (tiny, p):
             before, side = peak_rss(), make_side(name, each, device)
             for x, y in islice(random_batches(each), 3):

@@ -18,8 +18,8 @@ def programs(found: Found) -> None:
         for what, options in (("sampling", []), ("a beam search", ["--beam=3"])):
             says(found, what, "", "gpt.sample", folder, "--device=cuda", "--max_new_tokens=20", *options)
         says(found, "a page of the run", "wrote", "gpt.step", folder, f"--out={out}/page.html")
-        says(found, "a training whose memory ends", "resumes the run", *TRAIN, "--max_iters=20", f"--out_dir={out}/full",
-             "--batch_size=512", "--eval_iters=1", status=2, CUPY_GPU_MEMORY_LIMIT="40000000")
+        says(found, "a training whose memory ends", "resumes the run", *TRAIN, "--max_iters=20",
+             f"--out_dir={out}/full", "--batch_size=512", "--eval_iters=1", status=2, CUPY_GPU_MEMORY_LIMIT="40000000")
 
 
 def says(found: Found, what: str, expected: str, *arguments: str, status: int = 0, **environment: str) -> None:

@@ -1,9 +1,11 @@
 """Kernels for NumPy arrays as explicit loops, compiled by numba: what an op computes, element by element.
 
-They run if the environment variable MINIGRAD_EXECUTOR is "loops", and need numba. Files, classes and variables are
-named as in minigrad/ops. The loops are functions that take arrays and n, the number of parts that they are split into,
-and write into arrays; the classes below them allocate these arrays.
+They run where numba can be imported, unless the environment variable MINIGRAD_EXECUTOR is "vector"; if it is "loops",
+numba must be there. Files, classes and variables are named as in minigrad/ops. The loops are functions that take arrays
+and n, the number of parts that they are split into, and write into arrays; the classes below them allocate these
+arrays.
 """
+import contextlib
 import os
 from typing import Any
 
@@ -14,10 +16,9 @@ from minigrad.kernels import vector
 from minigrad.kernels.executor import Kernel
 from minigrad.ops.adamw import AdamW
 
-CHOICES = "loops", "vector"
-choice = os.environ.get("MINIGRAD_EXECUTOR", "vector")
-if choice not in CHOICES:
-    raise ValueError(f"MINIGRAD_EXECUTOR={choice}: expected one of {', '.join(CHOICES)}")
+choice = os.environ.get("MINIGRAD_EXECUTOR")
+if choice not in (None, "loops", "vector"):
+    raise ValueError(f"MINIGRAD_EXECUTOR={choice}: expected loops or vector, or the variable not set")
 
 
 class LoopsExecutor(vector.VectorExecutor):
@@ -38,7 +39,10 @@ class LoopsExecutor(vector.VectorExecutor):
 
 def executor() -> LoopsExecutor:
     """An executor with all loops. ImportError if numba cannot be imported, or does not compile."""
-    import numba
+    try:
+        import numba
+    except ImportError as error:
+        raise ImportError(f'loops need numba: pip install "minigrad[fast]" ({error})') from None
     if numba.config.DISABLE_JIT:
         raise ImportError("loops need numba's compiler, which NUMBA_DISABLE_JIT switches off")
     from minigrad.kernels.loops import blas
@@ -68,5 +72,6 @@ def register() -> None:
         os.register_at_fork(after_in_child=after_fork)
 
 
-if choice == "loops":
-    register()
+if choice != "vector":
+    with contextlib.suppress(*() if choice else (ImportError,)):
+        register()

@@ -59,7 +59,8 @@ def compile_ahead(dtype: str) -> None:
     what it loads from the cache, and rounds differently, so all processes load loops. What is not in the cache then, as
     arrays lie in memory in another way, is compiled in this process."""
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
-    subprocess.run([sys.executable, "-m", __package__, dtype], stdout=subprocess.DEVNULL,
+    optimize = [f"-{'O' * sys.flags.optimize}"] if sys.flags.optimize else []       # changes what a cache is valid for
+    subprocess.run([sys.executable, *optimize, "-m", __package__, dtype], stdout=subprocess.DEVNULL,
                    env=os.environ | {"PYTHONPATH": paths, "MINIGRAD_EXECUTOR": "loops", "MINIGRAD_PLAIN": "0"})
     ahead.add(dtype)
 

@@ -60,7 +60,12 @@ def on_another_thread(function: Any, *args: Any) -> None:
     would turn nested parallelism on: PyTorch's threads would then start threads of their own, and take 5 times as
     long."""
     with ThreadPoolExecutor(1) as other_thread:
-        other_thread.submit(function, *args).result()
+        try:
+            call = other_thread.submit(function, *args)
+        except RuntimeError:                            # no thread can be started
+            function(*args)
+            return
+        call.result()
 
 
 def layer() -> str:
