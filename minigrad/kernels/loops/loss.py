@@ -59,8 +59,10 @@ def product(a, b, out):
 
 
 class CrossEntropy(vector.CrossEntropy, register=False):
+    min_size = 64
     losses = staticmethod(losses_and_gradient)
 
 
 class LinearCrossEntropy(vector.LinearCrossEntropy, register=False):
+    min_size = 64
     losses, product = staticmethod(losses_and_gradient), staticmethod(product)
