@@ -96,10 +96,12 @@ def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any
     """The keyword arguments of an op, with Tensors as arrays. copy: copy the arrays, so that the backward uses these
     values even if the user changes the array before it. TypeError for a Tensor that needs a gradient and for a masked
     array."""
+    if _UNCHANGED.issuperset(map(type, static.values())):               # the usual case
+        return static
     found = dict(static)
     for name, value in static.items():
         if type(value) in _UNCHANGED or type(value) is tuple and _UNCHANGED.issuperset(map(type, value)):
-            continue                            # the usual case
+            continue
         if _needs_gradient(value):
             raise TypeError(f"{op_name}: {name} has no gradient, so it cannot be a Tensor that requires one: give "
                             f"{name}.detach()" + ("; F.maximum and F.minimum have gradients to their limits"

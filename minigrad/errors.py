@@ -88,8 +88,8 @@ def gradient_of(p: "Tensor") -> Any:
     leaf's, and for anything else."""
     if isinstance(p.grad, np.generic):          # NumPy computes scalars from 0-d arrays
         p.grad = np.asarray(p.grad)
-    g = p.grad
-    if g is None or type(g) is type(p.data) and g.shape == p.shape and g.dtype == p.dtype:
+    g, data = p.grad, p._data
+    if g is None or type(g) is type(data) and g.shape == data.shape and g.dtype == data.dtype:
         return g
     given = f"of shape {g.shape} and dtype {g.dtype}" if type(g) is type(p.data) else f"that is a {type(g).__name__}"
     raise ValueError(f"{name_of(p)} has a .grad {given}: it must be an array of "

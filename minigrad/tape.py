@@ -95,7 +95,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
         return decomposition(op_class)(tensor_functions, *operands(op_class, inputs), **static)
     array_type: Any = None
     dtype: Any = None
-    arrays, needs, mixed = [], [], False        # needs: which inputs require a gradient
+    arrays, needs, mixed = [], [], False        # needs: which inputs get a gradient in backward
     for x in inputs:
         if isinstance(x, Tensor):
             a = x._data
@@ -104,7 +104,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             elif a.dtype is not dtype or type(a) is not array_type:
                 mixed = True
             arrays.append(a)
-            needs.append(x._requires_grad)
+            needs.append(recording and x._requires_grad)
         elif type(x) is float or type(x) is int:
             arrays.append(x)
             needs.append(False)
@@ -115,13 +115,13 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
             raise ValueError(f"{op_class.name}: needs at least one array")
         return apply(op_class, Tensor(inputs[0]), *inputs[1:], **static)
 
-    executor = executor_of(array_type, plain)
+    executor, recorded = executor_of(array_type, plain), True in needs
     try:
         if mixed:
             arrays = errors.to_one_dtype(op_class, arrays)
         if static:
-            static = constants(op_class.name, static, copy=recording and True in needs)
-        op, y = executor.forward(op_class, arrays, static, needs if recording else [False] * len(needs))
+            static = constants(op_class.name, static, copy=recorded)
+        op, y = executor.forward(op_class, arrays, static, needs)
         if type(y) is not array_type:           # several outputs, a NumPy scalar, or a mistake
             y = errors.outputs(op, y)
     except Exception as error:
@@ -134,9 +134,7 @@ def apply(op_class: type[Op], *inputs: Any, **static: Any) -> Any:
     if detect_nan:
         call = _call_name(op_class, module_path.get(), call_site())
         errors.check_finite(f"forward of {call}", y if type(y) is tuple else (y,), arrays)
-    node = None
-    if recording and True in needs:
-        node = Node(op_class, op, executor.retain(op, inputs), static, call_site())
+    node = Node(op_class, op, executor.retain(op, inputs), static, call_site()) if recorded else None
     if type(y) is not tuple:
         return Tensor.output(y, node, 0)
     if node is not None:

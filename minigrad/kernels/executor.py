@@ -3,6 +3,7 @@
 It also saves memory and copies, with the same results: it drops activations that no backward needs, and in a pass whose
 arrays only the tape reads, it adds gradients in place and kernels overwrite the values that they saved.
 """
+import math
 from typing import Any, Iterable, Sequence
 
 from minigrad.executor import Dropped, Executor, Gradients
@@ -14,6 +15,7 @@ class Kernel:
     """The base class of kernels. A kernel is a faster version of an op: it subclasses Kernel and the op, overrides
     `forward` and `backward`, and may declare the following."""
     dtypes = "fd"                               # the dtypes it runs on, in NumPy's letters: float32 and float64
+    min_size = math.inf                         # runs on so many elements even if its executor's min_size is larger
     unaliased: tuple[int, ...] = ()             # inputs whose returned gradient is an array that nothing else refers to
     drops: tuple[int, ...] = ()                 # inputs whose values its backward does not need
     may_overwrite = False                       # set before backward: it may write over the values that forward saved
@@ -73,7 +75,7 @@ class KernelExecutor(Executor):
     def forward(self, op_class: type[Op], arrays: Sequence[Any], static: dict[str, Any], needs: Sequence[bool]
                 ) -> tuple[Op, Any]:
         kernel: Any = self.kernels.get(op_class)
-        if kernel is not None and getattr(arrays[0], "size", 0) >= self.min_size and (
+        if kernel is not None and getattr(arrays[0], "size", 0) >= min(self.min_size, kernel.min_size) and (
                 arrays[0].dtype.char in kernel.dtypes):
             op_class = kernel
         op = op_class()

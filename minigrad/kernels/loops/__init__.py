@@ -27,7 +27,7 @@ class LoopsExecutor(vector.VectorExecutor):
     def update(self, op_class: Any, params: Any, grads: Any, moments: Any, hyper: Any, static: Any) -> None:
         from minigrad.kernels.loops.adamw import adamw_in_place
         dtype = moments[0].dtype
-        if op_class is AdamW and dtype.char in Kernel.dtypes and all(a.dtype == dtype for a in (*params, *grads)):
+        if op_class is AdamW and dtype.char in Kernel.dtypes and {a.dtype for a in (*params, *grads)} == {dtype}:
             adamw_in_place(params, grads, *moments, *hyper, **static)
         else:
             super().update(op_class, params, grads, moments, hyper, static)

@@ -62,6 +62,7 @@ def stream_of(key, p):
 class Dropout(Kernel, op.Dropout, register=False):
     """Saves no mask: the backward, which is the same function, draws it again."""
     unaliased = drops = 0,
+    min_size = 64
 
     def forward(self, x, *, p, key):
         self.save(stream=stream_of(key, p), scale=1.0 / (1.0 - p))

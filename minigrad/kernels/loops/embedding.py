@@ -38,6 +38,8 @@ def embedding_backward(dy, idx, first, following, dw, n):
 
 
 class Embedding(vector.Embedding, register=False):
+    min_size = 64
+
     def backward(self, dy, idx, shape):
         dy2, dw = rows_of(dy), empty(shape, dy.dtype)               # (N, C), (V, C)
         idx = np.ascontiguousarray(idx, np.int64).reshape(-1)

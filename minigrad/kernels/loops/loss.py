@@ -49,8 +49,10 @@ def losses_and_gradient(z, t, counted, share, dz):
 
 
 class CrossEntropy(vector.CrossEntropy, register=False):
+    min_size = 64
     losses = staticmethod(losses_and_gradient)
 
 
 class LinearCrossEntropy(vector.LinearCrossEntropy, register=False):
+    min_size = 64
     losses, product = staticmethod(losses_and_gradient), staticmethod(matmul)

@@ -55,6 +55,8 @@ class Add(vector.Add, register=False):
 class Gelu(vector.Gelu, register=False):
     """Saves slope; the backward is NumPy's product of dy and slope, which is bound by memory too."""
 
+    min_size = 64
+
     def forward(self, x):
         x1 = np.ascontiguousarray(x).reshape(-1)
         y, slope, number = empty_like(x1), empty_like(x1), x1.dtype.type

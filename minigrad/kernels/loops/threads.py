@@ -8,6 +8,7 @@ fork: the child runs the vector kernels.
 import contextlib
 import importlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +17,7 @@ import numba
 from minigrad import threads
 
 WORTH = 10e3                # nanoseconds of work for each thread, below which waking it costs more than it saves
+mine = threading.local()    # num_threads: how many of numba's threads the loops of this Python thread use
 forked = False              # whether this process has no threads because it was forked from one that had
 
 threads.for_loops = threads.get_num_threads() if threads.blas_libraries() else numba.config.NUMBA_NUM_THREADS
@@ -46,7 +48,10 @@ def run(loop: Any, args: Any) -> None:
         if not loop.overloads:                          # it is compiled now, or loaded from the cache
             on_another_thread(loop, *args)
             return
-        numba.set_num_threads(min(args[-1], numba.config.NUMBA_NUM_THREADS))
+        n = min(args[-1], numba.config.NUMBA_NUM_THREADS)
+        if n != getattr(mine, "num_threads", None):     # numba's function takes as long as a small loop
+            numba.set_num_threads(n)
+            mine.num_threads = n
         loop(*args)
 
 

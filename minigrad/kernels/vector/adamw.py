@@ -56,7 +56,7 @@ def _step(pairs, m, v, lr, beta1, beta2, eps, weight_decay, t):
 def clip_in_place(grads, max_norm):
     """Scale gradients in place so that their joint L2 norm is at most max_norm. Returns the norm before, a float."""
     flat = [g.reshape(-1) for g in grads]
-    parts = [g[s] for g in flat for s in partition(g.size, settings.stretch)]
+    parts = [g[i:i + settings.stretch] for g in flat for i in range(0, g.size, settings.stretch)]
     with np.errstate(over="ignore"):
         norm = math.sqrt(sum(float(part @ part) for part in parts))
     if not 1e-15 < norm < math.inf:                                 # squares may be too small or too large for float32
