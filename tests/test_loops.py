@@ -94,7 +94,8 @@ def test_an_unknown_minigrad_executor_raises_a_value_error_that_lists_the_choice
 
 def test_describe_names_the_threads_and_the_products_of_loops_and_the_textbook_inside_plain():
     ran = run_script("print(EXECUTORS[np.ndarray].describe())")
-    assert ran.stdout in {f"loops (numba {numba.__version__}, {layer}, {products})\n" for layer in ("OpenMP", "tbb", "workqueue")
+    assert ran.stdout in {f"loops (numba {numba.__version__}, {layer}, {products})\n"
+                          for layer in ("OpenMP", "tbb", "workqueue")
                           for products in ("gemm of openblas", "products of NumPy")}
     with mg.plain():
         assert machine.executor("cpu") == "textbook"

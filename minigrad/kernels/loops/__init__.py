@@ -35,7 +35,8 @@ class LoopsExecutor(vector.VectorExecutor):
     def describe(self) -> str:
         import numba
         from minigrad.kernels.loops import blas, threads
-        return f"loops (numba {numba.__version__}, {threads.layer()}, {'gemm of openblas' if blas.GEMM else 'products of NumPy'})"
+        products = "gemm of openblas" if blas.GEMM else "products of NumPy"
+        return f"loops (numba {numba.__version__}, {threads.layer()}, {products})"
 
 
 def executor() -> LoopsExecutor:
