@@ -5,8 +5,6 @@ import sys
 import threading
 from pathlib import Path
 
-from threadpoolctl import threadpool_info
-
 
 def better_kernels(cpuinfo: str) -> str | None:
     """The kernels (a value of OPENBLAS_CORETYPE) that are faster on a processor than those that OpenBLAS chooses, given
@@ -43,5 +41,8 @@ def choose() -> None:
 
 def describe() -> str:
     """The BLAS of NumPy, its version and its kernels: "openblas 0.3.31 Haswell"."""
-    return "; ".join(" ".join(filter(None, (lib["internal_api"], lib["version"], lib.get("architecture"))))
-                     for lib in threadpool_info() if lib["user_api"] == "blas") or "unknown BLAS"
+    from minigrad.threads import numpys_blas                # here: it imports NumPy
+    library = numpys_blas()
+    if library is None:
+        return "unknown BLAS"
+    return " ".join(filter(None, (library.internal_api, library.version, getattr(library, "architecture", None))))

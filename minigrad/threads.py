@@ -19,6 +19,11 @@ def blas_libraries() -> list[Any]:
     return libraries
 
 
+def numpys_blas() -> Any:
+    """threadpoolctl's controller of NumPy's BLAS; None if it does not know it. SciPy brings another one."""
+    return min(blas_libraries(), key=lambda library: "numpy" not in library.filepath, default=None)
+
+
 def set_num_threads(n: int) -> None:
     """Set the number of threads that matrix products and loops run on; if the system starts fewer than n, use those
     that it starts. Sums are split by the number of threads, so results may differ in the last bits. ValueError unless n

@@ -3,8 +3,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from minigrad import threads
 
 from gpt import blas
 
@@ -48,3 +51,10 @@ def test_variables_are_set_unless_the_user_set_them_or_numpy_is_imported(before,
 
 def test_the_description_names_the_library():
     assert "blas" in blas.describe().lower()
+
+
+def test_the_description_is_of_numpys_library_where_scipy_has_loaded_another(monkeypatch):
+    libraries = [SimpleNamespace(filepath=f"/packages/{name}.libs/libblas.so", internal_api="openblas", version=version)
+                 for name, version in (("scipy", "1"), ("numpy", "2"))]
+    monkeypatch.setattr(threads, "blas_libraries", lambda: libraries)
+    assert blas.describe() == "openblas 2"

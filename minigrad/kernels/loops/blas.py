@@ -11,19 +11,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minigrad.threads import blas_libraries
-
-
-def openblas() -> Any:
-    """threadpoolctl's controller of NumPy's OpenBLAS; None if NumPy has another BLAS."""
-    found = [library for library in blas_libraries() if library.internal_api == "openblas"]
-    return min(found, key=lambda library: "numpy" not in library.filepath, default=None)    # another one may be SciPy's
+from minigrad.threads import numpys_blas
 
 
 def find() -> int:
     """Give LLVM the addresses of OpenBLAS's functions, by names that start with minigrad_. Returns the number of bits
     of its integers; 0 if it is not found."""
-    library = openblas()
+    library = numpys_blas()
     names = {"sgemm": "sgemm_", "dgemm": "dgemm_", "get_threads": "openblas_get_num_threads",
              "set_threads": "openblas_set_num_threads"}
     for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "_64"), ("", "")):
