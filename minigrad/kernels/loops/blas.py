@@ -18,10 +18,12 @@ def find() -> int:
     """Give LLVM the addresses of OpenBLAS's functions, by names that start with minigrad_. Returns the number of bits
     of its integers; 0 if it is not found."""
     library = numpys_blas()
+    if library is None or library.internal_api != "openblas":
+        return 0
     names = {"sgemm": "sgemm_", "dgemm": "dgemm_", "get_threads": "openblas_get_num_threads",
              "set_threads": "openblas_set_num_threads"}
     for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "_64"), ("", "")):
-        functions: dict[str, Any] = {name: getattr(library and library.dynlib, prefix + symbol + suffix, None)
+        functions: dict[str, Any] = {name: getattr(library.dynlib, prefix + symbol + suffix, None)
                                      for name, symbol in names.items()}
         if None not in functions.values():
             for name, function in functions.items():
