@@ -41,8 +41,7 @@ def highest(xp: Any, S: Any, allowed: Any) -> Any:
     """The highest score of each query among the keys that it may attend to: (..., T, S) -> (..., T, 1). 0 if there is
     none, or if all are -inf."""
     m = largest(S if allowed is None else xp.where(allowed, S, -math.inf), -1)
-    m[m == -math.inf] = 0.0
-    return m
+    return xp.where(m == -math.inf, 0.0, m)
 
 
 def scale_of(q: Any) -> float:
