@@ -116,14 +116,14 @@ def ran(dispatcher: Any, args: Any) -> bool:
 def compile_ahead(dtype: str) -> None:
     """Compile all loops for a dtype at once, with arrays that lie in memory as in a GPT."""
     if dtype not in ahead:
+        in_another_process(f"from {__package__}.__main__ import main; main()", dtype)
         ahead.add(dtype)
-        in_another_process("-m", __package__, dtype)
         Progress.said = True
 
 
 def compile_elsewhere(function: Any, signature: Any) -> None:
     """Compile a loop function for arrays that lie in memory in another way, are read-only, and so on."""
-    in_another_process("-c", f"import {__name__} as compiling; compiling.compile_given()", function.__module__,
+    in_another_process(f"from {__name__} import compile_given; compile_given()", function.__module__,
                        function.__name__, pickle.dumps(signature).hex(), "" if Progress.said else "announce")
     Progress.said = True
 
@@ -136,13 +136,15 @@ def compile_given() -> None:
         getattr(importlib.import_module(module), name).compile_now(pickle.loads(bytes.fromhex(signature)))
 
 
-def in_another_process(*arguments: str) -> None:
-    """Run Python with these arguments. Nothing happens if it cannot be run: then this process compiles."""
+def in_another_process(code: str, *arguments: str) -> None:
+    """Run Python code with these arguments. Nothing happens if Python cannot be run: then this process compiles."""
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
     optimize = [f"-{'O' * sys.flags.optimize}"] if sys.flags.optimize else []       # changes what a cache is valid for
+    # On Ctrl-C, this process decides. A KeyboardInterrupt here ends the other process.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {code}"
     with contextlib.suppress(OSError):
         # no executable: where a program embeds Python; -P: a file random.py in the current folder is not Python's
-        subprocess.run([sys.executable or "", "-P", *optimize, *arguments], stdout=subprocess.DEVNULL,
+        subprocess.run([sys.executable or "", "-P", *optimize, "-c", code, *arguments], stdout=subprocess.DEVNULL,
                        env=os.environ | {"PYTHONPATH": paths, "MINIGRAD_EXECUTOR": "loops", "MINIGRAD_PLAIN": "0"})
 
 
