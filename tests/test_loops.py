@@ -546,6 +546,12 @@ def test_a_process_that_compiles_loops_for_read_only_arrays_gets_the_bits_of_lat
     assert second.stderr == "" and first.stdout == second.stdout != ""
 
 
+def test_functions_of_the_user_compile_without_output_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert numba.njit(lambda x: x + 1)(1) == 2
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])
 @pytest.mark.parametrize("damage", [b"", b"garbage\n"])
 def test_a_damaged_file_of_the_cache_is_compiled_again(tmp_path, ending, damage):
@@ -584,7 +590,8 @@ def test_loops_compile_where_python_cannot_be_started(tmp_path, prelude):
 
 def test_a_file_in_the_current_folder_with_the_name_of_a_module_is_not_run(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('the wrong file')")
-    ran = run_loop(tmp_path, f"compiling.elsewhere = True\nos.chdir({str(tmp_path)!r})\nsys.path.remove('')")
+    ran = run_loop(tmp_path, "compiling.elsewhere = True\ncompiling.ahead.add('float64')\n"
+                   f"os.chdir({str(tmp_path)!r})\nsys.path.remove('')")
     assert ran.stdout == "6.0\n" and "wrong" not in ran.stderr
 
 

@@ -171,6 +171,8 @@ class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
             sys.stderr.flush()
 
     def on_end(self, event):
+        if not event.data["dispatcher"].py_func.__module__.startswith(__package__):
+            return                                      # a function of the user, whose output is not erased
         with contextlib.suppress(AttributeError, OSError, ValueError):
             if sys.stderr.isatty():
                 sys.stderr.write("\r\x1b[K")
