@@ -218,6 +218,32 @@ def test_attention_equals_the_textbook_for_scores_of_any_size(scale):
     np.testing.assert_allclose(op.forward(q, k, v, causal=True), want.forward(q, k, v, causal=True), atol=1e-11)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+def test_attention_without_enough_memory_raises_a_memory_error_or_is_right():
+    ran = run_script("""
+import resource
+rng = np.random.default_rng(0)
+S = 1 << 17
+arrays = [rng.normal(size=(1, 2, t, 8)).astype("float32") for t in (64, S, S)]
+def attend():
+    xs = [mg.Tensor(a, requires_grad=True) for a in arrays]
+    y = F.scaled_dot_product_attention(*xs)
+    y.backward(arrays[0])
+    return [y.data, *(x.grad for x in xs)]
+attend()
+want = attend()
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for more in range(0, 300, 4):
+    resource.setrlimit(resource.RLIMIT_AS, (size + (more << 20), -1))
+    try:
+        assert all(np.array_equal(a, b) for a, b in zip(attend(), want)), more
+    except MemoryError:
+        pass
+print("right")
+""")
+    assert ran.stdout == "right\n", ran.stderr
+
+
 def test_attention_keeps_nan_in_the_rows_that_see_it():
     q, k, v = (heads("split_heads") for _ in range(3))
     k[0, 0, 5, 0] = np.nan
