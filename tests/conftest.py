@@ -17,6 +17,7 @@ def pytest_sessionstart():
     if isinstance(EXECUTORS[np.ndarray], loops.LoopsExecutor):
         for dtype in ("float32", "float64"):
             loops.compiling.compile_ahead(dtype)
+        loops.compiling.elsewhere = False       # arrays that lie in memory in other ways: this process compiles faster
 
 
 @pytest.fixture

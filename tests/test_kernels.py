@@ -161,7 +161,7 @@ NONE, FIRST = np.zeros((0, 5), int), np.zeros((2, 5), int)
 @pytest.mark.parametrize("function, shapes", [
     (F.layer_norm, [(0, 5, 7), (7,), (7,)]), (F.layer_norm, [(2, 5, 1), (1,), (1,)]),
     (F.gelu, [(0, 7)]), (F.gelu, [(5, 1)]), (OF_ROWS["dropout"][0], [(0, 7)]), (OF_ROWS["dropout"][0], [(5, 1)]),
-    (F.add, [(0, 5, 7), (5, 7)]), (F.add, [(2, 5, 1), (5, 1)]),
+    (F.add, [(0, 5, 7), (5, 7)]), (F.add, [(2, 5, 1), (5, 1)]), (F.add, [(2, 5, 1), (0,)]),
     (lambda w: F.embedding(w, NONE), [(9, 7)]), (lambda w: F.embedding(w, FIRST), [(9, 1)]),
     (lambda z: F.cross_entropy(z, NONE), [(0, 5, 7)]), (lambda z: F.cross_entropy(z, FIRST), [(2, 5, 1)]),
     (lambda x, w: F.linear_cross_entropy(x, w, NONE), [(0, 5, 3), (7, 3)]),
@@ -187,11 +187,11 @@ def test_the_same_number_of_threads_gives_the_same_bits(function, shapes, thread
 
 @pytest.mark.parametrize("size", [1, 3, 10, 1000])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_steps_of_adamw_equal_those_of_its_op(size, dtype, weight_decay):
+@pytest.mark.parametrize("weight_decay, beta2", [(0.0, 0.999), (0.1, 0.999), (0.0, 0.999999), (0.0, 1.0 - 1e-8)])
+def test_steps_of_adamw_equal_those_of_its_op(size, dtype, weight_decay, beta2):
     def train():
         params = [Tensor(p, requires_grad=True) for p in drawn([(size, 3), (size,)], dtype)]
-        opt = optim.AdamW(params, lr=0.01, weight_decay=weight_decay)
+        opt = optim.AdamW(params, lr=1.0, weight_decay=weight_decay, betas=(0.9, beta2))
         for step in range(4):
             for p, g in zip(params, drawn([(size, 3), (size,)], dtype, seed=step)):
                 p.grad = g

@@ -21,6 +21,7 @@ import numba.core.caching
 from gpt.run import machine
 from minigrad.kernels import loops
 from minigrad.kernels.loops import attention, blas, compiling, dropout, linalg, threads
+from minigrad.kernels.loops.__main__ import main
 
 RNG = np.random.default_rng(0)
 ROOT = Path(__file__).parent.parent
@@ -217,6 +218,32 @@ def test_attention_equals_the_textbook_for_scores_of_any_size(scale):
     np.testing.assert_allclose(op.forward(q, k, v, causal=True), want.forward(q, k, v, causal=True), atol=1e-11)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+def test_attention_without_enough_memory_raises_a_memory_error_or_is_right():
+    ran = run_script("""
+import resource
+rng = np.random.default_rng(0)
+S = 1 << 17
+arrays = [rng.normal(size=(1, 2, t, 8)).astype("float32") for t in (64, S, S)]
+def attend():
+    xs = [mg.Tensor(a, requires_grad=True) for a in arrays]
+    y = F.scaled_dot_product_attention(*xs)
+    y.backward(arrays[0])
+    return [y.data, *(x.grad for x in xs)]
+attend()
+want = attend()
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for more in range(0, 300, 4):
+    resource.setrlimit(resource.RLIMIT_AS, (size + (more << 20), -1))
+    try:
+        assert all(np.array_equal(a, b) for a, b in zip(attend(), want)), more
+    except MemoryError:
+        pass
+print("right")
+""")
+    assert ran.stdout == "right\n", ran.stderr
+
+
 def test_attention_keeps_nan_in_the_rows_that_see_it():
     q, k, v = (heads("split_heads") for _ in range(3))
     k[0, 0, 5, 0] = np.nan
@@ -411,7 +438,7 @@ def run_loop(folder, code="", **environment):
     path = folder / "module" / "loop.py"
     if not path.exists():
         path.write_text(LOOP)
-    here = "from minigrad.kernels.loops import compiling\ncompiling.ahead |= {'float32', 'float64'}\n"
+    here = "from minigrad.kernels.loops import compiling\ncompiling.elsewhere = False\n"
     return run_script(f"{here}{code}\nsys.path.insert(0, {str(path.parent)!r})\n"
                       "import loop\nsys.modules[loop.__name__] = loop\nx = np.ones(3)\n"
                       "loop.double(x, 2)\nprint(x.sum())",
@@ -432,13 +459,10 @@ def test_a_loop_is_compiled_once_and_compiling_is_announced(tmp_path):
 
 def test_the_loops_of_a_dtype_are_compiled_in_another_process_so_that_all_processes_load_them(tmp_path):
     code = """
-compiling.ahead.clear()
-def compile_ahead(dtype):
-    print(dtype)
-    compiling.ahead.add(dtype)
-compiling.compile_ahead = compile_ahead
+compiling.elsewhere = True
+compiling.in_another_process = lambda code, *arguments: print(*arguments[:2])
 """
-    assert run_loop(tmp_path, code).stdout == "float64\n6.0\n"
+    assert run_loop(tmp_path, code).stdout == "float64\nminigrad.kernels.loops.loop double\n6.0\n"
     assert run_loop(tmp_path, code).stdout == "6.0\n"
 
 
@@ -472,7 +496,7 @@ def test_without_a_folder_that_can_be_written_to_loops_are_compiled_in_each_proc
             x[part] *= 2.0
 
     monkeypatch.setattr(numba.core.caching.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(compiling, "ahead", set())
+    monkeypatch.setattr(compiling, "in_another_process", None)          # is not called
     x = np.ones(3)
     compiling.jit(double)(x, 3)
     np.testing.assert_array_equal(x, 2.0)
@@ -507,6 +531,19 @@ assert (out == 3.0).all()
     assert ran.stdout == "interrupted\n6.0\n", ran.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no process groups")
+def test_ctrl_c_in_a_terminal_while_another_process_compiles_shows_no_error_of_that_process(tmp_path):
+    code = """
+threading.Timer(1.0, os.killpg, (os.getpgrp(), 2)).start()
+try:
+    compiling.in_another_process("import time; time.sleep(5)")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ran = run_loop(tmp_path, "os.setpgrp()" + code)
+    assert ran.stdout == "interrupted\n6.0\n" and "KeyboardInterrupt" not in ran.stderr
+
+
 def test_the_command_compiles_all_loops_for_both_dtypes(monkeypatch):
     def command(**environment):
         return subprocess.run([sys.executable, "-m", "minigrad.kernels.loops"], capture_output=True, text=True,
@@ -517,3 +554,76 @@ def test_the_command_compiles_all_loops_for_both_dtypes(monkeypatch):
     assert ran.returncode == 0 and "float32" in ran.stdout and "float64" in ran.stdout, ran.stderr
     ran = command(NUMBA_DISABLE_JIT="1")
     assert ran.returncode == 2 and ran.stderr.startswith("minigrad.kernels.loops: loops need numba's compiler")
+
+
+FIRST_AND_SECOND = """
+x = np.sin(np.arange(6000, dtype="float32")).reshape(60, 100)
+w = np.cos(np.arange(100, dtype="float32"))
+x.flags.writeable = w.flags.writeable = False
+xs = [mg.Tensor(a, requires_grad=True) for a in (x, w)]
+F.layer_norm(*xs).backward(x)
+print(xs[0].grad.tobytes().hex(), xs[1].grad.tobytes().hex())
+"""
+
+
+def test_a_process_that_compiles_loops_for_read_only_arrays_gets_the_bits_of_later_ones(tmp_path):
+    first, second = (run_script(FIRST_AND_SECOND, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first.stderr == "minigrad compiles its loops, which happens once\n"
+    assert second.stderr == "" and first.stdout == second.stdout != ""
+
+
+def test_functions_of_the_user_compile_without_output_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert numba.njit(lambda x: x + 1)(1) == 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", [b"", b"garbage\n"])
+def test_a_damaged_file_of_the_cache_is_compiled_again(tmp_path, ending, damage):
+    run_loop(tmp_path)
+    file, = tmp_path.glob(f"cache/**/*.{ending}")
+    file.write_bytes(damage)
+    again, later = run_loop(tmp_path), run_loop(tmp_path)
+    assert again.stdout == later.stdout == "6.0\n", again.stderr
+    assert again.stderr != "" and later.stderr == ""
+
+
+def test_code_for_other_arrays_under_the_name_of_a_file_is_not_run(tmp_path):
+    run_loop(tmp_path)
+    index, = indices(tmp_path)
+    with index.open("rb") as file:
+        version, (stamp, names) = pickle.load(file), pickle.loads(file.read())
+    single = numba.typeof(np.ones(3, "float32"))
+    names = {((single, key[0][1]), *key[1:]): name for key, name in names.items()}
+    index.write_bytes(pickle.dumps(version) + pickle.dumps((stamp, names)))
+    ran = run_loop(tmp_path, "ones = np.ones\nnp.ones = lambda n: ones(n, 'float32')")
+    assert ran.stdout == "6.0\n", ran.stderr
+
+
+@pytest.mark.parametrize("prelude", [
+    "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))",     # as if the disk were full
+    "sys.stderr = None", "sys.stderr.close()", "read, write = os.pipe(); os.close(read); os.dup2(write, 2)"])
+def test_loops_compile_with_a_full_disk_and_without_stderr(tmp_path, prelude):
+    assert run_loop(tmp_path, prelude).stdout == "6.0\n"
+
+
+@pytest.mark.parametrize("prelude", ["sys.executable = ''", "sys.executable = None", "sys.executable = '/missing'"])
+def test_loops_compile_where_python_cannot_be_started(tmp_path, prelude):
+    ran = run_loop(tmp_path, f"compiling.elsewhere = True\n{prelude}")
+    assert ran.stdout == "6.0\n", ran.stderr
+
+
+def test_a_file_in_the_current_folder_with_the_name_of_a_module_is_not_run(tmp_path):
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong file')")
+    ran = run_loop(tmp_path, "compiling.elsewhere = True\ncompiling.ahead.add('float64')\n"
+                   f"os.chdir({str(tmp_path)!r})\nsys.path.remove('')")
+    assert ran.stdout == "6.0\n" and "wrong" not in ran.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float16", "nonsense"])
+def test_the_command_refuses_other_dtypes(dtype, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["loops", dtype])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.endswith(f"error: loops are for float32 and float64, got {dtype}\n")

@@ -1,4 +1,5 @@
 """Compile all loops ahead: python -m minigrad.kernels.loops [float32] [float64]"""
+import argparse
 import sys
 import time
 
@@ -26,14 +27,20 @@ def train_step(dtype: str, B: int = 8, T: int = 32, C: int = 64, V: int = 64) ->
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser("python -m minigrad.kernels.loops", description="Compile all loops ahead.")
+    parser.add_argument("dtypes", nargs="*", metavar="dtype", help="float32 or float64; without one, both")
+    dtypes = parser.parse_args().dtypes or ["float32", "float64"]
+    for dtype in dtypes:
+        if dtype not in ("float32", "float64"):
+            parser.error(f"loops are for float32 and float64, got {dtype}")
     try:
         EXECUTORS[np.ndarray] = loops = executor()
     except ImportError as error:
         print(f"minigrad.kernels.loops: {error}", file=sys.stderr)
         sys.exit(2)
     loops.min_size = 1
-    for dtype in sys.argv[1:] or ("float32", "float64"):
-        compiling.ahead.add(dtype)
+    compiling.elsewhere = False
+    for dtype in dtypes:
         start = time.perf_counter()
         train_step(dtype)
         print(f"loops for {dtype}: {time.perf_counter() - start:.1f} s")

@@ -43,17 +43,17 @@ def without_dropped(p, limit, room):
 
 
 @jit
-def attend(q, k, v, y, P, scale, causal, stream, keep_scale, n):
+def attend(q, k, v, y, P, kept, integers, scale, causal, stream, keep_scale, n):
     """y = (P * keep * keep_scale) @ v,  P = softmax(q @ k^T * scale), for each head, block by block. q (B, H, T, D),
     k (B, H, S, D), v (B, H, S, E). P (B * H, -1) gets the weights of each block (queries of the block, keys), one block
-    after the other. They are positive: a minus sign marks those that dropout drops."""
+    after the other. They are positive: a minus sign marks those that dropout drops. kept (n, ...), integers (n, ...):
+    memory for each part."""
     B, H, T, D = q.shape
     S = k.shape[2]
     F = q.dtype.type
     limit, blas_threads = stream[4], get_threads()
     set_threads(1)
     for part in prange(n):
-        kept, integers = np.empty(min(QUERIES, T) * S, q.dtype), np.empty((S // 8 + 2, 4), np.uint64)
         for head in range(B * H * part // n, B * H * (part + 1) // n):
             b, h, end = head // H, head % H, 0
             for i in range(0, T, QUERIES):
@@ -66,21 +66,21 @@ def attend(q, k, v, y, P, scale, causal, stream, keep_scale, n):
                     seen = i + r + 1 if causal else S
                     softmax(p[r], seen)
                     if limit > 0:
-                        row, drawn = p[r][:seen], draw(stream, (head * T + i + r) * S, seen, integers)
+                        row, drawn = p[r][:seen], draw(stream, (head * T + i + r) * S, seen, integers[part])
                         for j in range(row.size):
                             row[j] = row[j] if drawn[j] >= limit else -row[j]
-                a = without_dropped(p, limit, kept)
+                a = without_dropped(p, limit, kept[part])
                 gemm(A_B, a, v[b, h, :keys], y[b, h, i:i + R], keep_scale, F(0))
     set_threads(blas_threads)
 
 
 @jit
-def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, stream, keep_scale, n):
+def attend_backward(dy, q, k, v, y, P, dq, dk, dv, room, kept, scale, causal, stream, keep_scale, n):
     """dv = (P * keep * keep_scale)^T @ dy    dP = dy @ v^T * keep * keep_scale
     dS = P * (dP - sum(dP * P)) * scale    dq = dS @ k    dk = dS^T @ q
 
     sum(dP * P) over the keys is sum(dy * y), which has fewer terms. The last block comes first: it has all keys, so it
-    writes dk and dv, to which the other blocks add.
+    writes dk and dv, to which the other blocks add. room (n, ...), kept (n, ...): memory for each part.
     """
     B, H, T, D = q.shape
     S, E = k.shape[2], v.shape[3]
@@ -88,14 +88,13 @@ def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, stream, keep_s
     zero, limit, blas_threads = F(0), stream[4], get_threads()
     set_threads(1)
     for part in prange(n):
-        room, kept = np.empty(min(QUERIES, T) * S, q.dtype), np.empty(min(QUERIES, T) * S, q.dtype)
         for head in range(B * H * part // n, B * H * (part + 1) // n):
             b, h, start, total = head // H, head % H, P.shape[1], F(0)
             for i in range((T - 1) // QUERIES * QUERIES, -1, -QUERIES):
                 R = min(QUERIES, T - i)
                 keys = i + R if causal else S
                 start, end = start - R * keys, start
-                p, ds = P[head, start:end].reshape(R, keys), room[:R * keys].reshape(R, keys)
+                p, ds = P[head, start:end].reshape(R, keys), room[part, :R * keys].reshape(R, keys)
                 g, out = dy[b, h, i:i + R], y[b, h, i:i + R]
                 gemm(A_BT, g, v[b, h, :keys], ds, scale * keep_scale, F(0))
                 for r in range(R):
@@ -109,7 +108,7 @@ def attend_backward(dy, q, k, v, y, P, dq, dk, dv, scale, causal, stream, keep_s
                         ds_row[j] = abs(p_row[j]) * (dp - m)
                 gemm(A_B, ds, k[b, h, :keys], dq[b, h, i:i + R], F(1), F(0))
                 gemm(AT_B, ds, q[b, h, i:i + R], dk[b, h, :keys], F(1), total)
-                a = without_dropped(p, limit, kept)
+                a = without_dropped(p, limit, kept[part])
                 gemm(AT_B, a, g, dv[b, h, :keys], keep_scale, total)
                 total = F(1)
     set_threads(blas_threads)
@@ -139,7 +138,10 @@ class Attention(Kernel, attention.Attention, register=False):
         scale = q.dtype.type(attention.scale_of(q))
         stream = stream_of(key, dropout) if dropout else NO_DROPOUT
         keep_scale = q.dtype.type(1.0 / (1.0 - dropout))
-        attend(q, k, v, y, P, scale, causal, stream, keep_scale, parts(P.size, 2.0))
+        n, dropped = parts(P.size, 2.0), stream[4] > 0
+        kept = empty((n, min(QUERIES, T) * S if dropped else 0), q.dtype)
+        integers = empty((n, S // 8 + 2 if dropped else 0, 4), np.uint64)
+        attend(q, k, v, y, P, kept, integers, scale, causal, stream, keep_scale, n)
         self.save(q=q, k=k, v=v, y=y, weights=P, scale=scale, causal=causal, stream=stream, keep_scale=keep_scale)
         return y
 
@@ -152,5 +154,7 @@ class Attention(Kernel, attention.Attention, register=False):
             dq, dk, dv = empty((B, T, 3, H, D), q.dtype).transpose(2, 0, 3, 1, 4)
         else:
             dq, dk, dv = (empty_heads(a.shape, q.dtype) for a in (q, k, v))
-        attend_backward(dy, q, k, v, y, P, dq, dk, dv, *how, parts(P.size, 4.0))
+        n, size = parts(P.size, 4.0), min(QUERIES, T) * k.shape[2]
+        kept = empty((n, size if saved["stream"][4] > 0 else 0), q.dtype)
+        attend_backward(dy, q, k, v, y, P, dq, dk, dv, empty((n, size), q.dtype), kept, *how, n)
         return dq, dk, dv

@@ -2,9 +2,15 @@
 
 Compiled loops are cached, so that they are compiled once: in __pycache__, or in the user's cache folder if that is
 read-only, or in the folder that NUMBA_CACHE_DIR names. If no folder can be written to, each process compiles them.
+
+What numba has just compiled has been optimized less often than what it loads from the cache, and rounds differently. So
+another process compiles, and all processes that compute load what it has saved.
 """
+import contextlib
 import functools
+import importlib
 import os
+import pickle
 import subprocess
 import sys
 import zlib
@@ -12,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba import types
+import numpy as np
 from numba.core import event
+from numba.core.caching import FunctionCache
 
 from minigrad.kernels.loops.blas import BITS
-from minigrad.kernels.loops.threads import run
+from minigrad.kernels.loops.threads import on_another_thread, run
+from minigrad.threads import lock
 
 FASTMATH = {"contract", "reassoc", "nsz"}       # not nnan and ninf: a NaN stays a NaN; not arcp: x / x is 1
 # numba compiles a function again if its own file changes. These files have what loops of all files use.
@@ -26,43 +34,118 @@ VERSION = f"{zlib.crc32(b''.join(file.read_bytes() for file in SHARED)):08x}"
 inner = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 
 
-ahead: set[str] = set()             # the dtypes whose loops have been compiled ahead, or cannot be
+ahead: set[str] = set()             # the dtypes whose loops have been compiled ahead
+elsewhere = True                    # whether another process compiles, so that this one loads
 
 
 class NotCompiled(Exception):
-    """A loop is not in the cache; its dtype."""
+    """A loop is not in the cache."""
+
+
+class Cache(FunctionCache):     # type: ignore[misc]  # numba has no types
+    """numba's cache of a function. A damaged file is compiled again; a file that cannot be written is not an error."""
+
+    def load_overload(self, sig, target_context):
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception:                               # unpickling a damaged file may raise any error
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+        # two processes that save at once may give the code for other arrays the name of this file
+        return found if found and tuple(found.signature.args) == tuple(sig) else None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(OSError):              # the disk is full
+            super().save_overload(sig, data)
+
+
+def dispatcher_of(function: Any, only_loads: bool) -> Any:
+    """numba's version of a loop function. only_loads: it raises NotCompiled for what is not in the cache. RuntimeError
+    if no folder for the cache can be written to."""
+    dispatcher = numba.njit(parallel=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    dispatcher.only_loads = only_loads
+    with contextlib.suppress(*(() if only_loads else (RuntimeError,))):
+        dispatcher._cache = Cache(function)
+    return dispatcher
 
 
 def jit(function: Any) -> Any:
     """Compile a loop function at its first call with arrays of a dtype. The last of its arguments is n, the number of
     parts that prange runs over."""
     function.__qualname__ += f"_{BITS}_{VERSION}"       # its name in the cache
-    options = dict(parallel=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
     try:
-        compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:                                # no folder for the cache can be written to
-        compiled = numba.njit(**options)(function)
-        ahead.update(("float32", "float64"))
+        dispatcher = dispatcher_of(function, only_loads=True)
+    except RuntimeError:
+        dispatcher = dispatcher_of(function, only_loads=False)
+
+    def compile_now(signature):
+        compiled = dispatcher_of(function, only_loads=False)
+        on_another_thread(compiled.compile, signature)
+        return compiled
 
     @functools.wraps(function)
     def loop(*args):
-        try:
-            run(compiled, args)
-        except NotCompiled as missing:
-            compile_ahead(str(missing))
-            run(compiled, args)
+        nonlocal dispatcher
+        if ran(dispatcher, args):
+            return
+        signature = tuple(map(dispatcher.typeof_pyval, args))
+        with lock:                                      # several Python threads compile it once
+            if elsewhere:
+                compile_ahead(next(a.dtype.name for a in args if getattr(a, "dtype", np.dtype(int)).kind == "f"))
+                if ran(dispatcher, args):
+                    return
+                compile_elsewhere(function, signature)
+            if not ran(dispatcher, args):
+                dispatcher = compile_now(signature)
+                run(dispatcher, args)
+
+    loop.compile_now = compile_now                      # type: ignore[attr-defined]
     return loop
 
 
+def ran(dispatcher: Any, args: Any) -> bool:
+    """Run a loop function, if it is in the cache."""
+    try:
+        run(dispatcher, args)
+    except NotCompiled:
+        return False
+    return True
+
+
 def compile_ahead(dtype: str) -> None:
-    """Compile the loops for a dtype in another process. What numba has just compiled has been optimized less often than
-    what it loads from the cache, and rounds differently, so all processes load loops. What is not in the cache then, as
-    arrays lie in memory in another way, is compiled in this process."""
+    """Compile all loops for a dtype at once, with arrays that lie in memory as in a GPT."""
+    if dtype not in ahead:
+        in_another_process(f"from {__package__}.__main__ import main; main()", dtype)
+        ahead.add(dtype)
+        Progress.said = True
+
+
+def compile_elsewhere(function: Any, signature: Any) -> None:
+    """Compile a loop function for arrays that lie in memory in another way, are read-only, and so on."""
+    in_another_process(f"from {__name__} import compile_given; compile_given()", function.__module__,
+                       function.__name__, pickle.dumps(signature).hex(), "" if Progress.said else "announce")
+    Progress.said = True
+
+
+def compile_given() -> None:
+    """What `compile_elsewhere` runs in the other process."""
+    module, name, signature, announce = sys.argv[1:]
+    Progress.said = not announce
+    with contextlib.suppress(ImportError):              # a module that only the first process can import
+        getattr(importlib.import_module(module), name).compile_now(pickle.loads(bytes.fromhex(signature)))
+
+
+def in_another_process(code: str, *arguments: str) -> None:
+    """Run Python code with these arguments. Nothing happens if Python cannot be run: then this process compiles."""
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
     optimize = [f"-{'O' * sys.flags.optimize}"] if sys.flags.optimize else []       # changes what a cache is valid for
-    subprocess.run([sys.executable, *optimize, "-m", __package__, dtype], stdout=subprocess.DEVNULL,
-                   env=os.environ | {"PYTHONPATH": paths, "MINIGRAD_EXECUTOR": "loops", "MINIGRAD_PLAIN": "0"})
-    ahead.add(dtype)
+    # On Ctrl-C, this process decides. A KeyboardInterrupt here ends the other process.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {code}"
+    with contextlib.suppress(OSError):
+        # no executable: where a program embeds Python; -P: a file random.py in the current folder is not Python's
+        subprocess.run([sys.executable or "", "-P", *optimize, "-c", code, *arguments], stdout=subprocess.DEVNULL,
+                       env=os.environ | {"PYTHONPATH": paths, "MINIGRAD_EXECUTOR": "loops", "MINIGRAD_PLAIN": "0"})
 
 
 class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
@@ -71,26 +154,29 @@ class Progress(event.Listener):     # type: ignore[misc]  # numba has no types
     said = False
 
     def on_start(self, event):
-        function = event.data["dispatcher"].py_func
+        dispatcher = event.data["dispatcher"]
+        function = dispatcher.py_func
         if not function.__module__.startswith(__package__):
             return
-        dtypes = [a.dtype for a in event.data["args"] if isinstance(a, types.Array)]
-        dtype = next((dtype.name for dtype in dtypes if isinstance(dtype, types.Float)), None)
-        if dtype is not None and dtype not in ahead:
-            raise NotCompiled(dtype)
+        if getattr(dispatcher, "only_loads", False):
+            raise NotCompiled
         line = "minigrad compiles its loops, which happens once"
-        if sys.stderr.isatty():
-            name = f"{function.__module__.split('.')[-1]}.{function.__name__}"
-            sys.stderr.write(f"\r\x1b[K{line}: {name}")
-        elif not self.said:
-            sys.stderr.write(line + "\n")
-        self.said = True
-        sys.stderr.flush()
+        with contextlib.suppress(AttributeError, OSError, ValueError):      # stderr is None, a broken pipe or closed
+            if sys.stderr.isatty():
+                name = f"{function.__module__.split('.')[-1]}.{function.__name__}"
+                sys.stderr.write(f"\r\x1b[K{line}: {name}")
+            elif not Progress.said:
+                sys.stderr.write(line + "\n")
+            Progress.said = True
+            sys.stderr.flush()
 
     def on_end(self, event):
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        if not event.data["dispatcher"].py_func.__module__.startswith(__package__):
+            return                                      # a function of the user, whose output is not erased
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            if sys.stderr.isatty():
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
 
 
 event.register("numba:compile", Progress())

@@ -44,7 +44,7 @@ class Add(vector.Add, register=False):
         return super().forward(a, b)
 
     def backward(self, dy, shape):
-        if not self.needs[1] or not shape or dy.shape == shape or dy.shape[-len(shape):] != shape:
+        if not (self.needs[1] and shape and dy.size) or dy.shape == shape or dy.shape[-len(shape):] != shape:
             return dy, dy                                           # the engine sums over other axes
         db = empty(shape, dy.dtype)
         rows = np.ascontiguousarray(dy).reshape(-1, db.size)        # (batch, elements of b)
