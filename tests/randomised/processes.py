@@ -12,7 +12,12 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
+import numpy as np
+
 import train
+from minigrad.executor import EXECUTORS
+from minigrad.kernels import vector
+
 from gpt import sample
 from gpt.run import checkpoint, plot, run as runs
 
@@ -21,6 +26,7 @@ RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--bloc
        "--eval_iters=2", "--log_interval=1", "--stats_interval=3", "--sample_interval=6", "--checkpoint_interval=2",
        "--threads=1"]
 STOPPING = [signal.SIGINT, signal.SIGTERM]
+VECTOR = vector.VectorExecutor(np, vector.KERNELS)
 HANGS = 20.0                            # seconds after which a command counts as hanging
 MEMORY = 2 << 30                        # bytes that a command may allocate
 
@@ -87,6 +93,8 @@ def _wait(pid: int) -> Any:
 def _child(command: Callable[[], Any], folder: Path, out: int, err: int) -> None:
     """Run the command as Python runs a program, and end this process."""
     status = 1
+    # Once loops have run in this process, its forks run vector kernels: all of them do, so that all have the same bits.
+    EXECUTORS[np.ndarray] = VECTOR
     try:
         try:
             status = _run(command, folder, out, err)
