@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import minigrad as mg
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
 from minigrad.step import page, record
@@ -156,9 +157,11 @@ def test_a_sample_is_even_and_has_at_most_the_allowed_number_of_cells(shape):
     assert ("stride" in found) == (expected.size < a.size)
 
 
-@pytest.mark.parametrize("budget", [900e3, 600e3, 500e3])
+@pytest.mark.parametrize("budget", [900e3, 600e3, 480e3])
 def test_the_page_stays_within_its_budget_by_sampling_and_says_so(tmp_path, budget):
-    less = page.write(gpt(), tmp_path / "step.html", budget)
+    with mg.plain():                            # a kernel's values differ in the last bits: they are stored, too
+        plain = gpt.__wrapped__()
+    less = page.write(plain, tmp_path / "step.html", budget)
     assert (tmp_path / "step.html").stat().st_size <= budget
     assert re.search(r"\d+ of \d+ arrays are sampled evenly", less[0])
 
