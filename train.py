@@ -3,6 +3,7 @@
     python train.py                     a small generated language whose best possible loss is known: about a minute
     python train.py --dataset=my.txt    any UTF-8 text; python, shakespeare: see --help for all options
     python train.py --init_from=resume --out_dir=RUN        continues a run where it stopped, bit for bit
+    mpirun -n 4 python train.py --gradient_accumulation_steps=8     several processes share the micro-batches of a step
 
 The loop is here; the options and what happens around the steps are in gpt/run/, the model is gpt/model.py.
 """
@@ -10,7 +11,6 @@ import io
 import math
 import signal
 import sys
-from typing import Any
 
 if __name__ == "__main__":
     on_ctrl_c = signal.signal(signal.SIGINT, signal.SIG_DFL)        # during the imports, Ctrl-C prints no traceback
@@ -23,40 +23,42 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import optim
+from minigrad.parallel import GradientSum
 
 
 def train(run: Run) -> None:
     """Train the model of a run, from its first step to its last."""
     o, model, optimizer = run.options, run.model, run.optimizer
-    micro_steps, rows = o.gradient_accumulation_steps, o.gradient_accumulation_steps * o.batch_size
+    sums = GradientSum(optimizer.params, o.gradient_accumulation_steps, run.world)
+    rows = o.gradient_accumulation_steps * o.batch_size
+    mine = slice(sums.mine.start * o.batch_size, sums.mine.stop * o.batch_size)         # those of this process
     for step in run.steps():                # before each step: validates, samples, saves when due; Ctrl-C ends the loop
         for group in optimizer.groups:
             group["lr"] = o.learning_rate_at(step)
-        x, y = batch(run.data.train, o.block_size, rows, o.seed, step, o.sampling)          # (rows, T)
-        loss = accumulate_gradient(model, x, y, micro_steps, o.seed, step)
+        x, y = batch(run.data.train, o.block_size, rows, o.seed, step, o.sampling, mine)    # (rows of mine, T)
+        accumulate_gradient(model, sums, x, y, o.seed, step)
+        loss, run.stopping = sums.total(stop=bool(run.stopped))
         norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf)
-        run.check(step, loss, norm, lambda: accumulate_gradient(model, x, y, micro_steps, o.seed, step))
+        run.check(step, loss, norm, lambda: accumulate_gradient(model, sums, x, y, o.seed, step))
         with run.update(step):
             optimizer.step()
         optimizer.zero_grad()
         run.log(step)
 
 
-def accumulate_gradient(model: GPT, x: np.ndarray, y: np.ndarray, micro_steps: int, seed: int, step: int) -> Any:
-    """Add the gradient of the mean loss over all counted targets of a batch x, y (rows, T), computed in micro_steps
-    micro-batches, to the parameters' gradients. Returns that loss, a 0-d Tensor.
+def accumulate_gradient(model: GPT, sums: GradientSum, x: np.ndarray, y: np.ndarray, seed: int, step: int) -> None:
+    """Add the gradient of the mean loss over all counted targets of a step to sums, micro-batch by micro-batch. x, y
+    (rows, T): the rows of this process.
 
-    Each micro-batch is weighted by its share of the counted targets: the mean of the micro-batches' means is another
-    loss where some targets are masked (-100).
+    Each micro-batch is weighted by its share of the counted targets of all processes: the mean of the micro-batches'
+    means is another loss where some targets are masked (-100).
     """
-    counted = max(int((y != -100).sum()), 1)
-    total: Any = 0.0
-    for micro, (x_part, y_part) in enumerate(zip(np.split(x, micro_steps), np.split(y, micro_steps))):
+    counted = max(sum(sums.world.gather(int((y != -100).sum()))), 1)
+    for micro, x_part, y_part in zip(sums.mine, np.split(x, len(sums.mine)), np.split(y, len(sums.mine))):
         weight = int((y_part != -100).sum()) / counted
         loss = model.loss(x_part, y_part, key=mg.random.key(seed, step, micro)) * weight
         loss.backward()
-        total = loss.detach() + total           # stays on the device: no synchronization
-    return total
+        sums.add(micro, loss.data)              # stays on the device: no synchronization
 
 
 def main(arguments: list[str]) -> None:

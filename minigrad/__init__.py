@@ -3,7 +3,7 @@ differences, and you can run it one step at a time."""
 import importlib
 from typing import Any
 
-from minigrad import functional, kernels, nn, optim, random, step
+from minigrad import functional, kernels, nn, optim, parallel, random, step
 from minigrad.autograd import grad, hvp
 from minigrad.device import check_indices
 from minigrad.modes import detect_nan, no_grad, plain, unfused
@@ -34,6 +34,7 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "parallel",
     "plain",
     "random",
     "set_num_threads",

@@ -32,6 +32,7 @@ from gpt.text.baselines import reference_lines
 from gpt.text.dataset import open_data
 from minigrad import Tensor, functional as F, optim
 from minigrad.kernels.vector.settings import settings as kernel_settings
+from minigrad.parallel import GradientSum, World
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +72,13 @@ def same_bits(a, b):
 
 # ---- a training step ----
 
+def accumulated(model, x, y, micro_steps, seed=0, step=0):
+    """The loss of a step, whose gradient is then in the parameters."""
+    sums = GradientSum(list(model.parameters()), micro_steps, World())
+    train.accumulate_gradient(model, sums, x, y, seed, step)
+    return sums.total()[0]
+
+
 def test_accumulated_gradients_equal_the_gradient_of_the_whole_batch():
     """In float64 to 1e-12, with masked targets, and one micro-batch without any counted target."""
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8), dtype="float64")
@@ -82,7 +90,7 @@ def test_accumulated_gradients_equal_the_gradient_of_the_whole_batch():
     expected = mg.grad(loss, model.parameters())
     for parts in (1, 2, 3, 6):
         model.zero_grad()
-        assert abs(train.accumulate_gradient(model, x, y, parts, seed=0, step=0).item() - loss.item()) < 1e-12
+        assert abs(accumulated(model, x, y, parts).item() - loss.item()) < 1e-12
         for p, g in zip(model.parameters(), expected):
             assert np.abs(p.grad - g.data).max() < 1e-12
 
@@ -91,7 +99,7 @@ def test_each_micro_batch_has_its_own_dropout_key():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8))
     keys, loss = [], model.loss
     model.loss = lambda x, y, key: keys.append(key) or loss(x, y, key)
-    train.accumulate_gradient(model, *np.zeros((2, 6, 8), int), 3, seed=5, step=7)
+    accumulated(model, *np.zeros((2, 6, 8), int), 3, seed=5, step=7)
     assert keys == [mg.random.key(5, 7, micro) for micro in range(3)]
 
 
@@ -434,7 +442,7 @@ def test_a_training_step_never_synchronizes_with_the_device():
     optimizer = optim.AdamW(model.parameters())
     x, y = batches.batch(np.arange(11).repeat(6), 8, 6, seed=0, step=0)
     with fake_device.synchronizations() as found:
-        train.accumulate_gradient(model, x, y, 2, seed=0, step=0)
+        accumulated(model, x, y, 2)
         optim.clip_grad_norm(optimizer.params, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -459,7 +467,7 @@ def test_a_diverging_run_names_the_op_of_the_first_value_that_is_not_finite(tmp_
     with pytest.raises(SystemExit, match="forward of linear in h.1.mlp.c_fc .*Nothing was saved"), \
             np.errstate(all="ignore"):
         exit_diverged(model, Options(), tmp_path, 7, "the loss is nan",
-                      lambda: train.accumulate_gradient(model, x, x, 1, seed=0, step=7))
+                      lambda: accumulated(model, x, x, 1), World())
 
 
 def test_out_of_memory_names_the_options_that_use_less(text_file, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import device
 from minigrad.cuda import lacks_memory
+from minigrad.parallel import World
 
 from gpt import lab
 from gpt.model import GPT
@@ -20,24 +21,27 @@ from gpt.run.machine import memory
 from gpt.run.options import Options
 
 
-def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, repeat: Callable[[], Any] | None
-                  ) -> NoReturn:
-    """Exit with a message that says what showed the divergence, "the loss is nan", and names the op which computed the
-    first value that is not finite. repeat: computes it again; None if the loss was read from a device later, and the
-    weights of this step have changed since."""
+def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, repeat: Callable[[], Any] | None,
+                  world: World) -> NoReturn:
+    """Exit every process with a message that says what showed the divergence, "the loss is nan", and names the op which
+    computed the first value that is not finite. repeat: computes it again; None if the loss was read from a device
+    later, and the weights of this step have changed since."""
     model.zero_grad()
+    found = ""
     where = (f"losses are read from the device every --log_interval={o.log_interval} steps, and the weights have "
              "changed since: with --log_interval=1 this message also says where it began")
     if repeat:
+        where = "all values are finite, but the loss is 100 or more, or the norm of the gradient overflows"
         try:
             with mg.detect_nan():
                 repeat()
-            where = "all values are finite, but the loss is 100 or more, or the norm of the gradient overflows"
         except FloatingPointError as error:
-            where = str(error)
-    sys.exit(f"{train_name()}: training diverged: {what} at step {step}; {where}. "
-             f"{checkpoint.last_intact(out_dir)}; try --learning_rate={o.learning_rate / 3:.1g}"
-             f"{'' if o.grad_clip else ' or --grad_clip=1'}")
+            found = str(error)
+    where = next(filter(None, world.gather(found)), where)      # the first rank has the first micro-batches
+    intact = world.share(lambda: checkpoint.last_intact(out_dir))
+    world.exit(f"{train_name()}: training diverged: {what} at step {step}; {where}. "
+               f"{intact}; try --learning_rate={o.learning_rate / 3:.1g}"
+               f"{'' if o.grad_clip else ' or --grad_clip=1'}")
 
 
 def check_memory(o: Options) -> None:
@@ -81,11 +85,13 @@ def free_arrays(error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def failures_exit(o: Options, out_dir: Path, device_name: str, save: Callable[[], None]) -> Iterator[None]:
+def failures_exit(o: Options, out_dir: Path, device_name: str, save: Callable[[], None], world: World
+                  ) -> Iterator[None]:
     """Turn a lack of memory and OSError into one line on stderr, which says how to go on, and exit status 2. save:
     saves a checkpoint, if it can; it is called after a lack of memory."""
     def resumable() -> str:
-        return (f"{checkpoint.last_intact(out_dir)}; --init_from=resume {folder.out_dir_option(out_dir)}"
+        state = checkpoint.last_intact(out_dir) if world.rank == 0 else "Checkpoints stay as they are"
+        return (f"{state}; --init_from=resume {folder.out_dir_option(out_dir)}"
                 f"{lab.option(o.break_)} resumes the run")
 
     try:
@@ -101,7 +107,7 @@ def failures_exit(o: Options, out_dir: Path, device_name: str, save: Callable[[]
         print(f"{train_name()}: out of memory: {what}{': ' if what else ''}{fix}. {resumable()}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if (out_dir / "config.json").exists():
+        if world.rank > 0 or (out_dir / "config.json").exists():
             state = resumable()
         else:
             state = f"{out_dir} was moved, or files in it deleted, while the training ran"

@@ -38,6 +38,8 @@ class Options:
     grad_clip: float = option(1.0, "largest norm of the gradient; 0: no limit")
     out_dir: str = option("", "default: runs/<dataset>-001, then -002, ...", "run")
     init_from: str = option("scratch", "or resume: continue the run in out_dir")
+    preset: str = option("", "shakespeare-cpu or shakespeare-gpu")
+    config: str = option("", "a TOML file of options: n_layer = 4")
     eval_interval: int = option(200, "steps between validations")
     eval_iters: int = option(20, "micro-batches to validate on, the same ones")
     log_interval: int = option(10, "steps between points of the training curve")
@@ -46,14 +48,13 @@ class Options:
     checkpoint_interval: int = option(200, "steps between checkpoints")
     keep: int = option(3, "newest checkpoints kept, besides the best")
     step_at: int = option(-1, "write a page of this step, line by line")
+    break_: str = option("", "a mistake, to see what it does: one of\n" + textwrap.fill(
+        ", ".join(lab.BREAKS), 80, initial_indent=" " * 2, subsequent_indent=" " * 2, break_on_hyphens=False))
     device: str = option("auto", "auto, cpu, cuda or cuda:N", "machine")
     dtype: str = option("float32", "float32 or float64")
     threads: int = option(2, "of the matrix products; 0: every core")
+    patience: int = option(600, "seconds to wait for the other processes")
     seed: int = option(1337, "of text, weights, batches and samples")
-    preset: str = option("", "shakespeare-cpu or shakespeare-gpu", "many at once")
-    config: str = option("", "a TOML file of options: n_layer = 4")
-    break_: str = option("", "a mistake, to see what it does: one of\n" + textwrap.fill(
-        ", ".join(lab.BREAKS), 80, initial_indent=" " * 2, subsequent_indent=" " * 2, break_on_hyphens=False))
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():       # values from a config.json may be of any type
@@ -61,7 +62,7 @@ class Options:
             if not (type(value) is kind or kind is float and type(value) is int):
                 raise ValueError(f"--{name} must be of type {kind.__name__}, got {value!r:.60}")
         for name in ("batch_size", "gradient_accumulation_steps", "max_iters", "eval_interval", "eval_iters",
-                     "log_interval", "checkpoint_interval", "keep"):
+                     "log_interval", "checkpoint_interval", "keep", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         for name in ("grad_clip", "weight_decay", "stats_interval", "sample_interval", "threads", "seed"):

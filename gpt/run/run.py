@@ -1,6 +1,7 @@
 """A training run: opened from its options, interrupted for validation, samples and checkpoints, reported at its end."""
 import contextlib
 import dataclasses
+import hashlib
 import math
 import sys
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import device
+from minigrad.parallel import World
 from minigrad.step.page import html
 
 from gpt import files, lab
@@ -21,7 +23,8 @@ from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import check_memory, exit_diverged, failures_exit, lack_of_memory, use_less
 from gpt.run.machine import allowed_cores, device_of, environment, matmul_peak
-from gpt.run.options import Options, configure
+from gpt.run.options import Options
+from gpt.run.processes import agreed_options, device_of_rank, notes_on_processes, processes, share_text
 from gpt.run.progress import Progress
 from gpt.run.report import print_model, print_report
 from gpt.run.signals import stop_signals
@@ -30,7 +33,7 @@ from gpt.run.tensor_stats import tensor_stats
 from gpt.step import training_step
 from gpt.text.baselines import reference_lines
 from gpt.text.batches import windows
-from gpt.text.dataset import open_data, tokenize
+from gpt.text.dataset import Data, open_data, tokenize
 from gpt.text.fables import share_grammatical
 
 
@@ -44,10 +47,11 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
     """
     with streams_may_fail(), contextlib.ExitStack() as claims:
         with bad_input_exits(train_name()):
-            o, sources, changes = configure(arguments)
+            world = claims.enter_context(World())
+            o, sources, changes = agreed_options(world, arguments)
             claims.enter_context(lab.lines_say(o.break_))
-            run = Run(o, sources, changes, claims)
-        with (failures_exit(run.options, run.out_dir, run.device, run.save_interrupted),
+            run = Run(o, sources, changes, claims, world)
+        with (failures_exit(run.options, run.out_dir, run.device, run.save_interrupted, world),
               stop_signals() as run.stopped, np.errstate(all="ignore")):
             try:
                 yield run
@@ -60,38 +64,47 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
 class Run:
     """A model, its optimizer, its data and its folder, and everything that happens between the training steps.
 
-    None of it changes what is learned: the weights after a step depend on the options that train.py's loop reads.
+    None of it changes what is learned: the weights after a step depend on the options that train.py's loop reads. Of
+    several processes, only rank 0 reads and writes files: what it reads, and an error that ends it, reaches the others
+    by world.share.
     """
 
-    stopped: list[int]                  # holds the signal that ends the run, or nothing
+    stopped: list[int]                  # holds the signal that this process got, or nothing
+    stopping = False                    # whether one of several processes had got a signal at the last step
     updates: int | None                 # that the weights have had; None while the step of the last is not finished
 
-    def __init__(self, o: Options, sources: dict[str, str], changes: list[str], claims: contextlib.ExitStack) -> None:
+    def __init__(self, o: Options, sources: dict[str, str], changes: list[str], claims: contextlib.ExitStack,
+                 world: World) -> None:
         """Start or resume the run that `configure` describes, and print its header. ValueError or OSError for options
         that do not fit the machine, the text or the folder. claims: keeps the folder locked."""
         self.began = time.perf_counter()
-        self.options, resumed = o, o.init_from == "resume"
+        self.options, self.world, resumed = o, world, o.init_from == "resume"
         if resumed:
-            self.out_dir = claims.enter_context(folder.claimed(Path(o.out_dir)))
+            self.out_dir = world.share(lambda: claims.enter_context(folder.claimed(Path(o.out_dir))))
         elif o.out_dir:
-            folder.check_unused(Path(o.out_dir))        # before the text is read, which may take long
+            world.share(lambda: folder.check_unused(Path(o.out_dir)))       # before the text is read, which may be long
 
         if o.break_:
             print_report("lab", f"{lab.BREAKS[o.break_]}; the validation is that of a whole run")
-        self.device = device.resolve(o.device)
+        self.device = world.each(lambda: device_of_rank(o.device, world))
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
-        print_report("device", f"{device_of(machine)}, {machine['threads']} threads, {machine['executor']}, NumPy "
-                     f"{machine['numpy']}, {machine['blas']}, {o.dtype}, seed {o.seed}")
+        print_report("device", f"{device_of(machine)}, {processes(world)}{machine['threads']} threads"
+                     f"{' each' if world.size > 1 else ''}, {machine['executor']}, NumPy {machine['numpy']}, "
+                     f"{machine['blas']}, {o.dtype}, seed {o.seed}")
+        for note in notes_on_processes(world, machine, o, sources):
+            print_report("note", note)
 
         if self.device == "cpu":
             check_memory(o)
-        if resumed:
-            self.data = open_data(self.out_dir)
-        else:
+
+        def open_text() -> tuple[Path, Data]:
+            if resumed:
+                return self.out_dir, open_data(self.out_dir)
             text = tokenize(o.dataset, o.tokenizer, o.vocab_size, o.seed, o.block_size)
-            self.out_dir = claims.enter_context(folder.claimed(folder.make(o.out_dir, o.dataset), new=True))
-            self.data = text.write(self.out_dir)
+            out_dir = claims.enter_context(folder.claimed(folder.make(o.out_dir, o.dataset), new=True))
+            return out_dir, text.write(out_dir)
+        self.out_dir, self.data = share_text(world, open_text)
         self.val_windows = windows(self.data.val, o.block_size, o.eval_iters * o.batch_size)        # (W, T + 1)
         print_report("data", self.data.description)
 
@@ -102,20 +115,26 @@ class Run:
         except MemoryError as error:
             raise MemoryError(f"{lack_of_memory(error, self.device)}; {use_less(o)}") from None
         self.n_parameters = sum(p.size for p in self.optimizer.params)
-        self.peak = matmul_peak(self.device, o.dtype)
+        self.peak = sum(world.gather(matmul_peak(self.device, o.dtype)))
         print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
 
-        self.resumed_at = (checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters) if resumed else
-                           None)
+        self.resumed_at = world.share(lambda: checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters)
+                                      if resumed else None)
+        if world.size > 1:
+            self.model.load_state_dict(world.share(self.model.state_dict))
+            self.optimizer.load_state_dict(world.share(self.optimizer.state_dict))
         self.saved_at, self.first_step = self.resumed_at, self.resumed_at or 0
         self.updates = self.first_step
         self.unread: list[tuple[int, Any, Any]] = []        # step, loss and norm of its gradient, 0-d arrays
-        if resumed:
-            for change in changes + folder.changes_of_environment(self.out_dir, machine):
-                print_report("note", f"{change} from here on")
-        else:
-            folder.write_environment(self.out_dir, machine)
-        folder.write_config(self.out_dir, dataclasses.asdict(o) | {"init_from": "scratch"}, sources, shape)
+
+        def write_settings() -> None:
+            if resumed:
+                for change in changes + folder.changes_of_environment(self.out_dir, machine):
+                    print_report("note", f"{change} from here on")
+            else:
+                folder.write_environment(self.out_dir, machine)
+            folder.write_config(self.out_dir, dataclasses.asdict(o) | {"init_from": "scratch"}, sources, shape)
+        world.share(write_settings)
         self.rows = o.batch_size * o.gradient_accumulation_steps
         span = f"{o.max_iters - self.first_step} of {o.max_iters}" if self.first_step else f"{o.max_iters}"
         print_report("run", f"{span} steps of {self.rows} x {o.block_size} tokens, into {self.out_dir}; Ctrl-C saves, "
@@ -127,14 +146,15 @@ class Run:
         """The steps that are left to train, from the first to max_iters - 1. Before each one, and after the last:
         validates, samples and saves as often as the options say. Saves and ends after a Ctrl-C or SIGTERM."""
         o = self.options
-        self.lines = reference_lines(self.data, self.val_windows)
+        self.lines = self.world.share(lambda: reference_lines(self.data, self.val_windows))
         self.best_possible = self.lines.get("best possible", math.nan)
         print_report("lines", " | ".join(f"{label} {loss:.3f}" for label, loss in self.lines.items()) +
                      f" nats per {self._unit()}")
         self.progress = Progress(self.first_step, o.max_iters, flops_per_token(self.model.config, self.n_parameters),
                                  self.peak, self.best_possible)
         for step in range(self.first_step, o.max_iters + 1):
-            last = step == o.max_iters or bool(self.stopped)        # read once: a signal may come at any moment
+            stop = self.stopping if self.world.size > 1 else bool(self.stopped)     # once: a signal may come any time
+            last = step == o.max_iters or stop
             if due := self._due(step, last):
                 self._read_losses()             # before the pause: a device may still compute the steps before this one
                 with self.progress.pause():
@@ -164,10 +184,10 @@ class Run:
         o, val_loss = self.options, None
         self.updates = None                     # a run that resumes at this step does not validate and sample again
         if "validation" in due:
-            val_loss, error = evaluate(self.model, self.val_windows, o.batch_size)
+            val_loss, error = evaluate(self.model, self.val_windows, o.batch_size, self.world)
             if not val_loss < 100.0:            # true for NaN, too
                 self._exit_diverged(step, f"the validation loss is {val_loss:.4g}")
-            folder.append(self.out_dir / "metrics.jsonl", {"step": step, "val_loss": val_loss, "val_se": error})
+            self._append("metrics.jsonl", {"step": step, "val_loss": val_loss, "val_se": error})
             self.progress.validated(step, val_loss)
             best = self.best_possible           # NaN if unknown
             over_best = f", {100 * (val_loss / best - 1):.1f} % over best" if best > 0.0 else ""
@@ -175,22 +195,45 @@ class Run:
                 f"step {step:6} of {o.max_iters} | val {val_loss:.3f} ± {error or math.nan:.3f}{over_best} | "
                 f"ppl {math.exp(val_loss):.2f} | {time.perf_counter() - self.began:.0f} s")
         if "sample" in due:
-            folder.append_samples(self.out_dir, f"step {step}", self._samples(step, 1, 300))
+            self._append_samples(f"step {step}", self._samples(step, 1, 300))
         self.updates = step
         if "checkpoint" in due:
-            (self.out_dir / "config.json").stat()       # OSError if it was deleted: nothing could be resumed
+            self._check_equal(step)
             try:
-                checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, o.keep)
+                self.world.share(lambda: self._save(step, val_loss))
             except FloatingPointError as error:
                 self._exit_diverged(step, str(error))
             self.saved_at = step
         if "page" in due:
-            self._write_page(step)
+            self.world.share(lambda: self._write_page(step))
+
+    def _append(self, log: str, *rows: dict[str, Any]) -> None:
+        self.world.share(lambda: folder.append(self.out_dir / log, *rows))
+
+    def _append_samples(self, title: str, texts: list[str]) -> None:
+        self.world.share(lambda: folder.append_samples(self.out_dir, title, texts))
+
+    def _save(self, step: int, val_loss: float | None) -> None:
+        """Write a checkpoint."""
+        (self.out_dir / "config.json").stat()           # OSError if it was deleted: nothing could be resumed
+        checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, self.options.keep)
+
+    def _check_equal(self, step: int) -> None:
+        """Exit if a process has other weights than rank 0. Machines with other processors may round differently."""
+        if self.world.size > 1:
+            digest = hashlib.sha256()
+            for p in self.model.parameters():
+                digest.update(np.ascontiguousarray(p.numpy()).data)
+            try:
+                self.world.agree(**{f"weights at step {step}, of SHA-256": digest.hexdigest()[:16]})
+            except ValueError as error:
+                intact = self.world.share(lambda: checkpoint.last_intact(self.out_dir))
+                self.world.exit(f"{train_name()}: {error}. Train on machines of one kind. {intact}")
 
     def _samples(self, step: int, rows: int, length: int) -> list[str]:
         """Texts that the model generates."""
         try:
-            return samples(self.model, self.data, rows, length, self.options.seed)
+            return self.world.share(lambda: samples(self.model, self.data, rows, length, self.options.seed))
         except ValueError as error:             # the logits are not finite
             self._exit_diverged(step, str(error).partition(":")[0])
 
@@ -205,14 +248,14 @@ class Run:
 
     # ---- within a step ----
 
-    def check(self, step: int, loss: mg.Tensor, norm: Any, repeat: Callable[[], Any]) -> None:
-        """Exit if the loss of a step, or the norm of its gradient before clipping, shows that training has diverged.
-        repeat: computes this gradient again.
+    def check(self, step: int, loss: Any, norm: Any, repeat: Callable[[], Any]) -> None:
+        """Exit if the loss of a step, or the norm of its gradient before clipping, 0-d arrays, show that training has
+        diverged. repeat: computes this gradient again.
 
         To read a number from a device is to wait for the device. The numbers of its steps are read together: every
         log_interval steps, and before a validation, a sample, a checkpoint or a page.
         """
-        self.unread.append((step, loss.data, norm))
+        self.unread.append((step, loss, norm))
         if self.device == "cpu" or step % self.options.log_interval == 0:
             self._read_losses(repeat)
 
@@ -226,9 +269,10 @@ class Run:
         for (step, _, _), (loss, norm) in zip(self.unread, numbers.tolist()):
             if not (loss < 100.0 and norm < math.inf):          # true for NaN, too
                 if not loss < 100.0:
-                    checkpoint.discard(self.out_dir, step)      # it has these weights: a resume would end here again
+                    # it has these weights: a resume would end here again
+                    self.world.share(lambda: checkpoint.discard(self.out_dir, step))
                 exit_diverged(self.model, self.options, self.out_dir, step, f"the loss is {loss:.4g}",
-                              repeat if step == last else None)
+                              repeat if step == last else None, self.world)
         self.unread, self.loss, self.norm = [], loss, norm
 
     @contextlib.contextmanager
@@ -239,12 +283,12 @@ class Run:
         self.updates = None
         yield
         if due:
-            folder.append(self.out_dir / "stats.jsonl", *tensor_stats(step, self.model.parameters(), before))
+            self._append("stats.jsonl", *tensor_stats(step, self.model.parameters(), before))
 
     def _exit_diverged(self, step: int, what: str) -> NoReturn:
         """Exit after a divergence that is noticed between the steps."""
         exit_diverged(self.model, self.options, self.out_dir, step, what,
-                      lambda: evaluate(self.model, self.val_windows, self.options.batch_size))
+                      lambda: evaluate(self.model, self.val_windows, self.options.batch_size), self.world)
 
     def log(self, step: int) -> None:
         """Append a row to metrics.jsonl and update the progress bar, every log_interval steps."""
@@ -254,8 +298,8 @@ class Run:
         lr = o.learning_rate_at(step)
         steps = min(o.log_interval, step - self.first_step + 1)
         speed = self.progress.speed(steps * self.rows * o.block_size)
-        folder.append(self.out_dir / "metrics.jsonl", {"step": step, "train_loss": self.loss, "lr": lr,
-                                                       "grad_norm": self.norm, "tokens_per_s": round(speed)})
+        self._append("metrics.jsonl", {"step": step, "train_loss": self.loss, "lr": lr, "grad_norm": self.norm,
+                                       "tokens_per_s": round(speed)})
         self.progress.show(step, self.loss, lr, self.norm, speed)
 
     # ---- when a step fails ----
@@ -264,6 +308,8 @@ class Run:
         """Save the weights as they are, after an error within a step. Does nothing where they cannot be saved; after an
         error within the optimizer's step, which may have changed some of them; and after one within a validation, a
         sample or a log, which a run that resumes at this step would not repeat."""
+        if self.world.rank > 0:
+            return
         self.model.zero_grad()
         with contextlib.suppress(MemoryError, RuntimeError, OSError, FloatingPointError):
             self._read_losses()
@@ -276,22 +322,15 @@ class Run:
         """Draw the run, generate samples, validate on all of the validation text, and print the results and the next
         commands. Of a run that was stopped: print how to resume it, and exit with the signal's status."""
         o, out_dir, name = self.options, self.out_dir, Path(self.options.dataset).stem
-        if self.stopped:
+        signals = [number for stopped in self.world.gather(self.stopped) for number in stopped]
+        if self.last_step < o.max_iters:
             print(f"stopped at step {self.last_step}, which is saved; go on with\n        {train_command()} "
                   f"--init_from=resume {folder.out_dir_option(out_dir)}{lab.option(o.break_)}")
-            sys.exit(128 + self.stopped[0])
+            self.world.exit(128 + signals[0])
 
-        metrics, stats = (folder.read_rows(out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
-        evaluated = [row for row in metrics if "val_loss" in row]
-        if evaluated:                           # empty if metrics.jsonl was damaged
-            try:
-                what = f"BROKEN, {o.break_}: a GPT" if o.break_ else "A GPT"
-                plot.draw(out_dir, o, f"{what} of {self.n_parameters:,} parameters learns {name}", metrics, stats,
-                          self.lines, self._unit())
-            except (ImportError, ValueError) as error:      # MPLBACKEND=unknown
-                print_report("note", f"no plots: {error}")
+        evaluated = self.world.share(self._draw)
         texts = self._samples(o.max_iters, 8, 400)
-        folder.append_samples(out_dir, f"step {o.max_iters}, the end", texts)
+        self._append_samples(f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
         self._print_validation(texts)
         lowest = min(evaluated, key=lambda row: row["val_loss"], default=None)
@@ -304,19 +343,32 @@ class Run:
               f"{lab.option(o.break_)}\n"
               f"        {train_command()} --dataset={'python' if name != 'python' else 'my.txt'}")
 
+    def _draw(self) -> list[dict[str, Any]]:
+        """Draw the run  ->  the rows of its log with validation losses."""
+        o, name = self.options, Path(self.options.dataset).stem
+        metrics, stats = (folder.read_rows(self.out_dir / file) for file in ("metrics.jsonl", "stats.jsonl"))
+        evaluated = [row for row in metrics if "val_loss" in row]
+        if evaluated:                           # empty if metrics.jsonl was damaged
+            try:
+                what = f"BROKEN, {o.break_}: a GPT" if o.break_ else "A GPT"
+                plot.draw(self.out_dir, o, f"{what} of {self.n_parameters:,} parameters learns {name}", metrics, stats,
+                          self.lines, self._unit())
+            except (ImportError, ValueError) as error:      # MPLBACKEND=unknown
+                print_report("note", f"no plots: {error}")
+        return evaluated
+
     def _print_validation(self, texts: list[str]) -> None:
         """Validate on every token of the validation text, and print the loss beside the best possible one, and the
         share of grammatical fables in the samples."""
         all_windows = windows(self.data.val, self.options.block_size)                               # (W, T + 1)
-        val_loss, error = evaluate(self.model, all_windows, self.options.batch_size)
-        folder.append(self.out_dir / "metrics.jsonl", {"step": self.options.max_iters, "full_val_loss": val_loss,
-                                                       "full_val_se": error})
+        val_loss, error = evaluate(self.model, all_windows, self.options.batch_size, self.world)
+        self._append("metrics.jsonl", {"step": self.options.max_iters, "full_val_loss": val_loss, "full_val_se": error})
         print_report("val", f"{val_loss:.4f} ± {error or math.nan:.4f} nats, perplexity "
                      f"{math.exp(min(val_loss, 99.0)):.3f}, "
                      f"{val_loss / math.log(2) / self.data.val_bytes_per_token:.3f} bits per byte, on all "
                      f"{all_windows[:, 1:].size:,} held-out tokens")
         if self.best_possible > 0.0:
-            best = reference_lines(self.data, all_windows)["best possible"]
+            best = self.world.share(lambda: reference_lines(self.data, all_windows)["best possible"])
             right, complete = (sum(counts) for counts in zip(*map(share_grammatical, texts)))
             above = 100.0 * (val_loss / best - 1.0)
             print_report("best", f"{best:.4f} is the best possible loss on them: val lies {above:.1f} % above")

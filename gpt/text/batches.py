@@ -7,9 +7,9 @@ from minigrad.random import bits, key
 
 
 def batch(tokens: np.ndarray, block_size: int, rows: int, seed: int, step: int,
-          sampling: str = "permutation") -> tuple[np.ndarray, np.ndarray]:
-    """The training batch of a step: x and y (rows, block_size), int64. It depends on the arguments alone, so that a
-    resumed run needs no batches of earlier steps.
+          sampling: str = "permutation", part: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """The training batch of a step: x and y (rows, block_size), int64, or a part of its rows. It depends on the
+    arguments alone, so that a resumed run needs no batches of earlier steps.
 
     "permutation": the tokens are cut into consecutive windows, and an epoch visits each window once, in a random
     order; the next epoch shifts the cuts. Row i of a step is visit number step * rows + i. "random": each row starts
@@ -18,11 +18,11 @@ def batch(tokens: np.ndarray, block_size: int, rows: int, seed: int, step: int,
     n_starts = _n_starts(tokens, block_size)
     if sampling == "permutation":
         n = max((n_starts - 1) // block_size, 1)        # one window fewer than fit leaves room to shift the cuts
-        visits = range(step * rows, (step + 1) * rows)
+        visits = range(step * rows, (step + 1) * rows)[part]
         starts = np.array([_epoch(n, n_starts, block_size, seed, visit // n)[visit % n] for visit in visits])
     elif sampling == "random":
         fractions = bits(key(seed, step).fold("batch"), (rows,)) / 2 ** 32          # (rows,), in [0, 1)
-        starts = (fractions * n_starts).astype(np.int64)
+        starts = (fractions[part] * n_starts).astype(np.int64)
     else:
         raise ValueError(f"--sampling must be permutation or random, got {sampling!r}")
     return pairs(_take(tokens, starts, block_size))

@@ -1,0 +1,109 @@
+"""What the processes of a run agree on before it starts: options, text, device; and notes on how they differ."""
+import dataclasses
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+import numpy as np
+
+import minigrad as mg
+from minigrad import device
+from minigrad.parallel import World
+
+from gpt.run.command_line import TRAIN
+from gpt.run.machine import allowed_cores
+from gpt.run.options import Options, configure
+from gpt.text.dataset import Data
+
+
+def agreed_options(world: World, arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]:
+    """What `configure` returns, on every rank. ValueError, on every rank, if the processes were started in different
+    ways, if there are more processes than micro-batches, and for what `configure` refuses."""
+    if world.size > 1:
+        world.agree(arguments=" ".join(arguments), program=source(), minigrad=mg.__version__, NumPy=np.__version__)
+    o, sources, changes = world.share(lambda: configure(arguments))
+    world.patience = o.patience
+    if world.size == 1:
+        return o, sources, changes
+    if world.size > o.gradient_accumulation_steps:
+        rows = o.batch_size * o.gradient_accumulation_steps
+        fits = [k for k in range(world.size, rows + 1) if rows % k == 0]
+        fix = (f"--batch_size={rows // fits[0]} --gradient_accumulation_steps={fits[0]} keeps the {rows} rows of a "
+               f"step" if fits else f"a step has {rows} rows: use a larger --gradient_accumulation_steps")
+        world.fail(ValueError(
+            f"{world.size} processes need --gradient_accumulation_steps={world.size} or more, got "
+            f"{o.gradient_accumulation_steps}, as each computes whole micro-batches; {fix}"))
+    if o.threads == 0 or sources["threads"] == "default":
+        o = dataclasses.replace(o, threads=max(1, len(cores(world)) // world.local_size))
+        sources["threads"] = "mpirun"
+    world.agree(threads=o.threads)
+    return o, sources, changes
+
+
+def source() -> str:
+    """The SHA-256 of the program's source, shortened."""
+    digest = hashlib.sha256()
+    for package in Path(mg.__file__).parent, TRAIN.parent / "gpt":
+        for path in sorted(package.rglob("*.py")):
+            digest.update(path.read_bytes())
+    digest.update(TRAIN.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cores(world: World) -> set[int]:
+    """The cores of this machine that its processes may run on: mpirun may have given each its own."""
+    everyones = world.gather((platform.node(), allowed_cores()))
+    return {core for host, cores in everyones if host == everyones[world.rank][0] for core in cores}
+
+
+def device_of_rank(name: str, world: World) -> str:
+    """The full name of the device of this process. Of several on a machine, each has a GPU of its own, whose number is
+    that of the process there. ValueError for a device that does not work."""
+    if world.local_size > 1 and name.startswith("cuda:"):
+        raise ValueError(f"--device={name} is one GPU, and each of {world.local_size} processes needs its own: use "
+                         "--device=cuda")
+    resolved = device.resolve(name)
+    return device.resolve(f"cuda:{world.local_rank}") if world.size > 1 and resolved != "cpu" else resolved
+
+
+def processes(world: World) -> str:
+    """How many processes there are, for the header of a run."""
+    if world.size == 1:
+        return ""
+    return f"{world.size} processes on {world.machines} machine{'s' * (world.machines > 1)}, "
+
+
+def notes_on_processes(world: World, machine: Mapping[str, Any], o: Options, sources: Mapping[str, str]) -> list[str]:
+    """What may surprise in a run of several processes, in words."""
+    notes = []
+    if sources["threads"] == "mpirun":
+        notes.append(f"--threads={o.threads} gives the same bits with any number of processes")
+    n_cores = len(cores(world))
+    for rank, (n, local_size, host) in enumerate(world.gather((n_cores, world.local_size, platform.node()))):
+        if local_size > n and world.size > 1:
+            notes.append(f"{local_size} processes share the {n} core{'s' * (n > 1)} of {host}: they slow down")
+            break
+    kernels = [f"{there['blas']}, {there['executor']}" for there in world.gather(machine)]
+    for rank, other in enumerate(kernels):
+        if other != kernels[0]:
+            notes.append(f"rank {rank} computes with {other}, and rank 0 with {kernels[0]}: with other machines, the "
+                         "last bits will be others")
+            break
+    return notes
+
+
+def share_text(world: World, open_text: Callable[[], tuple[Path, Data]]) -> tuple[Path, Data]:
+    """The folder and the text that rank 0 opens, on every rank."""
+    opened: list[Data] = []
+    empty = np.empty(0, np.uint16)
+
+    def without_tokens() -> tuple[Path, Data]:
+        path, data = open_text()
+        opened.append(data)
+        return path, data if world.size == 1 else dataclasses.replace(data, train=empty, val=empty)
+    path, data = world.share(without_tokens)
+    if world.size == 1:
+        return path, data
+    train, val = (world.share_array(getattr(opened[0], part) if opened else None) for part in ("train", "val"))
+    return path, opened[0] if opened else dataclasses.replace(data, train=train, val=val)

@@ -1,0 +1,75 @@
+"""Runs of several processes: mpirun in a process of its own, which leaves none behind."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+# A run of 20 steps of a tiny model, with everything that happens between steps.
+TINY = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=2", "--max_iters=20",
+        "--warmup_iters=2", "--eval_interval=10", "--eval_iters=3", "--log_interval=4", "--stats_interval=8",
+        "--checkpoint_interval=10", "--sample_interval=10", "--threads=1", "--dropout=0.1"]
+
+
+class Job:
+    """Processes that mpirun has started. command: of each; several commands: `[*a], [*b]` as for `mpirun a : b`."""
+
+    def __init__(self, n, *command, cwd, env=None, mpirun=None):
+        pytest.importorskip("mpi4py")
+        if not (mpirun or MPIRUN):
+            pytest.skip("no mpirun is installed")
+        self.mark = uuid.uuid4().hex            # in the environment of each of the processes
+        self.process = subprocess.Popen(
+            [*(mpirun or [MPIRUN]), "-n", str(n), *map(str, command)], cwd=cwd, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MARK": self.mark, **(env or {})})
+
+    def pids(self):
+        """The processes that are still running, by rank; mpirun's own are under None."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if f"MARK={self.mark}".encode() in environment and state != "Z":
+                given = dict(line.split(b"=", 1) for line in environment if b"=" in line)
+                rank = given.get(b"PMI_RANK", given.get(b"OMPI_COMM_WORLD_RANK"))
+                found.setdefault(None if rank is None else int(rank), []).append(int(folder.name))
+        return found
+
+    def wait_for(self, path, seconds=60):
+        """Return when a file exists."""
+        end = time.monotonic() + seconds
+        while not path.exists():
+            assert self.process.poll() is None and time.monotonic() < end, self.end(1)
+            time.sleep(0.02)
+
+    def end(self, seconds=100):
+        """(exit status, stdout, stderr) of mpirun. It must end within so many seconds, and every process with it."""
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+            for _ in range(100):
+                if not (left := self.pids()):
+                    break
+                time.sleep(0.05)
+            assert not left, f"these processes still run: {left}"
+            return self.process.returncode, out, err
+        finally:
+            for pids in self.pids().values():
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def mpirun(n, *command, cwd, seconds=100, **options):
+    """Run a command on n processes  ->  (exit status, stdout, stderr)."""
+    return Job(n, *command, cwd=cwd, **options).end(seconds)
