@@ -38,7 +38,7 @@ def train(run: Run) -> None:
         x, y = batch(run.data.train, o.block_size, rows, o.seed, step, o.sampling, mine)    # (rows of mine, T)
         accumulate_gradient(model, sums, x, y, o.seed, step)
         loss, run.stopping = sums.total(stop=bool(run.stopped))
-        norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf)
+        norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf, run.world)
         run.check(step, loss, norm, lambda: accumulate_gradient(model, sums, x, y, o.seed, step))
         with run.update(step):
             optimizer.step()

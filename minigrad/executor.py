@@ -112,12 +112,13 @@ class Executor:
             for old, new in zip([p, *own], op.forward(p_own, g_own, *own, *hyper, **static)):
                 old[...] = new
 
-    def clip(self, grads: Sequence[Any], max_norm: float) -> Any:
-        """Scale gradients in place to a joint L2 norm of at most max_norm. Returns the norm before, a 0-d array."""
-        xp = device.xp(grads[0])
-        norm = joint_norm(xp, grads)
-        scale_down(xp, grads, max_norm, norm)
-        return norm
+    def norm(self, grads: Sequence[Any]) -> Any:
+        """The joint L2 norm of gradients, a 0-d array."""
+        return joint_norm(device.xp(grads[0]), grads)
+
+    def clip(self, grads: Sequence[Any], max_norm: float, norm: Any) -> None:
+        """Scale gradients of this joint L2 norm, a 0-d array, in place to a norm of at most max_norm."""
+        scale_down(device.xp(grads[0]), grads, max_norm, norm)
 
 
 TEXTBOOK = Executor()

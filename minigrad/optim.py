@@ -13,6 +13,7 @@ from minigrad.executor import executor_of
 from minigrad.modes import mode
 from minigrad.ops import adamw as ops
 from minigrad.ops.op import Op
+from minigrad.parallel import World
 from minigrad.tensor import Tensor
 
 
@@ -272,11 +273,13 @@ def members_of(params: Any) -> list[Any]:
     return list(params)
 
 
-def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
+def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float, world: World | None = None) -> Any:
     """Multiply the gradients of all params, one Tensor or several, in place by one factor, so that their joint L2 norm
     is at most max_norm (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"). Returns the
-    norm before clipping, a 0-d array on their device. ValueError if max_norm is not a positive number, if no parameter
-    has a gradient, and for a gradient that was set to something that does not fit or cannot be scaled in place."""
+    norm before clipping, a 0-d array on their device. world: processes with the same gradients; all use the norm that
+    rank 0 computes, as other processors may round differently. ValueError if max_norm is not a positive number, if no
+    parameter has a gradient, and for a gradient that was set to something that does not fit or cannot be scaled in
+    place."""
     if not isinstance(max_norm, Real) or not max_norm > 0.0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm!r:.80}")
     members = {id(p): p for p in members_of(params)}.values()       # one that is given twice is counted once
@@ -288,7 +291,10 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Any:
         seen.add(id(p.grad))
     if not grads:
         raise ValueError("no parameter has a gradient: clip after backward()")
-    return executor_of(type(grads[0]), mode().plain).clip(grads, max_norm)
+    executor = executor_of(type(grads[0]), mode().plain)
+    norm = world.share(lambda: executor.norm(grads)) if world else executor.norm(grads)
+    executor.clip(grads, max_norm, norm)
+    return norm
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, max_lr: float, min_lr: float) -> float:

@@ -291,7 +291,7 @@ def test_backward_after_an_adamw_step_raises_an_error():
 def test_plain_runs_no_kernel(executor, monkeypatch):
     for kernel in executor.kernels.values():
         monkeypatch.setattr(kernel, "forward", None)
-    for method in ("update", "clip"):
+    for method in ("update", "norm", "clip"):
         monkeypatch.setattr(executor, method, None)
     with mg.plain():
         gpt = model()

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import Kernel, KernelExecutor
-from minigrad.kernels.vector.adamw import adamw_in_place, clip_in_place
+from minigrad.kernels.vector.adamw import adamw_in_place, clip_in_place, norm_of
 from minigrad.kernels.vector.attention import Attention
 from minigrad.kernels.vector.embedding import Embedding
 from minigrad.kernels.vector.linalg import Linear
@@ -34,10 +34,19 @@ class VectorExecutor(KernelExecutor):
         else:
             super().update(op_class, params, grads, moments, hyper, static)
 
-    def clip(self, grads: Any, max_norm: float) -> Any:
-        if all(g.dtype.char in Kernel.dtypes for g in grads):
-            return np.asarray(clip_in_place(grads, max_norm))
-        return super().clip(grads, max_norm)
+    def norm(self, grads: Any) -> Any:
+        return norm_of(grads) if has_kernels(grads) else super().norm(grads)
+
+    def clip(self, grads: Any, max_norm: float, norm: Any) -> None:
+        if has_kernels(grads):
+            clip_in_place(grads, max_norm, float(norm))
+        else:
+            super().clip(grads, max_norm, norm)
+
+
+def has_kernels(arrays: Any) -> bool:
+    """Whether all arrays are of dtypes that kernels are for."""
+    return all(a.dtype.char in Kernel.dtypes for a in arrays)
 
 
 EXECUTORS[np.ndarray] = VectorExecutor(np, KERNELS, min_size=1024)

@@ -53,20 +53,23 @@ def _step(pairs, m, v, lr, beta1, beta2, eps, weight_decay, t):
         p -= part
 
 
-def clip_in_place(grads, max_norm):
-    """Scale gradients in place so that their joint L2 norm is at most max_norm. Returns the norm before, a float."""
+def norm_of(grads):
+    """The joint L2 norm of gradients, a 0-d array."""
     flat = [g.reshape(-1) for g in grads]
     parts = [g[i:i + settings.stretch] for g in flat for i in range(0, g.size, settings.stretch)]
     with np.errstate(over="ignore"):
         norm = math.sqrt(sum(float(part @ part) for part in parts))
     if not 1e-15 < norm < math.inf:                                 # squares may be too small or too large for float32
-        norm = float(joint_norm(np, parts))
+        return joint_norm(np, parts)
+    return np.asarray(norm)
+
+
+def clip_in_place(grads, max_norm, norm):
+    """Scale gradients of this joint L2 norm in place to a norm of at most max_norm."""
     scale = max_norm / (norm + 1e-6)
     if not scale >= 1.0:                                            # also for NaN
-        for part in parts:
-            part *= scale
-        write_back(grads, flat)
-    return norm
+        for g in grads:
+            g *= scale
 
 
 def write_back(arrays, flat):
