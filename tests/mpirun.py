@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from gpt.run import folder
+
 ROOT = Path(__file__).parent.parent
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 # Open MPI refuses these otherwise: as root, and more processes than cores.
 ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
            "OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
 # A run of 20 steps of a tiny model, with everything that happens between steps.
 TINY = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=2", "--max_iters=20",
         "--warmup_iters=2", "--eval_interval=10", "--eval_iters=3", "--log_interval=4", "--stats_interval=8",
@@ -86,3 +89,12 @@ def open_mpi():
     names, library = ("mpirun.openmpi", "mpirun"), Path(info).parent.parent / "lib" / "libmpi.so.40"
     command = next(path for name in names if (path := Path(info).with_name(name)).exists())
     return {"mpirun": [str(command)], "env": {"MPI4PY_LIBMPI": str(library) if library.exists() else library.name}}
+
+
+def outcome(run):
+    """Everything in the folder of a run that the numbers decide."""
+    metrics = [{name: x for name, x in row.items() if name != "tokens_per_s"}
+               for row in folder.read_rows(run / "metrics.jsonl")]
+    checkpoints = {path.name: path.read_bytes() for path in (run / "checkpoints").glob("*.safetensors")}
+    assert metrics and checkpoints
+    return metrics, (run / "samples.md").read_text("utf-8"), (run / "stats.jsonl").read_text("utf-8"), checkpoints

@@ -7,6 +7,8 @@ import gc
 import json
 import signal
 import sys
+import time
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -25,12 +27,22 @@ def short_samples(model, data, rows, length, seed):
     return samples(model, data, rows, 20, seed)
 
 
-def run(options, stop=None):
-    """A run of train.py. What takes long and does not depend on the processes is left out or made small: plots, samples,
-    the product that measures the machine. stop: [rank, step]: this rank gets a signal while it computes this step."""
-    def with_signal(model, sums, x, y, seed, step):
+def run(options, stop=None, cut=None):
+    """A run of train.py. What takes long and does not depend on the processes is left out or made small: plots,
+    samples, the product that measures the machine.
+
+    stop: [rank, step]: this rank gets a signal while it computes this step. cut: a step before which rank 0 makes a
+    file "at-the-step" and waits for a file "cut"; from then on, the patience is 3 seconds.
+    """
+    def before(model, sums, x, y, seed, step):
         if [sums.world.rank, step] == stop:
             signal.raise_signal(signal.SIGTERM)
+        if step == cut:
+            sums.world.patience = 3.0
+            if sums.world.rank == 0:
+                Path("at-the-step").touch()
+                while not Path("cut").exists():
+                    time.sleep(0.02)
         accumulate_gradient(model, sums, x, y, seed, step)
 
     with contextlib.ExitStack() as patches:
@@ -38,7 +50,7 @@ def run(options, stop=None):
             patches.enter_context(mock.patch.object(plot, name, lambda *_: None))
         patches.enter_context(mock.patch.object(run_module, "samples", short_samples))
         patches.enter_context(mock.patch.object(machine, "PEAK_SIZE", 32))
-        patches.enter_context(mock.patch.object(train, "accumulate_gradient", with_signal))
+        patches.enter_context(mock.patch.object(train, "accumulate_gradient", before))
         try:
             train.main(options)
             assert stop is None

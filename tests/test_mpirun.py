@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 import ranks
-from gpt.run import folder
-from mpirun import TINY, mpirun, open_mpi
+from mpirun import TEXT, TINY, mpirun, open_mpi, outcome
 
-TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
 OPTIONS = [*TINY, "--dataset=stars.txt"]
 RUNS = {f"{G}-{dtype}": [*OPTIONS, f"--gradient_accumulation_steps={G}", f"--dtype={dtype}", f"--out_dir={G}-{dtype}"]
         for G, dtype in [(4, "float32"), (6, "float32"), (6, "float64"), (8, "float32")]}
@@ -66,15 +64,6 @@ def several(one, tmp_path_factory):
             done[job] = path
         return done[job]
     return start
-
-
-def outcome(run):
-    """Everything in the folder of a run that the numbers decide."""
-    metrics = [{name: x for name, x in row.items() if name != "tokens_per_s"}
-               for row in folder.read_rows(run / "metrics.jsonl")]
-    checkpoints = {path.name: path.read_bytes() for path in (run / "checkpoints").glob("*.safetensors")}
-    assert metrics and checkpoints
-    return metrics, (run / "samples.md").read_text("utf-8"), (run / "stats.jsonl").read_text("utf-8"), checkpoints
 
 
 @pytest.mark.parametrize("job", JOBS)
