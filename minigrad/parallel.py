@@ -275,7 +275,7 @@ class GradientSum:
                              f"{', '.join(sorted({str(p.dtype) for p in params}))}")
         self.world, self.params, self.micro_steps = world, params, micro_steps
         shares = [range(micro_steps * r // K, micro_steps * (r + 1) // K) for r in range(K)]
-        self.mine = shares[world.rank]
+        self.mine = self.left = shares[world.rank]              # left: those that this step still needs
         self.nodes = [nodes_of(share) for share in shares]      # that each rank has summed before the exchange
         self.n = sum(p.size for p in params) + 2                # and the loss, and the wish to stop
         self.stack: list[Node] = []
@@ -286,7 +286,12 @@ class GradientSum:
 
     def add(self, micro: int, loss: Any) -> None:
         """Take the gradients of a micro-batch out of the parameters' `.grad`, which become None. loss: a 0-d array, the
-        part of this micro-batch in the loss."""
+        part of this micro-batch in the loss. The first of `mine` begins a step; ValueError for one out of order."""
+        if micro == self.mine.start:
+            self.stack, self.left = [], self.mine
+        if micro not in self.left[:1]:
+            raise ValueError(f"got micro-batch {micro}: a step adds those of this process, {list(self.mine)}, in order")
+        self.left = self.left[1:]
         if self.micro_steps == 1:               # the gradients stay where they are
             self.stack = [(0, 0, loss)]
             return
@@ -302,7 +307,10 @@ class GradientSum:
     def total(self, stop: bool = False) -> tuple[Any, bool]:
         """Put the sum over all micro-batches into the parameters' `.grad`. Returns the sum of the losses, a 0-d array,
         and whether a rank wishes to stop. stop: whether this one does. The gradients are valid until the next call of
-        `add`."""
+        `add`. ValueError if a micro-batch of this process has not been added."""
+        if self.left:
+            raise ValueError(f"the micro-batches {list(self.left)} of this process have not been added")
+        self.left = self.mine
         if self.micro_steps == 1:
             return self.stack.pop()[2], stop
         if self.world.size > 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt.run import folder
+from gpt.run.folder import read_rows
 
 ROOT = Path(__file__).parent.parent
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
@@ -94,7 +94,7 @@ def open_mpi():
 def outcome(run):
     """Everything in the folder of a run that the numbers decide."""
     metrics = [{name: x for name, x in row.items() if name != "tokens_per_s"}
-               for row in folder.read_rows(run / "metrics.jsonl")]
+               for row in read_rows(run / "metrics.jsonl")]
     checkpoints = {path.name: path.read_bytes() for path in (run / "checkpoints").glob("*.safetensors")}
     assert metrics and checkpoints
     return metrics, (run / "samples.md").read_text("utf-8"), (run / "stats.jsonl").read_text("utf-8"), checkpoints

@@ -238,6 +238,41 @@ def test_parameters_of_several_dtypes_are_an_error():
         GradientSum(params, 2, World())
 
 
+def added(sums, *micros):
+    for micro in micros:
+        sums.params[0].grad = np.full(2, 10.0 ** micro)
+        sums.add(micro, np.array(0.0))
+
+
+@pytest.mark.parametrize("micros", [[1], [0, 2], [0, 1, 1], [0, 1, 2, 3]])
+def test_a_micro_batch_that_is_not_the_next_one_of_this_process_is_an_error(micros):
+    sums = GradientSum([Tensor(np.zeros(2), requires_grad=True)], 3, World())
+    with pytest.raises(ValueError, match=rf"^got micro-batch {micros[-1]}: a step adds those of this process, "
+                                         r"\[0, 1, 2\], in order$"):
+        added(sums, *micros)
+
+
+@pytest.mark.parametrize("G", [1, 3])
+def test_a_sum_without_all_micro_batches_is_an_error(G):
+    sums = GradientSum([Tensor(np.zeros(2), requires_grad=True)], G, World())
+    for _ in range(2):
+        added(sums, *range(G - 1))
+        with pytest.raises(ValueError, match=rf"^the micro-batches \[{G - 1}\] of this process have not been added$"):
+            sums.total()
+        added(sums, *range(G))
+        sums.total()
+        with pytest.raises(ValueError, match="have not been added"):
+            sums.total()
+
+
+def test_a_step_that_was_given_up_leaves_nothing_in_the_next_one():
+    sums = GradientSum([Tensor(np.zeros(2), requires_grad=True)], 3, World())
+    added(sums, 0, 1)
+    added(sums, 0, 1, 2)
+    sums.total()
+    assert sums.params[0].grad.tolist() == [111.0, 111.0]
+
+
 # ---- what it costs ----
 
 N = 100_003
