@@ -21,6 +21,7 @@ from minigrad import optim, parallel
 from minigrad.parallel import GradientSum, World
 
 accumulate_gradient, samples = train.accumulate_gradient, run_module.samples
+ARRAY = np.random.default_rng(0).integers(0, 1 << 16, (100, 31), np.uint16)
 
 
 def short_samples(model, data, rows, length, seed):
@@ -84,8 +85,7 @@ def share(limit, bucket):
     """An array of rank 0, above SHARED_BYTES if limit is small. Writes what each rank has, and has after rank 0 has
     changed a number of its own."""
     with World() as world, mock.patch.multiple(parallel, SHARED_BYTES=limit, BUCKET=bucket):
-        array = np.random.default_rng(0).integers(0, 1 << 16, (100, 31), np.uint16) if world.rank == 0 else None
-        got = world.share_array(array)
+        got = world.share_array(ARRAY if world.rank == 0 else None)
         gc.collect()
         before = got.copy()
         world.gather(None)
