@@ -4,10 +4,13 @@ Each process computes the gradients of some of a step's micro-batches. The gradi
 on the number of micro-batches alone, a binary tree: ((0 + 1) + (2 + 3)) + ... MPI only moves numbers: every addition is
 made here. So the number of processes does not change a bit of the result.
 """
+import atexit
 import contextlib
+import faulthandler
 import io
 import math
 import os
+import pickle
 import platform
 import sys
 import threading
@@ -32,7 +35,7 @@ SHARED_BYTES = 1 << 30                          # a larger array is in memory on
 
 
 class World:
-    """The processes that were started together, by mpirun or srun; without these, one process, and MPI is not imported.
+    """The processes that were started together, by mpirun or srun. For one process, MPI is not imported.
 
     rank: the number of this process, from 0; size: how many there are. local_rank, local_size: the same, among those on
     this machine; machines: how many machines. patience: seconds to wait for the others; after that this process ends,
@@ -50,29 +53,32 @@ class World:
         self.since: float | None = None         # when this process began to wait for the others
         self.together = False                   # every rank ends: by an error that all have, or by `exit`
         self.held = io.StringIO()               # what a rank other than 0 wrote to stderr
-        if not any(name in os.environ for name in SIZES + RANKS):
+        sizes, ranks = ([int(os.environ[name]) for name in names if name in os.environ] for names in (SIZES, RANKS))
+        if max(sizes, default=0) == 1 or not sizes + ranks:
             return
-        started = max(int(os.environ.get(name, 1)) for name in SIZES)
-        rank = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
+        rank, started = max(ranks, default=0), max(sizes, default="several")
+        faulthandler.dump_traceback_later(patience, exit=True, file=2)      # _watch needs the GIL, MPI_Init holds it
         try:
-            from mpi4py import MPI
+            from mpi4py import MPI              # waits until every process does so
         except (ImportError, RuntimeError) as error:            # RuntimeError: there is no MPI library
-            self._refuse(rank, f"{started} processes were started and cannot exchange numbers ({error}): "
-                         'pip install -e ".[mpi]"')
+            raise ValueError(f"{started} processes were started and cannot exchange numbers ({error}): pip install "
+                             '-e ".[mpi]"') if rank == 0 else SystemExit(2)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self.comm, self.rank, self.size = MPI.COMM_WORLD, MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
-        if self.size == 1 < max(started, rank + 1):
-            self._refuse(rank, f"mpirun started {max(started, rank + 1)} processes, and mpi4py sees {self.size}: they "
-                         "are of two MPIs; use the mpirun that was installed with mpi4py's MPI, "
-                         f"{MPI.Get_library_version().splitlines()[0].rstrip(chr(0))}")
+        if self.size == 1 and (sizes or rank > 0):
+            first = rank == (0 if sizes else 1)                 # without a size, rank 0 does not know of the others
+            raise ValueError(f"{started} processes were started, and mpi4py sees one: they are of two MPIs; use the "
+                             "mpirun that was installed with mpi4py's MPI, "
+                             f"{MPI.Get_library_version().splitlines()[0]}") if first else SystemExit(2)
         if self.size > 1:
-            sys.excepthook = lambda kind, error, where: self._end_all(error)
+            sys.excepthook = self._uncaught
             threading.Thread(target=self._watch, daemon=True).start()
+            last = self.comm.Dup()              # MPI_Finalize holds the GIL, too
+            atexit.register(lambda: self.wait(last.Ibarrier()))
             hosts = self.gather(platform.node())
             same = [r for r, host in enumerate(hosts) if host == hosts[self.rank]]
             self.local_rank, self.local_size, self.machines = same.index(self.rank), len(same), len(set(hosts))
-
-    def _refuse(self, rank: int, reason: str) -> NoReturn:
-        raise ValueError(reason) if rank == 0 else SystemExit(2)
 
     # ---- the end ----
 
@@ -92,8 +98,6 @@ class World:
             self._end_all(error)
         if self.rank > 0 and failed and not isinstance(error, SystemExit):
             raise SystemExit(1)                 # rank 0 shows the traceback
-        if self.size > 1 and not failed:
-            self.gather(None)                   # for rank 0, which may still write its report
 
     def exit(self, status: int | str) -> NoReturn:
         """To be called by every rank: exit with a status, or with 1 and a text that rank 0 prints to stderr."""
@@ -105,18 +109,29 @@ class World:
         self.together = True
         raise error
 
+    def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if not self.together:
+            self._end_all(error)
+        elif self.rank == 0:
+            sys.__excepthook__(kind, error, where)
+
     def _end_all(self, error: BaseException) -> None:
-        """End every process because this one failed alone."""
-        sys.stdout.flush()
-        status = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        lines = self.held.getvalue()
-        if isinstance(status, str):
-            lines, status = lines + status + "\n", 1
-        elif not isinstance(error, (SystemExit, KeyboardInterrupt)):
+        """End every process because this one failed alone, or got a signal that ends it."""
+        status, lines = 1, self.held.getvalue()
+        if isinstance(error, KeyboardInterrupt):
+            status = 130
+        elif not isinstance(error, SystemExit):
             lines += "".join(traceback.format_exception(error))
-        self._say(f"{lines}this process failed, and all are ended")
+        elif isinstance(error.code, int):
+            status = error.code
+        else:
+            lines += f"{error.code}\n"
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            sys.stdout.flush()                  # it may be closed
+        if status <= 128:
+            self._say(f"{lines}this process failed, and all are ended")
         self.comm.Abort(status)
-        os._exit(status or 1)                   # Abort may return
+        os._exit(status)                        # Abort may return
 
     def _say(self, text: str) -> None:
         """Write to stderr, with the number of this rank."""
@@ -138,13 +153,16 @@ class World:
 
     def _watch(self) -> None:
         """End this process when it has waited too long. In a thread of its own, and without MPI, which may never
-        return."""
+        return. Time in which this process was suspended does not count."""
+        seen, waited = None, 0.0
         while True:
-            time.sleep(min(1.0, self.patience / 4))
-            since = self.since
-            if since is not None and time.monotonic() - since > self.patience:
-                self._say(f"waited {self.patience:g} s for the others: a machine or the network is down. Start the "
-                          "same command with --init_from=resume to go on from the last checkpoint")
+            tick = min(1.0, self.patience / 4)
+            time.sleep(tick)
+            waited = waited + tick if seen is not None and seen == self.since else 0.0
+            seen = self.since
+            if waited >= self.patience:
+                self._say(f"waited {self.patience:g} s for the others: a process was stopped, or a machine or the "
+                          "network is down. Start again from the last checkpoint")
                 os._exit(3)
 
     def wait(self, request: Any) -> None:
@@ -170,7 +188,8 @@ class World:
 
     def share(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank; or its exception on every rank."""
-        made, error = None, None
+        made: Any = None
+        error: BaseException | None = None
         if self.rank == 0:
             try:
                 made = make()
@@ -181,21 +200,23 @@ class World:
         if self.size > 1:
             self.wait(self.comm.Ibarrier())
             with self.waiting():
-                made, error = self.comm.bcast((made, error), root=0)
+                made, shared = self.comm.bcast((made, portable(error)), root=0)
+            error = error or shared
         if error is not None:
             self.fail(error)
-        return made                             # type: ignore[return-value]
+        return made                             # type: ignore[no-any-return]
 
     def each(self, make: Callable[[], T]) -> T:
         """make() on every rank; or the exception of the first rank where it fails, on every rank."""
-        made, error = None, None
+        made: Any = None
+        error: Exception | None = None
         try:
             made = make()
         except Exception as problem:
             error = problem
-        if (first := next(filter(None, self.gather(error)), None)) is not None:
-            self.fail(error if self.rank == 0 and error else first)
-        return made                             # type: ignore[return-value]
+        if (first := next(filter(None, self.gather(portable(error))), None)) is not None:
+            self.fail(error or first)
+        return made                             # type: ignore[no-any-return]
 
     def share_array(self, array: Any) -> Any:
         """The NumPy array of rank 0, on every rank; the others give None. On machines without rank 0, an array above
@@ -229,6 +250,15 @@ class World:
             other = [f"{name} {theirs[name]}, and rank 0 {x}" for name, x in everyones[0].items() if theirs[name] != x]
             if other:
                 self.fail(ValueError(f"rank {rank} has {'; '.join(other)}: all processes need the same"))
+
+
+def portable(error: BaseException | None) -> BaseException | None:
+    """An exception that can be pickled: this one, or else the built-in exception that it is derived from."""
+    try:
+        return pickle.loads(pickle.dumps(error))            # type: ignore[no-any-return]
+    except Exception:
+        built_in = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+        return built_in(str(error))                         # type: ignore[no-any-return]
 
 
 # ---- the tree ----
