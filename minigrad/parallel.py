@@ -134,11 +134,12 @@ class World:
         os._exit(status)                        # Abort may return
 
     def _say(self, text: str) -> None:
-        """Write to stderr, with the number of this rank."""
+        """Write to stderr, with the number of this rank, the last that this process does."""
         with contextlib.suppress(OSError, ValueError):
             stream = sys.__stderr__ or sys.stderr
             stream.write(f"rank {self.rank} of {self.size}: {text}\n")
             stream.flush()
+        time.sleep(1.0)                         # mpirun may drop what it has not read when a process ends the others
 
     # ---- waiting for the others ----
 
