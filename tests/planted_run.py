@@ -6,12 +6,14 @@
                                                 CASES with the suffix .0 from rank 0, .1 from rank 1
 """
 import contextlib
+import errno                    # noqa: F401    the faults use it
 import io
 import itertools
 import json
 import os
 import pkgutil
 import runpy
+import signal                   # noqa: F401
 import sys
 import time
 from pathlib import Path

@@ -167,7 +167,8 @@ def test_faults_that_all_ranks_meet_are_said_once_by_rank_0_and_leave_a_run_that
         saved = [checkpoint.step_of(path) for path in checkpoint.newest_first(text / name)]
         if "stopped" in said:
             assert saved[0] == int(said.split()[-1])
-        assert max(saved) <= {"full": 0, "loss": 0, "validation": 0, "samples": 0, "weights": 0, "drift": 0}.get(name, 20)
+        if status in (1, 2):
+            assert saved == [0], name           # what was wrong is not saved
     notes = " ".join(found["training"][0][1].split())
     assert "2 processes share the 1 core of" in notes
     assert "rank 1 computes with other kernels" in notes and "will not give the same bits" in notes
@@ -241,8 +242,11 @@ def test_an_exception_on_one_rank_of_any_program_ends_all(tmp_path):
 
 
 def test_a_system_exit_on_one_rank_ends_all_inside_with(tmp_path):
-    status, _, err = mpirun(*program("with world:\n    if world.rank == 1: sys.exit('not here')\n    world.gather(None)"),
-                            cwd=tmp_path)
+    status, _, err = mpirun(*program("""
+with world:
+    if world.rank == 1: sys.exit('not here')
+    world.gather(None)
+"""), cwd=tmp_path)
     assert status == 1 and "rank 1 of 2: not here" in err
 
 
