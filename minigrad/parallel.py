@@ -4,7 +4,6 @@ Each process computes the gradients of some of a step's micro-batches. The gradi
 on the number of micro-batches alone, a binary tree: ((0 + 1) + (2 + 3)) + ... MPI only moves numbers: every addition is
 made here. So the number of processes does not change a bit of the result.
 """
-import atexit
 import contextlib
 import faulthandler
 import io
@@ -74,8 +73,7 @@ class World:
         if self.size > 1:
             sys.excepthook = self._uncaught
             threading.Thread(target=self._watch, daemon=True).start()
-            last = self.comm.Dup()              # MPI_Finalize holds the GIL, too
-            atexit.register(lambda: self.wait(last.Ibarrier()))
+            self.last = self.comm.Dup()         # for the end: its messages do not meet those of a rank that goes on
             hosts = self.gather(platform.node())
             same = [r for r, host in enumerate(hosts) if host == hosts[self.rank]]
             self.local_rank, self.local_size, self.machines = same.index(self.rank), len(same), len(set(hosts))
@@ -98,6 +96,8 @@ class World:
             self._end_all(error)
         if self.rank > 0 and failed and not isinstance(error, SystemExit):
             raise SystemExit(1)                 # rank 0 shows the traceback
+        if self.size > 1 and not failed:
+            self.wait(self.last.Ibarrier())     # for rank 0, which may still write its report
 
     def exit(self, status: int | str) -> NoReturn:
         """To be called by every rank: exit with a status, or with 1 and a text that rank 0 prints to stderr."""
@@ -187,36 +187,26 @@ class World:
         parts = self.gather(xs)
         return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
 
-    def share(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank; or its exception on every rank."""
-        made: Any = None
-        error: BaseException | None = None
-        if self.rank == 0:
-            try:
-                made = make()
-            except (Exception, SystemExit) as problem:
-                if self.size == 1:
-                    raise
-                error = problem
-        if self.size > 1:
-            self.wait(self.comm.Ibarrier())
-            with self.waiting():
-                made, shared = self.comm.bcast((made, portable(error)), root=0)
-            error = error or shared
-        if error is not None:
-            self.fail(error)
-        return made                             # type: ignore[no-any-return]
-
     def each(self, make: Callable[[], T]) -> T:
         """make() on every rank; or the exception of the first rank where it fails, on every rank."""
         made: Any = None
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             made = make()
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
+            if self.size == 1:
+                raise
             error = problem
         if (first := next(filter(None, self.gather(portable(error))), None)) is not None:
             self.fail(error or first)
+        return made                             # type: ignore[no-any-return]
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; or its exception on every rank."""
+        made: Any = self.each(lambda: make() if self.rank == 0 else None)
+        if self.size > 1:
+            with self.waiting():
+                made = self.comm.bcast(made, root=0)
         return made                             # type: ignore[no-any-return]
 
     def share_array(self, array: Any) -> Any:
