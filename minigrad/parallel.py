@@ -101,8 +101,7 @@ class World:
 
     def exit(self, status: int | str) -> NoReturn:
         """To be called by every rank: exit with a status, or with 1 and a text that rank 0 prints to stderr."""
-        self.together = True
-        sys.exit(status if self.rank == 0 or isinstance(status, int) else 1)
+        self.fail(SystemExit(status if self.rank == 0 or isinstance(status, int) else 1))
 
     def fail(self, error: BaseException) -> NoReturn:
         """To be called by every rank: raise an exception, which rank 0 shows if nothing catches it."""
@@ -117,19 +116,14 @@ class World:
 
     def _end_all(self, error: BaseException) -> None:
         """End every process because this one failed alone, or got a signal that ends it."""
-        status, lines = 1, self.held.getvalue()
-        if isinstance(error, KeyboardInterrupt):
-            status = 130
-        elif not isinstance(error, SystemExit):
-            lines += "".join(traceback.format_exception(error))
-        elif isinstance(error.code, int):
-            status = error.code
-        else:
-            lines += f"{error.code}\n"
+        status, said = 1, "".join(traceback.format_exception(error))
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            code = getattr(error, "code", 130)
+            status, said = (code, "") if isinstance(code, int) else (1, f"{code}\n")
         with contextlib.suppress(AttributeError, OSError, ValueError):
             sys.stdout.flush()                  # it may be closed
         if status <= 128:
-            self._say(f"{lines}this process failed, and all are ended")
+            self._say(f"{self.held.getvalue()}{said}this process failed, and all are ended")
         self.comm.Abort(status)
         os._exit(status)                        # Abort may return
 
