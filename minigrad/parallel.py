@@ -5,9 +5,11 @@ on the number of micro-batches alone, a binary tree: ((0 + 1) + (2 + 3)) + ... M
 made here. So the number of processes does not change a bit of the result.
 """
 import contextlib
+import faulthandler
 import io
 import math
 import os
+import pickle
 import platform
 import sys
 import threading
@@ -32,7 +34,7 @@ SHARED_BYTES = 1 << 30                          # a larger array is in memory on
 
 
 class World:
-    """The processes that were started together, by mpirun or srun; without these, one process, and MPI is not imported.
+    """The processes that were started together, by mpirun or srun. For one process, MPI is not imported.
 
     rank: the number of this process, from 0; size: how many there are. local_rank, local_size: the same, among those on
     this machine; machines: how many machines. patience: seconds to wait for the others; after that this process ends,
@@ -50,29 +52,31 @@ class World:
         self.since: float | None = None         # when this process began to wait for the others
         self.together = False                   # every rank ends: by an error that all have, or by `exit`
         self.held = io.StringIO()               # what a rank other than 0 wrote to stderr
-        if not any(name in os.environ for name in SIZES + RANKS):
+        sizes, ranks = ([int(os.environ[name]) for name in names if name in os.environ] for names in (SIZES, RANKS))
+        if max(sizes, default=0) == 1 or not sizes + ranks:
             return
-        started = max(int(os.environ.get(name, 1)) for name in SIZES)
-        rank = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0)
+        rank, started = max(ranks, default=0), max(sizes, default="several")
+        faulthandler.dump_traceback_later(patience, exit=True, file=2)      # _watch needs the GIL, MPI_Init holds it
         try:
-            from mpi4py import MPI
+            from mpi4py import MPI              # waits until every process does so
         except (ImportError, RuntimeError) as error:            # RuntimeError: there is no MPI library
-            self._refuse(rank, f"{started} processes were started and cannot exchange numbers ({error}): "
-                         'pip install -e ".[mpi]"')
+            raise ValueError(f"{started} processes were started and cannot exchange numbers ({error}): pip install "
+                             '-e ".[mpi]"') if rank == 0 else SystemExit(2)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self.comm, self.rank, self.size = MPI.COMM_WORLD, MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
-        if self.size == 1 < max(started, rank + 1):
-            self._refuse(rank, f"mpirun started {max(started, rank + 1)} processes, and mpi4py sees {self.size}: they "
-                         "are of two MPIs; use the mpirun that was installed with mpi4py's MPI, "
-                         f"{MPI.Get_library_version().splitlines()[0].rstrip(chr(0))}")
+        if self.size == 1 and (sizes or rank > 0):
+            first = rank == (0 if sizes else 1)                 # without a size, rank 0 does not know of the others
+            raise ValueError(f"{started} processes were started, and mpi4py sees one: they are of two MPIs; use the "
+                             "mpirun that was installed with mpi4py's MPI, "
+                             f"{MPI.Get_library_version().splitlines()[0]}") if first else SystemExit(2)
         if self.size > 1:
-            sys.excepthook = lambda kind, error, where: self._end_all(error)
+            sys.excepthook = self._uncaught
             threading.Thread(target=self._watch, daemon=True).start()
+            self.last = self.comm.Dup()         # for the end: its messages do not meet those of a rank that goes on
             hosts = self.gather(platform.node())
             same = [r for r, host in enumerate(hosts) if host == hosts[self.rank]]
             self.local_rank, self.local_size, self.machines = same.index(self.rank), len(same), len(set(hosts))
-
-    def _refuse(self, rank: int, reason: str) -> NoReturn:
-        raise ValueError(reason) if rank == 0 else SystemExit(2)
 
     # ---- the end ----
 
@@ -93,37 +97,43 @@ class World:
         if self.rank > 0 and failed and not isinstance(error, SystemExit):
             raise SystemExit(1)                 # rank 0 shows the traceback
         if self.size > 1 and not failed:
-            self.gather(None)                   # for rank 0, which may still write its report
+            self.wait(self.last.Ibarrier())     # for rank 0, which may still write its report
 
     def exit(self, status: int | str) -> NoReturn:
         """To be called by every rank: exit with a status, or with 1 and a text that rank 0 prints to stderr."""
-        self.together = True
-        sys.exit(status if self.rank == 0 or isinstance(status, int) else 1)
+        self.fail(SystemExit(status if self.rank == 0 or isinstance(status, int) else 1))
 
     def fail(self, error: BaseException) -> NoReturn:
         """To be called by every rank: raise an exception, which rank 0 shows if nothing catches it."""
         self.together = True
         raise error
 
+    def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if not self.together:
+            self._end_all(error)
+        elif self.rank == 0:
+            sys.__excepthook__(kind, error, where)
+
     def _end_all(self, error: BaseException) -> None:
-        """End every process because this one failed alone."""
-        sys.stdout.flush()
-        status = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        lines = self.held.getvalue()
-        if isinstance(status, str):
-            lines, status = lines + status + "\n", 1
-        elif not isinstance(error, (SystemExit, KeyboardInterrupt)):
-            lines += "".join(traceback.format_exception(error))
-        self._say(f"{lines}this process failed, and all are ended")
+        """End every process because this one failed alone, or got a signal that ends it."""
+        status, said = 1, "".join(traceback.format_exception(error))
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            code = getattr(error, "code", 130)
+            status, said = (code, "") if isinstance(code, int) else (1, f"{code}\n")
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            sys.stdout.flush()                  # it may be closed
+        if status <= 128:
+            self._say(f"{self.held.getvalue()}{said}this process failed, and all are ended")
         self.comm.Abort(status)
-        os._exit(status or 1)                   # Abort may return
+        os._exit(status)                        # Abort may return
 
     def _say(self, text: str) -> None:
-        """Write to stderr, with the number of this rank."""
+        """Write to stderr, with the number of this rank, the last that this process does."""
         with contextlib.suppress(OSError, ValueError):
             stream = sys.__stderr__ or sys.stderr
             stream.write(f"rank {self.rank} of {self.size}: {text}\n")
             stream.flush()
+        time.sleep(1.0)                         # mpirun may drop what it has not read when a process ends the others
 
     # ---- waiting for the others ----
 
@@ -138,13 +148,16 @@ class World:
 
     def _watch(self) -> None:
         """End this process when it has waited too long. In a thread of its own, and without MPI, which may never
-        return."""
+        return. Time in which this process was suspended does not count."""
+        seen, waited = None, 0.0
         while True:
-            time.sleep(min(1.0, self.patience / 4))
-            since = self.since
-            if since is not None and time.monotonic() - since > self.patience:
-                self._say(f"waited {self.patience:g} s for the others: a machine or the network is down. Start the "
-                          "same command with --init_from=resume to go on from the last checkpoint")
+            tick = min(1.0, self.patience / 4)
+            time.sleep(tick)
+            waited = waited + tick if seen is not None and seen == self.since else 0.0
+            seen = self.since
+            if waited >= self.patience:
+                self._say(f"waited {self.patience:g} s for the others: a process was stopped, or a machine or the "
+                          "network is down. Start again from the last checkpoint")
                 os._exit(3)
 
     def wait(self, request: Any) -> None:
@@ -168,34 +181,27 @@ class World:
         parts = self.gather(xs)
         return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
 
-    def share(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank; or its exception on every rank."""
-        made, error = None, None
-        if self.rank == 0:
-            try:
-                made = make()
-            except (Exception, SystemExit) as problem:
-                if self.size == 1:
-                    raise
-                error = problem
-        if self.size > 1:
-            self.wait(self.comm.Ibarrier())
-            with self.waiting():
-                made, error = self.comm.bcast((made, error), root=0)
-        if error is not None:
-            self.fail(error)
-        return made                             # type: ignore[return-value]
-
     def each(self, make: Callable[[], T]) -> T:
         """make() on every rank; or the exception of the first rank where it fails, on every rank."""
-        made, error = None, None
+        made: Any = None
+        error: BaseException | None = None
         try:
             made = make()
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
+            if self.size == 1:
+                raise
             error = problem
-        if (first := next(filter(None, self.gather(error)), None)) is not None:
-            self.fail(error if self.rank == 0 and error else first)
-        return made                             # type: ignore[return-value]
+        if (first := next(filter(None, self.gather(portable(error))), None)) is not None:
+            self.fail(error or first)
+        return made                             # type: ignore[no-any-return]
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; or its exception on every rank."""
+        made: Any = self.each(lambda: make() if self.rank == 0 else None)
+        if self.size > 1:
+            with self.waiting():
+                made = self.comm.bcast(made, root=0)
+        return made                             # type: ignore[no-any-return]
 
     def share_array(self, array: Any) -> Any:
         """The NumPy array of rank 0, on every rank; the others give None. On machines without rank 0, an array above
@@ -229,6 +235,15 @@ class World:
             other = [f"{name} {theirs[name]}, and rank 0 {x}" for name, x in everyones[0].items() if theirs[name] != x]
             if other:
                 self.fail(ValueError(f"rank {rank} has {'; '.join(other)}: all processes need the same"))
+
+
+def portable(error: BaseException | None) -> BaseException | None:
+    """An exception that can be pickled: this one, or else the built-in exception that it is derived from."""
+    try:
+        return pickle.loads(pickle.dumps(error))            # type: ignore[no-any-return]
+    except Exception:
+        built_in = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+        return built_in(str(error))                         # type: ignore[no-any-return]
 
 
 # ---- the tree ----

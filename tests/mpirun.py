@@ -1,4 +1,5 @@
 """Runs of several processes: mpirun in a process of its own, which leaves none behind."""
+import contextlib
 import os
 import shutil
 import signal
@@ -73,7 +74,9 @@ class Job:
         finally:
             for pids in self.pids().values():
                 for pid in pids:
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            self.process.communicate()
 
 
 def mpirun(n, *command, cwd, seconds=100, **options):

@@ -1,6 +1,7 @@
 """What the processes of a run agree on before it starts: options, text, device; and notes on how they differ."""
 import dataclasses
 import hashlib
+import os
 import platform
 from pathlib import Path
 from typing import Any, Callable, Mapping
@@ -8,7 +9,7 @@ from typing import Any, Callable, Mapping
 import numpy as np
 
 import minigrad as mg
-from minigrad import device
+from minigrad import device, functional as F
 from minigrad.parallel import World
 
 from gpt.run.command_line import TRAIN
@@ -37,7 +38,7 @@ def agreed_options(world: World, arguments: list[str]) -> tuple[Options, dict[st
     if o.threads == 0 or sources["threads"] == "default":
         o = dataclasses.replace(o, threads=max(1, len(cores(world)) // world.local_size))
         sources["threads"] = "mpirun"
-    world.agree(threads=o.threads)
+    world.agree(**{"cores for": f"--threads={o.threads}"})
     return o, sources, changes
 
 
@@ -58,13 +59,27 @@ def cores(world: World) -> set[int]:
 
 
 def device_of_rank(name: str, world: World) -> str:
-    """The full name of the device of this process. Of several on a machine, each has a GPU of its own, whose number is
-    that of the process there. ValueError for a device that does not work."""
+    """The full name of the device of this process. Each has a GPU of its own: its number is that of the process among
+    those that see the same GPUs, by their machine and CUDA_VISIBLE_DEVICES. ValueError for a device that does not work,
+    and if there are fewer GPUs than processes."""
+    visible = world.gather((platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES")))
     if world.local_size > 1 and name.startswith("cuda:"):
         raise ValueError(f"--device={name} is one GPU, and each of {world.local_size} processes needs its own: use "
                          "--device=cuda")
     resolved = device.resolve(name)
-    return device.resolve(f"cuda:{world.local_rank}") if world.size > 1 and resolved != "cpu" else resolved
+    if world.size == 1 or resolved == "cpu":
+        return resolved
+    try:
+        return device.resolve(f"cuda:{visible[:world.rank].count(visible[world.rank])}")
+    except ValueError as error:
+        raise ValueError(f"each of {world.local_size} processes on a machine needs a GPU of its own: {error}") from None
+
+
+def compile_loops(world: World, dtype: str) -> None:
+    """Compile the loops for a dtype where the cache does not have them: once per machine, while the others wait."""
+    if world.size > 1 and world.local_rank == 0:
+        F.gelu(mg.Tensor(np.zeros((64, 64), dtype)))          # any op with a loop: the first call compiles all
+    world.gather(None)
 
 
 def processes(world: World) -> str:
@@ -87,8 +102,8 @@ def notes_on_processes(world: World, machine: Mapping[str, Any], o: Options, sou
     kernels = [f"{there['blas']}, {there['executor']}" for there in world.gather(machine)]
     for rank, other in enumerate(kernels):
         if other != kernels[0]:
-            notes.append(f"rank {rank} computes with {other}, and rank 0 with {kernels[0]}: with other machines, the "
-                         "last bits will be others")
+            notes.append(f"rank {rank} computes with {other}, and rank 0 with {kernels[0]}: other machines will not "
+                         "give the same bits")
             break
     return notes
 
