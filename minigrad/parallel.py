@@ -27,6 +27,7 @@ Node = tuple[int, int, Any]                     # of the tree: level, index, and
 SIZES = "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"      # set by mpirun of MPICH and Intel MPI, and srun; of Open MPI
 RANKS = "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"             # a launcher with PMIx tells the rank alone
 BUCKET = 1 << 20                                # elements that are exchanged at once
+give_way = getattr(os, "sched_yield", lambda: time.sleep(0.0))     # to another process that wants this core
 SHARED_BYTES = 1 << 30                          # a larger array is in memory once per machine
 
 
@@ -149,9 +150,8 @@ class World:
     def wait(self, request: Any) -> None:
         """Return when an MPI request is complete. Meanwhile signals are handled, and other processes get the core."""
         with self.waiting():
-            start = time.monotonic()
             while not request.Test():
-                time.sleep(0.0 if time.monotonic() - start < 0.01 else 0.001)
+                give_way()
 
     # ---- agreement ----
 
@@ -279,7 +279,10 @@ class GradientSum:
         self.nodes = [nodes_of(share) for share in shares]      # that each rank has summed before the exchange
         self.n = sum(p.size for p in params) + 2                # and the loss, and the wish to stop
         self.stack: list[Node] = []
-        self.free: list[Any] = []               # flat arrays to use again
+        self.dtype = params[0].dtype
+        self.free: list[Any] = []               # flat arrays to use again: new memory costs more than the sum
+        most = max(map(len, self.nodes)) * (K > 1)
+        self.received = np.empty((most, K, -(-min(self.n, BUCKET) // K)), self.dtype)
 
     def add(self, micro: int, loss: Any) -> None:
         """Take the gradients of a micro-batch out of the parameters' `.grad`, which become None. loss: a 0-d array, the
@@ -324,33 +327,30 @@ class GradientSum:
         return left
 
     def _exchange(self) -> Any:
-        """The sum of the nodes of all ranks. Each rank gets its part of every rank's nodes, adds these up the tree, and
-        sends the sum to all."""
+        """The sum of the nodes of all ranks, a bucket at a time. Each rank gets its part of every rank's nodes, adds
+        these up the tree, and sends the sum to all."""
         mine = [device.host(flat) for _, _, flat in self.stack]
-        total = np.empty(self.n, mine[0].dtype)
-        for start in range(0, self.n, BUCKET):
-            self._exchange_bucket([flat[start:start + BUCKET] for flat in mine], total[start:start + BUCKET])
-        self.free += [flat for _, _, flat in self.stack]
-        self.stack = []
         flat = self._flat()
-        flat[...] = device.put(total, self.params[0].device)
+        total = flat if type(flat) is np.ndarray else np.empty(self.n, self.dtype)
+        for start in range(0, self.n, BUCKET):
+            self._exchange_bucket([part[start:start + BUCKET] for part in mine], total[start:start + BUCKET])
+        if total is not flat:
+            flat[...] = device.put(total, self.params[0].device)
+        self.free += [part for _, _, part in self.stack]
+        self.stack = []
         return flat
 
     def _exchange_bucket(self, mine: list[np.ndarray], total: np.ndarray) -> None:
         K, comm, plus = self.world.size, self.world.comm, lambda left, right: np.add(left, right, out=left)
         cuts = [len(total) * r // K for r in range(K + 1)]
-        sizes, part = np.diff(cuts), cuts[self.world.rank + 1] - cuts[self.world.rank]
-        received = []
-        for i in range(max(map(len, self.nodes))):              # once where every rank has one node
+        sizes = [end - start for start, end in zip(cuts, cuts[1:])]
+        part, stack = sizes[self.world.rank], []
+        for i, rows in enumerate(self.received):                # once where every rank has one node
             sent = (sizes, cuts[:K]) if i < len(mine) else ([0] * K, [0] * K)
-            has = [i < len(nodes) for nodes in self.nodes]
-            rows = np.empty((K, part), total.dtype)
-            self.world.wait(comm.Ialltoallv([mine[i] if i < len(mine) else total[:0], sent],
-                                            [rows, ([part * h for h in has], [part * r for r in range(K)])]))
-            received.append(rows)
-        stack: list[Node] = []
+            got = [part if i < len(nodes) else 0 for nodes in self.nodes], [r * rows.shape[1] for r in range(K)]
+            self.world.wait(comm.Ialltoallv([mine[i] if i < len(mine) else total[:0], sent], [rows, got]))
         for r, nodes in enumerate(self.nodes):
             for i, (level, index, _) in enumerate(nodes):
-                stack.append((level, index, received[i][r]))
+                stack.append((level, index, self.received[i, r, :part]))
                 merge(stack, plus)
         self.world.wait(comm.Iallgatherv(fold(stack, plus), [total, (sizes, cuts[:K])]))
