@@ -20,6 +20,7 @@ from minigrad.words import plural
 from gpt.bench import machine
 from gpt.bench.options import Options
 from gpt.bench.presets import CLIP, Preset, random_batches
+from gpt.bench.report import UNSTEADY, VARIES
 from gpt.bench.sides import MinigradSide
 from gpt.bench.timing import MIN_STEPS, WARM_UP
 from gpt.model import GPTConfig
@@ -51,7 +52,10 @@ def compare_ranks(o: Options, p: Preset, device: str) -> dict[str, Any]:
     print(f"\n{'':14} ms/step     runs")
     for n, label in labels.items():
         print(f"{label:14} {np.median(ms[n]):7.1f}     {ms[n].min():.1f} - {ms[n].max():.1f}")
-    print(f"{K} processes take {np.median(ratios):.3f} of the time of 1 ({ratios.min():.3f} - {ratios.max():.3f})\n")
+    print(f"{K} processes take {np.median(ratios):.3f} of the time of 1 ({ratios.min():.3f} - {ratios.max():.3f})")
+    if any(t.max() > UNSTEADY * t.min() for t in ms.values()):
+        print(VARIES)
+    print()
     print_report("sum", f"{share:.1%} of a step of {K} processes is the exchange of gradients, for which each sends "
                  f"{sent / 1e6:.2f} MB; {waiting:.1%} is the wait for the slowest before it")
     print_report("network", f"more machines pay if C > 2 S / B, whatever their number. C = {C:.3g} s is a step of one "
