@@ -133,6 +133,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))       # after the training is killed
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

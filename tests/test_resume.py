@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -336,9 +337,30 @@ def test_verify_with_ranks_finds_equal_bits_and_leaves_no_process_running(expect
     assert ranks == [2, 1, 2, 1]                        # the first looks whether there is an mpirun
     assert "until the kill by 2, then by 1; each with the run's --threads=2" in out and "equal: " in out
     assert outcome("complete") == expected
+    assert_none_runs_in(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_verify_that_is_stopped_leaves_no_process_and_no_file(number, expected, tmp_path):
+    pytest.importorskip("mpi4py")
+    if not MPIRUN:
+        pytest.skip("no mpirun is installed")
+    process = subprocess.Popen([sys.executable, "-m", "gpt.verify", "complete", "--steps=4", "--ranks=2"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)})
+    while not list(tmp_path.glob("*/killed/lock")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert_none_runs_in(tmp_path)
+    assert not list(tmp_path.glob("tmp*"))
+
+
+def assert_none_runs_in(folder):
+    """No process has the folder in its command line."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            assert str(tmp_path).encode() not in file.read_bytes(), file
+            assert str(folder).encode() not in file.read_bytes(), file
         except OSError:                                 # a process that has ended
             pass
 
