@@ -1,8 +1,11 @@
 """What the processes of a run agree on before it starts: options, text, device; and notes on how they differ."""
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import platform
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
@@ -40,6 +43,21 @@ def agreed_options(world: World, arguments: list[str]) -> tuple[Options, dict[st
         sources["threads"] = "mpirun"
     world.agree(**{"cores for": f"--threads={o.threads}"})
     return o, sources, changes
+
+
+def started_by_mpirun(n: int, command: list[str]) -> list[str]:
+    """The command that runs a command of this Python in n processes; of one, the command itself. ValueError without
+    mpi4py or mpirun."""
+    if n == 1:
+        return command
+    if importlib.util.find_spec("mpi4py") is None:
+        raise ValueError(f'{n} processes need mpi4py: pip install -e ".[mpi]"')
+    beside = str(Path(sys.executable).parent)               # first: the MPI that was installed with mpi4py
+    mpirun = shutil.which("mpirun", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if mpirun is None:
+        raise ValueError(f"{n} processes need mpirun, which is neither beside {sys.executable} nor on the PATH: "
+                         'pip install -e ".[mpi]", or load the MPI of the cluster')
+    return [mpirun, "-n", str(n), *command]
 
 
 def source() -> str:
