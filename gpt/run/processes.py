@@ -14,6 +14,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import device, functional as F
 from minigrad.parallel import World
+from minigrad.words import plural
 
 from gpt.run.command_line import TRAIN
 from gpt.run.machine import allowed_cores
@@ -38,7 +39,7 @@ def agreed_options(world: World, arguments: list[str]) -> tuple[Options, dict[st
         world.fail(ValueError(
             f"{world.size} processes need --gradient_accumulation_steps={world.size} or more, got "
             f"{o.gradient_accumulation_steps}, as each computes whole micro-batches; {fix}"))
-    if o.threads == 0 or sources["threads"] == "default":
+    if o.threads == 0 or sources["threads"] == "default" and o.init_from != "resume":       # which keeps its bits
         o = dataclasses.replace(o, threads=max(1, len(cores(world)) // world.local_size))
         sources["threads"] = "mpirun"
     world.agree(**{"cores for": f"--threads={o.threads}"})
@@ -113,16 +114,15 @@ def notes_on_processes(world: World, machine: Mapping[str, Any], o: Options, sou
     if sources["threads"] == "mpirun":
         notes.append(f"--threads={o.threads} gives the same bits with any number of processes")
     n_cores = len(cores(world))
-    for rank, (n, local_size, host) in enumerate(world.gather((n_cores, world.local_size, platform.node()))):
-        if local_size > n and world.size > 1:
-            notes.append(f"{local_size} processes share the {n} core{'s' * (n > 1)} of {host}: they slow down")
-            break
+    crowded = [(n, local_size, host) for n, local_size, host in
+               world.gather((n_cores, world.local_size, platform.node())) if local_size * o.threads > n]
+    for n, local_size, host in crowded[:1]:
+        notes.append(f"{local_size} processes x {plural(o.threads, 'thread')} share the {plural(n, 'core')} of {host}: "
+                     "more than one thread on a core is slow")
     kernels = [f"{there['blas']}, {there['executor']}" for there in world.gather(machine)]
-    for rank, other in enumerate(kernels):
-        if other != kernels[0]:
-            notes.append(f"rank {rank} computes with {other}, and rank 0 with {kernels[0]}: other machines will not "
-                         "give the same bits")
-            break
+    for rank in [rank for rank, other in enumerate(kernels) if other != kernels[0]][:1]:
+        notes.append(f"rank {rank} computes with {kernels[rank]}, and rank 0 with {kernels[0]}: other machines will "
+                     "not give the same bits")
     return notes
 
 
