@@ -17,8 +17,8 @@ import minigrad as mg
 import train
 from gpt.model import GPT, GPTConfig
 from gpt.run import machine, plot, run as run_module
-from minigrad import optim, parallel
-from minigrad.parallel import GradientSum, World
+from minigrad import optim
+from minigrad.parallel import GradientSum, World, world as processes
 
 accumulate_gradient, samples = train.accumulate_gradient, run_module.samples
 ARRAY = np.random.default_rng(0).integers(0, 1 << 16, (100, 31), np.uint16)
@@ -84,7 +84,7 @@ def masked(G, dtype):
 def share(limit, bucket):
     """An array of rank 0, above SHARED_BYTES if limit is small. Writes what each rank has, and has after rank 0 has
     changed a number of its own."""
-    with World() as world, mock.patch.multiple(parallel, SHARED_BYTES=limit, BUCKET=bucket):
+    with World() as world, mock.patch.multiple(processes, SHARED_BYTES=limit, BUCKET=bucket):
         got = world.share_array(ARRAY if world.rank == 0 else None)
         gc.collect()
         before = got.copy()

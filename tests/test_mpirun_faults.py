@@ -11,7 +11,7 @@ import safetensors.numpy
 import train
 from gpt.run import checkpoint, folder, plot, processes
 from minigrad import device
-from minigrad.parallel import RANKS, SIZES, World, portable
+from minigrad.parallel.world import RANKS, SIZES, World, portable
 from mpirun import ROOT, TINY, Job, mpirun
 
 TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
@@ -170,7 +170,7 @@ def test_faults_that_all_ranks_meet_are_said_once_by_rank_0_and_leave_a_run_that
         if status in (1, 2):
             assert saved == [0], name           # what was wrong is not saved
     notes = " ".join(found["training"][0][1].split())
-    assert "2 processes share the 1 core of" in notes
+    assert "2 processes x 1 thread share the 1 core of" in notes
     assert "rank 1 computes with other kernels" in notes and "will not give the same bits" in notes
 
     (text / "full").rename(text / "run")
@@ -277,7 +277,7 @@ with world:
 def test_a_rank_that_ends_before_it_has_joined_ends_the_job(tmp_path):
     alone = "import os, sys\nif os.environ.get('PMI_RANK') == '1': sys.exit(2)\n"
     status, _, err = mpirun(2, sys.executable, "-c", alone + WORLD, cwd=tmp_path)
-    assert status != 0 and "Timeout (0:00:01)" in err and "parallel.py" in err
+    assert status != 0 and "Timeout (0:00:01)" in err and "world.py" in err
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from hypothesis import given, settings, strategies as st
 
 from fake_device import synchronizations
 from fake_world import on_ranks
-from minigrad import Tensor, device, parallel
-from minigrad.parallel import GradientSum, World, fold, merge, nodes_of
+from minigrad import Tensor, device
+from minigrad.parallel import GradientSum, World, gradient_sum
+from minigrad.parallel.gradient_sum import fold, merge, nodes_of
 
 SIZES = [(G, K) for G in range(1, 41) for K in range(1, G + 1)]     # micro-batches, ranks
 
@@ -136,7 +137,7 @@ def check_bits(K, grads, **options):
 @pytest.fixture
 def small_buckets(monkeypatch):
     """An exchange of a few numbers at a time."""
-    monkeypatch.setattr(parallel, "BUCKET", 7)
+    monkeypatch.setattr(gradient_sum, "BUCKET", 7)
 
 
 @pytest.mark.parametrize("bucket", [5, 7, 1 << 20])
@@ -147,7 +148,7 @@ def small_buckets(monkeypatch):
 def test_ranks_get_the_bits_of_one_process(bucket, K, more, shapes, dtype, seed):
     """With sizes that the number of ranks does not divide, and with a bucket that has fewer numbers than ranks."""
     with pytest.MonkeyPatch.context() as patch, np.errstate(invalid="ignore"):
-        patch.setattr(parallel, "BUCKET", bucket)
+        patch.setattr(gradient_sum, "BUCKET", bucket)
         grads = gradients(K + more, shapes, dtype, seed)
         check_bits(K, grads)
 
@@ -280,7 +281,7 @@ N = 100_003
 
 @pytest.mark.parametrize("K, G", [(1, 4), (2, 2), (2, 8), (3, 6), (4, 4), (4, 16), (7, 7)])
 def test_a_rank_sends_two_times_k_minus_one_kths_of_the_gradient_where_its_share_is_a_power_of_two(monkeypatch, K, G):
-    monkeypatch.setattr(parallel, "BUCKET", 1 << 13)
+    monkeypatch.setattr(gradient_sum, "BUCKET", 1 << 13)
     for dtype in (np.float32, np.float64):
         grads = [[np.ones(N, dtype)]] * G
         sent = on_ranks(K, lambda world: (summed(world, grads), world.sent_bytes)[1])
@@ -290,7 +291,7 @@ def test_a_rank_sends_two_times_k_minus_one_kths_of_the_gradient_where_its_share
 @pytest.mark.parametrize("K, G", [(1, 2), (1, 8), (1, 7), (2, 2), (2, 8), (2, 5), (3, 6), (3, 8)])
 def test_a_rank_holds_the_logarithm_of_its_share_plus_three_gradients_at_most(monkeypatch, K, G):
     """The gradient of the micro-batch is one of them."""
-    monkeypatch.setattr(parallel, "BUCKET", 1 << 10)
+    monkeypatch.setattr(gradient_sum, "BUCKET", 1 << 10)
     grads = [[np.ones(N, np.float32)]] * G
     tracemalloc.start()
     try:
@@ -360,7 +361,7 @@ def with_mistake(right, wrong):
     """GradientSum with a mistake in its source."""
     source = inspect.getsource(GradientSum)
     assert right in source
-    names = {**vars(parallel)}
+    names = {**vars(gradient_sum)}
     exec(source.replace(right, wrong), names)
     return names["GradientSum"]
 
