@@ -170,7 +170,7 @@ def test_faults_that_all_ranks_meet_are_said_once_by_rank_0_and_leave_a_run_that
         if status in (1, 2):
             assert saved == [0], name           # what was wrong is not saved
     notes = " ".join(found["training"][0][1].split())
-    assert "2 processes share the 1 core of" in notes
+    assert "2 processes x 1 thread share the 1 core of" in notes
     assert "rank 1 computes with other kernels" in notes and "will not give the same bits" in notes
 
     (text / "full").rename(text / "run")
