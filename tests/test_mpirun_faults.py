@@ -266,6 +266,12 @@ world.share(lambda: fail([0]))
     assert err.count("Traceback") == 1 and "Own: no room" in err and " of 2: " not in err
 
 
+def test_a_rank_prints_any_character_where_the_locale_has_only_ascii(tmp_path):
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    status, _, err = mpirun(*program("with world: print('' if world.rank == 0 else chr(177))"), cwd=tmp_path, env=ascii)
+    assert (status, err) == (0, "")
+
+
 def test_a_rank_that_is_stopped_after_its_last_exchange_ends_the_job(tmp_path):
     status, _, err = mpirun(*program("""
 with world:

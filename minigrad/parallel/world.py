@@ -74,7 +74,7 @@ class World:
     def __enter__(self) -> "World":
         self.streams = sys.stdout, sys.stderr
         if self.rank > 0:
-            sys.stdout, sys.stderr = open(os.devnull, "w"), self.held
+            sys.stdout, sys.stderr = open(os.devnull, "w", errors="replace"), self.held     # for any encoding
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
