@@ -188,6 +188,7 @@ def test_bad_input_is_refused_on_all_ranks_said_once_by_rank_0_and_nothing_is_wr
         ("", ["--nonsense=1"], "unknown option --nonsense"),
         ("", ["--dataset=missing.txt"], "missing.txt: No such file"),
         ("", ["--dataset=short.txt"], "the text is too short"),
+        ("", ["--break=no-zero-grad"], "--break=no-zero-grad is a mistake of one process: start it without mpirun"),
         ("", ["--init_from=resume", "--out_dir=nowhere"], "nowhere holds no run"),
         ("", ["--n_embd=1000000"], "out of memory: training in 2 processes on a machine takes about"),
         ("", ["--device=cuda:0"], "--device=cuda:0 is one GPU, and each of 2 processes needs its own"),
