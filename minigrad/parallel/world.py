@@ -148,7 +148,8 @@ class World:
             seen = self.since
             if waited >= self.patience:
                 self._say(f"waited {self.patience:g} s for the others: a process was stopped, or a machine or the "
-                          "network is down. Start again from the last checkpoint")
+                          "network is down. Start again from the last checkpoint, with a larger patience if a process "
+                          "only needed more time")
                 os._exit(3)
 
     def wait(self, request: Any) -> None:
