@@ -196,6 +196,8 @@ def test_bad_input_is_refused_on_all_ranks_said_once_by_rank_0_and_nothing_is_wr
         ("mock.patch('gpt.run.processes.source', lambda: f'source{rank}').start()", [],
          "rank 1 has program source1, and rank 0 source0"),
         ("mock.patch('numpy.__version__', f'2.{rank}').start()", [], "rank 1 has NumPy 2.1, and rank 0 2.0"),
+        ("import gpt.run.machine as m\nrank == 1 and mock.patch('gpt.run.run.environment', lambda device: "
+         "m.environment(device) | {'executor': 'other (1.0)'}).start()", [], "rank 1 has executor other, and rank 0 "),
         ("rank == 1 and mock.patch('train.main', lambda a, main=train.main: main([*a, '--seed=7'])).start()",
          ["--seed=6"], "--seed=6 --seed=7, and rank 0 "),
     ]

@@ -93,6 +93,7 @@ class Run:
         self.device = world.each(lambda: device_of_rank(o.device, world))
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
+        world.agree(executor=machine["executor"].partition(" ")[0])      # else AdamW rounds differently
         print_report("device", f"{device_of(machine)}, {processes(world)}{plural(machine['threads'], 'thread')}"
                      f"{' each' if world.size > 1 else ''}, {machine['executor']}, NumPy {machine['numpy']}, "
                      f"{machine['blas']}, {o.dtype}, seed {o.seed}")
