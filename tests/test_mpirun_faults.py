@@ -269,6 +269,19 @@ world.share(lambda: fail([0]))
     assert err.count("Traceback") == 1 and "Own: no room" in err and " of 2: " not in err
 
 
+def test_an_exception_on_one_rank_ends_all_also_after_one_that_all_have_caught(tmp_path):
+    status, _, err = mpirun(*program("""
+with world:
+    try:
+        world.share(lambda: 1 / 0)
+    except ZeroDivisionError:
+        pass
+    if world.rank == 1: raise KeyError("alone")
+    world.gather(None)
+"""), cwd=tmp_path)
+    assert status == 1 and "rank 1 of 2: Traceback" in err and "KeyError: 'alone'" in err
+
+
 def test_a_rank_prints_any_character_where_the_locale_has_only_ascii(tmp_path):
     ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     status, _, err = mpirun(*program("with world: print('' if world.rank == 0 else chr(177))"), cwd=tmp_path, env=ascii)

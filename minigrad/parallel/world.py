@@ -41,7 +41,7 @@ class World:
         self.patience = patience
         self.rank, self.size, self.local_rank, self.local_size, self.machines = 0, 1, 0, 1, 1
         self.since: float | None = None         # when this process began to wait for the others
-        self.together = False                   # every rank ends: by an error that all have, or by `exit`
+        self.together: BaseException | None = None      # the last that every rank has raised, by `share` or `exit`
         self.held = io.StringIO()               # what a rank other than 0 wrote to stderr
         sizes, ranks = ([int(os.environ[name]) for name in names if name in os.environ] for names in (SIZES, RANKS))
         if max(sizes, default=0) == 1 or not sizes + ranks:
@@ -83,7 +83,7 @@ class World:
             sys.stdout.close()
         sys.stdout, sys.stderr = self.streams
         failed = error is not None and (not isinstance(error, SystemExit) or error.code not in (0, None))
-        if self.size > 1 and error is not None and failed and not self.together:
+        if self.size > 1 and error is not None and failed and not self._of_all(error):
             self._end_all(error)
         if self.rank > 0 and failed and not isinstance(error, SystemExit):
             raise SystemExit(1)                 # rank 0 shows the traceback
@@ -96,11 +96,17 @@ class World:
 
     def fail(self, error: BaseException) -> NoReturn:
         """To be called by every rank: raise an exception, which rank 0 shows if nothing catches it."""
-        self.together = True
+        self.together = error
         raise error
 
+    def _of_all(self, error: BaseException | None) -> bool:
+        """Whether every rank has raised this exception, or the one that was handled when this was raised."""
+        while error not in (None, self.together):
+            error = error.__context__
+        return error is not None
+
     def _uncaught(self, kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        if not self.together:
+        if not self._of_all(error):
             self._end_all(error)
         elif self.rank == 0:
             sys.__excepthook__(kind, error, where)
@@ -131,7 +137,7 @@ class World:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Inside, this process waits for the others."""
-        self.together, self.since = False, time.monotonic()
+        self.together, self.since = None, time.monotonic()
         try:
             yield
         finally:
