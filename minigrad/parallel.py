@@ -6,19 +6,23 @@ made here. So the number of processes does not change a bit of the result.
 """
 import contextlib
 import io
+import itertools
 import math
+import operator
 import os
 import platform
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from types import TracebackType
 from typing import Any, Callable, Iterator, NoReturn, TypeVar
 
 import numpy as np
 
-from minigrad import device
+from minigrad import device, tape
+from minigrad.modes import mode
 from minigrad.tensor import Tensor
 
 T = TypeVar("T")
@@ -277,12 +281,30 @@ class GradientSum:
         shares = [range(micro_steps * r // K, micro_steps * (r + 1) // K) for r in range(K)]
         self.mine = shares[world.rank]
         self.nodes = [nodes_of(share) for share in shares]      # that each rank has summed before the exchange
-        self.n = sum(p.size for p in params) + 2                # and the loss, and the wish to stop
+        ends = list(itertools.accumulate((p.size for p in params), initial=2))  # after the loss, and the wish to stop
+        self.places = {p.key: slice(start, end) for p, start, end in zip(params, ends, ends[1:])}
+        self.n, self.dtype = ends[-1], params[0].dtype
         self.stack: list[Node] = []
-        self.dtype = params[0].dtype
         self.free: list[Any] = []               # flat arrays to use again: new memory costs more than the sum
-        most = max(map(len, self.nodes)) * (K > 1)
-        self.received = np.empty((most, K, -(-min(self.n, BUCKET) // K)), self.dtype)
+        # With several nodes per rank, the parts of all buckets would take too much memory.
+        self.overlaps = K > 1 and max(map(len, self.nodes)) == 1 and type(params[0].data) is np.ndarray
+        buckets = -(-self.n // BUCKET) if self.overlaps else 1
+        self.received = np.empty((buckets * (K > 1), sum(map(len, self.nodes)) - len(self.nodes[world.rank]),
+                                  -(-min(self.n, BUCKET) // K)), self.dtype)
+        self.lacks = Counter(bucket for place in self.places.values() for bucket in buckets_of(place))
+        self.lacks[0] += 1                      # bucket -> how many parameters it holds, and the loss
+        self.missing: dict[int, int] = {}       # the same, of those that are not in self.stack[-1] yet
+        self.under_way: list[Iterator[bool]] = []               # exchanges of buckets
+
+    def backward(self, micro: int, loss: Tensor) -> None:
+        """`loss.backward()` and `add`. In the last micro-batch of this rank, a bucket of gradients is sent as soon as
+        it is complete, while the backward goes on."""
+        if self.overlaps and micro == self.mine[-1] and not mode().detect_nan:  # which may fail on one rank alone
+            self._open(micro)
+            tape.backward(loss, deliver=self._deliver)
+        else:
+            loss.backward()
+        self.add(micro, loss.data)
 
     def add(self, micro: int, loss: Any) -> None:
         """Take the gradients of a micro-batch out of the parameters' `.grad`, which become None. loss: a 0-d array, the
@@ -290,14 +312,15 @@ class GradientSum:
         if self.micro_steps == 1:               # the gradients stay where they are
             self.stack = [(0, 0, loss)]
             return
-        flat, at = self._flat(), 0
+        if not self.stack or self.stack[-1][:2] != (0, micro):
+            self._open(micro)
         for p in self.params:
-            flat[at:at + p.size] = 0.0 if p.grad is None else p.grad.reshape(-1)
-            at += p.size
-            p.grad = None
-        flat[at], flat[at + 1] = loss, 0.0
-        self.stack.append((0, micro, flat))
-        merge(self.stack, self._plus)
+            if p.key in self.unpacked:
+                self._pack(p)
+        flat = self.stack[-1][2]
+        flat[0], flat[1] = loss, 0.0
+        if self.world.size == 1 or micro != self.mine[-1]:
+            merge(self.stack, self._plus)
 
     def total(self, stop: bool = False) -> tuple[Any, bool]:
         """Put the sum over all micro-batches into the parameters' `.grad`. Returns the sum of the losses, a 0-d array,
@@ -305,52 +328,100 @@ class GradientSum:
         `add`."""
         if self.micro_steps == 1:
             return self.stack.pop()[2], stop
-        if self.world.size > 1:
-            self.stack[-1][2][-1] = stop
         if self.world.size == 1:
             flat = fold(self.stack, self._plus)
         else:
-            flat = self._exchange()
-        at = 0
+            self.stack[-1][2][1] = stop
+            self._finish()
+            flat, *others = [flat for _, _, flat in self.stack]
+            self.free += others
+            self.stack = []
         for p in self.params:
-            p.grad = flat[at:at + p.size].reshape(p.shape)
-            at += p.size
+            p.grad = flat[self.places[p.key]].reshape(p.shape)
         self.free.append(flat)
-        return flat[at:at + 1].copy().reshape(()), bool(flat[at + 1]) if self.world.size > 1 else stop
+        return flat[:1].copy().reshape(()), bool(flat[1]) if self.world.size > 1 else stop
 
-    def _flat(self) -> Any:
-        return self.free.pop() if self.free else self.params[0].xp.empty(self.n, self.params[0].dtype)
+    # ---- a flat array for the gradients of a micro-batch ----
+
+    def _open(self, micro: int) -> None:
+        flat = self.free.pop() if self.free else self.params[0].xp.empty(self.n, self.dtype)
+        self.stack.append((0, micro, flat))
+        self.missing, self.unpacked = dict(self.lacks), set(self.places)
+
+    def _pack(self, p: Tensor) -> None:
+        self.unpacked.remove(p.key)
+        self.stack[-1][2][self.places[p.key]] = 0.0 if p.grad is None else p.grad.reshape(-1)
+        p.grad = None
 
     def _plus(self, left: Any, right: Any) -> Any:
         left += right
         self.free.append(right)
         return left
 
-    def _exchange(self) -> Any:
-        """The sum of the nodes of all ranks, a bucket at a time. Each rank gets its part of every rank's nodes, adds
-        these up the tree, and sends the sum to all."""
-        mine = [device.host(flat) for _, _, flat in self.stack]
-        flat = self._flat()
-        total = flat if type(flat) is np.ndarray else np.empty(self.n, self.dtype)
-        for start in range(0, self.n, BUCKET):
-            self._exchange_bucket([part[start:start + BUCKET] for part in mine], total[start:start + BUCKET])
-        if total is not flat:
-            flat[...] = device.put(total, self.params[0].device)
-        self.free += [part for _, _, part in self.stack]
-        self.stack = []
-        return flat
+    # ---- the exchange ----
 
-    def _exchange_bucket(self, mine: list[np.ndarray], total: np.ndarray) -> None:
-        K, comm, plus = self.world.size, self.world.comm, lambda left, right: np.add(left, right, out=left)
-        cuts = [len(total) * r // K for r in range(K + 1)]
-        sizes = [end - start for start, end in zip(cuts, cuts[1:])]
-        part, stack = sizes[self.world.rank], []
-        for i, rows in enumerate(self.received):                # once where every rank has one node
-            sent = (sizes, cuts[:K]) if i < len(mine) else ([0] * K, [0] * K)
-            got = [part if i < len(nodes) else 0 for nodes in self.nodes], [r * rows.shape[1] for r in range(K)]
-            self.world.wait(comm.Ialltoallv([mine[i] if i < len(mine) else total[:0], sent], [rows, got]))
-        for r, nodes in enumerate(self.nodes):
-            for i, (level, index, _) in enumerate(nodes):
-                stack.append((level, index, self.received[i, r, :part]))
-                merge(stack, plus)
-        self.world.wait(comm.Iallgatherv(fold(stack, plus), [total, (sizes, cuts[:K])]))
+    def _deliver(self, leaf: Tensor, g: Any) -> None:
+        """What backward does with the gradient of a leaf. Numbers move only while MPI is called: here."""
+        tape.accumulate(leaf, g)
+        if leaf.key in self.unpacked:
+            self._pack(leaf)
+            for bucket in buckets_of(self.places[leaf.key]):
+                self.missing[bucket] -= 1
+                if not self.missing[bucket]:
+                    self.under_way.append(self._exchange(bucket))
+        self._go_on()
+
+    def _go_on(self) -> bool:
+        """Continue the exchanges that are under way, as far as they can be. Returns whether any are left."""
+        self.under_way = [exchange for exchange in self.under_way if not next(exchange, True)]
+        return bool(self.under_way)
+
+    def _finish(self) -> None:
+        """Exchange the buckets that are not sent yet, and wait until all are complete."""
+        with self.world.waiting():
+            for bucket in [bucket for bucket, lacks in self.missing.items() if lacks]:
+                self.under_way.append(self._exchange(bucket))
+                while self._go_on() and not self.overlaps:
+                    give_way()
+            while self._go_on():
+                give_way()
+
+    def _exchange(self, bucket: int) -> Iterator[bool]:
+        """Put the sum of the nodes of all ranks over the first of this rank's nodes. Each rank gets its part of every
+        rank's nodes, adds these up the tree, and sends the sum to all. Yields False while it waits for MPI."""
+        rank, K, send, receive = self.world.rank, self.world.size, self.world.comm.Isend, self.world.comm.Irecv
+        here = slice(bucket * BUCKET, min((bucket + 1) * BUCKET, self.n))
+        size = here.stop - here.start
+        parts = [slice(size * r // K, size * (r + 1) // K) for r in range(K)]
+        others = [r for r in range(K) if r != rank]
+
+        nodes = [(level, index, flat[here]) for level, index, flat in self.stack]
+        merge(nodes, operator.iadd)             # the last micro-batch is not merged in self.stack
+        mine = [device.host(node) for _, _, node in nodes]
+        rows = iter(self.received[bucket % len(self.received), :, :parts[rank].stop - parts[rank].start])
+        stack: list[Node] = []
+        leaves = [[next(rows) if r != rank else mine[i][parts[rank]] for i in range(len(nodes))]
+                  for r, nodes in enumerate(self.nodes)]
+        requests = [receive(x, r, bucket) for r in others for x in leaves[r]]
+        requests += [send(x[parts[r]], r, bucket) for r in others for x in mine]
+        for request in requests:
+            while not request.Test():
+                yield False
+        for r, theirs in enumerate(self.nodes):
+            for (level, index, _), x in zip(theirs, leaves[r]):
+                stack.append((level, index, x))
+                merge(stack, operator.iadd)
+        total = mine[0]
+        total[parts[rank]] = fold(stack, operator.iadd)
+        requests = [receive(total[parts[r]], r, bucket) for r in others]
+        requests += [send(total[parts[rank]], r, bucket) for r in others]
+        for request in requests:
+            while not request.Test():
+                yield False
+        if total is not nodes[0][2]:
+            nodes[0][2][...] = device.put(total, self.params[0].device)
+
+
+def buckets_of(place: slice) -> range:
+    """The buckets that a part of the flat array lies in."""
+    return range(place.start // BUCKET, -(-place.stop // BUCKET))
