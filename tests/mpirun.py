@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from gpt.run import folder
+
 ROOT = Path(__file__).parent.parent
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 TRAIN = [sys.executable, str(ROOT / "train.py")]
+# Open MPI refuses these otherwise: as root, and more processes than cores.
+ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+           "OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
 # A run of 20 steps of a tiny model, with everything that happens between steps.
 TINY = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=2", "--max_iters=20",
         "--warmup_iters=2", "--eval_interval=10", "--eval_iters=3", "--log_interval=4", "--stats_interval=8",
@@ -30,7 +36,7 @@ class Job:
         self.process = subprocess.Popen(
             [*(mpirun or [MPIRUN]), "-n", str(n), *map(str, command)], cwd=cwd, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "MARK": self.mark, **(env or {})})
+            env={**os.environ, **ALLOWED, "PYTHONPATH": str(ROOT), "MARK": self.mark, **(env or {})})
 
     def pids(self):
         """The processes that are still running, by rank; mpirun's own are under None."""
@@ -73,3 +79,22 @@ class Job:
 def mpirun(n, *command, cwd, seconds=100, **options):
     """Run a command on n processes  ->  (exit status, stdout, stderr)."""
     return Job(n, *command, cwd=cwd, **options).end(seconds)
+
+
+def open_mpi():
+    """The options of Job with which processes run under an Open MPI that is installed besides another MPI, or None."""
+    info = shutil.which("ompi_info")
+    if not info:
+        return None
+    names, library = ("mpirun.openmpi", "mpirun"), Path(info).parent.parent / "lib" / "libmpi.so.40"
+    command = next(path for name in names if (path := Path(info).with_name(name)).exists())
+    return {"mpirun": [str(command)], "env": {"MPI4PY_LIBMPI": str(library) if library.exists() else library.name}}
+
+
+def outcome(run):
+    """Everything in the folder of a run that the numbers decide."""
+    metrics = [{name: x for name, x in row.items() if name != "tokens_per_s"}
+               for row in folder.read_rows(run / "metrics.jsonl")]
+    checkpoints = {path.name: path.read_bytes() for path in (run / "checkpoints").glob("*.safetensors")}
+    assert metrics and checkpoints
+    return metrics, (run / "samples.md").read_text("utf-8"), (run / "stats.jsonl").read_text("utf-8"), checkpoints

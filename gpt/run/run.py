@@ -323,7 +323,7 @@ class Run:
         commands. Of a run that was stopped: print how to resume it, and exit with the signal's status."""
         o, out_dir, name = self.options, self.out_dir, Path(self.options.dataset).stem
         signals = [number for stopped in self.world.gather(self.stopped) for number in stopped]
-        if self.last_step < o.max_iters:
+        if signals:
             print(f"stopped at step {self.last_step}, which is saved; go on with\n        {train_command()} "
                   f"--init_from=resume {folder.out_dir_option(out_dir)}{lab.option(o.break_)}")
             self.world.exit(128 + signals[0])
