@@ -287,14 +287,13 @@ class GradientSum:
         self.stack: list[Node] = []
         self.free: list[Any] = []               # flat arrays to use again: new memory costs more than the sum
         # With several nodes per rank, the parts of all buckets would take too much memory.
-        self.overlaps = K > 1 and max(map(len, self.nodes)) == 1 and type(params[0].data) is np.ndarray
+        self.overlaps = K > 1 and max(map(len, self.nodes)) == 1 and params[0].device == "cpu"
         buckets = -(-self.n // BUCKET) if self.overlaps else 1
         self.received = np.empty((buckets * (K > 1), sum(map(len, self.nodes)) - len(self.nodes[world.rank]),
                                   -(-min(self.n, BUCKET) // K)), self.dtype)
-        self.lacks = Counter(bucket for place in self.places.values() for bucket in buckets_of(place))
-        self.lacks[0] += 1                      # bucket -> how many parameters it holds, and the loss
-        self.missing: dict[int, int] = {}       # the same, of those that are not in self.stack[-1] yet
-        self.under_way: list[Iterator[bool]] = []               # exchanges of buckets
+        self.unpacked: dict[Any, Tensor] = {}   # parameters whose gradient is not in self.stack[-1] yet, by key
+        self.missing: Counter[int] = Counter()  # bucket -> how many of these it lacks
+        self.under_way: list[Iterator[None]] = []               # exchanges of buckets
 
     def backward(self, micro: int, loss: Tensor) -> None:
         """`loss.backward()` and `add`. In the last micro-batch of this rank, a bucket of gradients is sent as soon as
@@ -302,25 +301,19 @@ class GradientSum:
         if self.overlaps and micro == self.mine[-1] and not mode().detect_nan:  # which may fail on one rank alone
             self._open(micro)
             tape.backward(loss, deliver=self._deliver)
+            self._close(loss.data)
         else:
             loss.backward()
-        self.add(micro, loss.data)
+            self.add(micro, loss.data)
 
     def add(self, micro: int, loss: Any) -> None:
         """Take the gradients of a micro-batch out of the parameters' `.grad`, which become None. loss: a 0-d array, the
         part of this micro-batch in the loss."""
         if self.micro_steps == 1:               # the gradients stay where they are
             self.stack = [(0, 0, loss)]
-            return
-        if not self.stack or self.stack[-1][:2] != (0, micro):
+        else:
             self._open(micro)
-        for p in self.params:
-            if p.key in self.unpacked:
-                self._pack(p)
-        flat = self.stack[-1][2]
-        flat[0], flat[1] = loss, 0.0
-        if self.world.size == 1 or micro != self.mine[-1]:
-            merge(self.stack, self._plus)
+            self._close(loss)
 
     def total(self, stop: bool = False) -> tuple[Any, bool]:
         """Put the sum over all micro-batches into the parameters' `.grad`. Returns the sum of the losses, a 0-d array,
@@ -341,17 +334,27 @@ class GradientSum:
         self.free.append(flat)
         return flat[:1].copy().reshape(()), bool(flat[1]) if self.world.size > 1 else stop
 
-    # ---- a flat array for the gradients of a micro-batch ----
+    # ---- the flat array of a micro-batch ----
 
     def _open(self, micro: int) -> None:
         flat = self.free.pop() if self.free else self.params[0].xp.empty(self.n, self.dtype)
         self.stack.append((0, micro, flat))
-        self.missing, self.unpacked = dict(self.lacks), set(self.places)
+        self.unpacked = {p.key: p for p in self.params}
+        self.missing = Counter(bucket for place in self.places.values() for bucket in buckets_of(place))
+        self.missing[0] += 1                    # the loss, and the wish to stop
 
     def _pack(self, p: Tensor) -> None:
-        self.unpacked.remove(p.key)
+        del self.unpacked[p.key]
         self.stack[-1][2][self.places[p.key]] = 0.0 if p.grad is None else p.grad.reshape(-1)
         p.grad = None
+
+    def _close(self, loss: Any) -> None:
+        for p in list(self.unpacked.values()):
+            self._pack(p)
+        _, micro, flat = self.stack[-1]
+        flat[0], flat[1] = loss, 0.0
+        if micro != self.mine[-1]:              # the last one is merged in total, or bucket by bucket
+            merge(self.stack, self._plus)
 
     def _plus(self, left: Any, right: Any) -> Any:
         left += right
@@ -361,7 +364,7 @@ class GradientSum:
     # ---- the exchange ----
 
     def _deliver(self, leaf: Tensor, g: Any) -> None:
-        """What backward does with the gradient of a leaf. Numbers move only while MPI is called: here."""
+        """What the last backward does with the gradient of a leaf."""
         tape.accumulate(leaf, g)
         if leaf.key in self.unpacked:
             self._pack(leaf)
@@ -369,59 +372,61 @@ class GradientSum:
                 self.missing[bucket] -= 1
                 if not self.missing[bucket]:
                     self.under_way.append(self._exchange(bucket))
-        self._go_on()
+        self._advance()                         # numbers move only while MPI is called
 
-    def _go_on(self) -> bool:
-        """Continue the exchanges that are under way, as far as they can be. Returns whether any are left."""
-        self.under_way = [exchange for exchange in self.under_way if not next(exchange, True)]
+    def _advance(self) -> bool:
+        """Continue the exchanges that are under way as far as possible without waiting. Returns whether any are
+        left."""
+        self.under_way = [exchange for exchange in self.under_way if next(exchange, self) is not self]
         return bool(self.under_way)
 
     def _finish(self) -> None:
-        """Exchange the buckets that are not sent yet, and wait until all are complete."""
+        """Exchange the buckets that are not sent yet, and wait until all have arrived."""
         with self.world.waiting():
-            for bucket in [bucket for bucket, lacks in self.missing.items() if lacks]:
+            for bucket in [bucket for bucket, missing in self.missing.items() if missing]:
                 self.under_way.append(self._exchange(bucket))
-                while self._go_on() and not self.overlaps:
+                while self._advance() and not self.overlaps:
                     give_way()
-            while self._go_on():
+            while self._advance():
                 give_way()
 
-    def _exchange(self, bucket: int) -> Iterator[bool]:
-        """Put the sum of the nodes of all ranks over the first of this rank's nodes. Each rank gets its part of every
-        rank's nodes, adds these up the tree, and sends the sum to all. Yields False while it waits for MPI."""
-        rank, K, send, receive = self.world.rank, self.world.size, self.world.comm.Isend, self.world.comm.Irecv
-        here = slice(bucket * BUCKET, min((bucket + 1) * BUCKET, self.n))
-        size = here.stop - here.start
-        parts = [slice(size * r // K, size * (r + 1) // K) for r in range(K)]
+    def _exchange(self, bucket: int) -> Iterator[None]:
+        """Write the sum of all ranks over the first of this rank's nodes. Each rank gets its part of every rank's
+        nodes, adds these up the tree, and sends the sum to all. Yields while it waits."""
+        rank, K, comm = self.world.rank, self.world.size, self.world.comm
         others = [r for r in range(K) if r != rank]
+        here = slice(bucket * BUCKET, min((bucket + 1) * BUCKET, self.n))
+        cuts = [(here.stop - here.start) * r // K for r in range(K + 1)]
+        parts = [slice(start, end) for start, end in zip(cuts, cuts[1:])]
+        stack = [(level, index, flat[here]) for level, index, flat in self.stack]
+        merge(stack, operator.iadd)
+        mine = [device.host(x) for _, _, x in stack]
+        rows = iter(self.received[bucket % len(self.received), :, :cuts[rank + 1] - cuts[rank]])
+        mine_of = [[x[parts[rank]] for x in mine] if r == rank else list(itertools.islice(rows, len(nodes)))
+                   for r, nodes in enumerate(self.nodes)]       # the part of this rank, of each rank's nodes
 
-        nodes = [(level, index, flat[here]) for level, index, flat in self.stack]
-        merge(nodes, operator.iadd)             # the last micro-batch is not merged in self.stack
-        mine = [device.host(node) for _, _, node in nodes]
-        rows = iter(self.received[bucket % len(self.received), :, :parts[rank].stop - parts[rank].start])
-        stack: list[Node] = []
-        leaves = [[next(rows) if r != rank else mine[i][parts[rank]] for i in range(len(nodes))]
-                  for r, nodes in enumerate(self.nodes)]
-        requests = [receive(x, r, bucket) for r in others for x in leaves[r]]
-        requests += [send(x[parts[r]], r, bucket) for r in others for x in mine]
-        for request in requests:
-            while not request.Test():
-                yield False
-        for r, theirs in enumerate(self.nodes):
-            for (level, index, _), x in zip(theirs, leaves[r]):
-                stack.append((level, index, x))
-                merge(stack, operator.iadd)
+        yield from until_complete([comm.Irecv(x, r, bucket) for r in others for x in mine_of[r]]
+                                  + [comm.Isend(x[parts[r]], r, bucket) for r in others for x in mine])
+        tree: list[Node] = []
+        for nodes, xs in zip(self.nodes, mine_of):
+            for (level, index, _), x in zip(nodes, xs):
+                tree.append((level, index, x))
+                merge(tree, operator.iadd)
         total = mine[0]
-        total[parts[rank]] = fold(stack, operator.iadd)
-        requests = [receive(total[parts[r]], r, bucket) for r in others]
-        requests += [send(total[parts[rank]], r, bucket) for r in others]
-        for request in requests:
-            while not request.Test():
-                yield False
-        if total is not nodes[0][2]:
-            nodes[0][2][...] = device.put(total, self.params[0].device)
+        total[parts[rank]] = fold(tree, operator.iadd)
+        yield from until_complete([comm.Irecv(total[parts[r]], r, bucket) for r in others]
+                                  + [comm.Isend(total[parts[rank]], r, bucket) for r in others])
+        if total is not stack[0][2]:
+            stack[0][2][...] = device.put(total, self.params[0].device)
 
 
 def buckets_of(place: slice) -> range:
     """The buckets that a part of the flat array lies in."""
     return range(place.start // BUCKET, -(-place.stop // BUCKET))
+
+
+def until_complete(requests: list[Any]) -> Iterator[None]:
+    """Yield as long as one of these requests of MPI is not complete."""
+    for request in requests:
+        while not request.Test():
+            yield
