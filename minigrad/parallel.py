@@ -292,7 +292,9 @@ class GradientSum:
         self.received = np.empty((buckets * (K > 1), sum(map(len, self.nodes)) - len(self.nodes[world.rank]),
                                   -(-min(self.n, BUCKET) // K)), self.dtype)
         self.unpacked: dict[Any, Tensor] = {}   # parameters whose gradient is not in self.stack[-1] yet, by key
-        self.missing: Counter[int] = Counter()  # bucket -> how many of these it lacks
+        self.holds = Counter(bucket for place in self.places.values() for bucket in buckets_of(place))
+        self.holds[0] += 1                      # bucket -> how many parameters it holds; and the loss
+        self.missing = self.holds               # how many of these are unpacked
         self.under_way: list[Iterator[None]] = []               # exchanges of buckets
 
     def backward(self, micro: int, loss: Tensor) -> None:
@@ -340,8 +342,7 @@ class GradientSum:
         flat = self.free.pop() if self.free else self.params[0].xp.empty(self.n, self.dtype)
         self.stack.append((0, micro, flat))
         self.unpacked = {p.key: p for p in self.params}
-        self.missing = Counter(bucket for place in self.places.values() for bucket in buckets_of(place))
-        self.missing[0] += 1                    # the loss, and the wish to stop
+        self.missing = self.holds.copy()
 
     def _pack(self, p: Tensor) -> None:
         del self.unpacked[p.key]
@@ -402,22 +403,21 @@ class GradientSum:
         merge(stack, operator.iadd)
         mine = [device.host(x) for _, _, x in stack]
         rows = iter(self.received[bucket % len(self.received), :, :cuts[rank + 1] - cuts[rank]])
-        mine_of = [[x[parts[rank]] for x in mine] if r == rank else list(itertools.islice(rows, len(nodes)))
-                   for r, nodes in enumerate(self.nodes)]       # the part of this rank, of each rank's nodes
+        leaves = [[x[parts[rank]] for x in mine] if r == rank else list(itertools.islice(rows, len(nodes)))
+                  for r, nodes in enumerate(self.nodes)]        # this rank's part of each rank's nodes
 
-        yield from until_complete([comm.Irecv(x, r, bucket) for r in others for x in mine_of[r]]
+        yield from until_complete([comm.Irecv(x, r, bucket) for r in others for x in leaves[r]]
                                   + [comm.Isend(x[parts[r]], r, bucket) for r in others for x in mine])
-        tree: list[Node] = []
-        for nodes, xs in zip(self.nodes, mine_of):
+        stack = []
+        for nodes, xs in zip(self.nodes, leaves):
             for (level, index, _), x in zip(nodes, xs):
-                tree.append((level, index, x))
-                merge(tree, operator.iadd)
-        total = mine[0]
-        total[parts[rank]] = fold(tree, operator.iadd)
-        yield from until_complete([comm.Irecv(total[parts[r]], r, bucket) for r in others]
-                                  + [comm.Isend(total[parts[rank]], r, bucket) for r in others])
-        if total is not stack[0][2]:
-            stack[0][2][...] = device.put(total, self.params[0].device)
+                stack.append((level, index, x))
+                merge(stack, operator.iadd)
+        mine[0][parts[rank]] = fold(stack, operator.iadd)
+        yield from until_complete([comm.Irecv(mine[0][parts[r]], r, bucket) for r in others]
+                                  + [comm.Isend(mine[0][parts[rank]], r, bucket) for r in others])
+        if self.params[0].device != "cpu":
+            self.stack[0][2][here] = device.put(mine[0], self.params[0].device)
 
 
 def buckets_of(place: slice) -> range:
