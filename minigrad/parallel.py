@@ -262,7 +262,8 @@ def nodes_of(leaves: range) -> list[Node]:
 
 
 class GradientSum:
-    """Sums the gradients of a step's micro-batches over all ranks.
+    """Sums the gradients of a step's micro-batches over all ranks: `backward` or `add` for each micro-batch of this rank,
+    in order, then `total`.
 
     params: leaf Tensors of one dtype. micro_steps: the number of micro-batches in a step, on all ranks together; those
     of this rank are the numbers in `mine`. A rank sends at most 2 (K - 1) / K times the gradient in a step, for K ranks
@@ -298,8 +299,8 @@ class GradientSum:
         self.under_way: list[Iterator[None]] = []               # exchanges of buckets
 
     def backward(self, micro: int, loss: Tensor) -> None:
-        """`loss.backward()` and `add`. In the last micro-batch of this rank, a bucket of gradients is sent as soon as
-        it is complete, while the backward goes on."""
+        """`loss.backward()` and `add`. On the CPU, if each rank's share of the micro-batches is one node of the tree, the
+        last backward of a rank sends each bucket of gradients as soon as it is complete, and goes on meanwhile."""
         if self.overlaps and micro == self.mine[-1] and not mode().detect_nan:  # which may fail on one rank alone
             self._open(micro)
             tape.backward(loss, deliver=self._deliver)
