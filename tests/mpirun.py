@@ -1,4 +1,5 @@
 """Runs of several processes: mpirun in a process of its own, which leaves none behind."""
+import contextlib
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt.run import folder
+from gpt.run.folder import read_rows
 
 ROOT = Path(__file__).parent.parent
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
@@ -73,7 +74,9 @@ class Job:
         finally:
             for pids in self.pids().values():
                 for pid in pids:
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            self.process.communicate()
 
 
 def mpirun(n, *command, cwd, seconds=100, **options):
@@ -94,7 +97,7 @@ def open_mpi():
 def outcome(run):
     """Everything in the folder of a run that the numbers decide."""
     metrics = [{name: x for name, x in row.items() if name != "tokens_per_s"}
-               for row in folder.read_rows(run / "metrics.jsonl")]
+               for row in read_rows(run / "metrics.jsonl")]
     checkpoints = {path.name: path.read_bytes() for path in (run / "checkpoints").glob("*.safetensors")}
     assert metrics and checkpoints
     return metrics, (run / "samples.md").read_text("utf-8"), (run / "stats.jsonl").read_text("utf-8"), checkpoints

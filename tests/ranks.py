@@ -17,10 +17,11 @@ import minigrad as mg
 import train
 from gpt.model import GPT, GPTConfig
 from gpt.run import machine, plot, run as run_module
-from minigrad import optim, parallel
-from minigrad.parallel import GradientSum, World
+from minigrad import optim
+from minigrad.parallel import GradientSum, World, gradient_sum, world as processes
 
 accumulate_gradient, samples = train.accumulate_gradient, run_module.samples
+ARRAY = np.random.default_rng(0).integers(0, 1 << 16, (100, 31), np.uint16)
 
 
 def short_samples(model, data, rows, length, seed):
@@ -69,7 +70,7 @@ def masked(G, dtype):
     y[:, 2:4] = y[3] = -100                                 # micro-batch 1; step 3
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.2), dtype=dtype)
     optimizer, losses = optim.AdamW(model.parameters(), lr=0.01), []
-    with World() as world, mock.patch.object(parallel, "BUCKET", 100):
+    with World() as world, mock.patch.object(gradient_sum, "BUCKET", 100):
         sums = GradientSum(optimizer.params, G, world)
         mine = slice(2 * sums.mine.start, 2 * sums.mine.stop)
         for step in range(5):
@@ -84,9 +85,8 @@ def masked(G, dtype):
 def share(limit, bucket):
     """An array of rank 0, above SHARED_BYTES if limit is small. Writes what each rank has, and has after rank 0 has
     changed a number of its own."""
-    with World() as world, mock.patch.multiple(parallel, SHARED_BYTES=limit, BUCKET=bucket):
-        array = np.random.default_rng(0).integers(0, 1 << 16, (100, 31), np.uint16) if world.rank == 0 else None
-        got = world.share_array(array)
+    with World() as world, mock.patch.multiple(processes, SHARED_BYTES=limit, BUCKET=bucket):
+        got = world.share_array(ARRAY if world.rank == 0 else None)
         gc.collect()
         before = got.copy()
         world.gather(None)

@@ -17,9 +17,9 @@ from minigrad.executor import EXECUTORS, Executor
 from minigrad.kernels import loops, vector
 from minigrad.threads import blas_libraries
 
-from gpt.bench import options, presets, report, scaling, table
+from gpt.bench import options, presets, ranks, report, scaling, table
 from gpt.bench.__main__ import main
-from gpt.bench.machine import on_threads
+from gpt.bench.machine import CORES, on_threads
 from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
 from gpt.bench.op_times import watched
 from gpt.bench.options import Options
@@ -29,6 +29,7 @@ from gpt.bench.timing import time_in_turn
 from gpt.model import GPTConfig
 from gpt.run.options import Options as TrainOptions
 from gpt.text import fables
+from mpirun import MPIRUN
 
 TINY = Preset(GPTConfig(block_size=7, vocab_size=11, n_layer=2, n_head=2, n_embd=8), batch_size=3)
 TINY_GEN = TINY._replace(generates=True)
@@ -311,6 +312,60 @@ def test_scaling_prints_and_plots_a_point_for_each_size(tiny, monkeypatch, capsy
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.skipif(len(CORES) < 2, reason="one core")
+@pytest.mark.parametrize("arguments, reason", [
+    (["--vs=plain"], "--ranks compares minigrad with itself"),
+    (["--preset=gen"], "at presets that train"),
+    (["--scaling=curves.png"], "without --vs and --scaling"),
+    (["--device=fake"], "on the CPU"),
+    (["--preset=cpu,micro"], "--ranks=2 must divide the rows of a step of --preset=micro, 1"),
+])
+def test_ranks_are_refused_where_they_cannot_be_compared(arguments, reason, capsys):
+    with pytest.raises(SystemExit):
+        main(["--threads=2", "--ranks=2", *arguments])
+    assert reason in capsys.readouterr().err
+
+
+def test_from_the_times_of_ranks_follow_their_ratio_the_share_of_the_exchange_and_the_bandwidth(monkeypatch, capsys):
+    """Steps of 10, 20, 30 ms by one process and 20, 10, 30 ms by two; 1 MB of gradient."""
+    times = {1: iter([0.01, 0.02, 0.03]), 2: iter([0.02, 0.01, 0.03])}
+    monkeypatch.setattr(ranks, "ROUNDS", 3)
+    monkeypatch.setattr(Options, "__post_init__", lambda self: None)
+
+    def timed_run(p, n, o):
+        t = next(times[n])
+        return {"step": [t] * 3, "wait": [0.1 * t] * 3, "exchange": [0.05 * t] * 3, "gradient_bytes": 1_000_000}
+    monkeypatch.setattr(ranks, "timed_run", timed_run)
+    found = ranks.compare_ranks(Options(ranks=2, threads=2), TINY, "cpu")
+    assert found["ms"] == {"1": pytest.approx([10.0, 20.0, 30.0]), "2": pytest.approx([20.0, 10.0, 30.0])}
+    assert (found["ratio"], found["wait"], found["exchange"]) == pytest.approx((1.0, 0.1, 0.05))
+    assert (found["sent_bytes"], found["bandwidth"]) == pytest.approx((1e6, 2 * 1e6 / 0.02))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 processes take 1.000 of the time of 1 (0.500 - 2.000)" in out
+    assert "5.0% of a step of 2 processes is the exchange of gradients, for which each sends 1.00 MB; 10.0% is" in out
+    assert "C = 0.02 s" in out and "S = 1.00 MB" in out and "2 S / C = 100 MB/s each way, 0.80 Gb/s" in out
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core")
+def test_two_processes_are_timed_in_turn_with_one(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("mpi4py")
+    if not MPIRUN:
+        pytest.skip("no mpirun is installed")
+    monkeypatch.setitem(presets.PRESETS, "cpu", TINY._replace(batch_size=4))
+    monkeypatch.setattr(ranks, "ROUNDS", 1)
+    out, found = run(capsys, tmp_path, "--threads=2", "--ranks=2")
+    assert {n: len(t) for n, t in found["ms"].items()} == {"1": 1, "2": 1}
+    assert found["gradient_bytes"] == 4 * sum(w.size for w in MinigradSide(TINY, "cpu").model.parameters())
+    assert 0.0 < found["exchange"] < 1.0 and 0.0 < found["wait"] < 1.0
+    assert "by 1 x 2 threads and by 2 x 1 thread; 1 runs of each" in " ".join(out.split())
+
+
+def test_a_run_of_ranks_that_fails_is_shown(monkeypatch):
+    monkeypatch.setattr(ranks, "started_by_mpirun", lambda n, command: [sys.executable, "-c", "raise SystemExit('no')"])
+    with pytest.raises(ValueError, match="a run of 2 processes failed:\nno"):
+        ranks.timed_run(TINY, 2, Options())
+
+
 def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install "minigrad\[bench\]"'):
@@ -325,6 +380,8 @@ def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
     (["--threads=0"], "--threads must be at least 1"),
     (["--steps=-1"], "must not be negative"),
     (["--compile"], "--compile needs --vs=torch and presets that train"),
+    (["--ranks=0"], "--ranks=0 must be at least 1"),
+    (["--threads=1", "--ranks=2"], "--ranks=2 must be at least 1 and divide --threads=1"),
     (["--scaling=curves.jpg"], "needs a name that ends in .png"),
     (["--scaling=curves.png", "--preset=gen"], "one preset that trains"),
     (["--scaling=curves.png", "--preset=cpu,gpu8"], "one preset that trains"),

@@ -19,20 +19,19 @@ RUNS = {f"{G}-{dtype}": [*OPTIONS, f"--gradient_accumulation_steps={G}", f"--dty
 MASKED = [(4, "float32"), (6, "float64")]
 RESUME = ["--init_from=resume", "--out_dir=moved"]
 # One run goes from 1 process to 3 and then to 2. It gets a signal in these steps: the rank, and the step.
-MOVED = {"1": dict(options=[*OPTIONS, "--gradient_accumulation_steps=6", "--out_dir=moved"], stop=[0, 5]),
-         "3": dict(options=RESUME, stop=[1, 12]), "2": dict(options=RESUME)}
-
-
+MOVED = {"1": {"options": [*OPTIONS, "--gradient_accumulation_steps=6", "--out_dir=moved"], "stop": [0, 5]},
+         "3": {"options": RESUME, "stop": [1, 12]}, "2": {"options": RESUME}}
 JOBS = {"2": {}, "3": {}, "4": {}}              # the number of processes: the options of mpirun
 if other := open_mpi():
     JOBS["3 of Open MPI"] = other
 
 
 def tasks(job):
-    return [*[("run", dict(options=options)) for options in RUNS.values()],
+    """What the processes of a job do, for ranks.py. "1" is a process without mpirun."""
+    return [*[("run", {"options": options}) for options in RUNS.values()],
             *[("run", MOVED[j]) for j in MOVED if j == job],
-            *[("masked", dict(G=G, dtype=dtype)) for G, dtype in MASKED],
-            *[("share", dict(limit=limit, bucket=1000)) for limit in (1000, 1 << 30) if job[0] == "3"]]
+            *[("masked", {"G": G, "dtype": dtype}) for G, dtype in MASKED],
+            *[("share", {"limit": limit, "bucket": 1000}) for limit in (1000, 1 << 30) if job[0] == "3"]]
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +103,8 @@ def test_a_run_that_stops_and_goes_on_with_3_and_then_2_processes_equals_one_tha
 @pytest.mark.parametrize("job", [job for job in JOBS if job[0] == "3"])
 @pytest.mark.parametrize("limit, once", [(1000, True), (1 << 30, False)])
 def test_each_rank_gets_the_array_of_rank_0_and_a_large_one_is_in_memory_once(several, limit, once, job):
-    array = np.random.default_rng(0).integers(0, 1 << 16, (100, 31), np.uint16)
-    changed = array.copy()
+    changed = ranks.ARRAY.copy()
     changed[7, 5] += 1
     for rank in range(3):
         found = arrays(several(job) / f"share-{limit}-{rank}.npz")
-        assert same_bits(found, [array, changed if once or rank == 0 else array])
+        assert same_bits(found, [ranks.ARRAY, changed if once or rank == 0 else ranks.ARRAY])

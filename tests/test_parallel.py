@@ -10,8 +10,9 @@ from hypothesis import given, settings, strategies as st
 
 from fake_device import synchronizations
 from fake_world import on_ranks
-from minigrad import Tensor, detect_nan, device, parallel
-from minigrad.parallel import GradientSum, World, fold, merge, nodes_of
+from minigrad import Tensor, detect_nan, device
+from minigrad.parallel import GradientSum, World, gradient_sum
+from minigrad.parallel.gradient_sum import fold, merge, nodes_of
 
 SIZES = [(G, K) for G in range(1, 41) for K in range(1, G + 1)]     # micro-batches, ranks
 
@@ -136,7 +137,7 @@ def check_bits(K, grads, **options):
 @pytest.fixture
 def small_buckets(monkeypatch):
     """An exchange of a few numbers at a time."""
-    monkeypatch.setattr(parallel, "BUCKET", 7)
+    monkeypatch.setattr(gradient_sum, "BUCKET", 7)
 
 
 @pytest.mark.parametrize("bucket", [5, 7, 1 << 20])
@@ -147,7 +148,7 @@ def small_buckets(monkeypatch):
 def test_ranks_get_the_bits_of_one_process(bucket, K, more, shapes, dtype, seed):
     """With sizes that the number of ranks does not divide, and with a bucket that has fewer numbers than ranks."""
     with pytest.MonkeyPatch.context() as patch, np.errstate(invalid="ignore"):
-        patch.setattr(parallel, "BUCKET", bucket)
+        patch.setattr(gradient_sum, "BUCKET", bucket)
         grads = gradients(K + more, shapes, dtype, seed)
         check_bits(K, grads)
 
@@ -303,6 +304,15 @@ def test_a_backward_that_looks_for_nan_sends_nothing_as_it_may_fail_on_one_rank_
     assert on_ranks(2, do) == [(0, [])] * 2
 
 
+def test_a_step_that_begins_while_gradients_are_being_sent_is_an_error(small_buckets):
+    def do(world):
+        sums = GradientSum(layers(), 2, world)
+        sums.backward(world.rank, loss_of(sums.params, 0))
+        with pytest.raises(ValueError, match=r"^the gradients of this step are being sent: call total before the next"):
+            sums.backward(world.rank, loss_of(sums.params, 0))
+    on_ranks(2, do)
+
+
 # ---- bad input ----
 
 def test_more_ranks_than_micro_batches_is_an_error():
@@ -316,6 +326,41 @@ def test_parameters_of_several_dtypes_are_an_error():
         GradientSum(params, 2, World())
 
 
+def added(sums, *micros):
+    for micro in micros:
+        sums.params[0].grad = np.full(2, 10.0 ** micro)
+        sums.add(micro, np.array(0.0))
+
+
+@pytest.mark.parametrize("micros", [[1], [0, 2], [0, 1, 1], [0, 1, 2, 3]])
+def test_a_micro_batch_that_is_not_the_next_one_of_this_process_is_an_error(micros):
+    sums = GradientSum([Tensor(np.zeros(2), requires_grad=True)], 3, World())
+    with pytest.raises(ValueError, match=rf"^got micro-batch {micros[-1]}: a step adds those of this process, "
+                                         r"\[0, 1, 2\], in order$"):
+        added(sums, *micros)
+
+
+@pytest.mark.parametrize("G", [1, 3])
+def test_a_sum_without_all_micro_batches_is_an_error(G):
+    sums = GradientSum([Tensor(np.zeros(2), requires_grad=True)], G, World())
+    for _ in range(2):
+        added(sums, *range(G - 1))
+        with pytest.raises(ValueError, match=rf"^the micro-batches \[{G - 1}\] of this process have not been added$"):
+            sums.total()
+        added(sums, *range(G))
+        sums.total()
+        with pytest.raises(ValueError, match="have not been added"):
+            sums.total()
+
+
+def test_a_step_that_was_given_up_leaves_nothing_in_the_next_one():
+    sums = GradientSum([Tensor(np.zeros(2), requires_grad=True)], 3, World())
+    added(sums, 0, 1)
+    added(sums, 0, 1, 2)
+    sums.total()
+    assert sums.params[0].grad.tolist() == [111.0, 111.0]
+
+
 # ---- what it costs ----
 
 N = 100_003
@@ -323,7 +368,7 @@ N = 100_003
 
 @pytest.mark.parametrize("K, G", [(1, 4), (2, 2), (2, 8), (3, 6), (4, 4), (4, 16), (7, 7)])
 def test_a_rank_sends_two_times_k_minus_one_kths_of_the_gradient_where_its_share_is_a_power_of_two(monkeypatch, K, G):
-    monkeypatch.setattr(parallel, "BUCKET", 1 << 13)
+    monkeypatch.setattr(gradient_sum, "BUCKET", 1 << 13)
     for dtype in (np.float32, np.float64):
         grads = [[np.ones(N, dtype)]] * G
         sent = on_ranks(K, lambda world: (summed(world, grads), world.sent_bytes)[1])
@@ -333,7 +378,7 @@ def test_a_rank_sends_two_times_k_minus_one_kths_of_the_gradient_where_its_share
 @pytest.mark.parametrize("K, G", [(1, 2), (1, 8), (1, 7), (2, 2), (2, 8), (2, 5), (3, 6), (3, 8)])
 def test_a_rank_holds_the_logarithm_of_its_share_plus_three_gradients_at_most(monkeypatch, K, G):
     """The gradient of the micro-batch is one of them."""
-    monkeypatch.setattr(parallel, "BUCKET", 1 << 10)
+    monkeypatch.setattr(gradient_sum, "BUCKET", 1 << 10)
     grads = [[np.ones(N, np.float32)]] * G
     tracemalloc.start()
     try:
@@ -403,7 +448,7 @@ def with_mistake(right, wrong):
     """GradientSum with a mistake in its source."""
     source = inspect.getsource(GradientSum)
     assert right in source
-    names = {**vars(parallel)}
+    names = {**vars(gradient_sum)}
     exec(source.replace(right, wrong), names)
     return names["GradientSum"]
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import safetensors.numpy
 import train
 from gpt import files, verify
 from gpt.model import GPT, GPTConfig
-from gpt.run import checkpoint, folder, plot
+from gpt.run import checkpoint, folder, plot, processes
 from minigrad import nn, optim
+from mpirun import MPIRUN
 
 ROOT = Path(__file__).parent.parent
 RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2",
@@ -317,8 +319,77 @@ def test_verify_finds_equal_bits(expected, capsys):
 
 
 def test_verify_exits_with_1_for_different_bits(expected, monkeypatch):
-    monkeypatch.setattr(verify, "train_and_kill", lambda run, step: run.name)
+    monkeypatch.setattr(verify, "train_and_kill", lambda run, *_: run.name)
     assert verify.main(["complete", "--steps=2"]) == 1
+
+
+def test_verify_with_ranks_finds_equal_bits_and_leaves_no_process_running(expected, capsys, monkeypatch, tmp_path):
+    """In one go by one process, killed with two, resumed with one."""
+    pytest.importorskip("mpi4py")
+    if not MPIRUN:
+        pytest.skip("no mpirun is installed")
+    monkeypatch.setattr(verify.tempfile, "tempdir", str(tmp_path))
+    ranks = []
+    start = verify.started_by_mpirun
+    monkeypatch.setattr(verify, "started_by_mpirun", lambda n, command: ranks.append(n) or start(n, command))
+    assert verify.main(["complete", "--steps=4", "--ranks=2"]) == 0
+    out = capsys.readouterr().out
+    assert ranks == [2, 1, 2, 1]                        # the first looks whether there is an mpirun
+    assert "until the kill by 2, then by 1; each with the run's --threads=2" in out and "equal: " in out
+    assert outcome("complete") == expected
+    assert_none_runs_in(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_verify_that_is_stopped_leaves_no_process_and_no_file(number, expected, tmp_path):
+    pytest.importorskip("mpi4py")
+    if not MPIRUN:
+        pytest.skip("no mpirun is installed")
+    process = subprocess.Popen([sys.executable, "-m", "gpt.verify", "complete", "--steps=4", "--ranks=2"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)})
+    while not list(tmp_path.glob("*/killed/lock")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert_none_runs_in(tmp_path)
+    assert not list(tmp_path.glob("tmp*"))
+
+
+def assert_none_runs_in(folder):
+    """No process has the folder in its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert str(folder).encode() not in file.read_bytes(), file
+        except OSError:                                 # a process that has ended
+            pass
+
+
+def test_verify_says_what_is_missing_for_several_processes_and_how_many_a_run_can_have(expected, capsys, monkeypatch):
+    def fails(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            verify.main(["complete", "--steps=2", *arguments])
+        out, err = capsys.readouterr()
+        assert exit.value.code == 2 and not out and err.count("\n") == 1
+        return err
+
+    assert "--ranks=3 is more than the --gradient_accumulation_steps=2 of complete" in fails("--ranks=3")
+    assert "use --ranks=2 or less" in fails("--ranks=3")
+    assert "--ranks=1 or more" in fails("--ranks=0")
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: "found")
+    monkeypatch.setattr(processes.shutil, "which", lambda *_, **__: None)
+    assert "2 processes need mpirun, which is neither beside" in fails("--ranks=2")
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
+    assert '2 processes need mpi4py: pip install -e ".[mpi]"' in fails("--ranks=2")
+
+
+def test_verify_shows_what_mpirun_says_where_it_refuses_to_start(expected, capsys, monkeypatch):
+    """As Open MPI's does for root."""
+    monkeypatch.setattr(verify, "started_by_mpirun", lambda n, command: [
+        sys.executable, "-c", "import sys; sys.exit('no root\\nno ranks')"] if n > 1 else command)
+    with pytest.raises(SystemExit) as exit:
+        verify.main(["complete", "--steps=2", "--ranks=2"])
+    assert exit.value.code == 2 and "mpirun says\nno root\nno ranks\n" in capsys.readouterr().err
 
 
 def test_verify_rejects_bad_arguments(expected, capsys):

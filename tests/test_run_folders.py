@@ -311,7 +311,7 @@ def test_verify_reads_no_logs(monkeypatch):
     os.truncate("run/metrics.jsonl", 20 * 10 ** 9)
     copied = []
     monkeypatch.setattr(verify, "train_and_kill",
-                        lambda run, step: str(copied.append((run / "metrics.jsonl").exists())))
+                        lambda run, *_: str(copied.append((run / "metrics.jsonl").exists())))
     monkeypatch.setattr(verify.shutil, "copyfileobj", lambda original, copy: copy.write(original.read(10 ** 6)))
     assert verify.main(["run", "--steps=2"]) == 0 and copied == [False] * 3
 
@@ -827,5 +827,5 @@ def test_a_lack_of_memory_while_the_model_is_made_names_the_options(capsys, monk
 
 
 def test_verify_takes_the_folder_with_and_without_out_dir(monkeypatch):
-    monkeypatch.setattr(verify, "train_and_kill", lambda run, step: str(step))
+    monkeypatch.setattr(verify, "train_and_kill", lambda run, step, *_: str(step))
     assert verify.main(["run", "--steps", "2"]) == verify.main(["--out_dir", "run", "--steps=2"]) == 0

@@ -6,10 +6,12 @@
     python -m gpt.bench --preset=gen --vs=torch             sampling with a key-value cache instead of training
     python -m gpt.bench --preset=all --vs=all               all presets, one after the other, and a table of them
     python -m gpt.bench --scaling=scaling.png               time per token against each size of the model
+    python -m gpt.bench --ranks=2                           2 processes x 1 thread in turn with 1 x 2 threads
 
 A step is forward, backward, clipping and AdamW on a fresh random batch, in float32. All sides are timed in one process,
 in turn, with a pause before each, so that other programs slow them equally; medians are reported. The preset `gen`
-samples tokens. --preset=cpu,gpu8 times several presets; --json then writes a list of their reports.
+samples tokens. With --ranks, whole runs take turns, as each has processes of its own. --preset=cpu,gpu8 times several
+presets; --json then writes a list of their reports.
 """
 import dataclasses
 import importlib
@@ -24,6 +26,7 @@ from minigrad.device import resolve
 from gpt.bench.machine import on_threads
 from gpt.bench.options import Options
 from gpt.bench.presets import PRESETS
+from gpt.bench.ranks import compare_ranks
 from gpt.bench.report import compare
 from gpt.bench.scaling import measure_scaling, plot_scaling
 from gpt.bench.table import markdown
@@ -44,12 +47,12 @@ def main(arguments: list[str]) -> None:
         for name in o.presets:
             if found:
                 print()
-            measure = measure_scaling if o.scaling else compare
+            measure = measure_scaling if o.scaling else compare_ranks if o.ranks > 1 else compare
             with on_threads(o.threads):
                 found.append(measure(dataclasses.replace(o, preset=name), PRESETS[name], device))
         if o.scaling:
             plot_scaling(Path(o.scaling), found[0])
-        if len(found) > 1:
+        if len(found) > 1 and o.ranks == 1:
             print(f"\n{markdown(found)}")
         if o.json:
             Path(o.json).write_text(json.dumps(found if len(found) > 1 else found[0], indent=1), "utf-8")

@@ -21,6 +21,7 @@ class Options:
     vs: str = option("", "compare with torch, vector, plain (the textbook ops), or all")
     compile: bool = option(False, "with --vs=torch: torch.compile as well")
     scaling: str = option("", "a PNG: time per token against each size")
+    ranks: int = option(1, "so many processes, which share --threads, against one")
     seconds: float = option(10.0, f"for each side, and at least {MIN_STEPS} steps", "how")
     steps: int = option(0, "time this many steps, whatever --seconds")
     threads: int = option(min(2, len(CORES)), "of each side, on as many cores")
@@ -45,6 +46,16 @@ class Options:
         if self.scaling and (not self.scaling.endswith(".png") or generates or len(self.presets) > 1):
             raise ValueError("--scaling=FILE.png needs a name that ends in .png, and one preset that trains: "
                              f"got {self.scaling}, {self.preset}")
+        if self.ranks < 1 or self.threads % self.ranks:
+            raise ValueError(f"--ranks={self.ranks} must be at least 1 and divide --threads={self.threads}, which the "
+                             "processes share")
+        if self.ranks > 1 and (self.vs or self.scaling or generates or resolve(self.device) != "cpu"):
+            raise ValueError("--ranks compares minigrad with itself, on the CPU, at presets that train, without --vs "
+                             "and --scaling")
+        for name in self.presets:
+            if PRESETS[name].batch_size % self.ranks:
+                raise ValueError(f"--ranks={self.ranks} must divide the rows of a step of --preset={name}, "
+                                 f"{PRESETS[name].batch_size}")
         if self.compile and (self.vs != "torch" or generates):
             raise ValueError("--compile needs --vs=torch and presets that train")
 

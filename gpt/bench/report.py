@@ -20,6 +20,7 @@ from gpt.run.report import print_report
 
 TOLERANCE = 1e-4                                # of relative differences between two sides in float32
 UNSTEADY = 1.5                                  # 90th percentile / 10th percentile: above it, other programs disturb
+VARIES = "The times vary a lot: other programs are running and slow some sides more than others. Run it again."
 Row = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def compare(o: Options, p: Preset, device: str) -> dict[str, Any]:
         print(f"minigrad takes {r['of_medians']:.3f} of the time of {name}; pair by pair {r['of_pairs']:.3f} "
               f"({r['p10']:.3f} - {r['p90']:.3f})")
     if any(row["p90_ms"] > UNSTEADY * row["p10_ms"] for row in rows.values()):
-        print("The times vary a lot: other programs are running and slow some sides more than others. Run it again.")
+        print(VARIES)
 
     ops = time_ops(sides["minigrad"], p)
     watching = sum(row["forward_ms"] + row["backward_ms"] for row in ops) / rows["minigrad"]["ms"] - 1.0

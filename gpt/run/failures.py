@@ -44,16 +44,17 @@ def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, r
                f"{'' if o.grad_clip else ' or --grad_clip=1'}")
 
 
-def check_memory(o: Options) -> None:
+def check_memory(o: Options, processes: int = 1) -> None:
     """ValueError if a training step on the CPU takes more memory than there is: an estimate, made before the text is
-    read and anything large is allocated."""
+    read and anything large is allocated. processes: how many train on this machine."""
     shape = o.shape(o.vocab_size if o.tokenizer == "bpe" else 256)
     itemsize = np.dtype(o.dtype).itemsize
     rows = o.batch_size * o.gradient_accumulation_steps
-    weights = 4 * parameter_count(shape) * itemsize                                 # with gradients and two moments
-    activations = activation_bytes(shape, o.batch_size, itemsize) + 3 * 8 * rows * (o.block_size + 1)
+    weights = processes * 4 * parameter_count(shape) * itemsize                     # with gradients and two moments
+    activations = processes * activation_bytes(shape, o.batch_size, itemsize) + 3 * 8 * rows * (o.block_size + 1)
     if weights + activations > memory():
-        raise ValueError(f"out of memory: training takes about {(weights + activations) / 1e9:,.1f} GB, "
+        here = f" in {processes} processes on a machine" if processes > 1 else ""
+        raise ValueError(f"out of memory: training{here} takes about {(weights + activations) / 1e9:,.1f} GB, "
                          f"{weights / 1e9:,.1f} for the model and {activations / 1e9:,.1f} for a batch, and there are "
                          f"{memory() / 1e9:,.1f}: {use_less(o)}")
 

@@ -1,15 +1,20 @@
 """What the processes of a run agree on before it starts: options, text, device; and notes on how they differ."""
 import dataclasses
 import hashlib
+import importlib.util
+import os
 import platform
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
 import numpy as np
 
 import minigrad as mg
-from minigrad import device
+from minigrad import device, functional as F
 from minigrad.parallel import World
+from minigrad.words import plural
 
 from gpt.run.command_line import TRAIN
 from gpt.run.machine import allowed_cores
@@ -34,11 +39,26 @@ def agreed_options(world: World, arguments: list[str]) -> tuple[Options, dict[st
         world.fail(ValueError(
             f"{world.size} processes need --gradient_accumulation_steps={world.size} or more, got "
             f"{o.gradient_accumulation_steps}, as each computes whole micro-batches; {fix}"))
-    if o.threads == 0 or sources["threads"] == "default":
+    if o.threads == 0 or sources["threads"] == "default" and o.init_from != "resume":       # which keeps its bits
         o = dataclasses.replace(o, threads=max(1, len(cores(world)) // world.local_size))
         sources["threads"] = "mpirun"
-    world.agree(threads=o.threads)
+    world.agree(**{"cores for": f"--threads={o.threads}"})
     return o, sources, changes
+
+
+def started_by_mpirun(n: int, command: list[str]) -> list[str]:
+    """The command that runs a command of this Python in n processes; of one, the command itself. ValueError without
+    mpi4py or mpirun."""
+    if n == 1:
+        return command
+    if importlib.util.find_spec("mpi4py") is None:
+        raise ValueError(f'{n} processes need mpi4py: pip install -e ".[mpi]"')
+    beside = str(Path(sys.executable).parent)               # first: the MPI that was installed with mpi4py
+    mpirun = shutil.which("mpirun", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if mpirun is None:
+        raise ValueError(f"{n} processes need mpirun, which is neither beside {sys.executable} nor on the PATH: "
+                         'pip install -e ".[mpi]", or load the MPI of the cluster')
+    return [mpirun, "-n", str(n), *command]
 
 
 def source() -> str:
@@ -58,13 +78,27 @@ def cores(world: World) -> set[int]:
 
 
 def device_of_rank(name: str, world: World) -> str:
-    """The full name of the device of this process. Of several on a machine, each has a GPU of its own, whose number is
-    that of the process there. ValueError for a device that does not work."""
+    """The full name of the device of this process. Each has a GPU of its own: its number is that of the process among
+    those that see the same GPUs, by their machine and CUDA_VISIBLE_DEVICES. ValueError for a device that does not work,
+    and if there are fewer GPUs than processes."""
+    visible = world.gather((platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES")))
     if world.local_size > 1 and name.startswith("cuda:"):
         raise ValueError(f"--device={name} is one GPU, and each of {world.local_size} processes needs its own: use "
                          "--device=cuda")
     resolved = device.resolve(name)
-    return device.resolve(f"cuda:{world.local_rank}") if world.size > 1 and resolved != "cpu" else resolved
+    if world.size == 1 or resolved == "cpu":
+        return resolved
+    try:
+        return device.resolve(f"cuda:{visible[:world.rank].count(visible[world.rank])}")
+    except ValueError as error:
+        raise ValueError(f"each of {world.local_size} processes on a machine needs a GPU of its own: {error}") from None
+
+
+def compile_loops(world: World, dtype: str) -> None:
+    """Compile the loops for a dtype where the cache does not have them: once per machine, while the others wait."""
+    if world.size > 1 and world.local_rank == 0:
+        F.gelu(mg.Tensor(np.zeros((64, 64), dtype)))          # any op with a loop: the first call compiles all
+    world.gather(None)
 
 
 def processes(world: World) -> str:
@@ -80,16 +114,15 @@ def notes_on_processes(world: World, machine: Mapping[str, Any], o: Options, sou
     if sources["threads"] == "mpirun":
         notes.append(f"--threads={o.threads} gives the same bits with any number of processes")
     n_cores = len(cores(world))
-    for rank, (n, local_size, host) in enumerate(world.gather((n_cores, world.local_size, platform.node()))):
-        if local_size > n and world.size > 1:
-            notes.append(f"{local_size} processes share the {n} core{'s' * (n > 1)} of {host}: they slow down")
-            break
+    crowded = [(n, local_size, host) for n, local_size, host in
+               world.gather((n_cores, world.local_size, platform.node())) if local_size * o.threads > n]
+    for n, local_size, host in crowded[:1]:
+        notes.append(f"{local_size} processes x {plural(o.threads, 'thread')} share the {plural(n, 'core')} of {host}: "
+                     "more than one thread on a core is slow")
     kernels = [f"{there['blas']}, {there['executor']}" for there in world.gather(machine)]
-    for rank, other in enumerate(kernels):
-        if other != kernels[0]:
-            notes.append(f"rank {rank} computes with {other}, and rank 0 with {kernels[0]}: with other machines, the "
-                         "last bits will be others")
-            break
+    for rank in [rank for rank, other in enumerate(kernels) if other != kernels[0]][:1]:
+        notes.append(f"rank {rank} computes with {kernels[rank]}, and rank 0 with {kernels[0]}: other machines will "
+                     "not give the same bits")
     return notes
 
 

@@ -24,10 +24,11 @@ from gpt.run.evaluate import evaluate, samples
 from gpt.run.failures import check_memory, exit_diverged, failures_exit, lack_of_memory, use_less
 from gpt.run.machine import allowed_cores, device_of, environment, matmul_peak
 from gpt.run.options import Options
-from gpt.run.processes import agreed_options, device_of_rank, notes_on_processes, processes, share_text
+from gpt.run.processes import (agreed_options, compile_loops, device_of_rank, notes_on_processes, processes,
+                               share_text)
 from gpt.run.progress import Progress
 from gpt.run.report import print_model, print_report
-from gpt.run.signals import stop_signals
+from gpt.run.signals import exit_on_sigterm, stop_signals
 from gpt.run.streams import streams_may_fail
 from gpt.run.tensor_stats import tensor_stats
 from gpt.step import training_step
@@ -48,6 +49,8 @@ def opened(arguments: list[str]) -> Iterator["Run"]:
     with streams_may_fail(), contextlib.ExitStack() as claims:
         with bad_input_exits(train_name()):
             world = claims.enter_context(World())
+            if world.size > 1:
+                exit_on_sigterm()
             o, sources, changes = agreed_options(world, arguments)
             claims.enter_context(lab.lines_say(o.break_))
             run = Run(o, sources, changes, claims, world)
@@ -96,7 +99,8 @@ class Run:
             print_report("note", note)
 
         if self.device == "cpu":
-            check_memory(o)
+            compile_loops(world, o.dtype)
+            world.each(lambda: check_memory(o, world.local_size))
 
         def open_text() -> tuple[Path, Data]:
             if resumed:
@@ -312,7 +316,8 @@ class Run:
             return
         self.model.zero_grad()
         with contextlib.suppress(MemoryError, RuntimeError, OSError, FloatingPointError):
-            self._read_losses()
+            if self.world.size == 1:            # to exit after a divergence takes all processes
+                self._read_losses()
             if self.updates not in (None, self.saved_at):
                 checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep)
 

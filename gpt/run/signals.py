@@ -1,8 +1,15 @@
 """Signals to a run: Ctrl-C, SIGTERM and SIGHUP let it stop after its step."""
 import contextlib
 import signal
+import sys
 import threading
 from typing import Any, Iterator
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM raise SystemExit: where one of several processes is killed, mpirun exits with another status."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 @contextlib.contextmanager
