@@ -8,10 +8,11 @@ import numpy as np
 
 from minigrad import device, tape
 from minigrad.modes import mode
-from minigrad.parallel.world import BUCKET, World, give_way
+from minigrad.parallel.world import World, give_way
 from minigrad.tensor import Tensor
 
 Node = tuple[int, int, Any]                     # of the tree: level, index, and the sum of its 2 ** level leaves
+BUCKET = 1 << 18                                # elements that are sent at once; the last ones leave after the backward
 
 
 def merge(stack: list[Node], add: Callable[[Any, Any], Any]) -> None:
