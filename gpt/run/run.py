@@ -15,6 +15,7 @@ import minigrad as mg
 from minigrad import device
 from minigrad.parallel import World
 from minigrad.step.page import html
+from minigrad.words import plural
 
 from gpt import files, lab
 from gpt.run import checkpoint, folder, plot
@@ -92,7 +93,7 @@ class Run:
         self.device = world.each(lambda: device_of_rank(o.device, world))
         mg.set_num_threads(o.threads or len(allowed_cores()))
         machine = environment(self.device)
-        print_report("device", f"{device_of(machine)}, {processes(world)}{machine['threads']} threads"
+        print_report("device", f"{device_of(machine)}, {processes(world)}{plural(machine['threads'], 'thread')}"
                      f"{' each' if world.size > 1 else ''}, {machine['executor']}, NumPy {machine['numpy']}, "
                      f"{machine['blas']}, {o.dtype}, seed {o.seed}")
         for note in notes_on_processes(world, machine, o, sources):
