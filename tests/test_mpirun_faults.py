@@ -188,6 +188,7 @@ def test_bad_input_is_refused_on_all_ranks_said_once_by_rank_0_and_nothing_is_wr
         ("", ["--nonsense=1"], "unknown option --nonsense"),
         ("", ["--dataset=missing.txt"], "missing.txt: No such file"),
         ("", ["--dataset=short.txt"], "the text is too short"),
+        ("", ["--break=no-zero-grad"], "--break=no-zero-grad is a mistake of one process: start it without mpirun"),
         ("", ["--init_from=resume", "--out_dir=nowhere"], "nowhere holds no run"),
         ("", ["--n_embd=1000000"], "out of memory: training in 2 processes on a machine takes about"),
         ("", ["--device=cuda:0"], "--device=cuda:0 is one GPU, and each of 2 processes needs its own"),
@@ -264,6 +265,12 @@ world.share(lambda: fail([0]))
     assert sorted(out.split("\n")) == ["", "0 no room", "0 no room", "1 no room", "1 no room"]
     assert status == 1
     assert err.count("Traceback") == 1 and "Own: no room" in err and " of 2: " not in err
+
+
+def test_a_rank_prints_any_character_where_the_locale_has_only_ascii(tmp_path):
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    status, _, err = mpirun(*program("with world: print('' if world.rank == 0 else chr(177))"), cwd=tmp_path, env=ascii)
+    assert (status, err) == (0, "")
 
 
 def test_a_rank_that_is_stopped_after_its_last_exchange_ends_the_job(tmp_path):

@@ -17,7 +17,7 @@ from gpt.run.command_line import one_of, option
 @dataclasses.dataclass
 class Options:
     """Time training steps: python -m gpt.bench --name=value ..."""
-    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}, several, or all", "what")
+    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}; cpu,gpu8 for two, or all", "what")
     vs: str = option("", "compare with torch, vector, plain (the textbook ops), or all")
     compile: bool = option(False, "with --vs=torch: torch.compile as well")
     scaling: str = option("", "a PNG: time per token against each size")
@@ -48,10 +48,10 @@ class Options:
                              f"got {self.scaling}, {self.preset}")
         if self.ranks < 1 or self.threads % self.ranks:
             raise ValueError(f"--ranks={self.ranks} must be at least 1 and divide --threads={self.threads}, which the "
-                             "processes share")
+                             f"processes share, {len(CORES)} at most")
         if self.ranks > 1 and (self.vs or self.scaling or generates or resolve(self.device) != "cpu"):
-            raise ValueError("--ranks compares minigrad with itself, on the CPU, at presets that train, without --vs "
-                             "and --scaling")
+            raise ValueError("--ranks compares minigrad with itself, on the CPU, without --vs and --scaling, at "
+                             f"presets that train: not {next(name for name in PRESETS if PRESETS[name].generates)}")
         for name in self.presets:
             if PRESETS[name].batch_size % self.ranks:
                 raise ValueError(f"--ranks={self.ranks} must divide the rows of a step of --preset={name}, "

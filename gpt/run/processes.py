@@ -31,6 +31,8 @@ def agreed_options(world: World, arguments: list[str]) -> tuple[Options, dict[st
     world.patience = o.patience
     if world.size == 1:
         return o, sources, changes
+    if o.break_ == "no-zero-grad":              # each process would add the gradients of all processes to its own
+        world.fail(ValueError("--break=no-zero-grad is a mistake of one process: start it without mpirun"))
     if world.size > o.gradient_accumulation_steps:
         rows = o.batch_size * o.gradient_accumulation_steps
         fits = [k for k in range(world.size, rows + 1) if rows % k == 0]

@@ -74,7 +74,7 @@ class World:
     def __enter__(self) -> "World":
         self.streams = sys.stdout, sys.stderr
         if self.rank > 0:
-            sys.stdout, sys.stderr = open(os.devnull, "w"), self.held
+            sys.stdout, sys.stderr = open(os.devnull, "w", errors="replace"), self.held     # for any encoding
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -148,7 +148,8 @@ class World:
             seen = self.since
             if waited >= self.patience:
                 self._say(f"waited {self.patience:g} s for the others: a process was stopped, or a machine or the "
-                          "network is down. Start again from the last checkpoint")
+                          "network is down. Start again from the last checkpoint, with a larger patience if a process "
+                          "only needed more time")
                 os._exit(3)
 
     def wait(self, request: Any) -> None:
