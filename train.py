@@ -57,8 +57,7 @@ def accumulate_gradient(model: GPT, sums: GradientSum, x: np.ndarray, y: np.ndar
     for micro, x_part, y_part in zip(sums.mine, np.split(x, len(sums.mine)), np.split(y, len(sums.mine))):
         weight = int((y_part != -100).sum()) / counted
         loss = model.loss(x_part, y_part, key=mg.random.key(seed, step, micro)) * weight
-        loss.backward()
-        sums.add(micro, loss.data)              # stays on the device: no synchronization
+        sums.backward(micro, loss)              # loss.backward(); takes the gradients, and reads no number
 
 
 def main(arguments: list[str]) -> None:

@@ -328,16 +328,16 @@ def accumulate(leaf: "Tensor", g: Any) -> None:
     leaf.grad = g
 
 
-def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False) -> None:
+def backward(y: "Tensor", dy: Any = None, *, retain_graph: bool = False, deliver: Deliver = accumulate) -> None:
     """Run `walk` to its end. If it fails or is interrupted, the `.grad` of every leaf is as it was before."""
     before: list[tuple[Tensor, Any]] = []
 
-    def deliver(leaf: Tensor, g: Any) -> None:
+    def undoable(leaf: Tensor, g: Any) -> None:
         before.append((leaf, leaf.grad))
-        accumulate(leaf, g)
+        deliver(leaf, g)
 
     try:
-        deque(walk(y, errors.first_gradient(y, dy), retain_graph=retain_graph, deliver=deliver), maxlen=0)
+        deque(walk(y, errors.first_gradient(y, dy), retain_graph=retain_graph, deliver=undoable), maxlen=0)
     except BaseException:
         for leaf, grad in before:
             leaf.grad = grad

@@ -1,7 +1,8 @@
 """Several ranks as threads of this process: what GradientSum needs of MPI, for tests without MPI."""
+import contextlib
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 
@@ -9,44 +10,64 @@ import numpy as np
 class FakeWorld:
     """What GradientSum uses of a World, and as its own `comm` what it uses of mpi4py's communicator.
 
-    Numbers move while a request is waited for, as late as MPI may move them: out of the memory that was named in the
-    call, and into it. A buffer that is changed too early sends wrong numbers here.
+    Numbers move while a receiver tests its request, as late as MPI may move them: out of the memory that was named in
+    the call, and into it. A buffer that is changed too early sends wrong numbers here.
     """
+    waiting = contextlib.nullcontext
 
     def __init__(self, rank: int, ranks: "list[FakeWorld]", barrier: threading.Barrier) -> None:
         self.rank, self.ranks, self.barrier = rank, ranks, barrier
-        self.comm, self.sent_bytes = self, 0                # sent_bytes: to other ranks
+        self.comm, self.sent_bytes = self, 0
+        self.inbox: dict[tuple[int, int], list[Send]] = {}  # (sender, tag) -> messages in the order they were sent
+        self.expected: Counter[tuple[int, int]] = Counter()
 
     @property
     def size(self) -> int:
         return len(self.ranks)
 
-    def wait(self, request: "Request") -> None:
-        self.request = request
-        self.barrier.wait()
-        for sender in self.ranks:
-            numbers, place = sender.request.sent[self.rank], request.received[sender.rank]
-            assert numbers.size == place.size, f"{sender.rank} sends {numbers.size}, {self.rank} expects {place.size}"
-            place[...] = numbers
-        self.sent_bytes += sum(part.nbytes for to, part in enumerate(request.sent) if to != self.rank)
-        self.barrier.wait()                                 # the senders may use their memory again
+    def Isend(self, numbers: np.ndarray, to: int, tag: int) -> "Send":
+        assert to != self.rank and numbers.flags.c_contiguous
+        self.sent_bytes += numbers.nbytes
+        send = Send(numbers, self.barrier)
+        self.ranks[to].inbox.setdefault((self.rank, tag), []).append(send)
+        return send
 
-    def Ialltoallv(self, sent: list, received: list) -> "Request":
-        return Request(parts(sent), parts(received))
-
-    def Iallgatherv(self, sent: np.ndarray, received: list) -> "Request":
-        return Request([sent.reshape(-1)] * self.size, parts(received))
+    def Irecv(self, place: np.ndarray, sender: int, tag: int) -> "Receive":
+        assert sender != self.rank and place.flags.c_contiguous
+        self.expected[sender, tag] += 1
+        return Receive(place, self.inbox.setdefault((sender, tag), []), self.expected[sender, tag] - 1, self.barrier)
 
 
-class Request(NamedTuple):
-    sent: list[np.ndarray]                      # what this rank sends, by receiver
-    received: list[np.ndarray]                  # where it puts what it receives, by sender
+class Send:
+    def __init__(self, numbers: np.ndarray, barrier: threading.Barrier) -> None:
+        self.numbers: np.ndarray | None = numbers           # None once they have arrived
+        self.barrier = barrier
+
+    def Test(self) -> bool:
+        check(self.barrier)
+        return self.numbers is None
 
 
-def parts(buffer: list) -> list[np.ndarray]:
-    """The views that mpi4py's [array, (counts, starts)] means, by rank."""
-    array, (counts, starts) = buffer
-    return [array.reshape(-1)[start:start + count] for count, start in zip(counts, starts)]
+class Receive:
+    def __init__(self, place: np.ndarray, messages: list[Send], number: int, barrier: threading.Barrier) -> None:
+        self.place, self.messages, self.number, self.barrier = place, messages, number, barrier
+        self.tests, self.complete = 0, False
+
+    def Test(self) -> bool:
+        check(self.barrier)
+        self.tests += 1
+        if not self.complete and self.tests > 2 and len(self.messages) > self.number:
+            send = self.messages[self.number]
+            assert send.numbers is not None and send.numbers.size == self.place.size, "sent and expected sizes differ"
+            self.place[...] = send.numbers
+            send.numbers, self.complete = None, True
+        return self.complete
+
+
+def check(barrier: threading.Barrier) -> None:
+    """Raise BrokenBarrierError if another rank has failed."""
+    if barrier.broken:
+        raise threading.BrokenBarrierError
 
 
 def on_ranks(size: int, do) -> list:

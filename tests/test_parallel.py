@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from fake_device import synchronizations
 from fake_world import on_ranks
-from minigrad import Tensor, device
+from minigrad import Tensor, detect_nan, device
 from minigrad.parallel import GradientSum, World, gradient_sum
 from minigrad.parallel.gradient_sum import fold, merge, nodes_of
 
@@ -226,6 +226,93 @@ def test_the_loss_and_the_gradients_of_a_model_are_added_up_in_a_loop_of_ones_ow
     assert all(found == one for K in (2, 3) for found in on_ranks(K, train))
 
 
+# ---- an exchange that goes on behind the last backward ----
+
+def layers(seed=0):
+    """Weights of a small network, one of which is used twice and one not at all."""
+    rng = np.random.default_rng(seed)
+    return [Tensor(rng.standard_normal(shape).astype(np.float32), requires_grad=True)
+            for shape in [(5, 5), (5,), (5, 5), (), (0, 5), (5, 5), (9,)]]
+
+
+def loss_of(weights, micro):
+    x = Tensor(np.random.default_rng(micro).standard_normal((4, 5)).astype(np.float32))
+    first, bias, second, scale, empty, third, _ = weights
+    return (((x @ first + bias).tanh() @ second * scale + empty.sum()).tanh() @ third @ first).sum()
+
+
+def step(sums, backward):
+    for micro in sums.mine:
+        backward(sums, micro, loss_of(sums.params, micro))
+    early = [bucket for bucket, missing in sums.missing.items() if not missing]
+    loss, _ = sums.total()
+    return bits([loss, *(p.grad for p in sums.params)]), early
+
+
+def at_the_end(sums, micro, loss):
+    loss.backward()
+    sums.add(micro, loss.data)
+
+
+@pytest.mark.parametrize("K, G", [(1, 1), (1, 3), (2, 2), (2, 4), (3, 3), (3, 12), (4, 4), (3, 4), (2, 3), (3, 8)])
+def test_gradients_that_leave_during_the_last_backward_have_the_bits_of_those_that_leave_after_it(
+        small_buckets, K, G):
+    def bits_of(backward):
+        return on_ranks(K, lambda world: [step(sums, backward)[0] for sums in [GradientSum(layers(), G, world)]
+                                          for _ in range(3)])
+    assert bits_of(GradientSum.backward) == bits_of(at_the_end)
+
+
+@pytest.mark.parametrize("K, G", [(2, 2), (2, 4), (3, 3)])
+def test_a_bucket_leaves_when_it_is_complete_and_the_rest_with_the_loss(small_buckets, K, G):
+    """Of the 14 buckets of 7 numbers, the first has the loss, and the last 3 a weight that no backward reaches."""
+    for _, early in on_ranks(K, lambda world: step(GradientSum(layers(), G, world), GradientSum.backward)):
+        assert early == list(range(1, 11))
+
+
+def test_a_gradient_that_was_set_before_the_backward_counts(small_buckets):
+    def total(world, backward):
+        weights = layers()
+        for p in weights:
+            p.grad = np.full_like(p.data, 0.5)
+        return step(GradientSum(weights, 2, world), backward)[0]
+    assert (on_ranks(2, lambda world: total(world, GradientSum.backward))
+            == on_ranks(2, lambda world: total(world, at_the_end)))
+
+
+def test_hooks_and_retained_gradients_are_as_in_a_backward(small_buckets):
+    def do(world):
+        weights = layers()
+        weights[0].register_hook(lambda g: 2.0 * g)
+        hidden = weights[2] * 3.0
+        hidden.retain_grad()
+        sums = GradientSum(weights, 2, world)
+        sums.backward(world.rank, (hidden * weights[0]).sum())
+        loss, _ = sums.total()
+        return [hidden.grad, weights[0].grad, weights[2].grad]
+    for grads in on_ranks(2, do):
+        first, _, second, *_ = [p.data for p in layers()]
+        assert bits(grads) == bits([first, 2.0 * (3.0 * second + 3.0 * second), 3.0 * first + 3.0 * first])
+
+
+def test_a_backward_that_looks_for_nan_sends_nothing_as_it_may_fail_on_one_rank_alone(small_buckets):
+    def do(world):
+        sums = GradientSum(layers(), 2, world)
+        with detect_nan():
+            sums.backward(world.rank, loss_of(sums.params, 0))
+        return world.sent_bytes, sums.under_way
+    assert on_ranks(2, do) == [(0, [])] * 2
+
+
+def test_a_step_that_begins_while_gradients_are_being_sent_is_an_error(small_buckets):
+    def do(world):
+        sums = GradientSum(layers(), 2, world)
+        sums.backward(world.rank, loss_of(sums.params, 0))
+        with pytest.raises(ValueError, match=r"^the gradients of this step are being sent: call total before the next"):
+            sums.backward(world.rank, loss_of(sums.params, 0))
+    on_ranks(2, do)
+
+
 # ---- bad input ----
 
 def test_more_ranks_than_micro_batches_is_an_error():
@@ -345,8 +432,8 @@ class InOrderOfRanks(GradientSum):
         world.own = fold(self.stack, np.add)
         world.barrier.wait()
         total = sum(rank.own for rank in world.ranks)
-        p.grad = total[:p.size].reshape(p.shape)
-        return total[p.size:p.size + 1].reshape(()), False
+        p.grad = total[self.places[p.key]].reshape(p.shape)
+        return total[:1].reshape(()), False
 
 
 def test_sums_in_the_order_of_the_ranks_have_other_bits():

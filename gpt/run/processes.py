@@ -107,7 +107,7 @@ def processes(world: World) -> str:
     """How many processes there are, for the header of a run."""
     if world.size == 1:
         return ""
-    return f"{world.size} processes on {world.machines} machine{'s' * (world.machines > 1)}, "
+    return f"{world.size} processes on {plural(world.machines, 'machine')}, "
 
 
 def notes_on_processes(world: World, machine: Mapping[str, Any], o: Options, sources: Mapping[str, str]) -> list[str]:
