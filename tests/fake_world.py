@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from minigrad.parallel import World
+
 
 class FakeWorld:
     """What GradientSum uses of a World, and as its own `comm` what it uses of mpi4py's communicator.
@@ -14,6 +16,7 @@ class FakeWorld:
     the call, and into it. A buffer that is changed too early sends wrong numbers here.
     """
     waiting = contextlib.nullcontext
+    fail = World.fail
 
     def __init__(self, rank: int, ranks: "list[FakeWorld]", barrier: threading.Barrier) -> None:
         self.rank, self.ranks, self.barrier = rank, ranks, barrier

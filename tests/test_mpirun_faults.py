@@ -282,6 +282,11 @@ with world:
     assert status == 1 and "rank 1 of 2: Traceback" in err and "KeyError: 'alone'" in err
 
 
+def test_more_processes_than_micro_batches_in_a_loop_of_ones_own_are_refused_once(tmp_path):
+    status, _, err = mpirun(*program("mg.parallel.GradientSum([mg.Tensor([1.0])], 1, world)"), cwd=tmp_path)
+    assert status == 1 and err.count("2 processes need 2 micro-batches in a step or more, got 1") == 1
+
+
 def test_a_rank_prints_any_character_where_the_locale_has_only_ascii(tmp_path):
     ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     status, _, err = mpirun(*program("with world: print('' if world.rank == 0 else chr(177))"), cwd=tmp_path, env=ascii)

@@ -52,10 +52,10 @@ class GradientSum:
     def __init__(self, params: list[Tensor], micro_steps: int, world: World) -> None:
         K = world.size
         if micro_steps < K:
-            raise ValueError(f"{K} processes need {K} micro-batches in a step or more, got {micro_steps}")
+            world.fail(ValueError(f"{K} processes need {K} micro-batches in a step or more, got {micro_steps}"))
         if len({p.dtype for p in params}) != 1:
-            raise ValueError("the parameters must have one dtype, got "
-                             f"{', '.join(sorted({str(p.dtype) for p in params}))}")
+            world.fail(ValueError("the parameters must have one dtype, got "
+                                  f"{', '.join(sorted({str(p.dtype) for p in params}))}"))
         self.world, self.params, self.micro_steps = world, params, micro_steps
         shares = [range(micro_steps * r // K, micro_steps * (r + 1) // K) for r in range(K)]
         self.mine = self.left = shares[world.rank]              # left: those that this step still needs
