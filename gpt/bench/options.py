@@ -17,7 +17,7 @@ from gpt.run.command_line import one_of, option
 @dataclasses.dataclass
 class Options:
     """Time training steps: python -m gpt.bench --name=value ..."""
-    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}; cpu,gpu8 for two, or all", "what")
+    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}; cpu,gpu8: two; or all", "what")
     vs: str = option("", "compare with torch, vector, plain (the textbook ops), or all")
     compile: bool = option(False, "with --vs=torch: torch.compile as well")
     scaling: str = option("", "a PNG: time per token against each size")
