@@ -1,5 +1,7 @@
 import gpt  # noqa: F401  (before NumPy: it configures BLAS, here as in the processes that tests start)
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ pytest_plugins = ["skips"]
 
 
 def pytest_sessionstart():
-    """Compile the loops before the first test: the processes that tests start would say that they compile them."""
+    """Compile the loops before the first test: the processes that tests start would say that they compile them. And
+    let Ctrl-C end those processes: a shell starts programs in the background without it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(EXECUTORS[np.ndarray], loops.LoopsExecutor):
         for dtype in ("float32", "float64"):
             loops.compiling.compile_ahead(dtype)
