@@ -5,6 +5,7 @@ the size of the gradient follows the bandwidth of a network on which more machin
 """
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 import time
@@ -24,9 +25,9 @@ from gpt.bench.report import UNSTEADY, VARIES
 from gpt.bench.sides import MinigradSide
 from gpt.bench.timing import MIN_STEPS, WARM_UP
 from gpt.model import GPTConfig
+from gpt.run.command_line import TRAIN
 from gpt.run.processes import started_by_mpirun
 from gpt.run.report import print_report
-from train import accumulate_gradient
 
 ROUNDS = 5                                      # runs of each side
 
@@ -82,6 +83,8 @@ def measure(shape: dict[str, Any], rows: int, threads: int, steps: int, seconds:
     of its parts: the wait for the others after the backward, and the exchange of gradients."""
     with World() as world, machine.on_threads(threads):
         mg.set_num_threads(threads // world.size)
+        # not by import: the current folder may have another train.py
+        accumulate_gradient = runpy.run_path(str(TRAIN))["accumulate_gradient"]
         p, K = Preset(GPTConfig(**shape), rows), world.size
         side = MinigradSide(p, "cpu")
         params = side.optimizer.params
