@@ -94,6 +94,14 @@ def open_mpi():
     return {"mpirun": [str(command)], "env": {"MPI4PY_LIBMPI": str(library) if library.exists() else library.name}}
 
 
+@contextlib.contextmanager
+def folder_with_text(path):
+    """Inside, path is the current folder, and has the file stars.txt."""
+    (path / "stars.txt").write_text(TEXT, "utf-8")
+    with contextlib.chdir(path):
+        yield
+
+
 def outcome(run):
     """Everything in the folder of a run that the numbers decide."""
     metrics = [{name: x for name, x in row.items() if name != "tokens_per_s"}

@@ -5,13 +5,12 @@ To start processes takes the longest, so that each number of them is started onc
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ranks
-from mpirun import TEXT, TINY, mpirun, open_mpi, outcome
+from mpirun import TINY, folder_with_text, mpirun, open_mpi, outcome
 
 OPTIONS = [*TINY, "--dataset=stars.txt"]
 RUNS = {f"{G}-{dtype}": [*OPTIONS, f"--gradient_accumulation_steps={G}", f"--dtype={dtype}", f"--out_dir={G}-{dtype}"]
@@ -38,9 +37,7 @@ def tasks(job):
 def one(tmp_path_factory):
     """The folder in which one process has done everything."""
     path = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        Path("stars.txt").write_text(TEXT, "utf-8")
+    with folder_with_text(path):
         for name, arguments in tasks("1"):
             getattr(ranks, name)(**arguments)
     return path

@@ -12,9 +12,8 @@ import train
 from gpt.run import checkpoint, folder, plot, processes
 from minigrad import device
 from minigrad.parallel.world import RANKS, SIZES, World, portable
-from mpirun import ROOT, TINY, Job, mpirun
+from mpirun import ROOT, TEXT, TINY, Job, mpirun
 
-TEXT = "".join(f"the {animal} sees {n} stars\n" for n in range(40) for animal in ("fox", "owl", "hare"))
 PLANTED = [sys.executable, str(ROOT / "tests" / "planted_run.py")]
 FOUR = [*TINY, "--dataset=stars.txt", "--gradient_accumulation_steps=4", "--sample_interval=0", "--out_dir=run"]
 

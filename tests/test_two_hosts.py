@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ranks
-from mpirun import MPIRUN, TEXT, TINY, Job, outcome
+from mpirun import MPIRUN, TEXT, TINY, Job, folder_with_text, outcome
 
 RUN = [*TINY, "--dataset=stars.txt", "--gradient_accumulation_steps=6", "--out_dir=run"]
 GRADIENTS = 20 * 3808 * 4                       # bytes: steps, parameters, float32
@@ -90,9 +90,7 @@ def hosts(tmp_path):
 def one(tmp_path_factory):
     """What one process writes."""
     path = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        Path("stars.txt").write_text(TEXT, "utf-8")
+    with folder_with_text(path):
         ranks.run(RUN)
     return outcome(path / "run")
 
