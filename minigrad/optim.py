@@ -292,7 +292,9 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float, world: Wo
     if not grads:
         raise ValueError("no parameter has a gradient: clip after backward()")
     executor = executor_of(type(grads[0]), mode().plain)
-    norm = world.share(lambda: executor.norm(grads)) if world else executor.norm(grads)
+    norm = executor.norm(grads)
+    if world:
+        norm = world.gather(norm)[0]            # one exchange, where share needs two
     executor.clip(grads, max_norm, norm)
     return norm
 
