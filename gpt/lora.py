@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Mapping
 
 import numpy as np
 import safetensors.numpy
@@ -128,6 +128,14 @@ def merged(model: GPT) -> dict[str, np.ndarray]:
     return state
 
 
+def of_options(options: Mapping[str, Any]) -> Adapters | None:
+    """The adapters of a run with these options, lora_rank, lora_alpha and lora_targets, separated by commas; None for
+    rank 0, and for the runs of earlier versions, which have no such options. ValueError as for Adapters."""
+    if not options.get("lora_rank", 0):
+        return None
+    return Adapters(options["lora_rank"], options["lora_alpha"], frozenset(options["lora_targets"].split(",")))
+
+
 # ---- PEFT's files ----
 
 def save_adapters(folder: Path, model: GPT, base: str = "") -> None:
@@ -168,12 +176,14 @@ def load_adapters(folder: Path, model: GPT) -> None:
                              f"{', '.join(pretrained.DTYPES)} are read")
     if problems := pretrained.differences({tensor.name: tensor.shape for tensor in stored}, shapes):
         raise ValueError(f"{folder / TENSORS} does not fit {CONFIG} and the model: {problems}")
-    tensors = pretrained.read_tensors({tensor.name: tensor for tensor in stored}, model.wte.weight.dtype)
+    arrays = {tensor.name: np.empty(tensor.shape, model.wte.weight.dtype) for tensor in stored}
+    for tensor in stored:
+        pretrained.read_into(arrays[tensor.name], tensor)
     if model.adapters is None:
         add_adapters(model, adapters.rank, adapters.alpha, adapters.targets)
     for name, p in model.named_parameters():
         if p.requires_grad:
-            p.data = tensors[f"{PREFIX}{name}.weight"].T
+            p.data = arrays[f"{PREFIX}{name}.weight"].T
 
 
 def read_config(folder: Path) -> Adapters:

@@ -13,9 +13,8 @@ from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from gpt.files import json_object, open_regular, write_atomically
+from gpt.files import json_object, open_regular, safetensors_parts, write_atomically
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
@@ -227,9 +226,8 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
         **dict.fromkeys(("bos_token_id", "eos_token_id")),          # None: otherwise transformers assumes 50256
     }
     named = {name if name == "lm_head.weight" else PREFIX + name: x for name, x in tensors.items()}
-    data = safetensors.numpy.save(named, metadata={"format": "pt", "n_head": str(config.n_head)})
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TENSORS, data)
+    write_atomically(folder / TENSORS, *safetensors_parts(named, {"format": "pt", "n_head": str(config.n_head)}))
     write_atomically(folder / CONFIG, (json.dumps(described, indent=2) + "\n").encode())
 
 
