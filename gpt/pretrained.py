@@ -207,8 +207,9 @@ def read_header(path: Path) -> tuple[Any, list[Stored]]:
 
 def write(folder: Path, config: Any, state: Mapping[str, np.ndarray], end_of_text: int | None = None) -> None:
     """Write config.json and model.safetensors for the state_dict of a GPT; biases that it does not have are zeros.
-    end_of_text: the token that begins and ends a text. A failure leaves the files that were there before. ValueError for
-    a model with other tensors than GPT-2's, or with one that is not finite; OSError for files that cannot be written."""
+    end_of_text: the token that begins and ends a text. A failure leaves the files that were there before. ValueError
+    for a model with other tensors than GPT-2's, or with one that is not finite; OSError for files that cannot be
+    written."""
     tensors = dict(state)
     if not config.bias:
         tensors |= {name.removesuffix("weight") + "bias": np.zeros(x.shape[-1], x.dtype) for name, x in tensors.items()
