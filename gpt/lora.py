@@ -176,14 +176,14 @@ def load_adapters(folder: Path, model: GPT) -> None:
                              f"{', '.join(pretrained.DTYPES)} are read")
     if problems := pretrained.differences({tensor.name: tensor.shape for tensor in stored}, shapes):
         raise ValueError(f"{folder / TENSORS} does not fit {CONFIG} and the model: {problems}")
-    arrays = {tensor.name: np.empty(tensor.shape, model.wte.weight.dtype) for tensor in stored}
+    tensors = {tensor.name: np.empty(tensor.shape, model.wte.weight.dtype) for tensor in stored}
     for tensor in stored:
-        pretrained.read_into(arrays[tensor.name], tensor)
+        pretrained.read_into(tensors[tensor.name], tensor)
     if model.adapters is None:
         add_adapters(model, adapters.rank, adapters.alpha, adapters.targets)
     for name, p in model.named_parameters():
         if p.requires_grad:
-            p.data = arrays[f"{PREFIX}{name}.weight"].T
+            p.data = tensors[f"{PREFIX}{name}.weight"].T
 
 
 def read_config(folder: Path) -> Adapters:
