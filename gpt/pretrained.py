@@ -13,9 +13,8 @@ from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from gpt.files import json_object, open_regular, write_atomically
+from gpt.files import json_object, open_regular, safetensors_parts, write_atomically
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
@@ -78,7 +77,11 @@ def misfits(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
     """How names and shapes of tensors differ from those of a GPT-2 of this GPTConfig, in words; "" if they do not."""
     if config.n_layer > len(found):             # its names might not fit into memory
         return f"n_layer is {reprlib.repr(config.n_layer)}, but there are {len(found)} tensors in all"
-    expected = shapes(config)
+    return differences(found, shapes(config))
+
+
+def differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """How names and shapes of tensors differ from those that are expected, in words; "" if they do not."""
     different = [f"{name} has shape {found[name]}, expected {shape}" for name, shape in expected.items()
                  if name in found and found[name] != shape]
     parts = [(sorted(expected.keys() - found.keys()), "missing: ", ", "),
@@ -115,7 +118,7 @@ def find_tensors(folder: Path, config: Any) -> dict[str, Stored]:
     masks = (".attn.bias", ".attn.masked_bias")
     found: dict[str, Stored] = {}
     for path in _files(folder):
-        n_head, tensors = _header(path)
+        n_head, tensors = read_header(path)
         if n_head not in (None, str(config.n_head)):                # the one size that no shape shows
             raise ValueError(f"{path} was saved for n_head {reprlib.repr(n_head)}, but {CONFIG} has {config.n_head}: "
                              "they are of two models")
@@ -179,7 +182,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names.values()))]
 
 
-def _header(path: Path) -> tuple[Any, list[Stored]]:
+def read_header(path: Path) -> tuple[Any, list[Stored]]:
     """The n_head that `write` stored in a file, None if another program wrote it, and the tensors that its header
     describes. ValueError unless the file is exactly as long as they are."""
     start = _read(path, 8)
@@ -202,10 +205,11 @@ def _header(path: Path) -> tuple[Any, list[Stored]]:
 
 # ---- writing ----
 
-def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
+def write(folder: Path, config: Any, state: Mapping[str, np.ndarray], end_of_text: int | None = None) -> None:
     """Write config.json and model.safetensors for the state_dict of a GPT; biases that it does not have are zeros.
-    A failure leaves the files that were there before. ValueError for a model with other tensors than GPT-2's, or with
-    one that is not finite; OSError for files that cannot be written."""
+    end_of_text: the token that begins and ends a text. A failure leaves the files that were there before. ValueError
+    for a model with other tensors than GPT-2's, or with one that is not finite; OSError for files that cannot be
+    written."""
     tensors = dict(state)
     if not config.bias:
         tensors |= {name.removesuffix("weight") + "bias": np.zeros(x.shape[-1], x.dtype) for name, x in tensors.items()
@@ -220,12 +224,11 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
         "architectures": ["GPT2LMHeadModel"], **{name: values[0] for name, values in FIXED.items()},
         **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()}, "tie_word_embeddings": config.tied,
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout),
-        **dict.fromkeys(("bos_token_id", "eos_token_id")),          # None: otherwise transformers assumes 50256
+        "bos_token_id": end_of_text, "eos_token_id": end_of_text,   # without them, transformers assumes 50256
     }
     named = {name if name == "lm_head.weight" else PREFIX + name: x for name, x in tensors.items()}
-    data = safetensors.numpy.save(named, metadata={"format": "pt", "n_head": str(config.n_head)})
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TENSORS, data)
+    write_atomically(folder / TENSORS, *safetensors_parts(named, {"format": "pt", "n_head": str(config.n_head)}))
     write_atomically(folder / CONFIG, (json.dumps(described, indent=2) + "\n").encode())
 
 
