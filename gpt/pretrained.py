@@ -5,7 +5,6 @@ may come from anywhere: settings, and names, shapes and dtypes of all tensors ar
 tensor is read. Symbolic links are followed, because those in Hugging Face's cache lead out of the folder.
 """
 import json
-import math
 import os
 import reprlib
 from collections import Counter
@@ -22,6 +21,7 @@ CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 PREFIX = "transformer."
 LARGEST_JSON = 1_000_000                            # bytes; the header of GPT-2 XL has 60,000
 NAMED = 20                                          # names listed in an error
+PART = 2 ** 20                                      # elements that are read and checked at a time
 # Accepted values of settings that this model does not have. The first is the default where config.json has none.
 FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
@@ -135,21 +135,26 @@ def find_tensors(folder: Path, config: Any) -> dict[str, Stored]:
     return found
 
 
-def read_tensors(found: Mapping[str, Stored], dtype: Any) -> dict[str, np.ndarray]:
-    """The tensors in a floating dtype. ValueError names one that holds NaN, infinity, or a number too large for it."""
-    read = {}
-    for name, (path, in_file, stored, shape, offset) in found.items():
-        try:
-            x = np.fromfile(path, DTYPES[stored], math.prod(shape), offset=offset).reshape(shape)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        if stored == "BF16":
-            x = (x.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):
-            read[name] = x.astype(dtype, copy=False)
-        if not np.isfinite(read[name]).all():
-            raise ValueError(f"{path}: {in_file} holds NaN, infinity, or a number too large for {np.dtype(dtype)}")
-    return read
+def read_into(out: np.ndarray, tensor: Stored) -> None:
+    """Read a tensor into a contiguous array of its shape and a floating dtype, in parts: a dtype like the file's needs
+    no other memory. ValueError if it holds NaN, infinity, or a number too large for the dtype."""
+    stored = np.dtype(DTYPES[tensor.dtype])
+    flat = out.reshape(-1)
+    with open_regular(tensor.path) as file:
+        file.seek(tensor.offset)
+        for start in range(0, out.size, PART):
+            part = flat[start:start + PART]
+            read: Any = part if stored == out.dtype else np.empty(part.size, stored)
+            if file.readinto(read) != read.nbytes:
+                raise ValueError(f"{tensor.path} has become shorter while it was read")
+            if tensor.dtype == "BF16":
+                read = (read.astype(np.uint32) << 16).view(np.float32)
+            if read is not part:
+                with np.errstate(over="ignore"):
+                    part[:] = read
+            if not np.isfinite(part).all():
+                raise ValueError(f"{tensor.path}: {tensor.name} holds NaN, infinity, or a number too large for "
+                                 f"{out.dtype}")
 
 
 def _files(folder: Path) -> list[Path]:
