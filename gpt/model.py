@@ -166,6 +166,7 @@ class GPT(nn.Module):
     Initial weights are normal with standard deviation 0.02, drawn from one generator on the host: they depend on the
     seed alone, on any device and, up to rounding, in any dtype. seed=None: they are undefined, to be loaded.
     """
+    adapters: Any = None                    # the gpt.lora.Adapters that it has
 
     def __init__(self, config: GPTConfig, seed: int | None = 0, device: str = "cpu", dtype: str = "float32") -> None:
         where: dict[str, Any] = dict(device=device, dtype=dtype)
@@ -219,9 +220,11 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def configure_optimizer(self, weight_decay: float, betas: tuple[float, float]) -> optim.AdamW:
-        """AdamW with weight decay on matrices alone: biases and gains are few, and may need to be large."""
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.parameters() if p.ndim < 2]
+        """AdamW for the parameters that are not frozen, with weight decay on matrices alone: biases and gains are few,
+        and may need to be large."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim >= 2]
+        vectors = [p for p in trained if p.ndim < 2]
         return optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
                             {"params": vectors, "weight_decay": 0.0}], betas=betas)
 

@@ -78,7 +78,11 @@ def misfits(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
     """How names and shapes of tensors differ from those of a GPT-2 of this GPTConfig, in words; "" if they do not."""
     if config.n_layer > len(found):             # its names might not fit into memory
         return f"n_layer is {reprlib.repr(config.n_layer)}, but there are {len(found)} tensors in all"
-    expected = shapes(config)
+    return differences(found, shapes(config))
+
+
+def differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """How names and shapes of tensors differ from those that are expected, in words; "" if they do not."""
     different = [f"{name} has shape {found[name]}, expected {shape}" for name, shape in expected.items()
                  if name in found and found[name] != shape]
     parts = [(sorted(expected.keys() - found.keys()), "missing: ", ", "),
@@ -115,7 +119,7 @@ def find_tensors(folder: Path, config: Any) -> dict[str, Stored]:
     masks = (".attn.bias", ".attn.masked_bias")
     found: dict[str, Stored] = {}
     for path in _files(folder):
-        n_head, tensors = _header(path)
+        n_head, tensors = read_header(path)
         if n_head not in (None, str(config.n_head)):                # the one size that no shape shows
             raise ValueError(f"{path} was saved for n_head {reprlib.repr(n_head)}, but {CONFIG} has {config.n_head}: "
                              "they are of two models")
@@ -179,7 +183,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names.values()))]
 
 
-def _header(path: Path) -> tuple[Any, list[Stored]]:
+def read_header(path: Path) -> tuple[Any, list[Stored]]:
     """The n_head that `write` stored in a file, None if another program wrote it, and the tensors that its header
     describes. ValueError unless the file is exactly as long as they are."""
     start = _read(path, 8)
