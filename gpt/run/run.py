@@ -126,7 +126,8 @@ class Run:
 
         shape = o.shape(o.vocab_size if o.fine_tunes else len(self.data.tokenizer))
         try:
-            self.model = pretrained or lab.make(o.break_, shape, o.seed, self.device, o.dtype)
+            self.model = pretrained or lab.make(o.break_, shape, None if o.fine_tunes else o.seed, self.device,
+                                                o.dtype)
             self.model.recompute = o.recompute
             self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
