@@ -133,7 +133,8 @@ def of_options(options: Mapping[str, Any]) -> Adapters | None:
     rank 0, and for the runs of earlier versions, which have no such options. ValueError as for Adapters."""
     if not options.get("lora_rank", 0):
         return None
-    return Adapters(options["lora_rank"], options["lora_alpha"], frozenset(options["lora_targets"].split(",")))
+    targets = frozenset(target.strip() for target in options["lora_targets"].split(","))
+    return Adapters(options["lora_rank"], options["lora_alpha"], targets)
 
 
 # ---- PEFT's files ----
