@@ -88,8 +88,9 @@ class AdaptedLinear(nn.Linear):
         self.scale = alpha / rank
 
     def forward(self, x: Any) -> Tensor:
-        low = F.linear(x, self.lora_A) * self.scale                     # (..., rank), few numbers to scale
-        return F.linear(x, self.weight, self.bias) + F.linear(low, self.lora_B)     # (..., n_out)
+        y = F.linear(x, self.weight, self.bias)                         # (..., n_out)
+        low = F.linear(x, self.lora_A) * self.scale                     # (..., rank): few numbers to scale
+        return y + F.linear(low, self.lora_B)
 
 
 def add_adapters(model: GPT, rank: int, alpha: float, targets: Iterable[str], seed: int = 0) -> None:
