@@ -78,7 +78,7 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
     x, y = x[:, first:first + T], y[:, first:first + T]                                         # (1, T)
     _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
     return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]],
-                  vocabulary=[visible(token, data.tokenizer) for token in range(len(data.tokenizer))],
+                  vocabulary=[visible(token, data.tokenizer) for token in range(model.config.vocab_size)],
                   optimizer=optimizer, max_norm=options["grad_clip"] or None,
                   title=f"training step {step} on {data.name}", notes=notes)
 

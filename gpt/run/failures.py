@@ -63,11 +63,14 @@ def check_memory(o: Options, processes: int = 1) -> None:
 
 
 def use_less(o: Options) -> str:
-    """How to train in less memory, in words: the options that are above their defaults, the highest ratio first."""
-    ratios = {f"--{name}={getattr(o, name)}": getattr(o, name) / getattr(Options, name) for name in
-              ("n_embd", "n_layer", "block_size", "batch_size", "vocab_size", "gradient_accumulation_steps")}
+    """How to train in less memory, in words: the options that are above their defaults, the highest ratio first. The
+    shape of a model that was trained before stays."""
+    names = () if o.fine_tunes else ("n_embd", "n_layer", "vocab_size")
+    ratios = {f"--{name}={getattr(o, name)}": getattr(o, name) / getattr(Options, name)
+              for name in (*names, "block_size", "batch_size", "gradient_accumulation_steps")}
     above = sorted((name for name in ratios if ratios[name] > 1.0), key=lambda name: -ratios[name])
-    return f"lower {' or '.join(above[:3] or ratios)}"
+    recompute = ", or use --recompute" if o.fine_tunes and not o.recompute else ""
+    return f"lower {' or '.join(above[:3] or ratios)}{recompute}"
 
 
 def lack_of_memory(error: Exception, device_name: str) -> str:

@@ -4,8 +4,9 @@ import difflib
 from pathlib import Path
 from typing import Any, Mapping, get_type_hints
 
-from gpt import lab, lora, model_folder, pretrained
+from gpt import lab, lora, pretrained
 from gpt.model import GPTConfig
+from gpt.model_folder import is_run
 from gpt.run import folder
 from gpt.run.command_line import combine, command_line, one_of, option, toml_file
 from gpt.run.lr_schedule import SCHEDULES, learning_rate
@@ -136,7 +137,7 @@ FINE_TUNING: dict[str, Any] = dict(
     log_interval=1,                     # few steps, each of seconds
     stats_interval=0,                   # their copy of the weights takes as much memory as the model
     sample_interval=50,                 # before the first step, too: the model as it was
-    checkpoint_interval=25, keep=1)     # each has three times the size of the model
+    checkpoint_interval=25, keep=2)     # each has three times the size of the model
 ADAPTERS: dict[str, Any] = dict(
     learning_rate=3e-4)                 # adapters start from 0, and only their product changes the model
 CONTEXT = 256                           # tokens, where the model has as many: attention's memory grows with the square
@@ -202,7 +203,7 @@ def of_model(init_from: str, layers: list[tuple[str, Mapping[str, Any]]]) -> dic
         raise ValueError(f"--init_from must be scratch, resume or the folder of a model, and {init_from!r} is no folder"
                          + (f"; did you mean {nearest[0]}?" if nearest else ""))
     path = Path(init_from)
-    shape = folder.read_config(path)[2] if model_folder.is_run(path) else GPTConfig(**pretrained.read_config(path))
+    shape = folder.read_config(path)[2] if is_run(path) else GPTConfig(**pretrained.read_config(path))
     fixed = {name: getattr(shape, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd", "bias", "tied")}
     for source, values in layers:
         for name, value in values.items():

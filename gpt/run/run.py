@@ -134,7 +134,8 @@ class Run:
 
         shape = o.shape(o.vocab_size if o.fine_tunes else len(self.data.tokenizer))
         try:
-            self.model = pretrained or lab.make(o.break_, shape, o.seed, self.device, o.dtype)
+            self.model = pretrained or lab.make(o.break_, shape, None if o.fine_tunes else o.seed, self.device,
+                                                o.dtype)
             self.model.recompute = o.recompute
             if o.adapters:
                 lora.add_adapters(self.model, o.lora_rank, o.lora_alpha, o.adapters.targets, o.seed)

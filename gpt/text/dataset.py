@@ -95,7 +95,7 @@ def _tokenize_pairs(dataset: str, learned: Callable[[str, str], Tokenizer], seed
     order = np.argsort(bits(key(seed).fold("held out"), (len(found),)), kind="stable").tolist()         # (P,)
     n_val = max(len(found) // 10, 1)
     val, train = [found[i] for i in order[:n_val]], [found[i] for i in order[n_val:]]
-    made = learned(*("".join(f"{prompt}{completion}\n" for prompt, completion in part) for part in (found, train)))
+    made = learned(*("".join(f"{prompt}\n{completion}\n" for prompt, completion in part) for part in (found, train)))
     pairs = [Pairs.of(part, made) for part in (train, val)]
     y = pairs[1].windows(block_size)[1]
     targets = y[(y != IGNORED) & (y != (-1 if made.end_of_text is None else made.end_of_text))]
