@@ -145,8 +145,10 @@ class GPT(nn.Module):
     """The language model. Parameters have GPT-2's names and shapes.
 
     Initial weights are normal with standard deviation 0.02, drawn from one generator on the host: they depend on the
-    seed alone, on any device and, up to rounding, in any dtype.
+    seed alone, on any device and, up to rounding, in any dtype. recompute: run each block again in the backward instead
+    of keeping its activations, see mg.recompute.
     """
+    recompute = False
 
     def __init__(self, config: GPTConfig, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> None:
         where: dict[str, Any] = dict(device=device, dtype=dtype)
@@ -191,7 +193,7 @@ class GPT(nn.Module):
             cache.layer = 0
         x = self.drop(x, key)
         for block in self.h:
-            x = block(x, key, cache)
+            x = (mg.recompute(block) if self.recompute else block)(x, key, cache)
         if cache is not None:
             if cache.layer < len(cache.layers):
                 raise ValueError(f"this KVCache holds {len(cache.layers)} attention layers, and this model has used "
