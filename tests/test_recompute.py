@@ -25,6 +25,7 @@ def device(request, monkeypatch):
     """Ops run on the executor of the parameter. The name of the device to use."""
     if request.param in NUMPY_EXECUTORS:
         monkeypatch.setitem(EXECUTORS, np.ndarray, NUMPY_EXECUTORS[request.param])
+        monkeypatch.setattr(NUMPY_EXECUTORS[request.param], "min_size", 1)
     with switch(plain=request.param == "textbook"):
         yield "fake" if request.param == "fake" else "cpu"
 
@@ -220,7 +221,8 @@ def test_detect_nan_names_the_op_inside():
 def test_inside_unfused_it_can_be_differentiated_twice():
     x, w = leaves((3, 4), (4, 4))
     with mg.unfused():
-        got, want = (mg.hvp(lambda x: f(x, w).sum(), x, Tensor(np.ones((3, 4)))) for f in (mg.recompute(layers), layers))
+        got, want = (mg.hvp(lambda x: f(x, w).sum(), x, Tensor(np.ones((3, 4))))
+                     for f in (mg.recompute(layers), layers))
     np.testing.assert_array_equal(got.data, want.data)
     with pytest.raises(ValueError, match="recompute is a fused op"):
         mg.grad(mg.recompute(layers)(x, w).sum(), x, create_graph=True)
@@ -247,7 +249,7 @@ def test_a_second_run_that_records_other_ops_is_an_error():
     gpt = model(True)
     loss = loss_of(gpt)
     gpt.eval()
-    with pytest.raises(ValueError, match=r"h.1 records \d+ ops in the forward and \d+ in the backward.* model.eval\(\)"):
+    with pytest.raises(ValueError, match=r"h.1 records \d+ ops in the forward and \d+ in .* model.eval\(\)"):
         loss.backward()
     assert all(p.grad is None for p in gpt.parameters())
 
