@@ -11,6 +11,7 @@ not installed, minigrad is compared with itself: kernels and the textbook ops, e
 are composed of.
 """
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,19 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrad.command import end_on_signals
-from minigrad.device import library
+from minigrad.modes import switch
 from minigrad.words import plural
 
+from gpt import pretrained
 from gpt.bench.machine import describe, in_words, on_threads
-from gpt.parity.curves import BOUND, Curves, distance, train
+from gpt.model import GPTConfig
+from gpt.parity.curves import Curves, train
 from gpt.parity.differences import DTYPES, SIDES, Difference, compare
 from gpt.parity.options import Options
 from gpt.parity.plot import plot
+from gpt.parity.report import REFERENCES, distances, figures, print_tables, verdict
 from gpt.parity.sides import reference
-from gpt.parity.table import print_table, worst
 from gpt.parity.tokens import read_tokens
-from gpt.pretrained import read_config
 from gpt.run.command_line import bad_input_exits, parse
 from gpt.run.report import print_report
 from gpt.text.batches import pairs, windows
@@ -42,34 +44,58 @@ def main(arguments: list[str]) -> int:
         if arguments and not arguments[0].startswith("-"):
             arguments = [f"--model={arguments[0]}", *arguments[1:]]
         o = parse(Options, arguments)
-        folder, other = Path(o.model), reference()
-        config = read_config(folder)
-        if o.block_size > config["block_size"]:
-            raise ValueError(f"--block_size={o.block_size} is more than the {config['block_size']} positions of "
-                             f"{folder}: use a smaller one")
-        tokens = read_tokens(o, config["vocab_size"])
+        config = GPTConfig(**pretrained.read_config(Path(o.model)))
+        if o.block_size > config.block_size:
+            raise ValueError(f"--block_size={o.block_size} is more than the {config.block_size} positions of "
+                             f"{o.model}: use a smaller one")
+        tokens = read_tokens(o, config.vocab_size)
         for path in filter(None, (o.out, o.json)):
             Path(path).touch()                  # an error now rather than at the end
-        with on_threads(o.threads):
-            return run(o, folder, other, tokens)
+        with on_threads(o.threads), switch(plain=False):
+            return report(o, config, tokens, reference())
 
 
-def run(o: Options, folder: Path, other: str, tokens: np.ndarray) -> int:
-    """Compare, train, and report: the status."""
-    x, y = pairs(windows(tokens, o.block_size, o.batch_size))
-    with switch(plain=False):
-        machine = describe(o.threads, "cpu", other == "transformers")
-    print_report("model", f"{folder}")
-    print_report("beside", DESCRIBED[other])
-    print_report("tokens", o.text or f"random, from the seed {o.seed}: of {STATES} different ones, each is followed by "
-                 "one of two; --text=FILE takes those of a text")
-    print_report("batch", f"{plural(len(x), 'row')} of {o.block_size} tokens")
+def report(o: Options, config: GPTConfig, tokens: np.ndarray, other: str) -> int:
+    """Compare one step with the reference `other`, train, print, and draw: the exit status."""
+    machine = describe(o.threads, "cpu", with_torch=other == "transformers")
+    parameters = sum(math.prod(shape) for shape in pretrained.shapes(config).values())
+    print_report("model", f"{o.model}: {plural(config.n_layer, 'layer')}, {plural(config.n_head, 'head')}, "
+                 f"{config.n_embd} wide, vocabulary {config.vocab_size}: {parameters:,} parameters")
+    print_report("beside", REFERENCES[other])
+    print_report("tokens", f"of {o.text}" if o.text else
+                 "random: few different ones, each followed by one of two; --text=FILE takes those of a text")
+    print_report("batch", f"{plural(o.batch_size, 'row')} of {o.block_size} tokens")
     print_report("machine", in_words(machine))
     found: list[Difference] = []
-    trained = list(dict.fromkeys([other, "kernels", *["plain"] * (other == "composed")]))
-    curves: Curves = {}
     with bar(len(DTYPES) * (1 + len(SIDES)), "one step") as progress:
         for dtype in DTYPES:
-            found += compare(folder, other, dtype, x, y, progress)
-    for dtype in DTYPES:
-        print_table(found, dtype)
+            found += compare(Path(o.model), other, dtype,
+                             *pairs(windows(tokens, o.block_size, o.batch_size)), progress)
+    print_tables(found)
+    names = [other, "kernels"] + ["plain"] * (other == "composed") if o.steps else []
+    with bar(len(names) * o.steps, "training") as progress:
+        curves = train(Path(o.model), names, tokens, o.block_size, o.batch_size, o.steps, o.seed, progress)
+    print()
+    for name, (gap, step) in distances(curves, other).items():
+        print_report("trained", f"{plural(o.steps, 'step')} in float32, clipped to a norm of 1: the loss of {name} falls from "
+                     f"{curves[name][0]:.4f} to {curves[name][-1]:.4f}; largest distance from {other} {gap:.1e} nats, "
+                     f"at step {step}")
+    line, ok = verdict(found, curves, other, parameters)
+    print(line)
+    plot(Path(o.out), f"{o.model}: minigrad beside {other}", other, found, curves)
+    if o.json:
+        Path(o.json).write_text(json.dumps({
+            "model": o.model, "parameters": parameters, "reference": other, "machine": machine, "ok": ok,
+            "verdict": line, "differences": figures(found), "curves": curves,
+            "distances": distances(curves, other)}, indent=1), "utf-8")
+    return 0 if ok else 1
+
+
+def bar(total: int, what: str) -> Any:
+    """A progress bar on a terminal, which vanishes at its end."""
+    return tqdm(total=total, desc=what, disable=None, dynamic_ncols=True, leave=False)
+
+
+if __name__ == "__main__":
+    end_on_signals()
+    sys.exit(main(sys.argv[1:]))

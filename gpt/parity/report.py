@@ -1,7 +1,7 @@
 """What the command prints and writes: tables, the verdict, the figures as JSON."""
 import math
 import re
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable
 
 from gpt.parity.curves import BOUND, Curves, distance
 from gpt.parity.differences import BOUNDS, DTYPES, SIDES, Difference
@@ -12,9 +12,9 @@ REFERENCES = {"transformers": "transformers' GPT2LMHeadModel, eager attention, w
                           "as the primitives that it is composed of (mg.unfused)"}
 
 
-def kind(name: str) -> str:
-    """The name of a tensor without its layer: h.*.attn.c_attn.weight."""
-    return re.sub(r"^h\.\d+", "h.*", name)
+def kind(d: Difference) -> str:
+    """The name of a tensor without its layer, h.*.attn.c_attn.weight; of weights after a step, all are of one kind."""
+    return "all weights" if d.what.startswith("AdamW") else re.sub(r"^h\.\d+", "h.*", d.name)
 
 
 def worst(found: Iterable[Difference]) -> Difference:
@@ -22,37 +22,54 @@ def worst(found: Iterable[Difference]) -> Difference:
     return max(found, key=lambda d: (math.isnan(d.bounded), d.bounded))
 
 
-def print_table(found: list[Difference], dtype: str) -> None:
-    """Print a row for each kind of tensor with the worst of its layers, 94 columns wide."""
-    print(f"\n{dtype:32}{'kernels':^28} {'plain':^28}\n{'':32}{'    max     rel    norm     ' * 2}  bound")
-    for what, (measure, bounds, title) in BOUNDS.items():
-        rows = [d for d in found if d.what == what and d.dtype == dtype]
-        named = {"": rows} if what.startswith("AdamW") else {
-            name: [d for d in rows if kind(d.name) == name] for name in dict.fromkeys(kind(d.name) for d in rows)}
-        for name, alike in named.items():
-            cells = [cell(worst(d for d in alike if d.side == side)) for side in SIDES]
-            bound = bounds[dtype]
-            print(f"{name or title:32}{' '.join(cells)} {bound:6.0e} {measure}" if bound < math.inf else
-                  f"{name or title:32}{' '.join(cells)}   none")
+def print_tables(found: list[Difference]) -> None:
+    """Print a row for each kind of tensor, with the worst of its layers, in 93 columns."""
+    print("\nmax = max|a - b|, rel = max|a - b| / max|b|, norm = |a - b| / |b|, of the layer that is named")
+    for dtype in DTYPES:
+        print(f"\n{dtype:27}{'kernels':^32} {'plain':^32}\n{'':27}{'    max     rel    norm         ' * 2}")
+        for what, (measure, bounds, title) in BOUNDS.items():
+            rows = [d for d in found if d.what == what and d.dtype == dtype]
+            bound = "not bounded" if math.isinf(bounds[dtype]) else f"{measure} at most {bounds[dtype]:.0e}"
+            print(f"{title} ... ({bound})")
+            for name in dict.fromkeys(kind(d) for d in rows):
+                alike = [d for d in rows if kind(d) == name]
+                cells = [cell(worst(d for d in alike if d.side == side)) for side in SIDES]
+                print(f"  {name:25}{' '.join(cells)}".rstrip())
 
 
 def cell(d: Difference) -> str:
-    """Three measures of a difference, and its layer."""
-    layer = re.match(r"h\.(\d+)", d.name)
-    at = f"h.{layer[1]}" if layer else ""
-    return f"{d.absolute:8.1e}{d.relative:8.1e}{d.norm:8.1e}{'' if d.ok else '!'} {at}".ljust(28)
+    """Three measures of a difference, and its layer; ! where it is above its bound."""
+    layer = re.match(r"h\.\d+", d.name)
+    return f"{d.max:7.1e} {d.rel:7.1e} {d.norm:7.1e}{' ' if d.ok else '!'}{layer[0] if layer else '':7}"
 
 
 def above(found: list[Difference], curves: Curves, other: str) -> list[str]:
-    """The differences above their bounds, the largest ratio first, in words."""
-    high = sorted((d for d in found if not d.ok), key=lambda d: -d.bounded / d.bound)
-    said = [f"{BOUNDS[d.what][2]} {d.name}, {d.dtype}, {d.side}: {d.bounded:.1e} > {d.bound:.0e}" for d in high]
-    for name, (gap, step) in distances(curves, other).items():
-        if not gap <= BOUND:
-            said.append(f"the loss of {name} at step {step}: {gap:.1e} > {BOUND:.0e} nats")
-    return said
+    """The differences above their bounds, the largest ratio first, and then the curves, in words."""
+    high = sorted((d for d in found if not d.ok), key=lambda d: (not math.isnan(d.bounded), -d.bounded / d.bound))
+    said = [f"{BOUNDS[d.what][2]} {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e})" for d in high]
+    return said + [f"loss of {name} at step {step} ({gap:.1e} nats)"
+                   for name, (gap, step) in distances(curves, other).items() if not gap <= BOUND]
+
+
+def verdict(found: list[Difference], curves: Curves, other: str, parameters: int) -> tuple[str, bool]:
+    """The last line, and whether all is within the bounds."""
+    high = above(found, curves, other)
+    if high:
+        more = f" and {len(high) - NAMED} more" if len(high) > NAMED else ""
+        return f"ABOVE THE BOUNDS: {'; '.join(high[:NAMED])}{more}", False
+    double = worst(d for d in found if d.dtype == "float64")
+    single = worst(d for d in found if (d.dtype, d.what) == ("float32", "gradients"))
+    trained = "".join(f", curves of {len(curves[name])} steps {gap:.1e} nats"
+                      for name, (gap, _) in distances(curves, other).items() if name == SIDES[0])
+    return (f"within the bounds: {parameters:,} parameters; worst differences from {other}: float64 "
+            f"{double.bounded:.1e}, float32 gradients {single.bounded:.1e}{trained}"), True
 
 
 def distances(curves: Curves, other: str) -> dict[str, tuple[float, int]]:
     """The largest distance of each curve from that of the reference, and its step."""
     return {name: distance(curves, name, other) for name in curves if name != other}
+
+
+def figures(found: list[Difference]) -> list[dict[str, Any]]:
+    """The differences for JSON."""
+    return [{**d._asdict(), "bound": d.bound if d.bound < math.inf else None, "ok": d.ok} for d in found]

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt.parity.options import Options
-from gpt.text.batches import batch, pairs, windows
+from gpt.text.corpus import read_text
 
 WINDOWS = 64                                    # of random tokens
 STATES = 32                                     # different random tokens, each followed by one of two
@@ -27,8 +27,11 @@ def read_tokens(o: Options, vocab_size: int) -> np.ndarray:
     """The tokens (n,) of --text, or random ones. ValueError for a text without a tokenizer or too short."""
     if not o.text:
         return random_tokens(vocab_size, WINDOWS * o.block_size + 1, o.seed)
-    tokenizer = of_folder(Path(o.model))
-    tokens = tokenizer.encode(Path(o.text).read_text("utf-8"))
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ValueError('--text needs the tokenizers library: pip install "minigrad[bpe]"') from None
+    tokens = np.array(Tokenizer.from_file(str(Path(o.model) / "tokenizer.json")).encode(read_text(Path(o.text))).ids)
     if len(tokens) < o.batch_size * o.block_size + 1:
         raise ValueError(f"{o.text} has {len(tokens)} tokens: --batch_size={o.batch_size} --block_size={o.block_size} "
                          f"need {o.batch_size * o.block_size + 1}")
