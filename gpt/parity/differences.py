@@ -9,14 +9,14 @@ from gpt.parity.sides import make_side
 
 DTYPES = ("float32", "float64")
 SIDES = ("kernels", "plain")                    # that are compared with the reference
-# What is compared: the measure that is bounded, its bounds, and a title. AdamW divides each gradient by its size: where a
-# gradient is nothing but rounding, as that of the bias of the keys, so is the step, of up to lr in either direction. So
-# in float32 the weights after a step are bounded where both sides are given the same gradients.
+# What is compared: the measure that is bounded, its bounds, and a title. AdamW divides each gradient by its size. Where a
+# gradient is nothing but rounding, as that of the bias of the keys, the step is up to lr in either direction by chance:
+# AdamW's step is bounded where both sides are given the same gradients.
 BOUNDS: dict[str, tuple[str, dict[str, float], str]] = {
     "outputs": ("rel", {"float32": 1e-4, "float64": 1e-9}, "output of"),
     "gradients": ("norm", {"float32": 1e-4, "float64": 1e-9}, "gradient of"),
-    "AdamW": ("rel", {"float32": math.inf, "float64": 1e-9}, "after a step of AdamW,"),
-    "AdamW alone": ("rel", {"float32": 1e-5, "float64": 1e-9}, "after a step with equal gradients,"),
+    "AdamW": ("rel", {"float32": 1e-5, "float64": 1e-9}, "after AdamW's step with the same gradients,"),
+    "whole step": ("rel", dict.fromkeys(DTYPES, math.inf), "after AdamW's step with their own gradients,"),
 }
 
 
@@ -80,12 +80,12 @@ def compare(folder: Path, reference: str, dtype: str, x: np.ndarray, y: np.ndarr
         add(name, "outputs", outputs(side), other_outputs)
         add(name, "gradients", side.gradients(), other_gradients)
         side.update()
-        add(name, "AdamW", side.weights(), other_weights)
+        add(name, "whole step", side.weights(), other_weights)
         del side
         side = make_side(folder, dtype, name)
         side.set_gradients(other_gradients)
         side.update()
-        add(name, "AdamW alone", side.weights(), other_weights)
+        add(name, "AdamW", side.weights(), other_weights)
         del side
         progress.update()
     return found

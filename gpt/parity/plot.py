@@ -9,6 +9,7 @@ from gpt.parity.differences import BOUNDS, DTYPES, SIDES, Difference
 from gpt.run.plot import BLUE, GREY, ORANGE
 
 COLORS = {"float32": ORANGE, "float64": BLUE}
+COLORS_OF = {"kernels": ORANGE, "plain": BLUE}
 MARKERS = {"kernels": "o", "plain": "x"}
 LEAST = 1e-18                                   # where a difference of 0 is drawn
 
@@ -50,9 +51,10 @@ def draw_curves(axes: Any, reference: str, curves: Curves) -> None:
     """The losses of all sides; the largest distance in the title."""
     for name, losses in curves.items():
         axes.plot(losses, linewidth=3 if name == reference else 1, label=name,
-                  color=GREY if name == reference else None)
-    others = [distance(curves, name, reference) for name in curves if name != reference]
-    axes.set(title=f"training: largest distance {max(others)[0]:.1e} nats, at step {max(others)[1]}", xlabel="step",
+                  color=GREY if name == reference else COLORS_OF[name])
+    gap, step = max(distance(curves, name, reference) for name in curves if name != reference)
+    axes.axvline(step, color=GREY, linestyle=":", linewidth=0.8)
+    axes.set(title=f"training: largest distance {gap:.1e} nats, at step {step}", xlabel="step",
              ylabel="loss (nats per token)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
