@@ -25,8 +25,9 @@ from minigrad.words import plural
 
 from gpt import pretrained
 from gpt.bench.machine import describe, in_words, on_threads
+from gpt.bench.presets import CLIP
 from gpt.model import GPTConfig
-from gpt.parity.curves import Curves, train
+from gpt.parity.curves import train
 from gpt.parity.differences import DTYPES, SIDES, Difference, compare
 from gpt.parity.options import Options
 from gpt.parity.plot import plot
@@ -66,20 +67,21 @@ def report(o: Options, config: GPTConfig, tokens: np.ndarray, other: str) -> int
                  "random: few different ones, each followed by one of two; --text=FILE takes those of a text")
     print_report("batch", f"{plural(o.batch_size, 'row')} of {o.block_size} tokens")
     print_report("machine", in_words(machine))
+    x, y = pairs(windows(tokens, o.block_size, o.batch_size))
     found: list[Difference] = []
     with bar(len(DTYPES) * (1 + len(SIDES)), "one step") as progress:
         for dtype in DTYPES:
-            found += compare(Path(o.model), other, dtype,
-                             *pairs(windows(tokens, o.block_size, o.batch_size)), progress)
+            found += compare(Path(o.model), other, dtype, x, y, progress)
     print_tables(found)
     names = [other, "kernels"] + ["plain"] * (other == "composed") if o.steps else []
     with bar(len(names) * o.steps, "training") as progress:
         curves = train(Path(o.model), names, tokens, o.block_size, o.batch_size, o.steps, o.seed, progress)
     print()
     for name, (gap, step) in distances(curves, other).items():
-        print_report("trained", f"{plural(o.steps, 'step')} in float32, clipped to a norm of 1: the loss of {name} falls from "
-                     f"{curves[name][0]:.4f} to {curves[name][-1]:.4f}; largest distance from {other} {gap:.1e} nats, "
-                     f"at step {step}")
+        losses = curves[name]
+        print_report("trained", f"{plural(o.steps, 'step')} in float32, clipped to a norm of {CLIP:g}: the loss of "
+                     f"{name} falls from {losses[0]:.4f} to {losses[-1]:.4f}; largest distance from {other} {gap:.1e} "
+                     f"nats, at step {step}")
     line, ok = verdict(found, curves, other, parameters)
     print(line)
     plot(Path(o.out), f"{o.model}: minigrad beside {other}", other, found, curves)

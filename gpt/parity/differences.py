@@ -9,9 +9,9 @@ from gpt.parity.sides import make_side
 
 DTYPES = ("float32", "float64")
 SIDES = ("kernels", "plain")                    # that are compared with the reference
-# What is compared: the measure that is bounded, its bounds, and a title. AdamW divides each gradient by its size. Where a
-# gradient is nothing but rounding, as that of the bias of the keys, the step is up to lr in either direction by chance:
-# AdamW's step is bounded where both sides are given the same gradients.
+# What is compared: the measure that is bounded, its bounds, and a title. AdamW divides each gradient by its size. Where
+# a gradient is nothing but rounding, as that of the bias of the keys, the step is up to lr in either direction, by
+# chance: so the weights after a step are bounded for equal gradients, and only shown for each side's own.
 BOUNDS: dict[str, tuple[str, dict[str, float], str]] = {
     "outputs": ("rel", {"float32": 1e-4, "float64": 1e-9}, "output of"),
     "gradients": ("norm", {"float32": 1e-4, "float64": 1e-9}, "gradient of"),

@@ -8,8 +8,12 @@ from gpt.parity.differences import BOUNDS, DTYPES, SIDES, Difference
 
 NAMED = 5                                       # differences above their bounds that the verdict names
 REFERENCES = {"transformers": "transformers' GPT2LMHeadModel, eager attention, without dropout; PyTorch's AdamW",
-              "composed": "minigrad itself, as transformers or PyTorch is not installed: the textbook ops, each fused one "
-                          "as the primitives that it is composed of (mg.unfused)"}
+              "composed": "minigrad itself, as transformers or PyTorch is not installed: the textbook's ops, fused ones "
+                          "as the primitives that they are composed of (mg.unfused)"}
+LEGEND = """
+max = max|a - b|, rel = max|a - b| / max|b|, norm = |a - b| / |b|, of the worst layer. Where a
+gradient is nothing but rounding, as that of the bias of the keys, AdamW's step is up to the
+learning rate in either direction, by chance."""
 
 
 def kind(d: Difference) -> str:
@@ -24,11 +28,9 @@ def worst(found: Iterable[Difference]) -> Difference:
 
 def print_tables(found: list[Difference]) -> None:
     """Print a row for each kind of tensor, with the worst of its layers, in 91 columns."""
-    print("\nmax = max|a - b|, rel = max|a - b| / max|b|, norm = |a - b| / |b|, of the worst layer. Where a gradient is nothing "
-          "but\nrounding, as that of the bias of the keys, AdamW's step is up to the learning rate in either "
-          "direction, by chance.")
+    print(LEGEND)
     for dtype in DTYPES:
-        print(f"\n{dtype:27}{'kernels':^23}{'':10}{'plain':^23}\n{'':27}{'    max     rel    norm          ' * 2}".rstrip())
+        print(f"\n{dtype:30}{'kernels':33}plain\n{'':27}{'    max     rel    norm          ' * 2}".rstrip())
         for what, (measure, bounds, title) in BOUNDS.items():
             rows = [d for d in found if d.what == what and d.dtype == dtype]
             bound = "not bounded" if math.isinf(bounds[dtype]) else f"{measure} at most {bounds[dtype]:.0e}"

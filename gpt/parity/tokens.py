@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt.parity.options import Options
+from gpt.text import tokenizer
 from gpt.text.corpus import read_text
 
 WINDOWS = 64                                    # of random tokens
@@ -24,14 +25,13 @@ def random_tokens(vocab_size: int, n: int, seed: int) -> np.ndarray:
 
 
 def read_tokens(o: Options, vocab_size: int) -> np.ndarray:
-    """The tokens (n,) of --text, or random ones. ValueError for a text without a tokenizer or too short."""
+    """The tokens (n,) of --text, or random ones. ValueError for a folder without a
+    tokenizer that fits, and for a text that cannot be read or is too short."""
     if not o.text:
         return random_tokens(vocab_size, WINDOWS * o.block_size + 1, o.seed)
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ValueError('--text needs the tokenizers library: pip install "minigrad[bpe]"') from None
-    tokens = np.array(Tokenizer.from_file(str(Path(o.model) / "tokenizer.json")).encode(read_text(Path(o.text))).ids)
+    encoder = tokenizer.of_folder(Path(o.model))
+    tokenizer.check_fits(encoder, vocab_size, Path(o.model))
+    tokens = encoder.encode(read_text(Path(o.text)))
     if len(tokens) < o.batch_size * o.block_size + 1:
         raise ValueError(f"{o.text} has {len(tokens)} tokens: --batch_size={o.batch_size} --block_size={o.block_size} "
                          f"need {o.batch_size * o.block_size + 1}")
