@@ -23,7 +23,7 @@ def plot(path: Path, title: str, reference: str, found: list[Difference], curves
     outputs, gradients = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, :])
     points(outputs, [d for d in found if d.what == "outputs"])
     points(gradients, [d for d in found if d.what == "gradients"])
-    outputs.set(title="outputs", ylabel="max|a - b| / max|b|")
+    outputs.set(title="outputs; 0 is drawn at 1e-18", ylabel="max|a - b| / max|b|")
     gradients.set(title="gradients", ylabel="|a - b| / |b|")
     handles = gradients.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]), frameon=False)

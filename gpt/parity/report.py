@@ -8,8 +8,8 @@ from gpt.parity.differences import BOUNDS, DTYPES, SIDES, Difference
 
 NAMED = 5                                       # differences above their bounds that the verdict names
 REFERENCES = {"transformers": "transformers' GPT2LMHeadModel, eager attention, without dropout; PyTorch's AdamW",
-              "composed": "minigrad itself, as transformers or PyTorch is not installed: the textbook's ops, fused ones "
-                          "as the primitives that they are composed of (mg.unfused)"}
+              "composed": "minigrad itself, as transformers or PyTorch is not installed: the textbook's ops, fused "
+                          "ones as the primitives that they are composed of (mg.unfused)"}
 LEGEND = """
 max = max|a - b|, rel = max|a - b| / max|b|, norm = |a - b| / |b|, of the worst layer. Where a
 gradient is nothing but rounding, as that of the bias of the keys, AdamW's step is up to the
