@@ -63,8 +63,9 @@ def report(o: Options, config: GPTConfig, tokens: np.ndarray, other: str) -> int
     print_report("model", f"{o.model}: {plural(config.n_layer, 'layer')}, {plural(config.n_head, 'head')}, "
                  f"{config.n_embd} wide, vocabulary {config.vocab_size}: {parameters:,} parameters")
     print_report("beside", REFERENCES[other])
-    print_report("tokens", f"of {o.text}" if o.text else
-                 "random: few different ones, each followed by one of two; --text=FILE takes those of a text")
+    print_report("tokens", f"{o.text}: {len(tokens)}" if o.text else
+                 f"random, from seed {o.seed}: {len(set(tokens))} different ones, each followed by one of two; "
+                 "--text=FILE takes those of a text")
     print_report("batch", f"{plural(o.batch_size, 'row')} of {o.block_size} tokens")
     print_report("machine", in_words(machine))
     x, y = pairs(windows(tokens, o.block_size, o.batch_size))

@@ -13,10 +13,10 @@ SIDES = ("kernels", "plain")                    # that are compared with the ref
 # a gradient is nothing but rounding, as that of the bias of the keys, the step is up to lr in either direction, by
 # chance: so the weights after a step are bounded for equal gradients, and only shown for each side's own.
 BOUNDS: dict[str, tuple[str, dict[str, float], str]] = {
-    "outputs": ("rel", {"float32": 1e-4, "float64": 1e-9}, "output of"),
-    "gradients": ("norm", {"float32": 1e-4, "float64": 1e-9}, "gradient of"),
-    "AdamW": ("rel", {"float32": 1e-5, "float64": 1e-9}, "after AdamW's step with the same gradients,"),
-    "whole step": ("rel", dict.fromkeys(DTYPES, math.inf), "after AdamW's step with their own gradients,"),
+    "outputs": ("rel", {"float32": 1e-4, "float64": 1e-9}, "output"),
+    "gradients": ("norm", {"float32": 1e-4, "float64": 1e-9}, "gradient"),
+    "AdamW": ("rel", {"float32": 1e-5, "float64": 1e-9}, "weight after AdamW with equal gradients"),
+    "whole step": ("rel", dict.fromkeys(DTYPES, math.inf), "weight after AdamW with own gradients"),
 }
 
 

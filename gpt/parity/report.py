@@ -34,7 +34,7 @@ def print_tables(found: list[Difference]) -> None:
         for what, (measure, bounds, title) in BOUNDS.items():
             rows = [d for d in found if d.what == what and d.dtype == dtype]
             bound = "not bounded" if math.isinf(bounds[dtype]) else f"{measure} at most {bounds[dtype]:.0e}"
-            print(f"{title} ... ({bound})")
+            print(f"{title}: {bound}")
             for name in dict.fromkeys(kind(d) for d in rows):
                 alike = [d for d in rows if kind(d) == name]
                 cells = [cell(worst(d for d in alike if d.side == side)) for side in SIDES]
@@ -50,7 +50,7 @@ def cell(d: Difference) -> str:
 def above(found: list[Difference], curves: Curves, other: str) -> list[str]:
     """The differences above their bounds, the largest ratio first, and then the curves, in words."""
     high = sorted((d for d in found if not d.ok), key=lambda d: (not math.isnan(d.bounded), -d.bounded / d.bound))
-    said = [f"{BOUNDS[d.what][2]} {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e})" for d in high]
+    said = [f"{BOUNDS[d.what][2]} of {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e})" for d in high]
     return said + [f"loss of {name} at step {step} ({gap:.1e} nats)"
                    for name, (gap, step) in distances(curves, other).items() if not gap <= BOUND]
 
