@@ -14,7 +14,7 @@ from gpt.lora import add_adapters
 from gpt.model import GPT
 
 TRAINED = "full", "full, recompute", "LoRA", "LoRA, recompute"          # what is trained, and how
-RANK, ALPHA, TARGETS = 8, 16.0, ("c_attn", "c_proj")                    # of LoRA's adapters
+RANK, ALPHA, TARGETS = 8, 16, ("c_attn", "c_proj")                    # of LoRA's adapters
 DROPOUT = 0.1
 
 

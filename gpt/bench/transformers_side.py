@@ -2,6 +2,7 @@
 as its users do."""
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,14 @@ class TransformersSide:
 
     def __init__(self, folder: Path, kind: str, dropout: float) -> None:
         torch.set_num_threads(mg.get_num_threads())
-        self.model = transformers.GPT2LMHeadModel.from_pretrained(
+        self.model: Any = transformers.GPT2LMHeadModel.from_pretrained(
             folder, attn_pdrop=dropout, resid_pdrop=dropout, embd_pdrop=dropout)
-        if kind.startswith("LoRA"):
-            import peft
-            self.model = peft.get_peft_model(self.model, peft.LoraConfig(
-                r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), fan_in_fan_out=True))
-        if kind.endswith("recompute"):
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):      # it has a new name since 5.24
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):      # of names that have changed
+            if kind.startswith("LoRA"):
+                import peft
+                self.model = peft.get_peft_model(self.model, peft.LoraConfig(
+                    r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), fan_in_fan_out=True))
+            if kind.endswith("recompute"):
                 self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if kind in TRAINED:
             self.params = [w for w in self.model.parameters() if w.requires_grad]
@@ -41,7 +42,7 @@ class TransformersSide:
     def learn(self, x: np.ndarray, y: np.ndarray) -> Tensor:
         self.model.train()
         logits = self.model(torch.from_numpy(x), use_cache=False).logits                # (B, T, V)
-        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), torch.from_numpy(y).view(-1))
+        loss: Any = F.cross_entropy(logits.view(-1, logits.shape[-1]), torch.from_numpy(y).view(-1))
         loss.backward()
         return loss.detach()
 
@@ -65,7 +66,7 @@ class TransformersSide:
     def gradients(self) -> dict[str, np.ndarray]:
         return {name: self._transposed(name, w.grad.numpy()) for name, w in self._named().items() if w.requires_grad}
 
-    def _named(self) -> dict[str, Tensor]:
+    def _named(self) -> dict[str, Any]:
         """The parameters under minigrad's names: h.0.attn.c_attn.lora_A for
         base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight."""
         named = {}
