@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import Any, Collection, Mapping
 
+import numpy as np
+
 SMALL = 2 ** 20                                 # bytes: more than any settings need, little to read
 HOW_TO_GO_ON = "restore it from a copy, or train again in another --out_dir"
 
@@ -81,16 +83,16 @@ def read_sealed(path: Path, names: Collection[str], limit: int = SMALL) -> dict[
 
 # ---- writing ----
 
-def write_atomically(path: Path, data: Any) -> None:
-    """Write a file so that after a crash at any moment it is the old one or the new one, never a part of it. OSError
-    names the file."""
+def write_atomically(path: Path, *data: Any) -> None:
+    """Write a file so that after a crash at any moment it is the old one or the new one, never a part of it. data: its
+    parts, bytes or contiguous arrays. OSError names the file."""
     temporary = path.with_name(path.name + ".tmp")
     if temporary.is_dir() and not temporary.is_symlink():
         raise OSError(errno.EISDIR, f"{os.strerror(errno.EISDIR)}: move it away", str(temporary))
     try:
         temporary.unlink(missing_ok=True)       # it was left by a crash, or is a link to another file
         with open(temporary, "xb") as file:
-            file.write(data)
+            file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -102,6 +104,19 @@ def write_atomically(path: Path, data: Any) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+
+def safetensors_parts(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> list[Any]:
+    """The parts of a safetensors file of floating arrays, for write_atomically. The arrays are not copied, as in
+    safetensors.numpy.save, which needs twice their memory."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, x in tensors.items():
+        start, end = end, end + x.nbytes
+        header[name] = {"dtype": f"F{8 * x.itemsize}", "shape": x.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)             # so that the numbers are aligned
+    return [len(text).to_bytes(8, "little"), text, *map(np.ascontiguousarray, tensors.values())]
 
 
 def append(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Mapping
 
 import numpy as np
 import safetensors.numpy
@@ -126,6 +126,14 @@ def merged(model: GPT) -> dict[str, np.ndarray]:
             A, B = (p.numpy().astype(np.float64) for p in (module.lora_A, module.lora_B))
             state[f"{path}.weight"] = (weight + module.scale * (A @ B)).astype(weight.dtype)
     return state
+
+
+def of_options(options: Mapping[str, Any]) -> Adapters | None:
+    """The adapters of a run with these options, lora_rank, lora_alpha and lora_targets, separated by commas; None for
+    rank 0, and for the runs of earlier versions, which have no such options. ValueError as for Adapters."""
+    if not options.get("lora_rank", 0):
+        return None
+    return Adapters(options["lora_rank"], options["lora_alpha"], frozenset(options["lora_targets"].split(",")))
 
 
 # ---- PEFT's files ----

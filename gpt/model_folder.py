@@ -3,7 +3,7 @@ tells which: a run's has "options"."""
 import dataclasses
 from pathlib import Path
 
-from gpt import files, pretrained
+from gpt import files, lora, pretrained
 from gpt.model import GPT, cropped
 from gpt.run import checkpoint
 from gpt.text import tokenizer
@@ -18,7 +18,7 @@ def load_model(folder: str | Path, device: str = "cpu", dtype: str = "float32", 
         return GPT.from_pretrained(folder, device, dtype, block_size, dropout)
     trained, _ = checkpoint.load_model(Path(folder))
     config = dataclasses.replace(cropped(trained.config, block_size, folder), dropout=dropout)
-    state = trained.state_dict()
+    state = lora.merged(trained)
     model = GPT(config, None, device, dtype)
     model.load_state_dict(state | {"wpe.weight": state["wpe.weight"][:config.block_size]})
     return model

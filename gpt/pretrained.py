@@ -13,9 +13,8 @@ from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from gpt.files import json_object, open_regular, write_atomically
+from gpt.files import json_object, open_regular, safetensors_parts, write_atomically
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
@@ -206,10 +205,11 @@ def read_header(path: Path) -> tuple[Any, list[Stored]]:
 
 # ---- writing ----
 
-def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
+def write(folder: Path, config: Any, state: Mapping[str, np.ndarray], end_of_text: int | None = None) -> None:
     """Write config.json and model.safetensors for the state_dict of a GPT; biases that it does not have are zeros.
-    A failure leaves the files that were there before. ValueError for a model with other tensors than GPT-2's, or with
-    one that is not finite; OSError for files that cannot be written."""
+    end_of_text: the token that begins and ends a text. A failure leaves the files that were there before. ValueError
+    for a model with other tensors than GPT-2's, or with one that is not finite; OSError for files that cannot be
+    written."""
     tensors = dict(state)
     if not config.bias:
         tensors |= {name.removesuffix("weight") + "bias": np.zeros(x.shape[-1], x.dtype) for name, x in tensors.items()
@@ -224,12 +224,11 @@ def write(folder: Path, config: Any, state: Mapping[str, np.ndarray]) -> None:
         "architectures": ["GPT2LMHeadModel"], **{name: values[0] for name, values in FIXED.items()},
         **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()}, "tie_word_embeddings": config.tied,
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout),
-        **dict.fromkeys(("bos_token_id", "eos_token_id")),          # None: otherwise transformers assumes 50256
+        "bos_token_id": end_of_text, "eos_token_id": end_of_text,   # without them, transformers assumes 50256
     }
     named = {name if name == "lm_head.weight" else PREFIX + name: x for name, x in tensors.items()}
-    data = safetensors.numpy.save(named, metadata={"format": "pt", "n_head": str(config.n_head)})
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TENSORS, data)
+    write_atomically(folder / TENSORS, *safetensors_parts(named, {"format": "pt", "n_head": str(config.n_head)}))
     write_atomically(folder / CONFIG, (json.dumps(described, indent=2) + "\n").encode())
 
 

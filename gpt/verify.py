@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt import files, lab
-from gpt.run import checkpoint, folder
+from gpt.run import base, checkpoint, folder
 from gpt.run.command_line import TRAIN, bad_input_exits, option, parse
 from gpt.run.machine import allowed_cores
 from gpt.run.processes import started_by_mpirun
@@ -45,8 +45,8 @@ def copy_run(run: Path, copy: Path, steps: int) -> int:
             raise ValueError(f"{run} has no checkpoint {steps} steps or more before its end: use a smaller --steps")
         record = f"checkpoints/step_{step:06}.json"
         try:
-            for name in ("config.json", "tokenizer.json", "tokens/meta.json", "tokens/train.bin", "tokens/val.bin",
-                         record, record.replace(".json", ".safetensors")):
+            for name in ("config.json", "tokenizer.json", base.NAME, "tokens/meta.json", "tokens/train.bin",
+                         "tokens/val.bin", record, record.replace(".json", ".safetensors")):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 if (run / name).exists() or name.startswith("checkpoints"):
                     with files.open_regular(run / name) as original, open(copy / name, "wb") as copied:

@@ -6,6 +6,10 @@
 
 The JSON is written last and makes a checkpoint valid. A checkpoint is not used if a SHA-256 does not match, or if a
 value is not finite.
+
+Checkpoints of a run that trains adapters hold these alone, and their moments; base.safetensors has the other weights
+(gpt/run/base.py). adapter_config.json and adapter_model.safetensors are the adapters of the checkpoint with the lowest
+validation loss, in PEFT's form.
 """
 import json
 import math
@@ -20,23 +24,25 @@ import safetensors.numpy
 
 from minigrad import optim
 
-from gpt import files, lab
+from gpt import files, lab, lora
 from gpt.model import GPT, GPTConfig
-from gpt.run import folder
+from gpt.run import base, folder
 from gpt.run.command_line import train_command
-from gpt.run.estimates import parameter_count
+from gpt.run.estimates import trained_count
 from gpt.text import tokenizer
 
 
 # ---- saving ----
 
 def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_loss: float | None = None,
-         keep: int = 3) -> None:
+         keep: int = 3, base_model: str = "") -> None:
     """Write the checkpoint after `step` updates, then delete all before it but the newest `keep` and the one with the
-    lowest val_loss. A crash at any moment leaves all earlier checkpoints intact, and so does a full disk, an OSError.
-    FloatingPointError if a weight or a moment is not finite; then nothing is written."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    tensors, state = model.state_dict(), optimizer.state_dict()
+    lowest val_loss. base_model: the folder of the model whose adapters are trained. A crash at any moment leaves all
+    earlier checkpoints intact, and so does a full disk, an OSError. FloatingPointError if a weight or a moment is not
+    finite; then nothing is written."""
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    tensors = {name: p.numpy() for name, p in model.named_parameters() if p.requires_grad}
+    state = optimizer.state_dict()
     for moment in optimizer.moments:
         tensors |= {f"optimizer.{moment}.{names[id(p)]}": x for p, x in zip(optimizer.params, state[moment])}
     _check_finite(tensors)
@@ -50,6 +56,9 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     record = sealed(record, data)
     path = out_dir / "checkpoints" / f"step_{step:06}"
     path.parent.mkdir(exist_ok=True)
+    losses = [_val_loss(other) for other in newest_first(out_dir) if step_of(other) < step]
+    if model.adapters and (math.inf if val_loss is None else val_loss) <= min(losses, default=math.inf):
+        lora.save_adapters(out_dir, model, base_model)
     files.write_atomically(path.with_suffix(".safetensors"), data)
     files.write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
 
@@ -210,11 +219,11 @@ def resume(out_dir: Path, model: GPT, optimizer: optim.Optimizer, max_iters: flo
 def restore(model: GPT, optimizer: optim.Optimizer, paths: list[Path]) -> dict[str, Any] | None:
     """Load the first intact one of these checkpoints into a model and its optimizer  ->  the content of its JSON. None
     if there are no checkpoints, ValueError if all are damaged."""
-    found = _first_intact(paths, parameter_count(model.config))
+    found = _first_intact(paths, sum(p.size for p in optimizer.params))
     if found is None:
         return None
     record, tensors = found
-    model.load_state_dict(weights(tensors))
+    _load_weights(model, tensors)
     names = {id(p): name for name, p in model.named_parameters()}
     optimizer.load_state_dict({"t": [record["step"]] * len(optimizer.params)} | {
         moment: [tensors[f"optimizer.{moment}.{names[id(p)]}"] for p in optimizer.params]
@@ -233,7 +242,9 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
     loaded = tokenizer.load(out_dir / "tokenizer.json")
-    if len(loaded) != shape.vocab_size:
+    if options["tokenizer"] == "model":         # of a table of embeddings that may be padded
+        tokenizer.check_fits(loaded, shape.vocab_size, out_dir)
+    elif len(loaded) != shape.vocab_size:
         raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(loaded)} tokens and the model {shape.vocab_size}: it "
                          "is of another run; restore it from a copy")
     _note_foreign(out_dir)
@@ -241,16 +252,22 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     def best_first() -> list[Path]:
         # Damaged ones come first, so that each gets a note: the best may be one of them.
         return sorted(newest_first(out_dir), key=lambda path: (_record(path) is not None, _val_loss(path)))
-    found = _first_intact(best_first(), parameter_count(shape), best_first)
+    found = _first_intact(best_first(), trained_count(shape, lora.of_options(options)), best_first)
     if found is None:
         raise missing(out_dir)
     model = untrained(out_dir, options, shape, device)
-    model.load_state_dict(weights(found[1]))
+    _load_weights(model, found[1])
     return model, loaded
 
 
 def untrained(out_dir: Path, options: dict[str, Any], shape: GPTConfig, device: str = "cpu") -> GPT:
-    """The model of a run before its first step. A note says of a broken run that it is one."""
+    """The model of a run before its first step. A note says of a broken run that it is one. ValueError if the frozen
+    weights of a run that trains adapters are missing or damaged."""
+    if adapters := lora.of_options(options):
+        model = GPT(shape, None, device, options["dtype"])
+        base.load(out_dir, model)
+        lora.add_adapters(model, adapters.rank, adapters.alpha, adapters.targets, options["seed"])
+        return model
     mistake = options.get("break_", "")
     if mistake:
         folder.note(f"{out_dir} is {lab.description(mistake)}")
@@ -275,6 +292,12 @@ def last_intact(out_dir: Path) -> str:
     except OSError as error:
         return f"Its checkpoints cannot be read now ({error.strerror})"
     return "Nothing was saved yet" if step is None else f"The checkpoint of step {step} is intact"
+
+
+def _load_weights(model: GPT, tensors: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into a model. ValueError if they do not fit."""
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    model.load_state_dict(frozen | weights(tensors))
 
 
 def weights(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
 """How much memory and arithmetic a training step takes."""
+import math
+
+from gpt.lora import Adapters
 from gpt.model import GPTConfig
 
 
@@ -8,6 +11,11 @@ def parameter_count(shape: GPTConfig) -> int:
     bias = 1 if shape.bias else 0
     block = 12 * C * C + 2 * C + bias * 11 * C          # two LayerNorms; matrices C x 3C, C x C, C x 4C, 4C x C
     return (V + T) * C + shape.n_layer * block + C + bias * C + (0 if shape.tied else V * C)
+
+
+def trained_count(shape: GPTConfig, adapters: Adapters | None) -> int:
+    """The number of weights that are trained: those of the adapters, or all."""
+    return sum(math.prod(size) for size in adapters.shapes(shape).values()) if adapters else parameter_count(shape)
 
 
 def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int) -> int:

@@ -211,6 +211,18 @@ def of_folder(folder: Path) -> Tokenizer:
     return BPETokenizer(model)
 
 
+def to_folder(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer into the folder of a model: a BPE with the tokenizer.json and tokenizer_config.json that
+    transformers' AutoTokenizer reads, others with the tokenizer.json of a run."""
+    if not isinstance(tokenizer, BPETokenizer):
+        save(folder / "tokenizer.json", tokenizer)
+        return
+    special = {} if tokenizer.end_of_text is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END)
+    for name, content in (("tokenizer.json", tokenizer.to_json()["tokenizer"]),
+                          ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})):
+        files.write_atomically(folder / name, json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8"))
+
+
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Inside, an exception becomes a ValueError in one line that names the file."""

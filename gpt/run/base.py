@@ -1,0 +1,54 @@
+"""base.safetensors of a run that trains adapters: the frozen weights, written once, at the start of the run, with their
+SHA-256 in the header of the file. Checkpoints hold the adapters."""
+import hashlib
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+import safetensors
+
+from minigrad import device
+
+from gpt import files, pretrained
+from gpt.model import GPT
+
+NAME = "base.safetensors"
+
+
+def write(out_dir: Path, model: GPT) -> None:
+    """Write the frozen weights of a model. OSError if that is not possible."""
+    tensors = {name: device.host(p.data) for name, p in model.named_parameters() if not p.requires_grad}
+    files.write_atomically(out_dir / NAME, *files.safetensors_parts(tensors, {"sha256": sha256(tensors)}))
+
+
+def load(out_dir: Path, model: GPT) -> None:
+    """Read the frozen weights of a run into a model without adapters. ValueError if the file is missing or damaged, and
+    for one of another model."""
+    path = out_dir / NAME
+    if not path.exists():
+        raise ValueError(f"{path} is missing, with the frozen weights of this run; {files.HOW_TO_GO_ON}")
+    _, stored = pretrained.read_header(path)
+    own, dtype = dict(model.named_parameters()), model.wte.weight.dtype
+    problems = pretrained.differences({tensor.name: tensor.shape for tensor in stored},
+                                      {name: p.shape for name, p in own.items()})
+    if problems or any(pretrained.DTYPES.get(tensor.dtype) != dtype.str for tensor in stored):
+        raise files.damaged(path, problems or f"its tensors are not of dtype {dtype}")
+    arrays = {}
+    for tensor in stored:
+        p = own[tensor.name]
+        arrays[tensor.name] = array = p.data if p.device == "cpu" else np.empty(p.shape, dtype)
+        pretrained.read_into(array, tensor)
+        if array is not p.data:
+            p.data = array
+    with safetensors.safe_open(path, "numpy") as file:
+        if (file.metadata() or {}).get("sha256") != sha256(arrays):
+            raise files.damaged(path, "its content does not have the SHA-256 that is in it")
+
+
+def sha256(tensors: Mapping[str, Any]) -> str:
+    """The SHA-256 of tensors and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
