@@ -1,6 +1,6 @@
 """GPT-2 from minigrad's modules: token and position embeddings, pre-norm blocks, a head tied to the token embedding."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -38,6 +38,15 @@ class GPTConfig:
             raise ValueError(f"n_embd {self.n_embd} must be divisible by n_head {self.n_head}; nearest: {nearest}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+def cropped(config: GPTConfig, block_size: int | None, folder: str | Path) -> GPTConfig:
+    """The shape of a model in a folder with fewer positions, for shorter contexts; None for all. ValueError for more,
+    which have no embeddings."""
+    if block_size is not None and block_size > config.block_size:
+        raise ValueError(f"block_size {block_size} is too large: the model in {folder} has {config.block_size} "
+                         "positions")
+    return config if block_size is None else replace(config, block_size=block_size)
 
 
 class KVCache:
@@ -131,6 +140,16 @@ def residual_std(config: GPTConfig) -> float:
     return 0.02 / math.sqrt(2 * config.n_layer)
 
 
+class Undefined:
+    """In place of a generator: its arrays are memory as it is, so that weights which are loaded are written once."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+    def normal(self, mean: float, std: float, size: tuple[int, ...]) -> np.ndarray:
+        return np.empty(size, self.dtype)
+
+
 class Head(nn.Module):
     """Logits: the dot products of the residual stream (..., C) with the rows of weight (V, C), one per token."""
 
@@ -145,12 +164,13 @@ class GPT(nn.Module):
     """The language model. Parameters have GPT-2's names and shapes.
 
     Initial weights are normal with standard deviation 0.02, drawn from one generator on the host: they depend on the
-    seed alone, on any device and, up to rounding, in any dtype.
+    seed alone, on any device and, up to rounding, in any dtype. seed=None: they are undefined, to be loaded.
     """
+    adapters: Any = None                    # the gpt.lora.Adapters that it has
 
-    def __init__(self, config: GPTConfig, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(self, config: GPTConfig, seed: int | None = 0, device: str = "cpu", dtype: str = "float32") -> None:
         where: dict[str, Any] = dict(device=device, dtype=dtype)
-        rng = np.random.default_rng(seed)
+        rng: Any = Undefined(dtype) if seed is None else np.random.default_rng(seed)
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, std=0.02, rng=rng, **where)
         self.wpe = nn.Embedding(config.block_size, config.n_embd, std=0.02, rng=rng, **where)
@@ -200,9 +220,11 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def configure_optimizer(self, weight_decay: float, betas: tuple[float, float]) -> optim.AdamW:
-        """AdamW with weight decay on matrices alone: biases and gains are few, and may need to be large."""
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.parameters() if p.ndim < 2]
+        """AdamW for the parameters that are not frozen, with weight decay on matrices alone: biases and gains are few,
+        and may need to be large."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim >= 2]
+        vectors = [p for p in trained if p.ndim < 2]
         return optim.AdamW([{"params": matrices, "weight_decay": weight_decay},
                             {"params": vectors, "weight_decay": 0.0}], betas=betas)
 
@@ -267,19 +289,26 @@ class GPT(nn.Module):
     # ---- Hugging Face's files ----
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32") -> "GPT":
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str = "float32",
+                        block_size: int | None = None, dropout: float = 0.0) -> "GPT":
         """A GPT-2 from a folder as Hugging Face's transformers writes it: config.json and model.safetensors, or its
-        shards, in float16, bfloat16, float32 or float64. Dropout is 0; that of config.json is not used.
+        shards, in float16, bfloat16, float32 or float64. block_size: use the first of its positions only. The dropout
+        of config.json is not used.
 
         ValueError names a file that is missing or damaged, a setting that this model does not have, the tensors that
-        are missing, unexpected or of another shape or dtype, all before the model is built; and a tensor that holds NaN
-        or infinity, or a folder whose model does not fit into memory.
+        are missing, unexpected or of another shape or dtype, and a block_size that is too large, all before the model
+        is built; and a tensor that holds NaN or infinity, or a folder whose model does not fit into memory.
         """
         try:
-            config = GPTConfig(**pretrained.read_config(Path(folder)))
+            config = GPTConfig(**pretrained.read_config(Path(folder)), dropout=dropout)
             found = pretrained.find_tensors(Path(folder), config)
-            model = cls(config, device=device, dtype=dtype)
-            model.load_state_dict(pretrained.read_tensors(found, model.wte.weight.dtype))
+            config = cropped(config, block_size, folder)
+            model = cls(config, None, device, dtype)
+            for name, p in model.named_parameters():
+                array = p.data if device == "cpu" else np.empty(p.shape, p.dtype)
+                pretrained.read_into(array, found[name]._replace(shape=p.shape))    # the first rows of wpe
+                if array is not p.data:
+                    p.data = array
         except MemoryError as error:
             raise ValueError(f"{folder} does not fit into memory: {error}") from None
         return model

@@ -5,7 +5,6 @@ may come from anywhere: settings, and names, shapes and dtypes of all tensors ar
 tensor is read. Symbolic links are followed, because those in Hugging Face's cache lead out of the folder.
 """
 import json
-import math
 import os
 import reprlib
 from collections import Counter
@@ -22,6 +21,7 @@ CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 PREFIX = "transformer."
 LARGEST_JSON = 1_000_000                            # bytes; the header of GPT-2 XL has 60,000
 NAMED = 20                                          # names listed in an error
+PART = 2 ** 20                                      # elements that are read and checked at a time
 # Accepted values of settings that this model does not have. The first is the default where config.json has none.
 FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
@@ -78,7 +78,11 @@ def misfits(found: Mapping[str, tuple[int, ...]], config: Any) -> str:
     """How names and shapes of tensors differ from those of a GPT-2 of this GPTConfig, in words; "" if they do not."""
     if config.n_layer > len(found):             # its names might not fit into memory
         return f"n_layer is {reprlib.repr(config.n_layer)}, but there are {len(found)} tensors in all"
-    expected = shapes(config)
+    return differences(found, shapes(config))
+
+
+def differences(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """How names and shapes of tensors differ from those that are expected, in words; "" if they do not."""
     different = [f"{name} has shape {found[name]}, expected {shape}" for name, shape in expected.items()
                  if name in found and found[name] != shape]
     parts = [(sorted(expected.keys() - found.keys()), "missing: ", ", "),
@@ -115,7 +119,7 @@ def find_tensors(folder: Path, config: Any) -> dict[str, Stored]:
     masks = (".attn.bias", ".attn.masked_bias")
     found: dict[str, Stored] = {}
     for path in _files(folder):
-        n_head, tensors = _header(path)
+        n_head, tensors = read_header(path)
         if n_head not in (None, str(config.n_head)):                # the one size that no shape shows
             raise ValueError(f"{path} was saved for n_head {reprlib.repr(n_head)}, but {CONFIG} has {config.n_head}: "
                              "they are of two models")
@@ -135,21 +139,26 @@ def find_tensors(folder: Path, config: Any) -> dict[str, Stored]:
     return found
 
 
-def read_tensors(found: Mapping[str, Stored], dtype: Any) -> dict[str, np.ndarray]:
-    """The tensors in a floating dtype. ValueError names one that holds NaN, infinity, or a number too large for it."""
-    read = {}
-    for name, (path, in_file, stored, shape, offset) in found.items():
-        try:
-            x = np.fromfile(path, DTYPES[stored], math.prod(shape), offset=offset).reshape(shape)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        if stored == "BF16":
-            x = (x.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):
-            read[name] = x.astype(dtype, copy=False)
-        if not np.isfinite(read[name]).all():
-            raise ValueError(f"{path}: {in_file} holds NaN, infinity, or a number too large for {np.dtype(dtype)}")
-    return read
+def read_into(out: np.ndarray, tensor: Stored) -> None:
+    """Read a tensor into a contiguous array of its shape and a floating dtype, in parts: a dtype like the file's needs
+    no other memory. ValueError if it holds NaN, infinity, or a number too large for the dtype."""
+    stored = np.dtype(DTYPES[tensor.dtype])
+    flat = out.reshape(-1)
+    with open_regular(tensor.path) as file:
+        file.seek(tensor.offset)
+        for start in range(0, out.size, PART):
+            part = flat[start:start + PART]
+            read: Any = part if stored == out.dtype else np.empty(part.size, stored)
+            if file.readinto(read) != read.nbytes:
+                raise ValueError(f"{tensor.path} has become shorter while it was read")
+            if tensor.dtype == "BF16":
+                read = (read.astype(np.uint32) << 16).view(np.float32)
+            if read is not part:
+                with np.errstate(over="ignore"):
+                    part[:] = read
+            if not np.isfinite(part).all():
+                raise ValueError(f"{tensor.path}: {tensor.name} holds NaN, infinity, or a number too large for "
+                                 f"{out.dtype}")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -174,7 +183,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(names.values()))]
 
 
-def _header(path: Path) -> tuple[Any, list[Stored]]:
+def read_header(path: Path) -> tuple[Any, list[Stored]]:
     """The n_head that `write` stored in a file, None if another program wrote it, and the tensors that its header
     describes. ValueError unless the file is exactly as long as they are."""
     start = _read(path, 8)

@@ -1,5 +1,6 @@
-"""Generate text with a trained model: python -m gpt.sample --out_dir=runs/fables-001 --start="the fox " """
+"""Generate text with a trained model: python -m gpt.sample --model=runs/fables-001 --start="the fox " """
 import io
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ import numpy as np
 from minigrad import device
 from minigrad.command import end_on_signals
 
+from gpt import model_folder
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, KVCache
-from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, option, parse
 from gpt.text.corpus import read_text
 from gpt.text.tokenizer import Tokenizer
@@ -24,7 +25,8 @@ BAR = 30                                # width of the bar of probability 1
 @dataclass
 class Options:
     """Continue a text with a trained model: python -m gpt.sample --name=value ..."""
-    out_dir: str = option("", "the folder of a run: needed")
+    model: str = option("", "the folder of a GPT-2 or of a run")
+    out_dir: str = option("", "the folder of a run; this or --model")
     start: str = option("", "the text to continue, or FILE:path")
     num_samples: int = option(1, "how many continuations")
     max_new_tokens: int = option(500, "how many tokens to add")
@@ -49,7 +51,10 @@ class Options:
 
 
 def prompt(tokenizer: Tokenizer, start: str) -> np.ndarray:
-    """The tokens (1, T) of `start`, or of a newline if it is empty; token 0 if the tokenizer has no newline."""
+    """The tokens (1, T) of `start`. If it is empty: <|endoftext|>, after which GPT-2 begins a text, or else a newline;
+    token 0 if the tokenizer has neither."""
+    if not start and tokenizer.end_of_text is not None:
+        return np.array([[tokenizer.end_of_text]])
     try:
         return tokenizer.encode(start or "\n")[None]
     except ValueError:
@@ -121,7 +126,7 @@ def candidates(logits: np.ndarray, seen: np.ndarray, drawn: int, tokenizer: Toke
 def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.sample"):
         o = parse(Options, arguments)
-        model, tokenizer = checkpoint.load_model(folder.existing(o.out_dir), device.resolve(o.device))
+        model, tokenizer = model_folder.load_given(o.model, o.out_dir, device.resolve(o.device))
         start = read_text(Path(o.start.removeprefix("FILE:"))) if o.start.startswith("FILE:") else o.start
         idx = prompt(tokenizer, start)                                  # (1, T)
         for i in range(o.num_samples):
@@ -135,10 +140,12 @@ def main(arguments: list[str]) -> None:
                     idx, o.max_new_tokens, o.temperature, o.top_k or None, o.top_p, o.seed + i, o.repetition_penalty))
             if o.show_probs:
                 tokens = with_candidates(tokens, model, tokenizer, idx, o)
+            tokens = itertools.takewhile(lambda token: token != tokenizer.end_of_text, tokens)
             pieces: Iterable[str] = text_of(tokens, tokenizer, o.stop)
             if o.show_probs:
                 pieces = list(pieces)                                   # all tables first, then the text
-            print(tokenizer.decode(idx[0]), end="", flush=True)
+            if start or tokenizer.end_of_text is None:
+                print(tokenizer.decode(idx[0]), end="", flush=True)
             for piece in pieces:
                 print(piece, end="", flush=True)
             print()

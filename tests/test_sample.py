@@ -177,7 +177,8 @@ def test_the_start_may_be_read_from_a_file(generate, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--out_dir="], "which run? Give --out_dir=FOLDER"),
+    (["--out_dir="], "which model? Give --model=FOLDER, the folder of a GPT-2 or a run"),
+    (["--model=other"], "--model=other and --out_dir=run are two models: give one of them"),
     (["--start=aXbΩ"], "no token for 'X' 'Ω'"),
     (["--start=FILE:nowhere.txt"], "nowhere.txt: No such file"),
     (["--temperature=-1"], "temperature must be 0 (greedy) or more, got -1.0"),

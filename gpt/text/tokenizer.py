@@ -1,19 +1,23 @@
 """Text to tokens and back: one token per character, per byte, or per frequent sequence of bytes (BPE)."""
+import contextlib
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Iterator, Protocol
 
 import numpy as np
 
 from gpt import files
 
 MAX_BYTES = 2 ** 24                     # of a file: more than any vocabulary needs, all of Unicode included
+END = "<|endoftext|>"                   # GPT-2's special token before and after each text
+PADDING = 128                           # a table has fewer rows than this without a token: sizes are often rounded up
 _CODE_POINTS = 0x110000                 # number of code points in Unicode
 
 
 class Tokenizer(Protocol):
     """The interface of all tokenizers; len() is the size of the vocabulary."""
     unit: str                           # plural noun for the tokens: "characters"
+    end_of_text: int | None             # the special token <|endoftext|>; None if there is none
 
     def __len__(self) -> int: ...
 
@@ -30,6 +34,7 @@ class Tokenizer(Protocol):
 class CharTokenizer:
     """Token i is character i of the vocabulary, a string of distinct characters."""
     unit = "characters"
+    end_of_text: int | None = None
 
     def __init__(self, vocabulary: str) -> None:
         self.vocabulary = vocabulary
@@ -62,6 +67,7 @@ class CharTokenizer:
 class ByteTokenizer:
     """The tokens are the bytes of the text in UTF-8: 256 of them, and every text can be encoded."""
     unit = "bytes"
+    end_of_text: int | None = None
 
     def __len__(self) -> int:
         return 256
@@ -85,6 +91,9 @@ class BPETokenizer:
 
     def __init__(self, model: Any) -> None:
         self._model = model             # a tokenizers.Tokenizer
+        special = {token.content: i for i, token in model.get_added_tokens_decoder().items() if token.special}
+        self.end_of_text = special.get(END)
+        self._size = 1 + max(model.get_vocab().values(), default=-1)        # with special tokens
 
     @classmethod
     def of(cls, text: str, vocab_size: int) -> "BPETokenizer":
@@ -101,14 +110,18 @@ class BPETokenizer:
         return cls(model)
 
     def __len__(self) -> int:
-        return self._model.get_vocab_size()
+        return self._size
 
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self._model.encode(text).ids, dtype=np.int32)
+    def encode(self, text: str, special: bool = True) -> np.ndarray:
+        """The tokens (n,) of a text. special=False: the name of a special token, such as <|endoftext|>, is encoded like
+        any other text."""
+        self._model.encode_special_tokens = not special
+        return np.array(self._model.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (n,); bytes that are not UTF-8, such as half a character, become U+FFFD."""
-        return self._model.decode([int(token) for token in tokens])
+        """The text of tokens (n,), special tokens by their names; bytes that are not UTF-8, such as half a character,
+        become U+FFFD. Numbers without a token, which a padded table of embeddings has, have no text."""
+        return self._model.decode([int(token) for token in tokens], skip_special_tokens=False)
 
     def to_json(self) -> dict[str, Any]:
         """The type, and the library's own JSON."""
@@ -163,11 +176,73 @@ def load(path: Path) -> Tokenizer:
         raise files.damaged(path, error) from None
 
 
-def _tokenizers() -> Any:
+# ---- the folder of a model ----
+
+def of_folder(folder: Path) -> Tokenizer:
+    """The tokenizer in the folder of a model: from tokenizer.json, the tokenizers library's or a run's, or else from
+    GPT-2's vocab.json and merges.txt. <|endoftext|> is a special token where the vocabulary has it. ValueError if there
+    is none, if a file is damaged, or without the library."""
+    path, vocab, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+    if path.exists():
+        with _named(path):
+            text = _text(path)
+            of_run = "type" in files.json_object(text)
+        if of_run:
+            return load(path)
+        library = _tokenizers(str(path))
+        with _named(path):
+            model = library.Tokenizer.from_str(text)
+        model.no_truncation()
+        model.no_padding()
+    elif vocab.exists() and merges.exists():
+        library = _tokenizers(str(vocab))
+        with _named(vocab):
+            tokens = files.json_object(_text(vocab))
+        with _named(merges):
+            lines = [line for line in _text(merges).split("\n") if line and not line.startswith("#version")]
+            pairs = [tuple(line.rstrip("\r").split(" ")) for line in lines]
+            model = library.Tokenizer(library.models.BPE(vocab=tokens, merges=pairs))
+        model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = library.decoders.ByteLevel()
+    else:
+        raise ValueError(f"{folder} has no tokenizer: expected {path.name}, or {vocab.name} and {merges.name}")
+    if model.token_to_id(END) is not None:
+        model.add_special_tokens([END])
+    return BPETokenizer(model)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Inside, an exception becomes a ValueError in one line that names the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:          # the library has no type for its own
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split()):.200}") from None
+
+
+def _text(path: Path) -> str:
+    with files.open_regular(path) as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    return data.decode("utf-8")
+
+
+def check_fits(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
+    """ValueError unless a model with this vocab_size can have this tokenizer: each token has a row in the table of
+    embeddings, and fewer than 128 rows have no token."""
+    if not 0 <= vocab_size - len(tokenizer) < PADDING:
+        raise ValueError(f"the tokenizer in {folder} has {len(tokenizer)} tokens, and the model {vocab_size}: they are "
+                         "of two models")
+
+
+def _tokenizers(what: str = "--tokenizer=bpe") -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise ValueError('--tokenizer=bpe needs the tokenizers library: pip install "minigrad[bpe]"') from None
+        raise ValueError(f'{what} needs the tokenizers library: pip install "minigrad[bpe]"') from None
     return tokenizers
 
 

@@ -1,0 +1,54 @@
+"""A model from its folder: that of a GPT-2 as transformers writes it, or of a run, at its best checkpoint. config.json
+tells which: a run's has "options"."""
+import dataclasses
+from pathlib import Path
+
+from gpt import files, pretrained
+from gpt.model import GPT, cropped
+from gpt.run import checkpoint
+from gpt.text import tokenizer
+from gpt.text.tokenizer import Tokenizer
+
+
+def load_model(folder: str | Path, device: str = "cpu", dtype: str = "float32", block_size: int | None = None,
+               dropout: float = 0.0) -> GPT:
+    """The model in a folder, to be trained on: see GPT.from_pretrained for the arguments. ValueError names what is
+    missing, damaged, or of another kind of model."""
+    if not is_run(folder):
+        return GPT.from_pretrained(folder, device, dtype, block_size, dropout)
+    trained, _ = checkpoint.load_model(Path(folder))
+    config = dataclasses.replace(cropped(trained.config, block_size, folder), dropout=dropout)
+    state = trained.state_dict()
+    model = GPT(config, None, device, dtype)
+    model.load_state_dict(state | {"wpe.weight": state["wpe.weight"][:config.block_size]})
+    return model
+
+
+def load(folder: str | Path, device: str = "cpu") -> tuple[GPT, Tokenizer]:
+    """The model in a folder, to be used as it is, and its tokenizer. ValueError as load_model, and if the folder has no
+    tokenizer, or one that does not fit the model."""
+    if is_run(folder):
+        return checkpoint.load_model(Path(folder), device)
+    config = pretrained.read_config(Path(folder))
+    encoding = tokenizer.of_folder(Path(folder))
+    tokenizer.check_fits(encoding, config["vocab_size"], Path(folder))
+    return GPT.from_pretrained(folder, device), encoding
+
+
+def load_given(model: str, out_dir: str, device: str = "cpu") -> tuple[GPT, Tokenizer]:
+    """`load` for a command's options --model and --out_dir. ValueError unless one of them is given."""
+    if model and out_dir:
+        raise ValueError(f"--model={model} and --out_dir={out_dir} are two models: give one of them")
+    if model:
+        return load(model, device)
+    if not out_dir:
+        raise ValueError("which model? Give --model=FOLDER, the folder of a GPT-2 or a run")
+    return checkpoint.load_model(Path(out_dir), device)
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run, by its config.json. False if that cannot be read."""
+    try:
+        return "options" in files.read_json(Path(folder) / "config.json")
+    except (OSError, ValueError):
+        return False
