@@ -17,7 +17,7 @@ from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, command_line, option
 from gpt.run.options import Options as RunOptions
-from gpt.text.batches import batch
+from gpt.text.batches import IGNORED, trimmed
 from gpt.text.dataset import Data, open_data
 from gpt.text.tokenizer import Tokenizer
 
@@ -56,21 +56,26 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
         if len(tokens) < 2:
             raise ValueError(f"--prompt={prompt!r} has {len(tokens)} token{'s' * (len(tokens) != 1)}: give at least "
                              "two, one to read and one to predict")
+        x, y = tokens[None, :-1], tokens[None, 1:]
     else:
         rows = options["batch_size"] * options["gradient_accumulation_steps"]
-        x, y = batch(data.train, options["block_size"], rows, options["seed"], step, options["sampling"])
-        tokens = np.append(x[0], y[0, -1])
-    T = min(len(tokens) - 1, MAX_TOKENS, model.config.block_size)
+        x, y = data.train.batch(options["block_size"], rows, options["seed"], step, options["sampling"])
+        batch = f"row 1 of the batch of {rows} x {x.shape[1]} tokens"
+        x, y = trimmed(x[:1], y[:1])                                                            # (1, row)
+    size = x.shape[1]
+    T = min(size, MAX_TOKENS, model.config.block_size)
+    first = int(np.clip(np.argmax(y[0] != IGNORED) - T // 2, 0, size - T))      # above 0 in a pair with a long prompt
+    which = (f"tokens {first + 1} to {first + T}, around the start of its completion" if first else
+             f"the first {T} tokens")
     why = "more do not fit on a screen" if T < model.config.block_size else f"the model's context is {T} tokens"
     if prompt is None:
-        notes.append(f"row 1 of the batch of {rows} x {len(x[0])} tokens" + (
-            f", and of it the first {T} tokens, as {why}" if T < len(x[0]) else "") +
-            ": loss and gradients are those of these tokens alone")
-    elif T + 1 < len(tokens):
-        notes.append(f"the prompt has {len(tokens)} tokens: the first {T} are read, as {why}, and each predicts the "
+        notes.append(batch + (f", and of it {which}, as {why}" if T < size else "") +
+                     ": loss and gradients are those of these tokens alone")
+    elif T < size:
+        notes.append(f"the prompt has {size + 1} tokens: the first {T} are read, as {why}, and each predicts the "
                      "next; to see another part, give that part as --prompt")
 
-    x, y = tokens[None, :T], tokens[None, 1:T + 1]                                              # (1, T)
+    x, y = x[:, first:first + T], y[:, first:first + T]                                         # (1, T)
     _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
     return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]],
                   vocabulary=[visible(token, data.tokenizer) for token in range(len(data.tokenizer))],

@@ -17,7 +17,7 @@ from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, plot
 from gpt.run.lr_schedule import learning_rate
 from gpt.run.options import configure
-from gpt.text import batches, fables
+from gpt.text import fables
 from gpt.text.tokenizer import CharTokenizer
 from minigrad.step import __main__ as command
 from minigrad.step import examples
@@ -170,7 +170,7 @@ def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
     record = step.training_step(model, optimizer, its_data, options, at)
     weights = checkpoint.weights(checkpoint._first_intact([run / "checkpoints" / "step_000002.json"])[1])
     assert all(np.array_equal(leaf.numpy(), weights[name]) for name, leaf in record.leaves.items())
-    x, y = batches.batch(its_data.train, 8, 8, 1337, 2)
+    x, y = its_data.train.batch(8, 8, 1337, 2)
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
     assert np.array_equal(idx, x[:1])
     assert "".join(record.labels["token"]) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")

@@ -10,10 +10,12 @@ def parameter_count(shape: GPTConfig) -> int:
     return (V + T) * C + shape.n_layer * block + C + bias * C + (0 if shape.tied else V * C)
 
 
-def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int) -> int:
+def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int, recompute: bool = False) -> int:
     """Approximate peak memory of the activations of a micro-batch. Fitted to measurements: 27 arrays (B, T, C) in each
-    block, and two and a half of attention's (B, nh, T, T)."""
-    per_token = shape.n_layer * (27 * shape.n_embd + 2.5 * shape.n_head * shape.block_size) + 7 * shape.n_embd
+    block, and two and a half of attention's (B, nh, T, T). recompute: each block keeps its input (B, T, C) alone, and
+    only one at a time has the rest."""
+    whole, inputs = (1, shape.n_layer) if recompute else (shape.n_layer, 0)
+    per_token = whole * (27 * shape.n_embd + 2.5 * shape.n_head * shape.block_size) + (7 + inputs) * shape.n_embd
     return round(batch_size * shape.block_size * per_token * itemsize)
 
 

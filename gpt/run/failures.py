@@ -47,11 +47,12 @@ def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, r
 def check_memory(o: Options, processes: int = 1) -> None:
     """ValueError if a training step on the CPU takes more memory than there is: an estimate, made before the text is
     read and anything large is allocated. processes: how many train on this machine."""
-    shape = o.shape(o.vocab_size if o.tokenizer == "bpe" else 256)
+    shape = o.shape(256 if o.tokenizer in ("char", "byte") else o.vocab_size)
     itemsize = np.dtype(o.dtype).itemsize
     rows = o.batch_size * o.gradient_accumulation_steps
     weights = processes * 4 * parameter_count(shape) * itemsize                     # with gradients and two moments
-    activations = processes * activation_bytes(shape, o.batch_size, itemsize) + 3 * 8 * rows * (o.block_size + 1)
+    activations = (processes * activation_bytes(shape, o.batch_size, itemsize, o.recompute)
+                   + 3 * 8 * rows * (o.block_size + 1))
     if weights + activations > memory():
         here = f" in {processes} processes on a machine" if processes > 1 else ""
         raise ValueError(f"out of memory: training{here} takes about {(weights + activations) / 1e9:,.1f} GB, "
