@@ -2,7 +2,8 @@
 
     my.txt          loss, perplexity and bits per byte of a UTF-8 text, read by windows that overlap
     pairs.jsonl     {"prompt": ..., "completion": ...} per line: the loss of the completions, given their prompts
-    lambada.jsonl   {"text": ...} per line: how often the model predicts the last word of a text (Paperno et al. 2016)
+    lambada.jsonl   {"text": ...} per line: how often the model predicts the last word of a text (Paperno et al. 2016,
+                    "The LAMBADA dataset")
 
 A window has the tokens that the model can read at once. The next window begins --stride tokens later, and only the
 targets that no window before it has had are counted: each then has at least block_size - stride tokens of context,
@@ -13,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import Iterator, NamedTuple, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -23,13 +24,17 @@ from minigrad import device, functional as F
 from minigrad.command import end_on_signals
 from minigrad.words import plural
 
-from gpt import files, model_folder
+from gpt import model_folder
 from gpt.model import GPT
 from gpt.run.command_line import bad_input_exits, option, parse
+from gpt.run.evaluate import mean_loss
 from gpt.run.report import print_report
+from gpt.text.batches import IGNORED
 from gpt.text.corpus import read_text
+from gpt.text.pairs import Pairs, json_lines, read_pairs
 from gpt.text.tokenizer import Tokenizer
 
+FORM = '{"text": "..."}'
 ROWS = 256                              # targets whose logits are computed at once: 51 MB of GPT-2's
 
 
@@ -83,33 +88,24 @@ def sliding_windows(tokens: np.ndarray, block_size: int, stride: int) -> list[Ro
     return rows
 
 
-def continuations(pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, block_size: int) -> list[Row]:
-    """A row for each pair of a text and its continuation, whose tokens are counted. A row of more than block_size
-    tokens has the last of them."""
+def rows_of(pairs: Pairs, block_size: int) -> list[Row]:
+    """A row for each pair; the tokens of its completion are counted."""
     rows = []
-    for text, continuation in pairs:
-        tokens = tokenizer.encode(text + continuation)
-        first = min(max(len(tokenizer.encode(text)), 1), len(tokens) - 1)               # nothing predicts token 0
-        counted = len(tokens) - first
-        rows.append(Row(tokens[-block_size:], min(counted, block_size - 1)))
+    for i in range(len(pairs.lengths)):
+        x, y = pairs.rows(slice(i, i + 1), block_size - 1)                              # (1, T)
+        rows.append(Row(np.append(x[0], y[0, -1]), int((y != IGNORED).sum())))
     return rows
 
 
 def last_words(path: Path) -> Iterator[tuple[str, str]]:
     """Each text of a .jsonl file, cut before its last word. ValueError names the line of a text that has not two words,
     and of what is no {"text": ...}."""
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = files.json_object(line).get("text")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+    for number, row in json_lines(path, FORM):
+        text = row.get("text")
         if not isinstance(text, str) or len(text.split()) < 2:
-            raise ValueError(f'{path}, line {number}: expected {{"text": a text of at least two words}}')
+            raise ValueError(f'{path}, line {number}: expected {FORM}, a text of at least two words')
         text = text.rstrip()
-        word = text.split()[-1]
-        before = text[:-len(word)].rstrip()
+        before = text[:-len(text.split()[-1])].rstrip()
         yield before, text[len(before):]
 
 
@@ -132,16 +128,7 @@ def measure(model: GPT, rows: Sequence[Row]) -> Iterator[Measured]:
         yield Measured(loss, row.counted, right)
 
 
-def mean_loss(measured: Sequence[Measured]) -> tuple[float, float]:
-    """The mean loss of all counted targets in nats, and its standard error, NaN for one row: that of a ratio of sums,
-    as the rows, and not the tokens within one, are taken as independent (Cochran 1977, section 2.11)."""
-    losses, counts = (np.array([getattr(row, name) for row in measured], np.float64) for name in ("loss", "counted"))
-    mean, n = losses.sum() / counts.sum(), len(measured)
-    spread = np.square(losses - mean * counts).sum()
-    return float(mean), math.sqrt(n / (n - 1) * spread) / float(counts.sum()) if n > 1 else math.nan
-
-
-def report(rows: Sequence[Row], model: GPT, unit: str) -> list[Measured]:
+def report(model: GPT, rows: Sequence[Row], unit: str) -> list[Measured]:
     """Measure rows with a progress bar, and print the loss, the perplexity and the speed."""
     began, measured = time.perf_counter(), []
     with tqdm(total=sum(row.counted for row in rows), unit=" tokens", disable=None, leave=False) as bar:
@@ -149,47 +136,57 @@ def report(rows: Sequence[Row], model: GPT, unit: str) -> list[Measured]:
             measured.append(row)
             bar.update(row.counted)
     seconds = time.perf_counter() - began
-    loss, error = mean_loss(measured)
-    print_report("loss", f"{loss:.4f} ± {error:.4f} nats per {unit}, over {bar.total:,}")
+    loss, error = mean_loss(np.array([row.loss for row in measured]), np.array([row.counted for row in measured]))
+    error = math.nan if error is None else error
     perplexity = math.exp(min(loss, 700.0))
+    print_report("loss", f"{loss:.4f} ± {error:.4f} nats per {unit}, over {bar.total:,}")
     print_report("ppl", f"{perplexity:.3f} ± {perplexity * error:.3f}")
     print_report("speed", f"{bar.total / seconds:,.0f} tokens/s, {seconds:.1f} s")
     return measured
 
 
+def on_text(model: GPT, tokenizer: Tokenizer, path: Path, block_size: int, stride: int) -> None:
+    """Print what `report` prints, and bits per byte, of a text read by sliding windows."""
+    text = read_text(path)
+    tokens = tokenizer.encode(text)
+    rows = sliding_windows(tokens, block_size, stride)
+    print_report("text", f"{path}: {len(tokens):,} {tokenizer.unit}, {len(text.encode()):,} bytes; "
+                 f"{plural(len(rows), 'window')} of {block_size:,}, stride {stride:,}")
+    nats = sum(row.loss for row in report(model, rows, tokenizer.unit.removesuffix("s")))
+    predicted = len(text.encode()) - len(tokenizer.decode(tokens[:1]).encode())
+    print_report("bytes", f"{nats / math.log(2) / predicted:.4f} bits per byte")
+
+
+def on_pairs(model: GPT, tokenizer: Tokenizer, path: Path, block_size: int) -> None:
+    """Print what `report` prints of the completions of pairs; of texts of their last words, and how many are right."""
+    _, first = next(json_lines(path, FORM), (0, {}))
+    if not first:
+        raise ValueError(f"{path} has no lines: expected one {FORM} per text, or pairs of prompt and completion")
+    kind = "last word" if "text" in first else "completion"
+    pairs = list(last_words(path)) if "text" in first else read_pairs(path)
+    rows = rows_of(Pairs.of(pairs, tokenizer, ended=kind == "completion"), block_size)
+    print_report("text", f"{path}: {plural(len(rows), kind)}, {sum(row.counted for row in rows):,} {tokenizer.unit}")
+    right = [row.right for row in report(model, rows, tokenizer.unit.removesuffix("s"))]
+    share, n = sum(right) / len(right), len(right)
+    error = math.sqrt(share * (1.0 - share) / (n - 1)) if n > 1 else math.nan
+    print_report("right", f"{sum(right):,} of {plural(n, kind)}, {100 * share:.1f} ± {100 * error:.1f} %: each of its "
+                 "tokens is the most likely one")
+
+
 def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.eval"):
         o = parse(Options, arguments)
-        model, tokenizer = model_folder.load(Path(o.model), device.resolve(o.device))
-        unit, longest = tokenizer.unit.removesuffix("s"), model.config.block_size
+        model, tokenizer = model_folder.load(o.model, device.resolve(o.device))
+        longest = model.config.block_size
         if o.block_size > longest:
             raise ValueError(f"--block_size={o.block_size} is more than the {longest} tokens that this model can read")
         block_size, path = o.block_size or longest, Path(o.dataset)
-        parameters = sum(p.size for p in model.parameters())
-        print_report("model", f"{o.model}: {parameters:,} parameters, vocabulary {model.config.vocab_size:,}, "
-                     f"context {longest:,}")
-        if path.suffix != ".jsonl":
-            text = read_text(path)
-            tokens = tokenizer.encode(text)
-            stride = o.stride or block_size // 2
-            rows = sliding_windows(tokens, block_size, stride)
-            print_report("text", f"{path}: {len(tokens):,} {tokenizer.unit}, {len(text.encode()):,} bytes; "
-                         f"{plural(len(rows), 'window')} of {block_size:,}, stride {stride:,}")
-            nats = sum(row.loss for row in report(rows, model, unit))
-            predicted = len(text.encode()) - len(tokenizer.decode(tokens[:1]).encode())
-            print_report("bytes", f"{nats / math.log(2) / predicted:.4f} bits per byte")
-            return
-        texts = list(last_words(path))
-        if not texts:
-            raise ValueError(f"{path} has no texts: one per line is expected, {{\"text\": ...}}")
-        rows = continuations(texts, tokenizer, block_size)
-        print_report("texts", f"{path}: {plural(len(rows), 'last word')}, {sum(row.counted for row in rows):,} "
-                     f"{tokenizer.unit}")
-        right = [row.right for row in report(rows, model, unit)]
-        share, n = sum(right) / len(right), len(right)
-        error = math.sqrt(share * (1.0 - share) / (n - 1)) if n > 1 else math.nan
-        print_report("last", f"{sum(right):,} of {plural(n, 'last word')} are predicted: {100 * share:.1f} ± "
-                     f"{100 * error:.1f} %")
+        print_report("model", f"{o.model}: {sum(p.size for p in model.parameters()):,} parameters, vocabulary "
+                     f"{model.config.vocab_size:,}, context {longest:,}")
+        if path.suffix == ".jsonl":
+            on_pairs(model, tokenizer, path, block_size)
+        else:
+            on_text(model, tokenizer, path, block_size, o.stride or block_size // 2)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from gpt import eval as gpt_eval, model_folder
-from gpt.eval import Measured, continuations, last_words, mean_loss, measure, sliding_windows
+from gpt.eval import last_words, measure, rows_of, sliding_windows
 from gpt.model import GPT, GPTConfig
+from gpt.run.evaluate import mean_loss
+from gpt.text.pairs import Pairs
 from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 CHARS = CharTokenizer("\n .abcdefgh")
@@ -104,41 +106,22 @@ def test_the_loss_is_that_of_the_recipe_of_transformers(stride, tmp_path):
         nats, counted = nats + other(ids, labels=labels).loss.item() * n, counted + n
         if end == len(tokens):
             break
-    loss, _ = mean_loss(list(measure(GPT.from_pretrained(tmp_path), sliding_windows(tokens, 16, stride))))
+    measured = list(measure(GPT.from_pretrained(tmp_path), sliding_windows(tokens, 16, stride)))
+    loss, _ = mean_loss(np.array([row.loss for row in measured]), np.array([row.counted for row in measured]))
     assert counted == 100
     assert loss == pytest.approx(nats / counted, rel=1e-5)
 
 
-# ---- means ----------------------------------------------------------------------------------------------------------
+# ---- completions and last words -------------------------------------------------------------------------------------
 
-def test_the_mean_weighs_every_target_equally_and_its_error_is_that_of_a_ratio():
-    rows = [Measured(6.0, 2, True), Measured(4.0, 4, True), Measured(2.0, 2, True)]
-    loss, error = mean_loss(rows)
-    assert loss == pytest.approx(12.0 / 8.0)
-    assert error == pytest.approx(math.sqrt(3 / 2 * ((6 - 3) ** 2 + (4 - 6) ** 2 + (2 - 3) ** 2)) / 8)
-
-
-def test_the_error_is_that_of_the_mean_of_the_rows_where_all_have_the_same_number_of_targets():
-    losses = np.random.default_rng(0).normal(3.0, 1.0, 20)
-    _, error = mean_loss([Measured(5 * loss, 5, False) for loss in losses])
-    assert error == pytest.approx(losses.std(ddof=1) / math.sqrt(20))
-
-
-def test_one_row_has_no_standard_error():
-    assert math.isnan(mean_loss([Measured(6.0, 2, True)])[1])
-
-
-# ---- continuations --------------------------------------------------------------------------------------------------
-
-def test_only_the_tokens_of_a_continuation_are_counted():
-    first, cropped, alone = continuations([("abc", "de"), ("a" * 20, "bcd"), ("", "ab")], CHARS, 8)
+def test_only_the_tokens_of_a_completion_are_counted_and_a_long_prompt_is_cropped():
+    first, cropped = rows_of(Pairs.of([("abc", "de"), ("a" * 20, "bcd")], CHARS, ended=False), 8)
     assert (CHARS.decode(first.tokens), first.counted) == ("abcde", 2)
     assert (CHARS.decode(cropped.tokens), cropped.counted) == ("aaaaabcd", 3)
-    assert (CHARS.decode(alone.tokens), alone.counted) == ("ab", 1)
 
 
-def test_a_continuation_longer_than_the_context_is_counted_as_far_as_the_model_can_read():
-    row, = continuations([("a", "bcdefgh" * 3)], CHARS, 8)
+def test_a_completion_longer_than_the_context_is_counted_as_far_as_the_model_can_read():
+    row, = rows_of(Pairs.of([("a", "bcdefgh" * 3)], CHARS, ended=False), 8)
     assert (len(row.tokens), row.counted) == (8, 7)
 
 
@@ -187,7 +170,16 @@ def test_the_command_prints_how_often_the_last_word_is_predicted(evaluate, model
     wrong = predicted[:-1] + ("a" if predicted[-1] == "b" else "b")
     lines = [{"text": predicted}, {"text": wrong}, {"text": wrong}]
     out = evaluate("\n".join(map(json.dumps, lines)), "texts.jsonl")
-    assert re.search(r"last    1 of 3 last words are predicted: 33.3 ± 33.3 %", out), out
+    assert re.search(r"right   1 of 3 last words, 33.3 ± 33.3 %", out), out
+
+
+def test_the_command_prints_the_loss_of_completions_with_the_newline_that_ends_them(evaluate, model):
+    pairs = [{"prompt": "abc", "completion": "de"}, {"prompt": "h", "completion": "gf."}]
+    out = evaluate("\n".join(map(json.dumps, pairs)), "pairs.jsonl")
+    losses = [*losses_one_by_one(model, CHARS.encode("abcde\n"))[-3:],
+              *losses_one_by_one(model, CHARS.encode("hgf.\n"))[-4:]]
+    assert float(re.search("loss    (.*) ±", out)[1]) == pytest.approx(np.mean(losses), abs=1e-4)
+    assert "of 2 completions" in out
 
 
 @pytest.mark.parametrize("options, message", [
@@ -207,10 +199,11 @@ def test_a_wrong_option_exits_with_one_line(options, message, capsys):
     ("abcd", "t.txt", ["--stride=12"], "--stride=12 must be at least 1 and below the 12 tokens of a window"),
     ("abcd", "t.txt", ["--block_size=13"], "--block_size=13 is more than the 12 tokens that this model can read"),
     ("abcdxyz", "t.txt", [], "no token for 'x' 'y' 'z'"),
-    ('{"text": "one"}', "t.jsonl", [], 't.jsonl, line 1: expected {"text": a text of at least two words}'),
+    ('{"text": "one"}', "t.jsonl", [], 't.jsonl, line 1: expected {"text": "..."}, a text of at least two words'),
     ('{"text": "a b"}\n{"text": 3}', "t.jsonl", [], "t.jsonl, line 2: expected"),
     ('{"text": "a b"}\nhello', "t.jsonl", [], "t.jsonl, line 2: "),
-    ("", "t.jsonl", [], "t.jsonl has no texts"),
+    ("", "t.jsonl", [], "t.jsonl has no lines"),
+    ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}', "t.jsonl", [], "t.jsonl, line 2: no 'completion'"),
 ])
 def test_bad_input_exits_with_one_line(content, name, options, message, evaluate, capsys):
     with pytest.raises(SystemExit, match="2"):
