@@ -112,6 +112,24 @@ def test_the_loss_is_that_of_the_recipe_of_transformers(stride, tmp_path):
     assert loss == pytest.approx(nats / counted, rel=1e-5)
 
 
+# ---- means ----------------------------------------------------------------------------------------------------------
+
+def test_the_mean_weighs_every_target_equally_and_its_error_is_that_of_a_ratio():
+    loss, error = mean_loss(np.array([6.0, 4.0, 2.0]), np.array([2, 4, 2]))
+    assert loss == pytest.approx(12.0 / 8.0)
+    assert error == pytest.approx(math.sqrt(3 / 2 * ((6 - 3) ** 2 + (4 - 6) ** 2 + (2 - 3) ** 2)) / 8)
+
+
+def test_the_error_is_that_of_the_mean_of_the_windows_where_all_have_the_same_number_of_targets():
+    losses = np.random.default_rng(0).normal(3.0, 1.0, 20)
+    _, error = mean_loss(5 * losses, np.full(20, 5))
+    assert error == pytest.approx(losses.std(ddof=1) / math.sqrt(20))
+
+
+def test_one_window_has_no_standard_error():
+    assert mean_loss(np.array([6.0]), np.array([2])) == (3.0, None)
+
+
 # ---- completions and last words -------------------------------------------------------------------------------------
 
 def test_only_the_tokens_of_a_completion_are_counted_and_a_long_prompt_is_cropped():

@@ -29,7 +29,7 @@ class Pairs:
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, ended: bool = True) -> "Pairs":
         """The tokens of pairs. If `ended`, each completion ends with the token <|endoftext|>, or else a newline, if the
-        tokenizer has one of them. An empty prompt becomes this token. ValueError for an empty prompt if it has neither."""
+        tokenizer has one of them. An empty prompt becomes this token: ValueError if it has neither."""
         end = end_tokens(tokenizer)
         if not end and not all(prompt for prompt, _ in pairs):
             raise ValueError("a pair has an empty prompt, and the tokenizer has neither <|endoftext|> nor a newline to "
