@@ -14,7 +14,7 @@ import pytest
 import minigrad as mg
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
-from minigrad.step import page, record
+from minigrad.step import page, page_data, record
 from minigrad.step.page_arrays import ArrayStore
 from minigrad.words import index
 
@@ -392,6 +392,20 @@ def test_a_record_without_tokens_optimizer_or_modules_has_a_page(tmp_path):
     """)
     assert seen.tabs == ["Forward", "Backward", "Nudge", "Check"]
     assert seen.steps == 3
+
+
+def test_the_page_of_a_large_model_has_its_steps_and_says_what_is_left_out(tmp_path, monkeypatch):
+    """A page with reruns would take several times the memory of the record."""
+    monkeypatch.setattr(page_data, "MOST_RERUN", 100)
+    record = gpt()
+    text = page.html(record)
+    assert "optimizer_step" not in vars(record) and "replay" not in vars(record)
+    assert re.search("not computed again with other weights, as these are [0-9,]+ numbers", data_of(text)["notes"][-1])
+    seen = browse(tmp_path, text, """
+      seen.tabs = all("#tabs button").map(b => b.textContent);
+      seen.steps = steps.length;
+    """)
+    assert seen.tabs == ["Forward", "Backward"] and seen.steps == len(record.views)
 
 
 def test_the_page_of_one_step_explains_its_own_gradients(tmp_path):

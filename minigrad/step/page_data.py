@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 PICTURE = 1024                                  # numbers stored of an array that is only looked at
+MOST_RERUN = 20_000_000                         # numbers in all leaves, of which a page with reruns takes 4 GB
 STORED = 64                                     # elements of a gradient whose answers are stored
 
 
@@ -44,6 +45,12 @@ class Contents(NamedTuple):
 
 
 def contents_of(record: "Record") -> Contents:
+    parameters = sum(leaf.size for leaf in record.leaves.values())
+    if parameters > MOST_RERUN:
+        left_out = (f"the loss is not computed again with other weights, as these are {parameters:,} numbers: the "
+                    "optimizer's update, nudges and the tab Check are left out")
+        return Contents(record.title, record.views, record.labels, [*record.notes, left_out], record.loss,
+                        questions=questions(record.views))
     step = record.optimizer_step
     return Contents(record.title, record.views, record.labels, record.notes, record.loss,
                     [(n, record.nudge_curve(n.leaf, n.at) if record.replay.is_quick else None)
