@@ -16,12 +16,15 @@ from gpt import lab, model_folder
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, command_line, option
+from gpt.run.estimates import parameter_count
+from gpt.run.machine import memory
 from gpt.run.options import Options as RunOptions, configure
 from gpt.text.batches import IGNORED, Text, trimmed
 from gpt.text.dataset import Data, open_data
 from gpt.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 16                                 # of the recorded row: they fit on a screen
+BYTES = 75                                      # of a record for each weight, as measured for GPT-2: 9.1 GB
 SENTENCE = "The owl lent the fox a lamp, and the fox gave it back."      # that a GPT-2 is trained on
 
 
@@ -115,6 +118,14 @@ def pretrained(folder: Path) -> tuple[GPT, optim.Optimizer, Data, dict[str, Any]
                                   ), vars(options), 0
 
 
+def check_memory(model: GPT) -> None:
+    """ValueError if there is less memory than the record of a training step takes: an estimate."""
+    needed = BYTES * parameter_count(model.config)
+    if needed > memory():
+        raise ValueError(f"out of memory: the record of a step takes about {needed / 1e9:,.1f} GB, and there are "
+                         f"{memory() / 1e9:,.1f}: step through a smaller model")
+
+
 def example() -> Record:
     """The record of a training step of a small trained GPT, which gpt/example.py makes: the example `gpt` of
     python -m minigrad.step."""
@@ -134,6 +145,7 @@ def main(arguments: list[str]) -> None:
             raise ValueError(f"{path} has no checkpoints, as it is no run: leave out --at={o.at}")
         else:
             start, prompt = pretrained(path), SENTENCE if prompt is None else prompt
+        check_memory(start[0])
         show(training_step(*start, prompt=prompt), o.out)
 
 

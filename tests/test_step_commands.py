@@ -266,6 +266,13 @@ def test_a_gpt2_is_stepped_through_on_a_sentence_by_default(tmp_path, commands, 
     assert f"training step 0 on a text, from the weights in {tmp_path}" in said
 
 
+def test_a_model_whose_record_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(step, "memory", lambda: 500_000.0)
+    errors = exits_with(2, capsys, step.main, [f"--model={write_folder(tmp_path)}"])
+    assert errors.startswith("gpt.step: out of memory: the record of a step takes about 0.0 GB")
+
+
 def test_the_checkpoint_of_a_gpt2_is_refused(tmp_path, capsys):
     pytest.importorskip("tokenizers")
     errors = exits_with(2, capsys, step.main, [f"--model={write_folder(tmp_path)}", "--at=3"])
