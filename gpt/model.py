@@ -167,6 +167,7 @@ class GPT(nn.Module):
     seed alone, on any device and, up to rounding, in any dtype. seed=None: they are undefined, to be loaded.
     """
     adapters: Any = None                    # the gpt.lora.Adapters that it has
+    recompute = False                       # blocks keep no activations, and run again in the backward: mg.recompute
 
     def __init__(self, config: GPTConfig, seed: int | None = 0, device: str = "cpu", dtype: str = "float32") -> None:
         where: dict[str, Any] = dict(device=device, dtype=dtype)
@@ -211,7 +212,7 @@ class GPT(nn.Module):
             cache.layer = 0
         x = self.drop(x, key)
         for block in self.h:
-            x = block(x, key, cache)
+            x = (mg.recompute(block) if self.recompute else block)(x, key, cache)
         if cache is not None:
             if cache.layer < len(cache.layers):
                 raise ValueError(f"this KVCache holds {len(cache.layers)} attention layers, and this model has used "

@@ -1,4 +1,4 @@
-"""Step through one training step of a run: python -m gpt.step --out_dir=runs/fables-001 --out=step.html"""
+"""Step through one training step of a model: python -m gpt.step --model=runs/fables-001 --out=step.html"""
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +12,26 @@ from minigrad.command import end_on_signals
 from minigrad.step import Record, record
 from minigrad.step.terminal import show
 
-from gpt import lab
+from gpt import lab, model_folder
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, command_line, option
-from gpt.run.options import Options as RunOptions
-from gpt.text.batches import IGNORED, trimmed
+from gpt.run.options import Options as RunOptions, configure
+from gpt.text.batches import IGNORED, Text, trimmed
 from gpt.text.dataset import Data, open_data
 from gpt.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 16                                 # of the recorded row: they fit on a screen
+SENTENCE = "The owl lent the fox a lamp, and the fox gave it back to the owl."      # that a GPT-2 is trained on
 
 
 @dataclass
 class Options:
-    """Step through one training step of a run: python -m gpt.step --name=value ..."""
-    out_dir: str = option("", "the folder of a run: needed")
-    at: int = option(-1, "the step of a checkpoint; -1: the newest")
-    prompt: str = option("", "train on this text, not on the step's batch")
+    """Step through one training step of a model: python -m gpt.step --name=value ..."""
+    model: str = option("", "the folder of a GPT-2 or of a run")
+    out_dir: str = option("", "the folder of a run; this or --model")
+    at: int = option(-1, "a run's checkpoint, by its step; -1: the newest")
+    prompt: str = option("", "train on this text; default: a run's batch")
     out: str = option("", "write a page instead, for a browser: step.html")
 
 
@@ -103,6 +105,16 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
     return model, optimizer, open_data(out_dir), options, record["step"]
 
 
+def pretrained(folder: Path) -> tuple[GPT, optim.Optimizer, Data, dict[str, Any], int]:
+    """The same of the first step of fine-tuning a GPT-2, without warmup and dropout. The data are a sentence."""
+    options, _, _ = configure([f"--init_from={folder}", "--warmup_iters=0", "--lr_schedule=constant", "--dropout=0"])
+    model, tokenizer = model_folder.load(folder)
+    optimizer = model.configure_optimizer(options.weight_decay, (options.beta1, options.beta2))
+    sentence = Text(tokenizer.encode(SENTENCE))
+    return model, optimizer, Data(f"a text, from the weights in {folder}", "", tokenizer, sentence, sentence, 1.0
+                                  ), vars(options), 0
+
+
 def example() -> Record:
     """The record of a training step of a small trained GPT, which gpt/example.py makes: the example `gpt` of
     python -m minigrad.step."""
@@ -114,8 +126,15 @@ def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.step"):
         given = command_line(Options, arguments)
         o = Options(**given)
-        run = load(folder.existing(o.out_dir), o.at)
-        show(training_step(*run, prompt=o.prompt if "prompt" in given else None), o.out)
+        path = model_folder.given(o.model, o.out_dir)
+        prompt = o.prompt if "prompt" in given else None
+        if o.out_dir or model_folder.is_run(path):
+            start = load(path, o.at)
+        elif o.at != -1:
+            raise ValueError(f"{path} has no checkpoints, as it is no run: leave out --at={o.at}")
+        else:
+            start, prompt = pretrained(path), SENTENCE if prompt is None else prompt
+        show(training_step(*start, prompt=prompt), o.out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from minigrad.autograd import grad, hvp
 from minigrad.device import check_indices
 from minigrad.modes import detect_nan, no_grad, plain, unfused
 from minigrad.ops.op import OPS, Op
+from minigrad.recompute import recompute
 from minigrad.tape import apply
 from minigrad.tensor import Tensor, from_dlpack
 from minigrad.threads import get_num_threads, set_num_threads
@@ -37,6 +38,7 @@ __all__ = [
     "parallel",
     "plain",
     "random",
+    "recompute",
     "set_num_threads",
     "step",
     "unfused",

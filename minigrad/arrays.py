@@ -100,7 +100,7 @@ def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any
         return static
     found = dict(static)
     for name, value in static.items():
-        if type(value) in _UNCHANGED or type(value) is tuple and _UNCHANGED.issuperset(map(type, value)):
+        if is_simple(value):
             continue
         if _needs_gradient(value):
             raise TypeError(f"{op_name}: {name} has no gradient, so it cannot be a Tensor that requires one: give "
@@ -110,6 +110,11 @@ def constants(op_name: str, static: dict[str, Any], copy: bool) -> dict[str, Any
             _refuse_losses(value)
         found[name] = _copied(plain(value)) if copy else plain(value)
     return found
+
+
+def is_simple(value: Any) -> bool:
+    """Whether a keyword argument of an op is a number, a text, None, a slice, a Key, or a tuple of these."""
+    return type(value) in _UNCHANGED or type(value) is tuple and _UNCHANGED.issuperset(map(type, value))
 
 
 def _copied(x: Any) -> Any:

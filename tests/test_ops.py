@@ -14,10 +14,11 @@ EXPECTED = """
 add sub mul div neg pow exp log sqrt tanh sigmoid relu gelu abs maximum minimum where clip
 sum mean max min var logsumexp reshape transpose swapaxes broadcast_to squeeze expand_dims getitem concatenate stack
 split split_heads merge_heads scatter_add astype matmul linear softmax log_softmax layer_norm embedding dropout
-cross_entropy linear_cross_entropy attention sgd adamw
+cross_entropy linear_cross_entropy attention sgd adamw recompute
 """.split()
 FUSED = """
 softmax log_softmax cross_entropy linear_cross_entropy layer_norm gelu linear attention embedding dropout sgd adamw
+recompute
 """.split()
 
 

@@ -264,8 +264,7 @@ def untrained(out_dir: Path, options: dict[str, Any], shape: GPTConfig, device: 
     """The model of a run before its first step. A note says of a broken run that it is one. ValueError if the frozen
     weights of a run that trains adapters are missing or damaged."""
     if adapters := lora.of_options(options):
-        model = GPT(shape, None, device, options["dtype"])
-        base.load(out_dir, model)
+        model = base.load(out_dir, shape, device, options["dtype"])
         lora.add_adapters(model, adapters.rank, adapters.alpha, adapters.targets, options["seed"])
         return model
     mistake = options.get("break_", "")

@@ -17,12 +17,7 @@ from gpt.text.tokenizer import Tokenizer
 def evaluate(model: GPT, windows: tuple[np.ndarray, np.ndarray], batch_size: int, world: World | None = None
              ) -> tuple[float, float | None]:
     """Mean loss over the counted targets of windows x, y (W, T) in nats per token, without dropout, and its standard
-    error, None for one window. The processes of a world share the batches.
-
-    The mean is a ratio of two sums over windows, of losses and of counts. Its standard error is that of a ratio
-    estimator, which takes the windows as drawn independently (Cochran 1977, "Sampling techniques", equation 2.46):
-    where all windows have equal counts, it is that of the mean of the windows' means.
-    """
+    error, None for one window. The processes of a world share the batches."""
     x, y = windows
     batches = range(0, len(x), batch_size)
     model.eval()
@@ -37,11 +32,21 @@ def evaluate(model: GPT, windows: tuple[np.ndarray, np.ndarray], batch_size: int
         parts = [losses[start:start + batch_size] for start in range(0, len(losses), batch_size)]
         losses = np.concatenate(world.interleave(parts))
     model.train()
-    losses, counts = losses.astype(np.float64), (y != IGNORED).sum(axis=1)                          # (W,)
-    mean, n = losses.sum() / counts.sum(), len(losses)
+    return mean_loss(losses, (y != IGNORED).sum(axis=1))
+
+
+def mean_loss(losses: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
+    """The mean loss of the counted targets of n windows, and its standard error, None for one window. losses, counts
+    (n,): of each window, the sum of its losses and the number of its targets.
+
+    The standard error is that of a ratio of two sums, which takes the windows as drawn independently (Cochran 1977,
+    "Sampling techniques", equation 2.46): where all counts are equal, it is that of the mean of the windows' means.
+    """
+    losses, total, n = losses.astype(np.float64), float(counts.sum()), len(losses)
+    mean = float(losses.sum()) / total
     if n < 2:
-        return float(mean), None
-    return float(mean), math.sqrt(n / (n - 1) * ((losses - mean * counts) ** 2).sum()) / float(counts.sum())
+        return mean, None
+    return mean, math.sqrt(n / (n - 1) * np.square(losses - mean * counts).sum()) / total
 
 
 def samples(model: GPT, data: Data, rows: int, length: int, seed: int) -> list[str]:

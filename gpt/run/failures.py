@@ -16,7 +16,7 @@ from gpt import lab
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import train_name
-from gpt.run.estimates import activation_bytes, parameter_count
+from gpt.run.estimates import activation_bytes, parameter_count, trained_count, weight_bytes
 from gpt.run.machine import memory
 from gpt.run.options import Options
 
@@ -50,7 +50,9 @@ def check_memory(o: Options, processes: int = 1) -> None:
     shape = o.shape(256 if o.tokenizer in ("char", "byte") else o.vocab_size)
     itemsize = np.dtype(o.dtype).itemsize
     rows = o.batch_size * o.gradient_accumulation_steps
-    weights = processes * 4 * parameter_count(shape) * itemsize                     # with gradients and two moments
+    trained = trained_count(shape, o.adapters)
+    n_parameters = parameter_count(shape) + trained * bool(o.adapters)
+    weights = processes * sum(weight_bytes(n_parameters, trained, itemsize))
     activations = (processes * activation_bytes(shape, o.batch_size, itemsize, o.recompute)
                    + 3 * 8 * rows * (o.block_size + 1))
     if weights + activations > memory():

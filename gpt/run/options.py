@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Mapping, get_type_hints
 
-from gpt import lab, pretrained
+from gpt import lab, lora, pretrained
 from gpt.model import GPTConfig
 from gpt.model_folder import is_run
 from gpt.run import folder
@@ -37,6 +37,9 @@ class Options:
     beta2: float = option(0.99, "over 10 steps; of squares, over 100 steps")
     weight_decay: float = option(0.1, "on matrices only, not on biases and gains")
     grad_clip: float = option(1.0, "largest norm of the gradient; 0: no limit")
+    lora_rank: int = option(0, "train adapters of this rank alone; 0: everything")
+    lora_alpha: float = option(16.0, "the adapters' part has the factor alpha / rank")
+    lora_targets: str = option("c_attn,c_proj", "layers that get adapters; also c_fc")
     out_dir: str = option("", "default: runs/<dataset>-001, then -002, ...", "run")
     init_from: str = option("scratch", "or resume; or the FOLDER of a GPT-2 or a run")
     preset: str = option("", "shakespeare-cpu or shakespeare-gpu")
@@ -66,7 +69,8 @@ class Options:
                      "log_interval", "checkpoint_interval", "keep", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("grad_clip", "weight_decay", "stats_interval", "sample_interval", "threads", "seed"):
+        for name in ("grad_clip", "weight_decay", "stats_interval", "sample_interval", "threads", "seed",
+                     "lora_rank"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}")
         if not -1 <= self.step_at < self.max_iters:
@@ -83,7 +87,12 @@ class Options:
                              f"try --min_lr={self.learning_rate / 10:g}")
         if not (0.0 <= self.beta1 < 1.0 and 0.0 <= self.beta2 < 1.0):
             raise ValueError(f"--beta1={self.beta1:g} and --beta2={self.beta2:g} must be in [0, 1)")
-        self.shape(vocab_size=1)                # ValueError for an impossible shape, before the text is read
+        shape = self.shape(vocab_size=1)        # ValueError for an impossible shape, before the text is read
+        if self.lora_rank and not self.fine_tunes:
+            raise ValueError(f"--lora_rank={self.lora_rank} trains adapters for a model that is trained already: give "
+                             "its folder, --init_from=FOLDER")
+        if self.adapters:
+            self.adapters.layers(shape)         # ValueError for a target that the model does not have
 
     def shape(self, vocab_size: int) -> GPTConfig:
         """The shape of the model for a vocabulary of this size. ValueError for an impossible shape."""
@@ -93,6 +102,11 @@ class Options:
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         return learning_rate(self.lr_schedule, step, self.warmup_iters, self.max_iters, self.learning_rate, self.min_lr)
+
+    @property
+    def adapters(self) -> lora.Adapters | None:
+        """The adapters that are trained, and nothing else; None: all weights are. ValueError if they are impossible."""
+        return lora.of_options(vars(self))
 
     @property
     def fine_tunes(self) -> bool:
@@ -124,10 +138,13 @@ FINE_TUNING: dict[str, Any] = dict(
     stats_interval=0,                   # their copy of the weights takes as much memory as the model
     sample_interval=50,                 # before the first step, too: the model as it was
     checkpoint_interval=25, keep=2)     # each has three times the size of the model
+ADAPTERS: dict[str, Any] = dict(
+    learning_rate=3e-4)                 # adapters start from 0, and only their product changes the model
 CONTEXT = 256                           # tokens, where the model has as many: attention's memory grows with the square
 
 # options that a resumed run must keep: checkpoints and tokens depend on them
-FIXED = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied", "dtype", "dataset", "tokenizer", "vocab_size")
+FIXED = ("n_layer", "n_head", "n_embd", "block_size", "bias", "tied", "dtype", "dataset", "tokenizer", "vocab_size",
+         "lora_rank", "lora_alpha", "lora_targets")
 
 
 def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]:
@@ -149,8 +166,9 @@ def configure(arguments: list[str]) -> tuple[Options, dict[str, str], list[str]]
     init_from = given.get("init_from", "scratch")
     if init_from != "resume":
         if init_from != "scratch":
-            max_iters = {**FINE_TUNING, **{name: x for _, values in layers for name, x in values.items()}}["max_iters"]
-            fine_tuning = {"warmup_iters": max_iters // 10, **FINE_TUNING}       # AdamW's averages start from 0, too
+            chosen = {**FINE_TUNING, **{name: x for _, values in layers for name, x in values.items()}}
+            fine_tuning = {"warmup_iters": chosen["max_iters"] // 10, **FINE_TUNING}    # AdamW's averages start from 0
+            fine_tuning |= ADAPTERS if chosen.get("lora_rank") else {}
             layers = [("fine-tuning", fine_tuning), *layers, (init_from, of_model(init_from, layers))]
         o, sources = combine(Options, layers)
         if o.fine_tunes and init_from == "scratch":

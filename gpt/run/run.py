@@ -18,9 +18,10 @@ from minigrad.parallel import World
 from minigrad.step.page import html
 from minigrad.words import plural
 
-from gpt import files, lab
+from gpt import files, lab, lora
+from gpt.model import GPT
 from gpt.model_folder import load_model
-from gpt.run import checkpoint, folder, plot
+from gpt.run import base, checkpoint, folder, plot
 from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
@@ -106,13 +107,20 @@ class Run:
             compile_loops(world, o.dtype)
             world.each(lambda: check_memory(o, world.local_size))
 
-        # The model that the run starts from, read before the folder is made; "scratch": there is none. Of a run that is
-        # resumed, its checkpoint has the weights, unless it was killed before the first.
         self.init_from = world.share(lambda: folder.read_config(self.out_dir)[0]["init_from"]
                                      if resumed else o.init_from)
-        read = o.fine_tunes and not (world.share(lambda: bool(resumed and checkpoint.newest_first(self.out_dir))))
-        pretrained = world.each(lambda: load_model(self.init_from, self.device, o.dtype, o.block_size, o.dropout)
-                                if read and world.rank == 0 else None)
+
+        def trained_before() -> GPT | None:
+            """The model that the run starts from, read before the folder is made. None: there is none, or a checkpoint
+            has its weights."""
+            if not o.fine_tunes or world.rank > 0:
+                return None
+            if resumed and o.adapters:
+                return base.load(self.out_dir, o.shape(o.vocab_size), self.device, o.dtype)
+            if resumed and checkpoint.newest_first(self.out_dir):
+                return None
+            return load_model(self.init_from, self.device, o.dtype, o.block_size, o.dropout)
+        pretrained = world.each(trained_before)
 
         def open_text() -> tuple[Path, Data]:
             if resumed:
@@ -129,12 +137,16 @@ class Run:
             self.model = pretrained or lab.make(o.break_, shape, None if o.fine_tunes else o.seed, self.device,
                                                 o.dtype)
             self.model.recompute = o.recompute
+            if o.adapters:
+                lora.add_adapters(self.model, o.lora_rank, o.lora_alpha, o.adapters.targets, o.seed)
             self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
             raise MemoryError(f"{lack_of_memory(error, self.device)}; {use_less(o)}") from None
-        self.n_parameters = sum(p.size for p in self.optimizer.params)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.n_parameters = sum(p.size for p in self.model.parameters())
+        self.n_trained = sum(p.size for p in self.trained)
         self.peak = sum(world.gather(matmul_peak(self.device, o.dtype)))
-        print_model(o, self.n_parameters,
+        print_model(o, self.n_parameters, self.n_trained,
                     activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize, o.recompute))
 
         self.resumed_at = world.share(lambda: checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters)
@@ -152,6 +164,8 @@ class Run:
                     print_report("note", f"{change} from here on")
             else:
                 folder.write_environment(self.out_dir, machine)
+                if o.adapters:
+                    base.write(self.out_dir, self.model)
             folder.write_config(self.out_dir, dataclasses.asdict(o) | {"init_from": self.init_from}, sources, shape)
         world.share(write_settings)
         self.rows = o.batch_size * o.gradient_accumulation_steps
@@ -171,8 +185,8 @@ class Run:
         if self.lines:
             print_report("lines", " | ".join(f"{label} {loss:.3f}" for label, loss in self.lines.items()) +
                          f" nats per {self._unit()}")
-        self.progress = Progress(self.first_step, o.max_iters, flops_per_token(self.model.config, self.n_parameters),
-                                 self.peak, self.best_possible)
+        flops = flops_per_token(self.model.config, self.n_parameters, self.n_trained)
+        self.progress = Progress(self.first_step, o.max_iters, flops, self.peak, self.best_possible)
         for step in range(self.first_step, o.max_iters + 1):
             stop = self.stopping if self.world.size > 1 else bool(self.stopped)     # once: a signal may come any time
             last = step == o.max_iters or stop
@@ -245,13 +259,13 @@ class Run:
     def _save(self, step: int, val_loss: float | None) -> None:
         """Write a checkpoint."""
         (self.out_dir / "config.json").stat()           # OSError if it was deleted: nothing could be resumed
-        checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, self.options.keep)
+        checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, self.options.keep, self.init_from)
 
     def _check_equal(self, step: int) -> None:
         """Exit if a process has other weights than rank 0. Machines with other processors may round differently."""
         if self.world.size > 1:
             digest = hashlib.sha256()
-            for p in self.model.parameters():
+            for p in self.trained:
                 digest.update(np.ascontiguousarray(p.numpy()).data)
             try:
                 self.world.agree(**{f"weights at step {step}, of SHA-256": digest.hexdigest()[:16]})
@@ -309,11 +323,11 @@ class Run:
     def update(self, step: int) -> Iterator[None]:
         """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps."""
         due = self.options.stats_interval > 0 and step % self.options.stats_interval == 0
-        before = [p.data.copy() for p in self.model.parameters()] if due else []
+        before = [p.data.copy() for p in self.trained] if due else []
         self.updates = None
         yield
         if due:
-            self._append("stats.jsonl", *tensor_stats(step, self.model.parameters(), before))
+            self._append("stats.jsonl", *tensor_stats(step, self.trained, before))
 
     def _exit_diverged(self, step: int, what: str) -> NoReturn:
         """Exit after a divergence that is noticed between the steps."""
@@ -345,7 +359,8 @@ class Run:
             if self.world.size == 1:            # to exit after a divergence takes all processes
                 self._read_losses()
             if self.updates not in (None, self.saved_at):
-                checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep)
+                checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep,
+                                base_model=self.init_from)
 
     # ---- after the last step ----
 

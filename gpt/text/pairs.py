@@ -4,7 +4,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
@@ -27,15 +27,16 @@ class Pairs:
     lengths: np.ndarray                 # (P, 2), of each row: tokens of the prompt; of the completion with its end
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> "Pairs":
-        """The tokens of pairs. A completion ends with the token <|endoftext|>, or else a newline, if the tokenizer has
-        one of them, and so begins an empty prompt. ValueError for an empty prompt if it has neither."""
+    def of(cls, pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, ended: bool = True) -> "Pairs":
+        """The tokens of pairs. If `ended`, each completion ends with the token <|endoftext|>, or else a newline, if the
+        tokenizer has one of them. An empty prompt becomes this token: ValueError if it has neither."""
         end = end_tokens(tokenizer)
         if not end and not all(prompt for prompt, _ in pairs):
             raise ValueError("a pair has an empty prompt, and the tokenizer has neither <|endoftext|> nor a newline to "
                              "begin with: give a prompt to each pair")
+        after = end if ended else []
         parts = [np.asarray(part, dtype=np.int64) for prompt, completion in pairs for part in
-                 (tokenizer.encode(prompt) if prompt else end, [*tokenizer.encode(completion), *end])]
+                 (tokenizer.encode(prompt) if prompt else end, [*tokenizer.encode(completion), *after])]
         return cls(np.concatenate(parts), np.array([len(part) for part in parts]).reshape(-1, 2))
 
     def batch(self, block_size: int, rows: int, seed: int, step: int, sampling: str = "permutation",
@@ -104,23 +105,32 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     """(prompt, completion) of each line of a JSONL file; blank lines are left out. ValueError names the line that is no
     such pair; and for fewer than two pairs, as one is held out."""
     found = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                found.append(_pair(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    for number, row in json_lines(path, FORM):
+        try:
+            found.append(_pair(row))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
     if len(found) < 2:
         raise ValueError(f"{path} has {len(found)} pair{'s' * (len(found) != 1)}: give at least 2, one to train on and "
                          "one to validate on")
     return found
 
 
-def _pair(line: str) -> tuple[str, str]:
-    try:
-        row = json_object(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON ({error.msg}, column {error.colno}): expected {FORM}") from None
+def json_lines(path: Path, form: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, object) of each line of a JSONL file; blank lines are left out. ValueError names a line that is no JSON
+    of this form."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json_object(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: no JSON ({error.msg}, column {error.colno}): expected {form}"
+                                 ) from None
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+
+
+def _pair(row: dict[str, Any]) -> tuple[str, str]:
     for name in KEYS:
         if name not in row:
             near = difflib.get_close_matches(name, row.keys() - set(KEYS), n=1)

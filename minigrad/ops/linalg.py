@@ -76,16 +76,16 @@ class Linear(Fused):
     def forward(self, x, w, b=None):
         self.check(x, w, b)
         x2 = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])        # (N, I): one product for all rows
-        self.save(x2=x2, w=w, shape=x.shape)
+        self.save(x2=x2 if self.needs[1] else None, w=w, shape=x.shape)
         y = x2 @ w                                                  # (N, O)
         y = y if b is None else y + b
         return y.reshape(x.shape[:-1] + w.shape[1:])                # (..., O)
 
     def backward(self, dy, x2, w, shape):
-        dy = dy.reshape(len(x2), dy.shape[-1])                      # (N, O)
+        dy = dy.reshape(math.prod(shape[:-1]), dy.shape[-1])        # (N, O)
         dx = (dy @ w.T).reshape(shape) if self.needs[0] else None
-        dw = x2.T @ dy
-        db = total(dy, 0)
+        dw = x2.T @ dy if self.needs[1] else None
+        db = total(dy, 0) if self.needs[-1] else None
         return (dx, dw, db)[:len(self.needs)]
 
     @staticmethod

@@ -165,14 +165,16 @@ class LinearCrossEntropy(Fused):
         return op, op.forward(logits, targets=t[i:i + rows], ignore_index=ignore_index, reduction="sum")
 
     def backward(self, dy, x2, w, t, counted, n, ignore_index, rows, shape):
-        dx = self.xp.zeros_like(x2)
-        dw = self.xp.zeros_like(w)
+        dx: Any = self.xp.zeros_like(x2) if self.needs[0] else None
+        dw: Any = self.xp.zeros_like(w) if self.needs[1] else None
         for i in range(0, len(t), rows):
             op, _ = self.chunk(x2, w, t, i, ignore_index, rows)
             dz = op.backward(dy / n, **op.saved)                    # (rows, V)
-            dx[i:i + rows] = self.xp.where(counted[i:i + rows, None], dz @ w, 0.0)
-            dw += dz.T @ x2[i:i + rows]
-        return dx.reshape(shape), dw
+            if self.needs[0]:
+                dx[i:i + rows] = self.xp.where(counted[i:i + rows, None], dz @ w, 0.0)
+            if self.needs[1]:
+                dw += dz.T @ x2[i:i + rows]
+        return dx.reshape(shape) if self.needs[0] else None, dw
 
     @staticmethod
     @in_float32

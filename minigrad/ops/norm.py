@@ -44,8 +44,8 @@ class LayerNorm(Fused):
 
     def backward(self, dy, xhat, rstd, w):
         rows = tuple(range(dy.ndim - 1))
-        dw = total(dy * xhat, rows)
-        db = total(dy, rows)
+        dw = total(dy * xhat, rows) if self.needs[1] else None
+        db = total(dy, rows) if self.needs[-1] else None
         dxhat = dy * w
         shift = mean(dxhat, -1, keepdims=True)                      # (..., 1)
         scale = mean(dxhat * xhat, -1, keepdims=True)               # (..., 1)

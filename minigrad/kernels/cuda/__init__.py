@@ -1,6 +1,6 @@
-"""Kernels for CuPy's arrays: ops that draw random numbers draw them on the device, and AdamW and clipping, which run on
-many small arrays, launch one kernel for each. All other ops run as in the textbook, whose array functions are CUDA
-kernels already."""
+"""Kernels for CuPy's arrays: ops that draw random numbers draw them on the device; AdamW and clipping, which run on
+many small arrays, launch one kernel for each; the graph of a linear layer drops x where w needs no gradient. All other
+ops run as in the textbook, whose array functions are CUDA kernels already."""
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from minigrad.backend import WHEN_REGISTERED, Backend
 from minigrad.cuda import kernels
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import Kernel, KernelExecutor
-from minigrad.ops import attention, dropout
+from minigrad.ops import attention, dropout, linalg
 from minigrad.ops.adamw import AdamW
 
 
@@ -30,7 +30,16 @@ class Attention(DrawsOnDevice, attention.Attention, register=False):
     """The textbook's op with its mask drawn on the device."""
 
 
-KERNELS = Dropout, Attention
+class Linear(Kernel, linalg.Linear, register=False):
+    """The textbook's op. Where w needs no gradient, the graph drops x."""
+    dtypes = "efd"
+
+    def forward(self, x, w, b=None):
+        self.drops = () if self.needs[1] else (0,)
+        return super().forward(x, w, b)
+
+
+KERNELS = Dropout, Attention, Linear
 
 
 class CudaExecutor(KernelExecutor):

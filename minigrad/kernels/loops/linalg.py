@@ -79,7 +79,9 @@ def matmul(a, b, out, bias=None):
 
 
 class Linear(Kernel, linalg.Linear, register=False):
-    """y = x @ w + b    dx = dy @ w^T    dw = x^T @ dy    db = the sum of the rows of dy"""
+    """y = x @ w + b    dx = dy @ w^T    dw = x^T @ dy    db = the sum of the rows of dy
+
+    Where w needs no gradient, the graph drops x."""
     unaliased = 0, 1, 2
 
     def forward(self, x, w, b=None):
@@ -87,18 +89,20 @@ class Linear(Kernel, linalg.Linear, register=False):
         x2 = rows_of(x)                                             # (N, I)
         y = empty((len(x2), w.shape[1]), x.dtype)                   # (N, O)
         matmul(x2, w, y, b)
-        self.save(x2=x2, w=w, shape=x.shape)
+        self.save(x2=x2 if self.needs[1] else None, w=w, shape=x.shape)
+        self.drops = () if self.needs[1] else (0,)
         return y.reshape(x.shape[:-1] + w.shape[1:])
 
     def backward(self, dy, x2, w, shape):
-        dy2, dx, db = rows_of(dy), None, None                       # (N, O)
+        dy2, dx, dw, db = rows_of(dy), None, None, None             # (N, O)
         if self.needs[0]:
-            dx = empty(x2.shape, dy.dtype)
+            dx = empty((len(dy2), len(w)), dy.dtype)
             matmul(dy2, w.T, dx)
             dx = dx.reshape(shape)
-        dw = empty(w.shape, dy.dtype)
-        matmul(x2.T, dy2, dw)
-        if len(self.needs) == 3:
+        if self.needs[1]:
+            dw = empty(w.shape, dy.dtype)
+            matmul(x2.T, dy2, dw)
+        if any(self.needs[2:]):
             db = empty(dy2.shape[1:], dy.dtype)
             sum_rows(dy2, db, parts(dy2.size, 0.2))
         return (dx, dw, db)[:len(self.needs)]

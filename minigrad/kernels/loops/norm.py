@@ -46,7 +46,8 @@ def layer_norm(x, w, b, eps, xhat, rstd, y, n):
 
 @jit
 def layer_norm_backward(dy, xhat, rstd, w, sums, n):
-    """Write dx (N, C) over xhat, and the sums of dw and db over the rows of each thread to sums (n, 2, C).
+    """Write dx (N, C) over xhat, and the sums of dw and db over the rows of each thread to sums (n, 2, C), or nothing
+    to sums (n, 2, 0).
 
     dw = sum_rows(dy * xhat)    db = sum_rows(dy)    dxhat = dy * w    shift = mean(dxhat)    scale = mean(dxhat * xhat)
     dx = rstd * (dxhat - shift - xhat * scale)
@@ -58,12 +59,18 @@ def layer_norm_backward(dy, xhat, rstd, w, sums, n):
         for i in range(N * part // n, N * (part + 1) // n):
             dy_i, h, r = dy[i], xhat[i], rstd[i]
             total, product = 0.0, 0.0
-            for j in range(C):
-                dxhat = dy_i[j] * w[j]
-                total += dxhat
-                product += dxhat * h[j]
-                dw[j] += dy_i[j] * h[j]
-                db[j] += dy_i[j]
+            if dw.size:
+                for j in range(C):
+                    dxhat = dy_i[j] * w[j]
+                    total += dxhat
+                    product += dxhat * h[j]
+                    dw[j] += dy_i[j] * h[j]
+                    db[j] += dy_i[j]
+            else:
+                for j in range(C):
+                    dxhat = dy_i[j] * w[j]
+                    total += dxhat
+                    product += dxhat * h[j]
             shift, scale = number(total / C), number(product / C)
             for j in range(C):
                 h[j] = r * (dy_i[j] * w[j] - shift - h[j] * scale)
@@ -90,6 +97,7 @@ class LayerNorm(Kernel, norm.LayerNorm, register=False):
         if shape is None:                                           # the textbook's forward ran
             return super().backward(dy, xhat, rstd, w)
         dx, n = xhat if self.may_overwrite else xhat.copy(), parts(xhat.size, 0.4)
-        sums = np.zeros((n, 2, len(w)))
+        sums = np.zeros((n, 2, len(w) if any(self.needs[1:]) else 0))
         layer_norm_backward(rows_of(dy), dx, rstd, w, sums, n)
-        return (dx.reshape(shape), *sums.sum(axis=0).astype(dx.dtype))[:len(self.needs)]
+        dw, db = sums.sum(axis=0).astype(dx.dtype) if any(self.needs[1:]) else (None, None)
+        return (dx.reshape(shape), dw, db)[:len(self.needs)]

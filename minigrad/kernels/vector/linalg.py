@@ -8,7 +8,7 @@ from minigrad.ops import linalg
 
 
 class Linear(Kernel, linalg.Linear, register=False):
-    """The textbook's matrix products, written to reused memory."""
+    """The textbook's matrix products, written to reused memory. Where w needs no gradient, the graph drops x."""
     unaliased = 0, 1, 2
 
     def forward(self, x, w, b=None):
@@ -17,14 +17,17 @@ class Linear(Kernel, linalg.Linear, register=False):
         y = np.matmul(x2, w, out=empty((len(x2), w.shape[1]), x.dtype))     # (N, O)
         if b is not None:
             y += b
-        self.save(x2=x2, w=w, shape=x.shape)
+        self.save(x2=x2 if self.needs[1] else None, w=w, shape=x.shape)
+        self.drops = () if self.needs[1] else (0,)
         return y.reshape(x.shape[:-1] + w.shape[1:])
 
     def backward(self, dy, x2, w, shape):
         dy2 = rows_of(dy)                                           # (N, O)
-        dx = None
+        dx = dw = db = None
         if self.needs[0]:
             dx = np.matmul(dy2, w.T, out=empty((len(dy2), w.shape[0]), dy.dtype)).reshape(shape)
-        dw = np.matmul(x2.T, dy2, out=empty(w.shape, dy.dtype))
-        db = sum_of_rows(dy2).astype(dy.dtype)
+        if self.needs[1]:
+            dw = np.matmul(x2.T, dy2, out=empty(w.shape, dy.dtype))
+        if self.needs[-1]:
+            db = sum_of_rows(dy2).astype(dy.dtype)
         return (dx, dw, db)[:len(self.needs)]

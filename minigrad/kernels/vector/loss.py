@@ -75,8 +75,8 @@ def scaled(a, by, may_overwrite):
 
 
 class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
-    """Saves dx and dw for dy = 1. They are computed for a chunk of rows at a time, together with its logits, which the
-    backward would have to compute again."""
+    """Saves dx and dw for dy = 1, where they are needed. They are computed for a chunk of rows at a time, together with
+    its logits, which the backward would have to compute again."""
     unaliased, drops = (0, 1), (0,)
     losses = staticmethod(losses_and_gradient)
     product: Any = staticmethod(np.matmul)
@@ -89,9 +89,8 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
             x2 = np.where(counted[:, None], x2, 0.0)
         share = (counted / loss.count(np, counted, reduction, x.dtype)).astype(x.dtype)
         losses, chunks = np.empty(len(x2), x.dtype), partition(len(x2), settings.logits // V)
-        dx = dw = None
-        if self.needs[0] or self.needs[1]:
-            dx, dw = empty_like(x2), np.zeros_like(w) if len(chunks) != 1 else empty_like(w)
+        dx = empty_like(x2) if self.needs[0] else None
+        dw = None if not self.needs[1] else np.zeros_like(w) if len(chunks) != 1 else empty_like(w)
         for chunk in chunks:
             z = empty((chunk.stop - chunk.start, V), x.dtype)       # (rows, V)
             self.product(x2[chunk], w.T, out=z)
@@ -99,12 +98,13 @@ class LinearCrossEntropy(Kernel, loss.LinearCrossEntropy, register=False):
             if dx is not None:                                      # z is now dlogits
                 self.product(z, w, out=dx[chunk])
                 dx[chunk][~counted[chunk]] = 0.0
-                if len(chunks) == 1:
-                    self.product(z.T, x2, out=dw)
-                else:
-                    dw += np.matmul(z.T, x2[chunk])
+            if dw is not None and len(chunks) == 1:
+                self.product(z.T, x2, out=dw)
+            elif dw is not None:
+                dw += np.matmul(z.T, x2[chunk])
         self.save(dx=dx, dw=dw, shape=x.shape)
         return losses.sum()
 
     def backward(self, dy, dx, dw, shape):
-        return scaled(dx, dy, self.may_overwrite).reshape(shape), scaled(dw, dy, self.may_overwrite)
+        dx, dw = (None if a is None else scaled(a, dy, self.may_overwrite) for a in (dx, dw))
+        return None if dx is None else dx.reshape(shape), dw

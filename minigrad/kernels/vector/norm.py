@@ -41,17 +41,19 @@ class LayerNorm(Kernel, norm.LayerNorm, register=False):
             return super().backward(dy, xhat, rstd, w)
         C, dy2 = w.shape[0], rows_of(dy)                            # (N, C)
         dx = xhat if self.may_overwrite else empty_like(xhat)
-        sums = np.zeros((2, C))                                     # dw, db
+        sums = np.zeros((2, C)) if any(self.needs[1:]) else None    # dw, db
         minus_mean = w * (-1.0 / C)                                 # g @ minus_mean = -mean(g * w)
         for s in pieces(xhat):
             n = s.stop - s.start
             g, d, q = dy2[s], dx[s], scratch("q", xhat, n, C)
             np.multiply(g, xhat[s], out=q)
-            sums += sum_of_rows(q), sum_of_rows(g)
+            if sums is not None:
+                sums += sum_of_rows(q), sum_of_rows(g)
             scale, shift = q @ minus_mean, g @ minus_mean           # (rows,): -mean(dxhat * xhat), -mean(dxhat)
             np.multiply(xhat[s], scale[:, None], out=q)
             np.multiply(g, w, out=d)                                # dxhat
             d += q
             d += shift[:, None]
             d *= rstd[s, None]
-        return (dx.reshape(shape), *sums.astype(xhat.dtype))[:len(self.needs)]
+        dw, db = (None, None) if sums is None else sums.astype(xhat.dtype)
+        return (dx.reshape(shape), dw, db)[:len(self.needs)]
