@@ -149,7 +149,7 @@ def test_a_mistake_is_found_beside_transformers(what, of_transformers, monkeypat
     assert found["curves"] == {}
     if what == "gradients":
         assert high(found, "gradients") == each("h.1.mlp.c_fc.bias") and not high(found, "outputs")
-        assert "gradient of h.1.mlp.c_fc.bias (float64, kernels: 1.0e-03)" in out
+        assert "gradient of h.1.mlp.c_fc.bias (float64, kernels: 1.0e-03 > 1e-09)" in out
     elif what == "outputs":
         assert ({name for dtype, _, name in high(found, "outputs") if dtype == "float64"}
                 == {"h.1", "ln_f", "logits", "loss"})

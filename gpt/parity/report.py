@@ -50,8 +50,8 @@ def cell(d: Difference) -> str:
 def above(found: list[Difference], curves: Curves, other: str) -> list[str]:
     """The differences above their bounds, the largest ratio first, and then the curves, in words."""
     high = sorted((d for d in found if not d.ok), key=lambda d: (not math.isnan(d.bounded), -d.bounded / d.bound))
-    said = [f"{BOUNDS[d.what][2]} of {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e})" for d in high]
-    return said + [f"loss of {name} at step {step} ({gap:.1e} nats)"
+    said = [f"{BOUNDS[d.what][2]} of {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e} > {d.bound:.0e})" for d in high]
+    return said + [f"loss of {name} at step {step} ({gap:.1e} > {BOUND:.0e} nats)"
                    for name, (gap, step) in distances(curves, other).items() if not gap <= BOUND]
 
 
