@@ -375,7 +375,7 @@ class Run:
             self.world.exit(128 + signals[0])
 
         evaluated = self.world.share(self._draw)
-        texts = self._samples(o.max_iters, 8, 400)
+        texts = self._samples(o.max_iters, 2 if o.fine_tunes else 8, 400)
         self._append_samples(f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
         self._print_validation(texts)
