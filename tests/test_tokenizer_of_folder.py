@@ -55,6 +55,13 @@ def test_the_name_of_a_special_token_is_the_token_or_plain_text(tmp_path):
     assert made.encode("<|endoftext|>").tolist() == [0]                 # the choice of the call before has no effect
 
 
+def test_a_byte_of_the_command_line_that_is_no_text_is_refused_as_by_other_tokenizers(tmp_path):
+    pytest.importorskip("tokenizers")
+    for made in (of_folder(write_tokenizer(tmp_path)), ByteTokenizer()):
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            made.encode("a\udce9")
+
+
 def test_a_number_without_a_token_has_no_text(tmp_path):
     """The table of embeddings may have more rows than there are tokens."""
     pytest.importorskip("tokenizers")

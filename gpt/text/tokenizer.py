@@ -114,7 +114,8 @@ class BPETokenizer:
 
     def encode(self, text: str, special: bool = True) -> np.ndarray:
         """The tokens (n,) of a text. special=False: the name of a special token, such as <|endoftext|>, is encoded like
-        any other text."""
+        any other text. UnicodeEncodeError, a ValueError, for a byte of the command line that is not UTF-8."""
+        text.encode("utf-8")                                            # the library would raise TypeError
         self._model.encode_special_tokens = not special
         return np.array(self._model.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
