@@ -22,7 +22,7 @@ from gpt.text.dataset import Data, open_data
 from gpt.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 16                                 # of the recorded row: they fit on a screen
-SENTENCE = "The owl lent the fox a lamp, and the fox gave it back to the owl."      # that a GPT-2 is trained on
+SENTENCE = "The owl lent the fox a lamp, and the fox gave it back."      # that a GPT-2 is trained on
 
 
 @dataclass
@@ -107,8 +107,8 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
 
 def pretrained(folder: Path) -> tuple[GPT, optim.Optimizer, Data, dict[str, Any], int]:
     """The same of the first step of fine-tuning a GPT-2, without warmup and dropout. The data are a sentence."""
-    options, _, _ = configure([f"--init_from={folder}", "--warmup_iters=0", "--lr_schedule=constant", "--dropout=0"])
     model, tokenizer = model_folder.load(folder)
+    options, _, _ = configure([f"--init_from={folder}", "--warmup_iters=0", "--lr_schedule=constant", "--dropout=0"])
     optimizer = model.configure_optimizer(options.weight_decay, (options.beta1, options.beta2))
     sentence = Text(tokenizer.encode(SENTENCE))
     return model, optimizer, Data(f"a text, from the weights in {folder}", "", tokenizer, sentence, sentence, 1.0

@@ -58,10 +58,6 @@ class Call:
         self.first: Any = None                  # its result, until the op's first forward takes it
         self.xs: Sequence[Any] = ()             # the arrays of the first run
 
-    def __call__(self, xs: Sequence[Any]) -> Any:
-        """The result for these arrays."""
-        return self.result(xs, [True] * len(xs))
-
     def result(self, xs: Sequence[Any], needs: Sequence[bool]) -> Any:
         """The result for these arrays: that of the first run, if it was not taken yet."""
         if self.first is not None:
@@ -115,6 +111,16 @@ class Call:
         found: dict[Any, Any] = {}
         deque(walk(y, dy, deliver=lambda leaf, g: found.__setitem__(leaf.key, g)), maxlen=0)
         return tuple(found.get(x.key) for x in inputs)
+
+    def unfused(self, xs: Sequence[Any]) -> Tensor:
+        """The result for Tensors, with the ops of the function recorded as primitives."""
+        with switch(unfused=True):
+            return self.function(*xs[:len(xs) - len(self.captured)])
+
+    def unfused_gradients(self, xs: Sequence[Any], dy: Any) -> list[Any]:
+        """`gradients`, for arrays and a gradient of the result, with the ops of the function recorded as primitives."""
+        with self.run(xs, [True] * len(xs)) as (inputs, _):
+            return list(self.gradients(inputs, self.unfused(inputs), dy))
 
     def __repr__(self) -> str:
         return self.name

@@ -50,8 +50,8 @@ def cell(d: Difference) -> str:
 def above(found: list[Difference], curves: Curves, other: str) -> list[str]:
     """The differences above their bounds, the largest ratio first, and then the curves, in words."""
     high = sorted((d for d in found if not d.ok), key=lambda d: (not math.isnan(d.bounded), -d.bounded / d.bound))
-    said = [f"{BOUNDS[d.what][2]} of {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e})" for d in high]
-    return said + [f"loss of {name} at step {step} ({gap:.1e} nats)"
+    said = [f"{BOUNDS[d.what][2]} of {d.name} ({d.dtype}, {d.side}: {d.bounded:.1e} > {d.bound:.0e})" for d in high]
+    return said + [f"loss of {name} at step {step} ({gap:.1e} > {BOUND:.0e} nats)"
                    for name, (gap, step) in distances(curves, other).items() if not gap <= BOUND]
 
 
@@ -63,10 +63,10 @@ def verdict(found: list[Difference], curves: Curves, other: str, parameters: int
         return f"ABOVE THE BOUNDS: {'; '.join(high[:NAMED])}{more}", False
     double = worst(d for d in found if d.dtype == "float64" and d.bound < math.inf)
     single = worst(d for d in found if (d.dtype, d.what) == ("float32", "gradients"))
-    trained = "".join(f", curves of {len(curves[name])} steps {gap:.1e} nats"
+    trained = "".join(f", {len(curves[name])} steps {gap:.1e} nats"
                       for name, (gap, _) in distances(curves, other).items() if name == SIDES[0])
-    return (f"within the bounds: {parameters:,} parameters; worst differences from {other}: float64 "
-            f"{double.bounded:.1e}, float32 gradients {single.bounded:.1e}{trained}"), True
+    return (f"parity with {other}: {parameters:,} parameters, float64 {double.bounded:.1e}, float32 gradients "
+            f"{single.bounded:.1e}{trained}"), True
 
 
 def distances(curves: Curves, other: str) -> dict[str, tuple[float, int]]:

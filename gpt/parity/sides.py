@@ -92,18 +92,20 @@ class MinigradSide:
 
 
 def reference() -> str:
-    """What minigrad is compared with: transformers, or composed where it is not installed."""
-    installed = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
-    return "transformers" if installed else "composed"
+    """What minigrad is compared with: transformers, or composed where it or PyTorch is not installed. ValueError for
+    one that is installed and does not load."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return "composed"
+    try:
+        importlib.import_module("gpt.parity.transformers_side")
+    except (ImportError, OSError) as error:
+        raise ValueError(f"transformers is installed but does not load ({str(error).splitlines()[0]})") from None
+    return "transformers"
 
 
 def make_side(folder: Path, dtype: str, name: str) -> Any:
-    """The side of a name: kernels, plain, composed or transformers. ValueError for a folder that it cannot read, and
-    for libraries that do not load."""
-    if name != "transformers":
-        return MinigradSide(folder, dtype, name)
-    try:
-        side = importlib.import_module("gpt.parity.transformers_side")
-    except (ImportError, OSError) as error:
-        raise ValueError(f"transformers is installed but does not load ({str(error).splitlines()[0]})") from None
-    return side.TransformersSide(folder, dtype)
+    """The side of a name: kernels, plain, composed or transformers. ValueError for a folder that it cannot read."""
+    if name == "transformers":
+        from gpt.parity.transformers_side import TransformersSide
+        return TransformersSide(folder, dtype)
+    return MinigradSide(folder, dtype, name)

@@ -242,7 +242,7 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
     loaded = tokenizer.load(out_dir / "tokenizer.json")
-    if options["tokenizer"] == "model":         # of a table of embeddings that may be padded
+    if options.get("tokenizer") == "model":         # of a table of embeddings that may be padded
         tokenizer.check_fits(loaded, shape.vocab_size, out_dir)
     elif len(loaded) != shape.vocab_size:
         raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(loaded)} tokens and the model {shape.vocab_size}: it "
