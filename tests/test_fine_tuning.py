@@ -245,7 +245,7 @@ def test_a_lack_of_memory_names_only_options_that_a_trained_model_leaves_open(mo
 
 
 def test_a_checkpoint_is_saved_without_a_copy_of_the_weights_and_moments(tmp_path):
-    model = GPT(GPTConfig(block_size=8, vocab_size=500, n_layer=4, n_head=2, n_embd=64))
+    model = GPT(GPTConfig(block_size=8, vocab_size=500, n_layer=4, n_head=2, n_embd=128))
     optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
     checkpoint.save(tmp_path, model, optimizer, 0)              # makes the moments
     tracemalloc.start()
