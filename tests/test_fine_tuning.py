@@ -3,6 +3,7 @@ import contextlib
 import io
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -241,3 +242,16 @@ def test_a_lack_of_memory_names_only_options_that_a_trained_model_leaves_open(mo
     assert re.search(r"out of memory: .*: lower (--batch_size|--gradient_acc).*, or use --recompute\n",
                      refused(capsys, "--init_from=old", "--batch_size=100"))
     assert "--recompute" not in failures.use_less(Options(recompute=True, tokenizer="model"))
+
+
+def test_a_checkpoint_is_saved_without_a_copy_of_the_weights_and_moments(tmp_path):
+    model = GPT(GPTConfig(block_size=8, vocab_size=500, n_layer=4, n_head=2, n_embd=128))
+    optimizer = model.configure_optimizer(0.1, (0.9, 0.99))
+    checkpoint.save(tmp_path, model, optimizer, 0)              # makes the moments
+    tracemalloc.start()
+    checkpoint.save(tmp_path, model, optimizer, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * sum(p.data.nbytes for p in model.parameters())
+    tensors = safetensors.numpy.load((tmp_path / "checkpoints" / "step_000001.safetensors").read_bytes())
+    assert all(np.array_equal(tensors[name], x) for name, x in model.state_dict().items())

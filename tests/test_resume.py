@@ -210,14 +210,14 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_intact_and_names_it(expected,
 
     write = files.write_atomically
 
-    def nearly_full(path, data):
+    def nearly_full(path, *data):
         with monkeypatch.context() as patch:
             if path.name == "step_000006.safetensors":
                 if call == "write":
                     patch.setattr("builtins.open", full)
                 else:
                     patch.setattr(os, call, full)
-            write(path, data)
+            write(path, *data)
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_atomically", nearly_full)

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from minigrad import optim
+from minigrad import device as devices, optim
 
 from gpt import files, lab, lora
 from gpt.model import GPT, GPTConfig
@@ -41,25 +41,26 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     earlier checkpoints intact, and so does a full disk, an OSError. FloatingPointError if a weight or a moment is not
     finite; then nothing is written."""
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    tensors = {name: p.numpy() for name, p in model.named_parameters() if p.requires_grad}
-    state = optimizer.state_dict()
+    tensors = {names[id(p)]: devices.host(p.data) for p in model.parameters() if p.requires_grad}        # not copied
     for moment in optimizer.moments:
-        tensors |= {f"optimizer.{moment}.{names[id(p)]}": x for p, x in zip(optimizer.params, state[moment])}
+        tensors |= {f"optimizer.{moment}.{names[id(p)]}": devices.host(optimizer.state_of(p)[moment])
+                    for p in optimizer.params}
     _check_finite(tensors)
-    data = safetensors.numpy.save(tensors)
-    record: dict[str, Any] = {"step": step, "val_loss": val_loss, "bytes": len(data), "logs": {}}
+    data = files.safetensors_parts(tensors, {})
+    size = sum(memoryview(part).nbytes for part in data)
+    record: dict[str, Any] = {"step": step, "val_loss": val_loss, "bytes": size, "logs": {}}
     for log in folder.LOGS:
         if (out_dir / log).exists():
             with open(out_dir / log, "rb+") as file:
                 os.fsync(file.fileno())
                 record["logs"][log] = file.seek(0, os.SEEK_END)
-    record = sealed(record, data)
+    record = sealed(record, *data)
     path = out_dir / "checkpoints" / f"step_{step:06}"
     path.parent.mkdir(exist_ok=True)
     losses = [_val_loss(other) for other in newest_first(out_dir) if step_of(other) < step]
     if model.adapters and (math.inf if val_loss is None else val_loss) <= min(losses, default=math.inf):
         lora.save_adapters(out_dir, model, base_model)
-    files.write_atomically(path.with_suffix(".safetensors"), data)
+    files.write_atomically(path.with_suffix(".safetensors"), *data)
     files.write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
 
     paths = [path for path in newest_first(out_dir) if step_of(path) <= step]   # a resume has skipped later ones
@@ -69,12 +70,12 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
             _delete(path)
 
 
-def sealed(record: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+def sealed(record: Mapping[str, Any], *data: Any) -> dict[str, Any]:
     """The record of a checkpoint with two SHA-256: its own, so that val_loss can be checked before the tensors are
     read, and that of the record and the tensors."""
     record = {name: value for name, value in record.items() if name != "record_sha256"}
     record["record_sha256"] = files.sha256(record)
-    return {**record, "sha256": files.sha256(record, data)}
+    return {**record, "sha256": files.sha256(record, *data)}
 
 
 def discard(out_dir: Path, step: int) -> None:

@@ -25,7 +25,7 @@ class Options:
     block_size: int = option(64, "longest context: most of a fable")
     dropout: float = option(0.0, "a short run cannot overfit; a long one: 0.2")
     bias: bool = option(True, "")
-    tied: bool = option(True, "biases, and a head that is the token table")
+    tied: bool = option(True, "biases; the head is the table of tokens")
     max_iters: int = option(3200, "steps: these take about a minute", "training")
     batch_size: int = option(12, "windows in a micro-batch")
     gradient_accumulation_steps: int = option(1, "micro-batches in a step, to save memory")
