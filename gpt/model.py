@@ -212,7 +212,7 @@ class GPT(nn.Module):
             cache.layer = 0
         x = self.drop(x, key)
         for block in self.h:
-            x = (mg.recompute(block) if self.recompute else block)(x, key, cache)
+            x = (mg.recompute(block) if self.recompute and cache is None else block)(x, key, cache)
         if cache is not None:
             if cache.layer < len(cache.layers):
                 raise ValueError(f"this KVCache holds {len(cache.layers)} attention layers, and this model has used "

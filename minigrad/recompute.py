@@ -132,13 +132,15 @@ class Slot(NamedTuple):
 
 
 def _recomputed(f: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Run f, recorded, on copies of the Tensors among its arguments. This shows which leaves it captures. Drop what was
-    recorded, and record the op, which takes the result."""
+    """Run f, recorded, on copies of the Tensors among its arguments, which all require a gradient. This shows which
+    leaves it captures, also those of ops that would else not be recorded. Drop what was recorded, and record the op,
+    which takes the result."""
     name = f.path or type(f).__name__ if isinstance(f, Module) else getattr(f, "__qualname__", type(f).__name__)
     tensors: dict[Any, Tensor] = {}             # the Tensors among the arguments, by key
     kept = [_kept(value, tensors) for value in args]
     kept_by_name = {key: _kept(value, tensors) for key, value in kwargs.items()}
-    copies = [Tensor(t._data, t._requires_grad) for t in tensors.values()]
+    copies = [Tensor(t._data, requires_grad=True) for t in tensors.values()]
+    constant = {c.key for t, c in zip(tensors.values(), copies) if not t._requires_grad}
 
     def function(*xs: Tensor) -> Tensor:
         return f(*[_filled(value, xs) for value in kept], **{k: _filled(v, xs) for k, v in kept_by_name.items()})
@@ -157,12 +159,12 @@ def _recomputed(f: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[st
                              "mg.recompute(f)(x, y)")
         leaves = {x.key: weakref.ref(x) for node in nodes for x in node.inputs
                   if isinstance(x, Tensor) and x.node is None}
-        return y, recorded_ops(nodes), leaves
+        return y, recorded_ops(_without(constant, nodes)), leaves
 
     call = Call(function, name)
     y, call.ops, leaves = first_run()
-    if y.node is None:
-        return next((t for t, c in zip(tensors.values(), copies) if c is y), y)
+    if not call.ops:
+        return next((t for t, c in zip(tensors.values(), copies) if c is y), y if y.node is None else y.detach())
     call.first, call.sample = y._data, sampled(y)
     del y                                       # the last reference to what was recorded
     given = {c.key for c in copies}
@@ -209,10 +211,22 @@ def recorded_ops(nodes: list[Node]) -> list[Any]:
     def source(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
-        return leaves.setdefault(x.key, len(leaves)) if x.node is None else (number[x.node.seq], x.out)
+        if x.node is None or x.node.seq not in number:
+            return leaves.setdefault(x.key, len(leaves))
+        return number[x.node.seq], x.out
 
     return [(node.op_class.name, {key: value for key, value in node.static.items() if is_simple(value)},
              [source(x) for x in node.inputs]) for node in nodes]
+
+
+def _without(constant: set[Any], nodes: list[Node]) -> list[Node]:
+    """Those of the nodes, oldest first, that are recorded if the leaves of these keys require no gradient."""
+    found: dict[int, Node] = {}
+    for node in nodes:
+        if any(need and (x.key not in constant if x.node is None else x.node.seq in found)
+               for x, need in zip(node.inputs, node.op.needs)):
+            found[node.seq] = node
+    return list(found.values())
 
 
 def sampled(y: Tensor) -> Any:

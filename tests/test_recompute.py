@@ -284,6 +284,31 @@ def test_a_step_has_the_name_of_the_module_and_is_checked_in_float64():
     assert gpt.h[0].mlp.c_fc.weight.dtype == "float32" and gpt.h[0].mlp.c_fc.weight.grad is None
 
 
+def test_a_frozen_layer_of_a_constant_is_an_input_although_its_op_is_not_recorded():
+    """As the first layer of a model of which only later layers are trained."""
+    norm, layer = nn.LayerNorm(4), nn.Linear(4, 3)
+    norm.weight.requires_grad = norm.bias.requires_grad = False
+    x = Tensor(RNG.normal(size=(5, 4)).astype("float32"))
+
+    def f(x):
+        return layer(norm(x))
+
+    f(x).sum().backward()
+    want, layer.weight.grad = layer.weight.grad, None
+    step, = mg.recompute(f)(x).sum().backward_steps(until="recompute")
+    assert step.check().ok and [x is norm.weight for x in step.inputs].count(True) == 1
+    assert step.dxs[0] is None
+    layer.zero_grad()
+    mg.recompute(f)(x).sum().backward()
+    np.testing.assert_array_equal(layer.weight.grad, want)
+    loss = mg.recompute(f)(x).sum()
+    norm.weight.data = np.zeros(4)
+    with pytest.raises(ValueError, match="was changed after recompute"):
+        loss.backward()
+    layer.weight.requires_grad = layer.bias.requires_grad = False
+    assert not mg.recompute(f)(x).requires_grad
+
+
 def test_a_step_shows_its_lines_and_explains_its_elements():
     x, w = leaves((2, 3), (3, 3))
     step, = mg.recompute(layers)(x, w).sum().backward_steps(until="recompute")

@@ -9,6 +9,7 @@ from minigrad.backend import WHEN_REGISTERED, Backend
 from minigrad.cuda import kernels
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import Kernel, KernelExecutor
+from minigrad.kernels.recompute import Recompute
 from minigrad.ops import attention, dropout, linalg
 from minigrad.ops.adamw import AdamW
 
@@ -39,7 +40,7 @@ class Linear(Kernel, linalg.Linear, register=False):
         return super().forward(x, w, b)
 
 
-KERNELS = Dropout, Attention, Linear
+KERNELS = Dropout, Attention, Linear, Recompute
 
 
 class CudaExecutor(KernelExecutor):

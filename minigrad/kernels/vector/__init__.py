@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad.executor import EXECUTORS
 from minigrad.kernels.executor import Kernel, KernelExecutor
+from minigrad.kernels.recompute import Recompute
 from minigrad.kernels.vector.adamw import adamw_in_place, clip_in_place, norm_of
 from minigrad.kernels.vector.attention import Attention
 from minigrad.kernels.vector.embedding import Embedding
@@ -19,7 +20,7 @@ from minigrad.kernels.vector.pointwise import Add, Gelu
 from minigrad.kernels.vector.shape import SplitHeads
 from minigrad.ops.adamw import AdamW
 
-KERNELS = Add, LayerNorm, Linear, Gelu, Attention, SplitHeads, Embedding, CrossEntropy, LinearCrossEntropy
+KERNELS = Add, LayerNorm, Linear, Gelu, Attention, SplitHeads, Embedding, CrossEntropy, LinearCrossEntropy, Recompute
 
 
 class VectorExecutor(KernelExecutor):
