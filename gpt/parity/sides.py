@@ -11,9 +11,11 @@ import minigrad as mg
 from minigrad import optim
 from minigrad.modes import switch
 
-from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY
+from gpt.bench import presets
+from gpt.bench.presets import CLIP, WEIGHT_DECAY
 from gpt.model import GPT
 
+ADAMW: dict[str, Any] = {**presets.ADAMW, "lr": 3e-5}           # of fine-tuning: in larger steps, rounding errors grow
 MODES: dict[str, Callable[[], ContextManager[None]]] = {        # what a side of minigrad runs in
     "kernels": lambda: switch(plain=False),
     "plain": mg.plain,
