@@ -2,6 +2,7 @@
 
     python train.py                     a small generated language whose best possible loss is known: about a minute
     python train.py --dataset=my.txt    any UTF-8 text; python, shakespeare: see --help for all options
+    python train.py --init_from=gpt2/ --dataset=pairs.jsonl         trains on from a model, on {"prompt", "completion"}
     python train.py --init_from=resume --out_dir=RUN        continues a run where it stopped, bit for bit
     mpirun -n 4 python train.py --gradient_accumulation_steps=8     several processes share the micro-batches of a step
 
@@ -17,7 +18,7 @@ if __name__ == "__main__":
 
 from gpt.model import GPT               # before NumPy: importing gpt sets environment variables that OpenBLAS reads
 from gpt.run.run import Run, opened
-from gpt.text.batches import batch
+from gpt.text.batches import IGNORED, trimmed
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def train(run: Run) -> None:
     for step in run.steps():                # before each step: validates, samples, saves when due; Ctrl-C ends the loop
         for group in optimizer.groups:
             group["lr"] = o.learning_rate_at(step)
-        x, y = batch(run.data.train, o.block_size, rows, o.seed, step, o.sampling, mine)    # (rows of mine, T)
+        x, y = run.data.train.batch(o.block_size, rows, o.seed, step, o.sampling, mine)     # (rows of mine, T)
         accumulate_gradient(model, sums, x, y, o.seed, step)
         loss, run.stopping = sums.total(stop=bool(run.stopped))
         norm = optim.clip_grad_norm(optimizer.params, o.grad_clip or math.inf, run.world)
@@ -53,10 +54,10 @@ def accumulate_gradient(model: GPT, sums: GradientSum, x: np.ndarray, y: np.ndar
     Each micro-batch is weighted by its share of the counted targets of all processes: the mean of the micro-batches'
     means is another loss where some targets are masked (-100).
     """
-    counted = max(sum(sums.world.gather(int((y != -100).sum()))), 1)
+    counted = max(sum(sums.world.gather(int((y != IGNORED).sum()))), 1)
     for micro, x_part, y_part in zip(sums.mine, np.split(x, len(sums.mine)), np.split(y, len(sums.mine))):
-        weight = int((y_part != -100).sum()) / counted
-        loss = model.loss(x_part, y_part, key=mg.random.key(seed, step, micro)) * weight
+        weight = int((y_part != IGNORED).sum()) / counted
+        loss = model.loss(*trimmed(x_part, y_part), key=mg.random.key(seed, step, micro)) * weight
         sums.backward(micro, loss)              # loss.backward(); takes the gradients, and reads no number
 
 

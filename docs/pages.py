@@ -9,7 +9,7 @@ from typing import Iterator, NamedTuple
 
 DOCS = Path(__file__).parent
 ORDER = ["learning_to_speak", "tokens", "tape", "gradcheck", "linear", "softmax_cross_entropy", "layernorm_gelu",
-         "attention", "debugging", "optimizers", "speaking", "break_it"]              # in which the chapters are read
+         "attention", "debugging", "optimizers", "speaking", "break_it", "from_gpt2"]    # in the order of reading
 FENCE = re.compile(r" *(`{3,})(?:\{([\w-]+)\})?[ \t]*([^`]*)")
 TEXT = {"admonition", "note", "tip", "hint", "important", "warning", "dropdown"}     # directives whose content is prose
 

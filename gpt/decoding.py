@@ -43,19 +43,18 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0, top_k: int | Non
     z = logits.astype(np.float64)
     with np.errstate(over="ignore"):                                    # a tiny temperature makes differences -inf
         p = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
+    V = p.shape[-1]
+    if top_k is not None and top_k < V:                                 # without sorting, which takes 20 times as long
+        least = np.partition(logits, V - top_k, axis=-1)[..., V - top_k, None]
+        above, ties = logits > least, logits == least
+        kept = above | ties & (ties.cumsum(axis=-1) <= top_k - above.sum(axis=-1, keepdims=True))
+        p[~kept] = 0.0
     p /= p.sum(axis=-1, keepdims=True)
-    if top_k is None and top_p is None:
-        return p
-    order = np.argsort(-z, axis=-1, kind="stable")                      # most likely first
-    ranked = np.take_along_axis(p, order, axis=-1)
-    if top_k is not None:
-        ranked[..., top_k:] = 0.0
-    ranked /= ranked.sum(axis=-1, keepdims=True)
-    if top_p is not None:
-        above = ranked.cumsum(axis=-1) - ranked                         # sum over the tokens ranked before
-        ranked[above >= top_p] = 0.0
-        ranked /= ranked.sum(axis=-1, keepdims=True)
-    np.put_along_axis(p, order, ranked, axis=-1)
+    if top_p is not None and top_p < 1.0:
+        order = np.argsort(-p, axis=-1, kind="stable")                  # most likely first
+        ranked = np.take_along_axis(p, order, axis=-1)
+        ranked[ranked.cumsum(axis=-1) - ranked >= top_p] = 0.0          # if those before sum to top_p
+        np.put_along_axis(p, order, ranked / ranked.sum(axis=-1, keepdims=True), axis=-1)
     return p
 
 

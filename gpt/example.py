@@ -16,7 +16,7 @@ from gpt.model import GPT
 from gpt.run import checkpoint
 from gpt.run.options import Options
 from gpt.text import fables
-from gpt.text.batches import batch
+from gpt.text.batches import Text
 from gpt.text.dataset import Data
 from gpt.text.tokenizer import CharTokenizer
 
@@ -32,7 +32,7 @@ def text(characters: int) -> Data:
     read = fables.text(characters, OPTIONS.seed)
     tokenizer = CharTokenizer.of(read)
     tokens = tokenizer.encode(read)
-    return Data("fables", "", tokenizer, tokens, tokens, 1.0)
+    return Data("fables", "", tokenizer, Text(tokens), Text(tokens), 1.0)
 
 
 def untrained(vocab_size: int, dtype: str) -> tuple[GPT, optim.Optimizer, list[str]]:
@@ -65,7 +65,7 @@ def main() -> int:
     for step in range(OPTIONS.max_iters):
         for group in optimizer.groups:
             group["lr"] = OPTIONS.learning_rate_at(step)
-        x, y = batch(data.train, OPTIONS.block_size, OPTIONS.batch_size, OPTIONS.seed, step, OPTIONS.sampling)  # (B, T)
+        x, y = data.train.batch(OPTIONS.block_size, OPTIONS.batch_size, OPTIONS.seed, step, OPTIONS.sampling)  # (B, T)
         loss = model.loss(x, y)
         loss.backward()
         optim.clip_grad_norm(optimizer.params, OPTIONS.grad_clip)

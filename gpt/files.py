@@ -60,7 +60,9 @@ def damaged(path: Path, reason: object) -> ValueError:
 def sha256(record: Mapping[str, Any], data: bytes = b"") -> str:
     """The SHA-256 of data and of a record without its own SHA-256."""
     rest = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(data + json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(data)               # data + ... would copy it
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:

@@ -123,8 +123,8 @@ OPTIMIZERS = {"no-zero-grad": NoZeroGrad, "no-bias-correction": NoBiasCorrection
 class BrokenGPT(GPT):
     """A GPT with one of the mistakes BREAKS. Its loss is the one that a program with this mistake computes."""
 
-    def __init__(self, mistake: str, config: GPTConfig, seed: int = 0, device: str = "cpu", dtype: str = "float32"
-                 ) -> None:
+    def __init__(self, mistake: str, config: GPTConfig, seed: int | None = 0, device: str = "cpu",
+                 dtype: str = "float32") -> None:
         super().__init__(config, seed, device, dtype)
         self.mistake = mistake
         parts: list[Any] = [self.ln_f]
@@ -148,8 +148,8 @@ class BrokenGPT(GPT):
         return super().next_logits(idx)                     # all positions again: a mask that looks ahead changes them
 
 
-def make(mistake: str, config: GPTConfig, seed: int = 0, device: str = "cpu", dtype: str = "float32") -> GPT:
-    """A GPT with this mistake; a whole one for ""."""
+def make(mistake: str, config: GPTConfig, seed: int | None = 0, device: str = "cpu", dtype: str = "float32") -> GPT:
+    """A GPT with this mistake; a whole one for "". seed=None: its weights are to be loaded."""
     return BrokenGPT(mistake, config, seed, device, dtype) if mistake else GPT(config, seed, device, dtype)
 
 

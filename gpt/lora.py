@@ -88,8 +88,9 @@ class AdaptedLinear(nn.Linear):
         self.scale = alpha / rank
 
     def forward(self, x: Any) -> Tensor:
-        low = F.linear(x, self.lora_A) * self.scale                     # (..., rank), few numbers to scale
-        return F.linear(x, self.weight, self.bias) + F.linear(low, self.lora_B)     # (..., n_out)
+        y = F.linear(x, self.weight, self.bias)                         # (..., n_out)
+        low = F.linear(x, self.lora_A) * self.scale                     # (..., rank): few numbers to scale
+        return y + F.linear(low, self.lora_B)
 
 
 def add_adapters(model: GPT, rank: int, alpha: float, targets: Iterable[str], seed: int = 0) -> None:
@@ -133,7 +134,8 @@ def of_options(options: Mapping[str, Any]) -> Adapters | None:
     rank 0, and for the runs of earlier versions, which have no such options. ValueError as for Adapters."""
     if not options.get("lora_rank", 0):
         return None
-    return Adapters(options["lora_rank"], options["lora_alpha"], frozenset(options["lora_targets"].split(",")))
+    targets = frozenset(target.strip() for target in options["lora_targets"].split(","))
+    return Adapters(options["lora_rank"], options["lora_alpha"], targets)
 
 
 # ---- PEFT's files ----

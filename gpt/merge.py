@@ -3,6 +3,7 @@
 The weights are those of a run's best checkpoint, with its adapters added to them; or of a GPT-2 and of PEFT's adapters.
 """
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ def main(arguments: list[str]) -> None:
             lora.load_adapters(Path(o.adapters), model)
         pretrained.write(out, model.config, lora.merged(model), encoding.end_of_text)
         tokenizer.to_folder(out, encoding)
-        print_report("merged" if model.adapters else "model", f"{out} holds a whole model; go on with")
-        print(f"        python -m gpt.sample --model={out}")
+        print_report("wrote", f"{out}, a GPT-2 of {model.config.n_layer} layers with its tokenizer")
+        print(f"next    python -m gpt.sample --model={shlex.quote(str(out))}")
 
 
 if __name__ == "__main__":

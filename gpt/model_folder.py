@@ -36,14 +36,18 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[GPT, Tokenizer]:
 
 
 def load_given(model: str, out_dir: str, device: str = "cpu") -> tuple[GPT, Tokenizer]:
-    """`load` for a command's options --model and --out_dir. ValueError unless one of them is given."""
+    """`load` for a command's options --model and --out_dir. ValueError as `given` and `load`."""
+    folder = given(model, out_dir)
+    return load(folder, device) if model else checkpoint.load_model(folder, device)
+
+
+def given(model: str, out_dir: str) -> Path:
+    """The folder of a command's options --model and --out_dir. ValueError unless one of them is given."""
     if model and out_dir:
         raise ValueError(f"--model={model} and --out_dir={out_dir} are two models: give one of them")
-    if model:
-        return load(model, device)
-    if not out_dir:
+    if not model and not out_dir:
         raise ValueError("which model? Give --model=FOLDER, the folder of a GPT-2 or a run")
-    return checkpoint.load_model(Path(out_dir), device)
+    return Path(model or out_dir)
 
 
 def is_run(folder: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""Step through one training step of a run: python -m gpt.step --out_dir=runs/fables-001 --out=step.html"""
+"""Step through one training step of a model: python -m gpt.step --model=runs/fables-001 --out=step.html"""
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +12,26 @@ from minigrad.command import end_on_signals
 from minigrad.step import Record, record
 from minigrad.step.terminal import show
 
-from gpt import lab
+from gpt import lab, model_folder
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import bad_input_exits, command_line, option
-from gpt.run.options import Options as RunOptions
-from gpt.text.batches import batch
+from gpt.run.options import Options as RunOptions, configure
+from gpt.text.batches import IGNORED, Text, trimmed
 from gpt.text.dataset import Data, open_data
 from gpt.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 16                                 # of the recorded row: they fit on a screen
+SENTENCE = "The owl lent the fox a lamp, and the fox gave it back."      # that a GPT-2 is trained on
 
 
 @dataclass
 class Options:
-    """Step through one training step of a run: python -m gpt.step --name=value ..."""
-    out_dir: str = option("", "the folder of a run: needed")
-    at: int = option(-1, "the step of a checkpoint; -1: the newest")
-    prompt: str = option("", "train on this text, not on the step's batch")
+    """Step through one training step of a model: python -m gpt.step --name=value ..."""
+    model: str = option("", "the folder of a GPT-2 or of a run")
+    out_dir: str = option("", "the folder of a run; this or --model")
+    at: int = option(-1, "a run's checkpoint, by its step; -1: the newest")
+    prompt: str = option("", "train on this text; default: a run's batch")
     out: str = option("", "write a page instead, for a browser: step.html")
 
 
@@ -56,24 +58,29 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
         if len(tokens) < 2:
             raise ValueError(f"--prompt={prompt!r} has {len(tokens)} token{'s' * (len(tokens) != 1)}: give at least "
                              "two, one to read and one to predict")
+        x, y = tokens[None, :-1], tokens[None, 1:]
     else:
         rows = options["batch_size"] * options["gradient_accumulation_steps"]
-        x, y = batch(data.train, options["block_size"], rows, options["seed"], step, options["sampling"])
-        tokens = np.append(x[0], y[0, -1])
-    T = min(len(tokens) - 1, MAX_TOKENS, model.config.block_size)
+        x, y = data.train.batch(options["block_size"], rows, options["seed"], step, options["sampling"])
+        batch = f"row 1 of the batch of {rows} x {x.shape[1]} tokens"
+        x, y = trimmed(x[:1], y[:1])                                                            # (1, row)
+    size = x.shape[1]
+    T = min(size, MAX_TOKENS, model.config.block_size)
+    first = int(np.clip(np.argmax(y[0] != IGNORED) - T // 2, 0, size - T))      # above 0 in a pair with a long prompt
+    which = (f"tokens {first + 1} to {first + T}, around the start of its completion" if first else
+             f"the first {T} tokens")
     why = "more do not fit on a screen" if T < model.config.block_size else f"the model's context is {T} tokens"
     if prompt is None:
-        notes.append(f"row 1 of the batch of {rows} x {len(x[0])} tokens" + (
-            f", and of it the first {T} tokens, as {why}" if T < len(x[0]) else "") +
-            ": loss and gradients are those of these tokens alone")
-    elif T + 1 < len(tokens):
-        notes.append(f"the prompt has {len(tokens)} tokens: the first {T} are read, as {why}, and each predicts the "
+        notes.append(batch + (f", and of it {which}, as {why}" if T < size else "") +
+                     ": loss and gradients are those of these tokens alone")
+    elif T < size:
+        notes.append(f"the prompt has {size + 1} tokens: the first {T} are read, as {why}, and each predicts the "
                      "next; to see another part, give that part as --prompt")
 
-    x, y = tokens[None, :T], tokens[None, 1:T + 1]                                              # (1, T)
+    x, y = x[:, first:first + T], y[:, first:first + T]                                         # (1, T)
     _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
     return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]],
-                  vocabulary=[visible(token, data.tokenizer) for token in range(len(data.tokenizer))],
+                  vocabulary=[visible(token, data.tokenizer) for token in range(model.config.vocab_size)],
                   optimizer=optimizer, max_norm=options["grad_clip"] or None,
                   title=f"training step {step} on {data.name}", notes=notes)
 
@@ -98,6 +105,16 @@ def load(out_dir: Path, at: int) -> tuple[GPT, optim.Optimizer, Data, dict[str, 
     return model, optimizer, open_data(out_dir), options, record["step"]
 
 
+def pretrained(folder: Path) -> tuple[GPT, optim.Optimizer, Data, dict[str, Any], int]:
+    """The same of the first step of fine-tuning a GPT-2, without warmup and dropout. The data are a sentence."""
+    model, tokenizer = model_folder.load(folder)
+    options, _, _ = configure([f"--init_from={folder}", "--warmup_iters=0", "--lr_schedule=constant", "--dropout=0"])
+    optimizer = model.configure_optimizer(options.weight_decay, (options.beta1, options.beta2))
+    sentence = Text(tokenizer.encode(SENTENCE))
+    return model, optimizer, Data(f"a text, from the weights in {folder}", "", tokenizer, sentence, sentence, 1.0
+                                  ), vars(options), 0
+
+
 def example() -> Record:
     """The record of a training step of a small trained GPT, which gpt/example.py makes: the example `gpt` of
     python -m minigrad.step."""
@@ -109,8 +126,15 @@ def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.step"):
         given = command_line(Options, arguments)
         o = Options(**given)
-        run = load(folder.existing(o.out_dir), o.at)
-        show(training_step(*run, prompt=o.prompt if "prompt" in given else None), o.out)
+        path = model_folder.given(o.model, o.out_dir)
+        prompt = o.prompt if "prompt" in given else None
+        if o.out_dir or model_folder.is_run(path):
+            start = load(path, o.at)
+        elif o.at != -1:
+            raise ValueError(f"{path} has no checkpoints, as it is no run: leave out --at={o.at}")
+        else:
+            start, prompt = pretrained(path), SENTENCE if prompt is None else prompt
+        show(training_step(*start, prompt=prompt), o.out)
 
 
 if __name__ == "__main__":

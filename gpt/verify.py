@@ -45,8 +45,9 @@ def copy_run(run: Path, copy: Path, steps: int) -> int:
             raise ValueError(f"{run} has no checkpoint {steps} steps or more before its end: use a smaller --steps")
         record = f"checkpoints/step_{step:06}.json"
         try:
-            for name in ("config.json", "tokenizer.json", base.NAME, "tokens/meta.json", "tokens/train.bin",
-                         "tokens/val.bin", record, record.replace(".json", ".safetensors")):
+            tokens = [f"tokens/{path.name}" for path in (run / "tokens").iterdir()]
+            for name in ("config.json", "tokenizer.json", base.NAME, *tokens, record,
+                         record.replace(".json", ".safetensors")):
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 if (run / name).exists() or name.startswith("checkpoints"):
                     with files.open_regular(run / name) as original, open(copy / name, "wb") as copied:

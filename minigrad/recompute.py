@@ -56,29 +56,29 @@ class Call:
         self.ops: list[Any] | None = None       # what the first run recorded, as `recorded_ops` gives it
         self.sample: Any = None                 # some elements of its result
         self.first: Any = None                  # its result, until the op's first forward takes it
-
-    def __call__(self, xs: Sequence[Any]) -> Any:
-        """The result for these arrays."""
-        return self.result(xs, [True] * len(xs))
+        self.xs: Sequence[Any] = ()             # the arrays of the first run
 
     def result(self, xs: Sequence[Any], needs: Sequence[bool]) -> Any:
         """The result for these arrays: that of the first run, if it was not taken yet."""
-        first, self.first = self.first, None
-        if first is not None:
-            return first
+        if self.first is not None:
+            y, self.first, self.xs = self.first, None, xs
+            return y
         with self.run(xs, needs) as (_, y):
             return y.data
 
     @contextmanager
     def run(self, xs: Sequence[Any], needs: Sequence[bool]) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Run the function on these arrays, recorded. Gives the inputs, which are leaves, and the result. Until the
-        block ends, each captured Tensor has the array that the op was given for it: another one than its own where the
-        op is checked or stepped through in another precision."""
+        block ends, each captured Tensor has the array that the op was given for it.
+
+        Where the op is checked or explained, the arrays are others than in the first run, perhaps of another precision:
+        the textbook's ops run on these."""
         n, detect_nan = len(xs) - len(self.captured), mode().detect_nan
+        other = len(xs) != len(self.xs) or any(x is not first for x, first in zip(xs, self.xs))
         given = [Tensor(x, need) for x, need in zip(xs[:n], needs)]
 
         def recorded() -> Tensor:
-            with switch(grad=True, detect_nan=detect_nan or mode().detect_nan):
+            with switch(grad=True, plain=other or mode().plain, detect_nan=detect_nan or mode().detect_nan):
                 return self.function(*given)
 
         own = [(t._data, t._requires_grad) for t in self.captured]
@@ -111,6 +111,16 @@ class Call:
         found: dict[Any, Any] = {}
         deque(walk(y, dy, deliver=lambda leaf, g: found.__setitem__(leaf.key, g)), maxlen=0)
         return tuple(found.get(x.key) for x in inputs)
+
+    def unfused(self, xs: Sequence[Any]) -> Tensor:
+        """The result for Tensors, with the ops of the function recorded as primitives."""
+        with switch(unfused=True):
+            return self.function(*xs[:len(xs) - len(self.captured)])
+
+    def unfused_gradients(self, xs: Sequence[Any], dy: Any) -> list[Any]:
+        """`gradients`, for arrays and a gradient of the result, with the ops of the function recorded as primitives."""
+        with self.run(xs, [True] * len(xs)) as (inputs, _):
+            return list(self.gradients(inputs, self.unfused(inputs), dy))
 
     def __repr__(self) -> str:
         return self.name

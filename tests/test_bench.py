@@ -17,8 +17,9 @@ from minigrad.executor import EXECUTORS, Executor
 from minigrad.kernels import loops, vector
 from minigrad.threads import blas_libraries
 
-from gpt.bench import options, presets, ranks, report, scaling, table
+from gpt.bench import finetune, machine, options, presets, ranks, report, scaling, table
 from gpt.bench.__main__ import main
+from gpt.bench.finetune_sides import FinetuneSide, prompt_and_new
 from gpt.bench.machine import CORES, on_threads
 from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
 from gpt.bench.op_times import watched
@@ -139,13 +140,15 @@ def test_all_presets_are_those_that_train_and_then_gen():
     assert Options(preset="all").presets == ["cpu", "gpu8", "wide", "gpt2", "micro", "default", "gen"]
 
 
+MACHINE = {"cpu": "Abacus", "cores": 4, "threads": 2, "device": "cpu", "python": "3.14", "numpy": "2.4",
+           "blas": "openblas 0.3.31", "executor": "loops (OpenMP, gemm of openblas)", "torch": "2.13"}
+
+
 def reported(preset, **ms):
     """A report with these times of its sides."""
-    machine = {"cpu": "Abacus", "cores": 4, "threads": 2, "device": "cpu", "python": "3.14", "numpy": "2.4",
-               "blas": "openblas 0.3.31", "executor": "loops (OpenMP, gemm of openblas)", "torch": "2.13"}
     sides = {name: {"ms": t, "memory_bytes": 1e6 * t} for name, t in ms.items()}
     ratios = {name: {"of_pairs": ms["minigrad"] / t} for name, t in ms.items() if name != "minigrad"}
-    return {"preset": preset, "machine": machine, "sides": sides, "ratios": ratios}
+    return {"preset": preset, "machine": MACHINE, "sides": sides, "ratios": ratios}
 
 
 def test_the_table_has_a_row_for_each_preset_and_names_the_column_of_minigrad_by_what_ran(monkeypatch):
@@ -419,6 +422,119 @@ class TestWithTorch:
         out, found = run(capsys, tmp_path, "--vs=torch", f"--preset={preset}")
         assert "same    as PyTorch" in out and "of the time of PyTorch" in out
         assert len(found["sides"]["PyTorch"]["all_ms"]) == 2 and found["machine"]["torch"]
+
+
+class TestFinetune:
+    """python -m gpt.bench --finetune"""
+
+    KINDS = ["full", "full, recompute", "LoRA", "LoRA, recompute", "sampling", "loading"]
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        finetune.write_random(tmp_path, TINY.shape)
+        return tmp_path
+
+    @pytest.fixture
+    def alone(self, monkeypatch):
+        """As without the packages to compare with; and what a new process measures is measured in this one."""
+        monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(finetune, "in_new_process", lambda function, *args: function(*args))
+
+    @pytest.fixture
+    def compared_with(self, alone, monkeypatch):
+        """Let a side of this class stand for transformers."""
+        def use(other):
+            monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: name)
+            monkeypatch.setattr(finetune.importlib.metadata, "version", lambda name: "1.0")
+            monkeypatch.setattr(machine, "describe", lambda threads, device, with_torch: MACHINE)
+            monkeypatch.setattr(finetune, "make_finetune_side", lambda name, *args, **settings:
+                                (other if name == "transformers" else FinetuneSide)(*args, **settings))
+        return use
+
+    def test_gpt2_is_the_preset_where_none_is_given(self):
+        assert Options(finetune=True).presets == ["gpt2"] and Options().presets == ["cpu"]
+        assert Options(finetune=True, preset="micro").presets == ["micro"]
+
+    def test_sampling_from_a_block_of_256_draws_128_tokens_after_16(self):
+        assert prompt_and_new(256) == (16, 128) and prompt_and_new(7) == (1, 3)
+
+    @pytest.mark.parametrize("arguments", [["--vs=plain"], ["--preset=gen"], ["--device=fake"], ["--scaling=a.png"]])
+    def test_what_does_not_go_with_finetune_is_refused(self, arguments, capsys):
+        with pytest.raises(SystemExit) as error:
+            main(["--finetune", *arguments])
+        assert error.value.code == 2 and "--finetune is measured on the CPU" in capsys.readouterr().err
+
+    def test_without_the_other_packages_minigrad_alone_is_measured(self, alone, tiny, capsys, tmp_path):
+        out, found = run(capsys, tmp_path, "--finetune", "--preset=cpu")
+        assert "minigrad alone: a comparison needs PyTorch and transformers" in " ".join(out.split())
+        assert list(found["rows"]) == self.KINDS and "ours / theirs" not in out
+        for kind, row in found["rows"].items():
+            assert list(row) == ["sides"] and list(row["sides"]) == ["minigrad"]
+            assert len(row["sides"]["minigrad"]["all_ms"]) == (finetune.LOADINGS if kind == "loading" else 2)
+            assert 0 <= row["sides"]["minigrad"]["rise_bytes"] <= row["sides"]["minigrad"]["peak_bytes"]
+            assert f"\n{kind} " in out
+        sampling = found["rows"]["sampling"]["sides"]["minigrad"]
+        assert sampling["tokens_per_s"] == pytest.approx(1e3 * 3 * 3 / sampling["ms"])
+
+    def test_both_sides_are_checked_and_compared(self, compared_with, tiny, capsys, tmp_path):
+        compared_with(FinetuneSide)
+        out, found = run(capsys, tmp_path, "--finetune", "--preset=cpu")
+        for kind in self.KINDS[:4]:
+            assert found["differences"][kind] == {"loss": 0.0, "gradients": 0.0, "loss after 3 steps": 0.0}
+            assert f"same    {kind}, without dropout" in out
+        for row in found["rows"].values():
+            ours, theirs = (np.array(row["sides"][name]["all_ms"]) for name in ("minigrad", "transformers"))
+            assert row["ratio"]["time"] == pytest.approx(np.median(ours / theirs))
+            assert f"{row['ratio']['time']:6.2f}" in out
+        assert found["machine"]["transformers"] == "1.0" and "beside  peft 1.0" in out
+
+    @pytest.mark.parametrize("kind", ["full", "LoRA, recompute"])
+    def test_sides_that_compute_different_gradients_are_not_measured(self, kind, compared_with, folder):
+        class Wrong(FinetuneSide):
+            def gradients(self):
+                found = super().gradients()
+                return {name: g * (1.001 if name == list(found)[-1] else 1.0) for name, g in found.items()}
+
+        compared_with(Wrong)
+        with pytest.raises(SystemExit, match=f"do not compute the same, {kind}: .* Nothing was measured"):
+            finetune.checked(kind, folder, TINY)
+
+    def test_a_process_that_dies_is_one_line(self, monkeypatch):
+        monkeypatch.setattr(finetune, "in_new_process", lambda *args: None)
+        with pytest.raises(ValueError, match="ended early: was memory short"):
+            finetune.in_process(finetune.use_memory)
+
+    def test_lora_has_gradients_of_the_adapters_alone_and_full_of_all(self, folder):
+        x, y = next(random_batches(TINY))
+        full, lora = (FinetuneSide(folder, kind) for kind in ("full", "LoRA"))
+        for side in (full, lora):
+            side.learn(x, y)
+        assert set(full.gradients()) == {name for name, _ in full.model.named_parameters()}
+        layers = [f"h.{i}.{layer}" for i in range(2) for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_proj")]
+        assert set(lora.gradients()) == {f"{layer}.lora_{ab}" for layer in layers for ab in "AB"}
+
+    def test_each_step_has_another_dropout(self, folder):
+        x, y = next(random_batches(TINY))
+        dropped, plain = FinetuneSide(folder, "full"), FinetuneSide(folder, "full", dropout=0.0)
+        assert dropped.learn(x, y).item() != dropped.learn(x, y).item()
+        assert plain.learn(x, y).item() == plain.learn(x, y).item()
+
+    @pytest.mark.parametrize("kind", KINDS[:4])
+    def test_transformers_computes_the_same_loss_gradients_and_steps(self, kind, folder):
+        for package in ("torch", "transformers", "peft"):
+            pytest.importorskip(package)
+        found = finetune.checked(kind, folder, TINY)
+        assert list(found) == ["loss", "gradients", "loss after 3 steps"] and max(found.values()) < 1e-5
+
+    def test_transformers_samples_as_many_tokens(self, folder):
+        for package in ("torch", "transformers"):
+            pytest.importorskip(package)
+        side = finetune.make_finetune_side("transformers", folder, "sampling")
+        drawn = []
+        generate = side.model.generate
+        side.model.generate = lambda *args, **settings: drawn.append(generate(*args, **settings))
+        side.generate(next(random_batches(TINY))[0])
+        assert drawn[0].shape == (3, 1 + 3)
 
 
 class TestOverheadOfAnOp:

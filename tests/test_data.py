@@ -16,6 +16,7 @@ import tqdm
 from hypothesis import given, settings, strategies as st
 
 from gpt.text import baselines, batches, corpus, dataset, fables, tokenizer
+from gpt.text.batches import Text
 from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
 
 TEXT = "".join(f"the naïve {animal} sees {n} ☃\n" for n in range(60) for animal in ("fox", "owl", "hare 🦊"))
@@ -218,13 +219,13 @@ def test_a_prepared_folder_can_be_opened_without_the_source_text(kind, text_file
     text_file.unlink()
     opened = dataset.open_data(tmp_path / "run")
     for d in (prepared, opened):
-        assert d.name == str(text_file) and d.description.startswith(f"{text_file}: {len(d.train):,} ")
-        assert d.tokenizer.decode(d.train) + d.tokenizer.decode(d.val) == TEXT
-        assert d.tokenizer.decode(d.train) == TEXT[:len(TEXT) * 9 // 10] and len(d.tokenizer) == len(made)
-        assert d.val_bytes_per_token == len(d.tokenizer.decode(d.val).encode()) / len(d.val)
-        assert isinstance(d.train, np.memmap) and d.train.dtype == d.val.dtype == np.uint16
-        assert not d.train.flags.writeable
-    assert np.array_equal(np.fromfile(tmp_path / "run" / "tokens" / "val.bin", "<u2"), opened.val)
+        assert d.name == str(text_file) and d.description.startswith(f"{text_file}: {len(d.train.tokens):,} ")
+        assert d.tokenizer.decode(d.train.tokens) + d.tokenizer.decode(d.val.tokens) == TEXT
+        assert d.tokenizer.decode(d.train.tokens) == TEXT[:len(TEXT) * 9 // 10] and len(d.tokenizer) == len(made)
+        assert d.val_bytes_per_token == len(d.tokenizer.decode(d.val.tokens).encode()) / len(d.val.tokens)
+        assert isinstance(d.train.tokens, np.memmap) and d.train.tokens.dtype == d.val.tokens.dtype == np.uint16
+        assert not d.train.tokens.flags.writeable
+    assert np.array_equal(np.fromfile(tmp_path / "run" / "tokens" / "val.bin", "<u2"), opened.val.tokens)
     assert kind != "byte" or opened.val_bytes_per_token == 1.0
 
 
@@ -232,15 +233,17 @@ def test_a_vocabulary_above_65536_takes_4_bytes_per_token(tmp_path):
     text = "".join(map(chr, range(0x10000, 0x10000 + 70_000)))
     (tmp_path / "text").write_text(text, "utf-8")
     d = dataset.tokenize(str(tmp_path / "text")).write(tmp_path / "run")
-    assert d.val.dtype == np.uint32 and np.array_equal(d.val, np.arange(63_000, 70_000)) and d.val_bytes_per_token == 4
+    assert d.val.tokens.dtype == np.uint32 and np.array_equal(d.val.tokens, np.arange(63_000, 70_000))
+    assert d.val_bytes_per_token == 4
 
 
 def test_the_text_of_fables_depends_on_the_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "FABLES_CHARACTERS", 10_000)
     one, same, other = (dataset.tokenize("fables", seed=seed).write(tmp_path / str(i))
                         for i, seed in enumerate((0, 0, 1)))
-    assert len(one.train) == 9000 and len(one.val) == 1000 and one.name == "fables"
-    assert np.array_equal(one.train, same.train) and not np.array_equal(one.train, other.train)
+    assert len(one.train.tokens) == 9000 and len(one.val.tokens) == 1000 and one.name == "fables"
+    assert np.array_equal(one.train.tokens, same.train.tokens)
+    assert not np.array_equal(one.train.tokens, other.train.tokens)
 
 
 @pytest.mark.parametrize("text, block_size, fix", [
@@ -352,10 +355,10 @@ def test_no_training_token_is_in_a_validation_window(tmp_path_factory, size, blo
     folder = tmp_path_factory.mktemp("run")
     (folder / "text").write_text("".join(map(chr, range(0x4E00, 0x4E00 + size))), "utf-8")
     d = dataset.tokenize(str(folder / "text"), block_size=block_size).write(folder)
-    trained = {token for step in range(20) for part in batches.batch(d.train, block_size, 16, seed, step, sampling)
+    trained = {token for step in range(20) for part in d.train.batch(block_size, 16, seed, step, sampling)
                for token in part.ravel()}
-    assert trained.isdisjoint(batches.windows(d.val, block_size).ravel())
-    assert len(d.val) == math.ceil(size / 10)
+    assert trained.isdisjoint(batches.windows(d.val.tokens, block_size).ravel())
+    assert len(d.val.tokens) == math.ceil(size / 10)
 
 
 # ---- reference predictors ----
@@ -396,20 +399,21 @@ def test_bigrams_predict_an_alternating_text_that_unigrams_cannot():
 def test_reference_lines_of_a_text_are_counted_in_its_training_tokens(kind, text_file, tmp_path):
     made = make(kind, TEXT[:len(TEXT) * 9 // 10])
     d = dataset.tokenize(str(text_file), kind, vocab_size=300).write(tmp_path / "run")
-    windows = batches.windows(d.val, 8)
-    lines = baselines.reference_lines(d, windows)
+    windows = batches.windows(d.val.tokens, 8)
+    lines = baselines.reference_lines(d, d.val.windows(8))
     V = len(d.tokenizer)
     assert list(lines) == ["ln V", "1-gram", "2-gram", "3-gram", "4-gram", "5-gram"] and V == len(made)
     assert lines["ln V"] == math.log(V)
-    assert np.allclose(list(lines.values())[1:], counted_by_hand(d.train.tolist(), windows.tolist(), V, 5), rtol=1e-12)
+    by_hand = counted_by_hand(d.train.tokens.tolist(), windows.tolist(), V, 5)
+    assert np.allclose(list(lines.values())[1:], by_hand, rtol=1e-12)
 
 
 @pytest.mark.parametrize("V, orders", [(2, 5), (5000, 5), (50_000, 3), (100_000, 3)])
 def test_only_orders_whose_codes_fit_64_bits_are_counted(V, orders):
     made = CharTokenizer("".join(map(chr, range(0xE000, 0xE000 + V))))
     tokens = np.arange(1000) * 97 % V
-    d = dataset.Data("a text", "", made, tokens, tokens, 1.0)
-    assert list(baselines.reference_lines(d, batches.windows(tokens, 8)))[-1] == f"{orders}-gram"
+    d = dataset.Data("a text", "", made, Text(tokens), Text(tokens), 1.0)
+    assert list(baselines.reference_lines(d, d.val.windows(8)))[-1] == f"{orders}-gram"
     with pytest.raises(ValueError, match="do not fit 64 bits"):
         baselines.ngram_losses(tokens, tokens[None, :70], V, max_order=63)
 
@@ -425,8 +429,8 @@ def test_a_training_part_of_too_few_tokens_is_rejected(tmp_path):
 @pytest.mark.parametrize("length", [2, 3, 4])
 def test_reference_lines_of_short_windows_have_as_many_orders_as_tokens(length):
     tokens = np.arange(40) % 3
-    data = dataset.Data("stars.txt", "", CharTokenizer("abc"), tokens, tokens, 1.0)
-    lines = baselines.reference_lines(data, tokens[:36].reshape(-1, length))
+    data = dataset.Data("stars.txt", "", CharTokenizer("abc"), Text(tokens), Text(tokens), 1.0)
+    lines = baselines.reference_lines(data, batches.pairs(tokens[:36].reshape(-1, length)))
     assert list(lines) == ["ln V", *(f"{n}-gram" for n in range(1, length + 1))]
 
 
@@ -436,7 +440,7 @@ def test_reference_lines_of_the_fables_are_exact(kind, tmp_path):
     With others the n-grams are counted, and the entropy rate is multiplied by the characters per token."""
     make(kind, TEXT)
     d = dataset.tokenize("fables", kind, vocab_size=300).write(tmp_path)
-    lines = baselines.reference_lines(d, batches.windows(d.val, 64, 200))
+    lines = baselines.reference_lines(d, d.val.windows(64, 200))
     rate = fables.source().entropy_rate()
     exact = kind != "bpe"
     assert list(lines) == (["ln V"] + [f"{n}-gram" for n in range(1, 7 if exact else 6)]

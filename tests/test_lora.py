@@ -150,6 +150,17 @@ def test_frozen_weights_have_neither_gradients_nor_moments_and_stay_as_they_are(
         assert np.array_equal(value, before[name]) != name.endswith(("lora_A", "lora_B")), name
 
 
+def test_adapters_have_the_same_gradients_with_recomputation():
+    gradients = []
+    for recompute in (False, True):
+        model = adapted(dtype="float32")
+        model.recompute = recompute
+        model.loss(TOKENS, TOKENS).backward()
+        gradients.append({p.name: p.grad for p in model.parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() == set(names(model))
+    assert all(np.array_equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
 # ---- merged ----
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float64", 1e-14)])

@@ -1,14 +1,16 @@
 """gpt.model_folder: a model and its tokenizer from the folder of a GPT-2 or of a run, and what is refused."""
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from gpt2_folder import VOCAB_SIZE, edit_json, write_folder
 from test_gpt import tiny_gpt
 
-from gpt import model_folder
-from gpt.model import GPT
+from gpt import model_folder, pretrained
+from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, folder
 from gpt.run.options import Options
 from gpt.text import tokenizer
@@ -76,6 +78,26 @@ def test_a_model_of_ours_with_the_tokenizer_of_its_run_is_read(tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json", tokenizer.load(tmp_path / "run" / "tokenizer.json"))
     read, encoding = model_folder.load(tmp_path)
     assert isinstance(encoding, CharTokenizer) and len(encoding) == read.config.vocab_size
+
+
+@pytest.mark.parametrize("stored", ["float16", "float32", "float64"])
+def test_weights_are_read_into_the_models_memory_in_parts(tmp_path, monkeypatch, stored):
+    """Beyond the parameters of 2 MB, a part of 4,000 numbers is in memory at a time."""
+    monkeypatch.setattr(pretrained, "PART", 4000)
+    whole = GPT(GPTConfig(8, 2000, 1, 1, 256), dtype="float64" if stored == "float64" else "float32")
+    whole.save_pretrained(tmp_path)
+    if stored == "float16":
+        path = tmp_path / "model.safetensors"
+        tensors = safetensors.numpy.load_file(path)
+        safetensors.numpy.save_file({name: x.astype(stored) for name, x in tensors.items()}, path)
+    GPT.from_pretrained(tmp_path)                                       # imports what it needs
+    tracemalloc.start()
+    read = GPT.from_pretrained(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sum(x.nbytes for x in read.state_dict().values()) + 400_000
+    for name, x in whole.state_dict().items():
+        assert np.array_equal(read.state_dict()[name], x.astype("float16" if stored == "float16" else "float32"))
 
 
 # ---- a run ----

@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+from gpt2_folder import VOCAB_SIZE, edit_json, write_folder
 from hypothesis import given, settings, strategies as st
 
-from gpt import sample
+from gpt import model_folder, sample
 from gpt.decoding import penalized, probabilities
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint
-from gpt.text.tokenizer import ByteTokenizer, CharTokenizer
+from gpt.text.tokenizer import ByteTokenizer, CharTokenizer, of_folder
 
 CHARS = CharTokenizer("\n abcdefgh")
 
@@ -197,6 +198,76 @@ def test_bad_input_exits_with_status_2_and_one_line(generate, capsys, options, m
     output = capsys.readouterr()
     assert exit.value.code == 2 and output.out == ""
     assert output.err.startswith("gpt.sample: ") and output.err.count("\n") == 1 and message in output.err
+
+
+# ---- a GPT-2 ----
+
+def sampled(capsys, folder, *options):
+    sample.main([f"--model={folder}", "--device=cpu", "--seed=1", *options])
+    return capsys.readouterr().out
+
+
+def test_a_gpt2_continues_a_text_as_its_tokens_are_decoded(tmp_path, capsys):
+    """Random tokens are often parts of characters: nothing is printed twice or lost."""
+    pytest.importorskip("tokenizers")
+    model, tokenizer = model_folder.load(write_folder(tmp_path))
+    expected = model.generate(tokenizer.encode("the fox")[None], 60, temperature=2.0, seed=1)[0]
+    expected = expected[:[*expected, 0].index(0)]
+    output = sampled(capsys, tmp_path, "--start=the fox", "--max_new_tokens=60", "--temperature=2")
+    assert output == tokenizer.decode(expected) + "\n" and "\ufffd" in output
+
+
+def draws(monkeypatch, *tokens):
+    """The model draws these tokens."""
+    monkeypatch.setattr(GPT, "stream", lambda self, idx, *_: iter(np.array([[token] for token in tokens])))
+
+
+def test_a_sample_ends_at_endoftext_which_is_not_printed(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tokenizers")
+    fox, owl = (of_folder(write_folder(tmp_path)).encode(text).tolist() for text in ("fox", "owl"))
+    draws(monkeypatch, *fox, 0, *owl)
+    assert sampled(capsys, tmp_path, "--start=the ") == "the fox\n"
+    shown = sampled(capsys, tmp_path, "--start=the ", "--show_probs")
+    assert shown.count("drawn with") == 1 and shown.count("\n> ") == len(fox) + 1 and "> '<|endoftext" in shown
+    assert shown.endswith("\n\nthe fox\n")
+
+
+def test_an_empty_start_is_endoftext_where_there_is_one_which_is_not_printed(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tokenizers")
+    tokenizer = of_folder(write_folder(tmp_path))
+    assert sample.prompt(tokenizer, "").tolist() == [[0]]
+    draws(monkeypatch, *tokenizer.encode("the fox"))
+    assert sampled(capsys, tmp_path) == "the fox\n"
+
+
+def test_endoftext_within_the_start_is_the_token_and_is_printed(tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    assert 0 in sample.prompt(of_folder(write_folder(tmp_path)), "one<|endoftext|>two")
+    assert sampled(capsys, tmp_path, "--start=one<|endoftext|>two", "--max_new_tokens=0") == "one<|endoftext|>two\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--show_probs"], ["--beam=2"], ["--stop=x"]])
+def test_a_row_of_the_table_without_a_token_may_be_drawn_and_has_no_text(tmp_path, capsys, options):
+    pytest.importorskip("tokenizers")
+    model = model_folder.load_model(write_folder(tmp_path, vocab_size=384))
+    model.wte.weight.data[VOCAB_SIZE:] = 10.0                           # and the input of the head sums to 16
+    model.ln_f.bias.data = np.ones(16)
+    model.save_pretrained(tmp_path)
+    assert sampled(capsys, tmp_path, "--start=the fox", "--max_new_tokens=4", *options).endswith("the fox\n")
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer: expected tokenizer.json, or vocab.json"),
+    (lambda folder: edit_json(folder / "config.json", model_type="llama"), "model_type is 'llama', but this GPT has"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+])
+def test_what_is_no_folder_of_a_gpt2_exits_with_status_2_and_one_line(tmp_path, capsys, change, message):
+    pytest.importorskip("tokenizers")
+    change(write_folder(tmp_path))
+    with pytest.raises(SystemExit) as exit:
+        sampled(capsys, tmp_path)
+    output = capsys.readouterr()
+    assert exit.value.code == 2 and output.out == "" and output.err.count("\n") == 1 and message in output.err
 
 
 def test_help_fits_an_80_column_terminal(capsys):

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpt2_folder import write_folder
 
 import train
-from gpt import example, step
+from gpt import example, model_folder, step
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, plot
 from gpt.run.lr_schedule import learning_rate
 from gpt.run.options import configure
-from gpt.text import batches, fables
+from gpt.text import fables
 from gpt.text.tokenizer import CharTokenizer
 from minigrad.step import __main__ as command
 from minigrad.step import examples
@@ -170,7 +171,7 @@ def test_the_record_has_the_runs_weights_moments_learning_rate_and_batch(run):
     record = step.training_step(model, optimizer, its_data, options, at)
     weights = checkpoint.weights(checkpoint._first_intact([run / "checkpoints" / "step_000002.json"])[1])
     assert all(np.array_equal(leaf.numpy(), weights[name]) for name, leaf in record.leaves.items())
-    x, y = batches.batch(its_data.train, 8, 8, 1337, 2)
+    x, y = its_data.train.batch(8, 8, 1337, 2)
     idx = next(v for v in record.views if v.name == "wte").step.static["idx"]
     assert np.array_equal(idx, x[:1])
     assert "".join(record.labels["token"]) == its_data.tokenizer.decode(x[0]).replace(" ", "␣").replace("\n", "\\n")
@@ -216,7 +217,10 @@ def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options, message", [
-    ([], "which run? Give --out_dir=FOLDER"),
+    ([], "which model? Give --model=FOLDER, the folder of a GPT-2 or a run"),
+    (["--out_dir=RUN", "--model=RUN"], "are two models: give one of them"),
+    (["--model=nowhere"], "nowhere is no folder: nothing is downloaded"),
+    (["--model=RUN", "--at=3"], "has no checkpoint of step 3; it has 0, 2, 4, 6"),
     (["--out_dir=nowhere"], "nowhere holds no run"),
     (["--out_dir=RUN", "--at=3"], "has no checkpoint of step 3; it has 0, 2, 4, 6"),
     (["--out_dir=RUN", "--prompt=t"], "--prompt='t' has 1 token: give at least two"),
@@ -228,6 +232,44 @@ def test_out_writes_the_page_of_a_run(run, tmp_path, capsys):
 def test_bad_input_to_gpt_step_ends_with_status_2_and_one_line(run, options, message, capsys):
     errors = exits_with(2, capsys, step.main, [o.replace("RUN", str(run)) for o in options])
     assert errors.startswith("gpt.step: ") and message in errors
+
+
+def test_the_folder_of_a_run_can_be_given_as_that_of_a_model(run, commands, capsys):
+    outputs = []
+    for option in ("out_dir", "model"):
+        commands("j wte", "q")
+        step.main([f"--{option}={run}", "--at=2", "--prompt=the fox"])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
+
+
+# ---- a GPT-2 ----
+
+def test_the_first_step_of_fine_tuning_a_gpt2_is_recorded_with_its_weights_and_learning_rate(tmp_path):
+    pytest.importorskip("tokenizers")
+    model, tokenizer = model_folder.load(write_folder(tmp_path, vocab_size=384))
+    record = step.training_step(*step.pretrained(tmp_path), prompt="the quick brown fox")
+    assert all(np.array_equal(leaf.data, model.state_dict()[name]) for name, leaf in record.leaves.items())
+    tokens = tokenizer.encode("the quick brown fox")
+    assert "".join(record.labels["token"]) == tokenizer.decode(tokens[:-1]).replace(" ", "␣")
+    assert record.loss == pytest.approx(model(tokens[None, :-1], tokens[None, 1:])[1].item(), rel=1e-6)
+    update = record.optimizer_step.updates[0]
+    assert float(update.given["lr"]) == pytest.approx(3e-5) and float(update.given["t"]) == 1
+    assert all(view.report.ok for view in record.views)
+
+
+def test_a_gpt2_is_stepped_through_on_a_sentence_by_default(tmp_path, commands, capsys):
+    pytest.importorskip("tokenizers")
+    commands("j wte", "q")
+    step.main([f"--model={write_folder(tmp_path)}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"training step 0 on a text, from the weights in {tmp_path}" in said
+
+
+def test_the_checkpoint_of_a_gpt2_is_refused(tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    errors = exits_with(2, capsys, step.main, [f"--model={write_folder(tmp_path)}", "--at=3"])
+    assert errors == f"gpt.step: {tmp_path} has no checkpoints, as it is no run: leave out --at=3"
 
 
 def test_stepping_changes_no_file_of_the_run(run, commands):

@@ -106,13 +106,13 @@ def test_each_micro_batch_has_its_own_dropout_key():
 def test_the_validation_loss_is_the_mean_over_windows_with_its_standard_error():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8, dropout=0.5), dtype="float64")
     windows = np.random.default_rng(0).integers(0, 11, (7, 9))
-    loss, error = evaluate(model, windows, batch_size=3)
+    loss, error = evaluate(model, batches.pairs(windows), batch_size=3)
     assert model.training                                   # evaluated in eval mode: dropout got no key
     model.eval()
     each = [model.loss(w[None, :-1], w[None, 1:]).item() for w in windows]
     assert loss == pytest.approx(np.mean(each), abs=1e-12)
     assert error == pytest.approx(np.std(each, ddof=1) / math.sqrt(7), abs=1e-12)
-    assert evaluate(model, windows[:1], batch_size=3)[1] is None
+    assert evaluate(model, batches.pairs(windows[:1]), batch_size=3)[1] is None
 
 
 # ---- schedules ----
@@ -390,8 +390,8 @@ def test_a_run_on_fables_reports_its_distance_to_the_best_possible_loss(tmp_path
     train.main([f"--out_dir={tmp_path / 'run'}", *SHORT, "--block_size=32", "--sample_interval=0"])
     out = capsys.readouterr().out
     text = open_data(tmp_path / "run")
-    all_windows = batches.windows(text.val, 32)
-    lines, best = (reference_lines(text, w) for w in (batches.windows(text.val, 32, 8), all_windows))
+    all_windows = text.val.windows(32)
+    lines, best = (reference_lines(text, w) for w in (text.val.windows(32, 8), all_windows))
     for label, loss in lines.items():
         assert f"{label} {loss:.3f}" in " ".join(out.split())
     (full,) = (row for row in folder.read_rows(tmp_path / "run" / "metrics.jsonl") if "full_val_loss" in row)
@@ -423,7 +423,7 @@ def test_a_run_equals_its_steps_written_out(text_file, tmp_path, no_plots):
     model = GPT(config, seed=1337, dtype="float64")
     state = [(p, Tensor(np.zeros(p.shape)), Tensor(np.zeros(p.shape))) for p in model.parameters()]
     for step in range(6):
-        x, y = batches.batch(text.train, 8, 8, 1337, step)
+        x, y = text.train.batch(8, 8, 1337, step)
         grads = mg.grad(model.loss(x, y), model.parameters())
         scale = min(1.0, 0.5 / math.sqrt(sum((g.data ** 2).sum() for g in grads)))
         lr = optim.warmup_cosine(step, 2, 6, 5e-3, 4e-4)

@@ -23,6 +23,7 @@ from gpt.run import checkpoint, folder, machine, plot
 from gpt.run import run as run_module
 from gpt.run.command_line import TRAIN
 from gpt.run.evaluate import evaluate
+from gpt.text.batches import Text
 from minigrad import backend, optim
 
 RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2",
@@ -31,7 +32,7 @@ RUN = ["--dataset=stars.txt", "--n_layer=1", "--n_head=2", "--n_embd=8", "--bloc
 ONLY_STEPS = ["--eval_interval=100", "--checkpoint_interval=100", "--sample_interval=0", "--stats_interval=0"]
 GPU = {"gpu": "A card", "driver": "580.1", "cuda": "13.0", "cublas": "13.1", "cupy": "14.2.0", "tf32": False}
 ASKED = "Out of memory allocating 1,234,567,168 bytes (allocated so far: 70,000,000,000 bytes)."
-accumulate_gradient, draw_batch = train.accumulate_gradient, train.batch
+accumulate_gradient, draw_batch = train.accumulate_gradient, Text.batch
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,7 @@ def waits_of_steps(monkeypatch, *options):
     """How often each training step but the last waits for the device."""
     starts = []
     with synchronizations() as found:
-        monkeypatch.setattr(train, "batch", lambda *args: starts.append(len(found)) or draw_batch(*args))
+        monkeypatch.setattr(Text, "batch", lambda *args: starts.append(len(found)) or draw_batch(*args))
         run("run", *options)
     return [found[start:end] for start, end in zip(starts, starts[1:])]
 
@@ -128,7 +129,7 @@ def test_the_statistics_of_all_tensors_are_read_in_one_copy(monkeypatch):
 def test_a_validation_reads_its_losses_in_one_copy():
     model = GPT(GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8), device="fake")
     with synchronizations() as found:
-        evaluate(model, np.zeros((7, 9), int), batch_size=2)
+        evaluate(model, np.zeros((2, 7, 8), int), batch_size=2)
     assert len(found) == 1, found
 
 

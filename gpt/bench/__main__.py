@@ -7,6 +7,7 @@
     python -m gpt.bench --preset=all --vs=all               all presets, one after the other, and a table of them
     python -m gpt.bench --scaling=scaling.png               time per token against each size of the model
     python -m gpt.bench --ranks=2                           2 processes x 1 thread in turn with 1 x 2 threads
+    python -m gpt.bench --finetune                          fine-tuning a GPT-2, in turn with transformers
 
 A step is forward, backward, clipping and AdamW on a fresh random batch, in float32. All sides are timed in one process,
 in turn, with a pause before each, so that other programs slow them equally; medians are reported. The preset `gen`
@@ -23,6 +24,7 @@ from typing import Any
 from minigrad.command import end_on_signals
 from minigrad.device import resolve
 
+from gpt.bench.finetune import compare_finetune
 from gpt.bench.machine import on_threads
 from gpt.bench.options import Options
 from gpt.bench.presets import PRESETS
@@ -47,12 +49,13 @@ def main(arguments: list[str]) -> None:
         for name in o.presets:
             if found:
                 print()
-            measure = measure_scaling if o.scaling else compare_ranks if o.ranks > 1 else compare
+            measure = (compare_finetune if o.finetune else measure_scaling if o.scaling else
+                       compare_ranks if o.ranks > 1 else compare)
             with on_threads(o.threads):
                 found.append(measure(dataclasses.replace(o, preset=name), PRESETS[name], device))
         if o.scaling:
             plot_scaling(Path(o.scaling), found[0])
-        if len(found) > 1 and o.ranks == 1:
+        if len(found) > 1 and o.ranks == 1 and not o.finetune:
             print(f"\n{markdown(found)}")
         if o.json:
             Path(o.json).write_text(json.dumps(found if len(found) > 1 else found[0], indent=1), "utf-8")

@@ -17,9 +17,10 @@ from gpt.run.command_line import one_of, option
 @dataclasses.dataclass
 class Options:
     """Time training steps: python -m gpt.bench --name=value ..."""
-    preset: str = option("cpu", f"or {', '.join(list(PRESETS)[1:])}; cpu,gpu8: two; or all", "what")
+    preset: str = option("", f"{', '.join(PRESETS)}, all; two: cpu,gpu8", "what")
     vs: str = option("", "compare with torch, vector, plain (the textbook ops), or all")
     compile: bool = option(False, "with --vs=torch: torch.compile as well")
+    finetune: bool = option(False, "fine-tuning beside transformers, at the preset gpt2")
     scaling: str = option("", "a PNG: time per token against each size")
     ranks: int = option(1, "so many processes, which share --threads, against one")
     seconds: float = option(10.0, f"for each side, and at least {MIN_STEPS} steps", "how")
@@ -29,7 +30,7 @@ class Options:
     json: str = option("", "a file for all figures and the machine's")
 
     def __post_init__(self) -> None:
-        for name in self.preset.split(","):
+        for name in filter(None, self.preset.split(",")):
             one_of("preset", name, [*PRESETS, "all"])
         one_of("vs", self.vs, ("", "plain", "vector", "torch", "all"))
         if not 1 <= self.threads <= len(CORES):
@@ -46,6 +47,9 @@ class Options:
         if self.scaling and (not self.scaling.endswith(".png") or generates or len(self.presets) > 1):
             raise ValueError("--scaling=FILE.png needs a name that ends in .png, and one preset that trains: "
                              f"got {self.scaling}, {self.preset}")
+        if self.finetune and (self.vs or self.scaling or self.ranks != 1 or generates or resolve(self.device) != "cpu"):
+            raise ValueError("--finetune is measured on the CPU, without --vs, --scaling and --ranks, at presets that "
+                             f"train: got --device={self.device}, --preset={self.preset}")
         if self.ranks < 1 or self.threads % self.ranks:
             raise ValueError(f"--ranks={self.ranks} must be at least 1 and divide --threads={self.threads}, which the "
                              f"processes share, {len(CORES)} at most")
@@ -62,7 +66,7 @@ class Options:
     @property
     def presets(self) -> list[str]:
         """Names of the presets that are timed; of all, those that train come first."""
-        names = self.preset.split(",")
+        names = (self.preset or ("gpt2" if self.finetune else "cpu")).split(",")
         return sorted(PRESETS, key=lambda name: PRESETS[name].generates) if "all" in names else names
 
     @property

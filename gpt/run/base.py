@@ -7,31 +7,32 @@ from typing import Any, Mapping
 import numpy as np
 import safetensors
 
-from minigrad import device
+from minigrad.device import host
 
 from gpt import files, pretrained
-from gpt.model import GPT
+from gpt.model import GPT, GPTConfig
 
 NAME = "base.safetensors"
 
 
 def write(out_dir: Path, model: GPT) -> None:
     """Write the frozen weights of a model. OSError if that is not possible."""
-    tensors = {name: device.host(p.data) for name, p in model.named_parameters() if not p.requires_grad}
+    tensors = {name: host(p.data) for name, p in model.named_parameters() if not p.requires_grad}
     files.write_atomically(out_dir / NAME, *files.safetensors_parts(tensors, {"sha256": sha256(tensors)}))
 
 
-def load(out_dir: Path, model: GPT) -> None:
-    """Read the frozen weights of a run into a model without adapters. ValueError if the file is missing or damaged, and
+def load(out_dir: Path, shape: GPTConfig, device: str, dtype: str) -> GPT:
+    """The model of a run with its frozen weights, without adapters. ValueError if the file is missing or damaged, and
     for one of another model."""
     path = out_dir / NAME
     if not path.exists():
         raise ValueError(f"{path} is missing, with the frozen weights of this run; {files.HOW_TO_GO_ON}")
     _, stored = pretrained.read_header(path)
-    own, dtype = dict(model.named_parameters()), model.wte.weight.dtype
+    model = GPT(shape, None, device, dtype)
+    own = dict(model.named_parameters())
     problems = pretrained.differences({tensor.name: tensor.shape for tensor in stored},
                                       {name: p.shape for name, p in own.items()})
-    if problems or any(pretrained.DTYPES.get(tensor.dtype) != dtype.str for tensor in stored):
+    if problems or any(pretrained.DTYPES.get(tensor.dtype) != np.dtype(dtype).str for tensor in stored):
         raise files.damaged(path, problems or f"its tensors are not of dtype {dtype}")
     arrays = {}
     for tensor in stored:
@@ -43,6 +44,7 @@ def load(out_dir: Path, model: GPT) -> None:
     with safetensors.safe_open(path, "numpy") as file:
         if (file.metadata() or {}).get("sha256") != sha256(arrays):
             raise files.damaged(path, "its content does not have the SHA-256 that is in it")
+    return model
 
 
 def sha256(tensors: Mapping[str, Any]) -> str:

@@ -242,7 +242,7 @@ def load_model(out_dir: Path, device: str = "cpu") -> tuple[GPT, tokenizer.Token
     missing or damaged."""
     options, _, shape = folder.read_config(out_dir)
     loaded = tokenizer.load(out_dir / "tokenizer.json")
-    if options["tokenizer"] == "model":         # of a table of embeddings that may be padded
+    if options.get("tokenizer") == "model":         # of a table of embeddings that may be padded
         tokenizer.check_fits(loaded, shape.vocab_size, out_dir)
     elif len(loaded) != shape.vocab_size:
         raise ValueError(f"{out_dir / 'tokenizer.json'} has {len(loaded)} tokens and the model {shape.vocab_size}: it "
@@ -264,8 +264,7 @@ def untrained(out_dir: Path, options: dict[str, Any], shape: GPTConfig, device: 
     """The model of a run before its first step. A note says of a broken run that it is one. ValueError if the frozen
     weights of a run that trains adapters are missing or damaged."""
     if adapters := lora.of_options(options):
-        model = GPT(shape, None, device, options["dtype"])
-        base.load(out_dir, model)
+        model = base.load(out_dir, shape, device, options["dtype"])
         lora.add_adapters(model, adapters.rank, adapters.alpha, adapters.targets, options["seed"])
         return model
     mistake = options.get("break_", "")

@@ -21,8 +21,8 @@ Layer = tuple[str, Mapping[str, Any]]           # a name of a source of values, 
 
 
 def option(default: Any, help: str, group: str = "") -> Any:
-    """A field of an options dataclass. help: its text in --help; group: the heading above it in --help, for the first
-    option of a group."""
+    """A field of an options dataclass. help: its text in --help, "" where the text of the next option is for both;
+    group: the heading above it in --help, for the first option of a group."""
     return dataclasses.field(default=default, metadata={"help": help, "group": group})
 
 
@@ -118,15 +118,19 @@ def _value(kind: type, name: str, text: str) -> Any:
 
 
 def help_text(options: Any) -> str:
-    """The text of --help: one line per option with its default, under the headings of the groups."""
+    """The text of --help: one line per option, or two of them, with the default, under the headings of the groups."""
     about = (options.__doc__ or "").strip()
     # Under python -OO the docstring is the signature that dataclass writes where there is none.
     lines = [] if about.startswith(f"{options.__name__}(") else [about]
+    shown = ""
     for f in dataclasses.fields(options):
         if f.metadata["group"]:
             lines.append(f.metadata["group"])
         default = str(f.default).lower() if isinstance(f.default, bool) else f.default
-        lines.append(f"  {f'{spelled(f.name)}={default}':<33} {f.metadata['help']}")
+        shown += f" {spelled(f.name)}={default}"
+        if f.metadata["help"]:
+            lines.append(f" {shown:<34} {f.metadata['help']}")
+            shown = ""
     return "\n".join(lines)
 
 

@@ -18,13 +18,21 @@ def trained_count(shape: GPTConfig, adapters: Adapters | None) -> int:
     return sum(math.prod(size) for size in adapters.shapes(shape).values()) if adapters else parameter_count(shape)
 
 
-def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int) -> int:
+def weight_bytes(n_parameters: int, n_trained: int, itemsize: int) -> tuple[int, int, int]:
+    """Memory of the weights, of the gradients, and of AdamW's two moments."""
+    return n_parameters * itemsize, n_trained * itemsize, 2 * n_trained * itemsize
+
+
+def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int, recompute: bool = False) -> int:
     """Approximate peak memory of the activations of a micro-batch. Fitted to measurements: 27 arrays (B, T, C) in each
-    block, and two and a half of attention's (B, nh, T, T)."""
-    per_token = shape.n_layer * (27 * shape.n_embd + 2.5 * shape.n_head * shape.block_size) + 7 * shape.n_embd
+    block, and two and a half of attention's (B, nh, T, T). recompute: each block keeps its input (B, T, C) alone, and
+    only one at a time has the rest."""
+    whole, inputs = (1, shape.n_layer) if recompute else (shape.n_layer, 0)
+    per_token = whole * (27 * shape.n_embd + 2.5 * shape.n_head * shape.block_size) + (7 + inputs) * shape.n_embd
     return round(batch_size * shape.block_size * per_token * itemsize)
 
 
-def flops_per_token(shape: GPTConfig, n_parameters: int) -> int:
-    """Floating-point operations of forward and backward per token (Chowdhery et al. 2022, PaLM, appendix B)."""
-    return 6 * n_parameters + 12 * shape.n_layer * shape.n_embd * shape.block_size
+def flops_per_token(shape: GPTConfig, n_parameters: int, n_trained: int) -> int:
+    """Floating-point operations of forward and backward per token (Chowdhery et al. 2022, PaLM, appendix B); frozen
+    weights have no gradient."""
+    return 4 * n_parameters + 2 * n_trained + 12 * shape.n_layer * shape.n_embd * shape.block_size

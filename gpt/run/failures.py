@@ -16,7 +16,7 @@ from gpt import lab
 from gpt.model import GPT
 from gpt.run import checkpoint, folder
 from gpt.run.command_line import train_name
-from gpt.run.estimates import activation_bytes, parameter_count
+from gpt.run.estimates import activation_bytes, parameter_count, trained_count, weight_bytes
 from gpt.run.machine import memory
 from gpt.run.options import Options
 
@@ -47,11 +47,14 @@ def exit_diverged(model: GPT, o: Options, out_dir: Path, step: int, what: str, r
 def check_memory(o: Options, processes: int = 1) -> None:
     """ValueError if a training step on the CPU takes more memory than there is: an estimate, made before the text is
     read and anything large is allocated. processes: how many train on this machine."""
-    shape = o.shape(o.vocab_size if o.tokenizer == "bpe" else 256)
+    shape = o.shape(256 if o.tokenizer in ("char", "byte") else o.vocab_size)
     itemsize = np.dtype(o.dtype).itemsize
     rows = o.batch_size * o.gradient_accumulation_steps
-    weights = processes * 4 * parameter_count(shape) * itemsize                     # with gradients and two moments
-    activations = processes * activation_bytes(shape, o.batch_size, itemsize) + 3 * 8 * rows * (o.block_size + 1)
+    trained = trained_count(shape, o.adapters)
+    n_parameters = parameter_count(shape) + trained * bool(o.adapters)
+    weights = processes * sum(weight_bytes(n_parameters, trained, itemsize))
+    activations = (processes * activation_bytes(shape, o.batch_size, itemsize, o.recompute)
+                   + 3 * 8 * rows * (o.block_size + 1))
     if weights + activations > memory():
         here = f" in {processes} processes on a machine" if processes > 1 else ""
         raise ValueError(f"out of memory: training{here} takes about {(weights + activations) / 1e9:,.1f} GB, "
@@ -60,11 +63,14 @@ def check_memory(o: Options, processes: int = 1) -> None:
 
 
 def use_less(o: Options) -> str:
-    """How to train in less memory, in words: the options that are above their defaults, the highest ratio first."""
-    ratios = {f"--{name}={getattr(o, name)}": getattr(o, name) / getattr(Options, name) for name in
-              ("n_embd", "n_layer", "block_size", "batch_size", "vocab_size", "gradient_accumulation_steps")}
+    """How to train in less memory, in words: the options that are above their defaults, the highest ratio first. The
+    shape of a model that was trained before stays."""
+    names = () if o.fine_tunes else ("n_embd", "n_layer", "vocab_size")
+    ratios = {f"--{name}={getattr(o, name)}": getattr(o, name) / getattr(Options, name)
+              for name in (*names, "block_size", "batch_size", "gradient_accumulation_steps")}
     above = sorted((name for name in ratios if ratios[name] > 1.0), key=lambda name: -ratios[name])
-    return f"lower {' or '.join(above[:3] or ratios)}"
+    recompute = ", or use --recompute" if o.fine_tunes and not o.recompute else ""
+    return f"lower {' or '.join(above[:3] or ratios)}{recompute}"
 
 
 def lack_of_memory(error: Exception, device_name: str) -> str:

@@ -30,7 +30,7 @@ def draw(out_dir: Path, o: Options, title: str, metrics: Sequence[Row], stats: S
 def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[str, float], unit: str = "token") -> None:
     """Draw the rows of metrics.jsonl: the losses of training batches, the validation loss ± its standard error, and
     dashed the losses of reference predictors: label -> loss. All in nats per token."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
     figure = _figure(8, 5)
     axes = figure.add_subplot()
     axes.set_yscale("log")                      # resolves the lines near the best possible loss
@@ -43,11 +43,12 @@ def loss_curve(path: Path, title: str, metrics: Sequence[Row], lines: Mapping[st
                   zorder=3, label="validation, ± standard error")
     axes.set(xlabel="step", ylabel=f"loss (nats per {unit})", xlim=(0, max(steps[-1], 1)))
     axes.set_title(title.encode(errors="replace").decode(), parse_math=False)       # it may have any characters
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     for loss in lines.values():
         axes.axhline(loss, color=GREY, linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
+    lowest, highest = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)) if highest > 3 * lowest else MaxNLocator(6))
     labels = {f"{label}  {loss:.3f}": (loss, GREY) for label, loss in lines.items()}
     labels[f"validation  {losses[-1]:.3f}"] = losses[-1], ORANGE
     low, high = np.log(axes.get_ylim())

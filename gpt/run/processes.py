@@ -131,14 +131,18 @@ def notes_on_processes(world: World, machine: Mapping[str, Any], o: Options, sou
 def share_text(world: World, open_text: Callable[[], tuple[Path, Data]]) -> tuple[Path, Data]:
     """The folder and the text that rank 0 opens, on every rank."""
     opened: list[Data] = []
-    empty = np.empty(0, np.uint16)
 
-    def without_tokens() -> tuple[Path, Data]:
+    def without_arrays() -> tuple[Path, Data]:
         path, data = open_text()
         opened.append(data)
-        return path, data if world.size == 1 else dataclasses.replace(data, train=empty, val=empty)
-    path, data = world.share(without_tokens)
-    if world.size == 1:
-        return path, data
-    train, val = (world.share_array(getattr(opened[0], part) if opened else None) for part in ("train", "val"))
-    return path, opened[0] if opened else dataclasses.replace(data, train=train, val=val)
+        return path, data if world.size == 1 else _with_arrays(data, lambda _: None)
+    path, data = world.share(without_arrays)
+    shared = _with_arrays(opened[0] if opened else data, world.share_array)
+    return path, opened[0] if opened else shared
+
+
+def _with_arrays(data: Data, f: Callable[[Any], Any]) -> Data:
+    """The data with f(array) for each array."""
+    train, val = (type(part)(**{name: f(array) for name, array in vars(part).items()})
+                  for part in (data.train, data.val))
+    return dataclasses.replace(data, train=train, val=val)

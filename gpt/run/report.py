@@ -3,6 +3,7 @@ import textwrap
 
 import numpy as np
 
+from gpt.run.estimates import weight_bytes
 from gpt.run.options import Options
 
 
@@ -12,10 +13,14 @@ def print_report(label: str, text: str) -> None:
                         break_long_words=False))
 
 
-def print_model(o: Options, n_parameters: int, activation_bytes: int) -> None:
-    """Print the shape of the model and the memory of a training step: AdamW keeps two moments of each weight."""
-    weights, activations = n_parameters * np.dtype(o.dtype).itemsize / 1e6, activation_bytes / 1e6
+def print_model(o: Options, n_parameters: int, n_trained: int, activation_bytes: int) -> None:
+    """Print the shape of the model and the memory of a training step."""
     print_report("model", f"GPT-2's: {o.n_layer} layers, {o.n_head} heads, {o.n_embd} wide, context {o.block_size}: "
                  f"{n_parameters:,} parameters")
-    print_report("memory", f"about {4 * weights + activations:.0f} MB: weights {weights:.1f}, gradients {weights:.1f}, "
-                 f"moments {2 * weights:.1f}, activations {activations:.0f}")
+    if o.adapters:
+        print_report("trained", f"{n_trained:,} of them, {100 * n_trained / n_parameters:.2g} %: adapters of rank "
+                     f"{o.lora_rank}, alpha {o.lora_alpha:g} on {o.lora_targets}")
+    weights, gradients, moments = weight_bytes(n_parameters, n_trained, np.dtype(o.dtype).itemsize)
+    total = weights + gradients + moments + activation_bytes
+    print_report("memory", f"about {total / 1e6:.0f} MB: weights {weights / 1e6:.1f}, gradients {gradients / 1e6:.1f}, "
+                 f"moments {moments / 1e6:.1f}, activations {activation_bytes / 1e6:.0f}")

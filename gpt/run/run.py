@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import shlex
 import sys
 import threading
 import time
@@ -17,8 +18,10 @@ from minigrad.parallel import World
 from minigrad.step.page import html
 from minigrad.words import plural
 
-from gpt import files, lab
-from gpt.run import checkpoint, folder, plot
+from gpt import files, lab, lora
+from gpt.model import GPT
+from gpt.model_folder import load_model
+from gpt.run import base, checkpoint, folder, plot
 from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
 from gpt.run.evaluate import evaluate, samples
@@ -34,7 +37,7 @@ from gpt.run.streams import streams_may_fail
 from gpt.run.tensor_stats import tensor_stats
 from gpt.step import training_step
 from gpt.text.baselines import reference_lines
-from gpt.text.batches import windows
+from gpt.text.batches import IGNORED
 from gpt.text.dataset import Data, open_data, tokenize
 from gpt.text.fables import share_grammatical
 
@@ -104,25 +107,47 @@ class Run:
             compile_loops(world, o.dtype)
             world.each(lambda: check_memory(o, world.local_size))
 
+        self.init_from = world.share(lambda: folder.read_config(self.out_dir)[0]["init_from"]
+                                     if resumed else o.init_from)
+
+        def trained_before() -> GPT | None:
+            """The model that the run starts from, read before the folder is made. None: there is none, or a checkpoint
+            has its weights."""
+            if not o.fine_tunes or world.rank > 0:
+                return None
+            if resumed and o.adapters:
+                return base.load(self.out_dir, o.shape(o.vocab_size), self.device, o.dtype)
+            if resumed and checkpoint.newest_first(self.out_dir):
+                return None
+            return load_model(self.init_from, self.device, o.dtype, o.block_size, o.dropout)
+        pretrained = world.each(trained_before)
+
         def open_text() -> tuple[Path, Data]:
             if resumed:
                 return self.out_dir, open_data(self.out_dir)
-            text = tokenize(o.dataset, o.tokenizer, o.vocab_size, o.seed, o.block_size)
+            text = tokenize(o.dataset, o.tokenizer, o.vocab_size, o.seed, o.block_size, o.init_from)
             out_dir = claims.enter_context(folder.claimed(folder.make(o.out_dir, o.dataset), new=True))
             return out_dir, text.write(out_dir)
         self.out_dir, self.data = share_text(world, open_text)
-        self.val_windows = windows(self.data.val, o.block_size, o.eval_iters * o.batch_size)        # (W, T + 1)
+        self.val_windows = self.data.val.windows(o.block_size, o.eval_iters * o.batch_size)         # x, y (W, T)
         print_report("data", self.data.description)
 
-        shape = o.shape(len(self.data.tokenizer))
+        shape = o.shape(o.vocab_size if o.fine_tunes else len(self.data.tokenizer))
         try:
-            self.model = lab.make(o.break_, shape, o.seed, self.device, o.dtype)
+            self.model = pretrained or lab.make(o.break_, shape, None if o.fine_tunes else o.seed, self.device,
+                                                o.dtype)
+            self.model.recompute = o.recompute
+            if o.adapters:
+                lora.add_adapters(self.model, o.lora_rank, o.lora_alpha, o.adapters.targets, o.seed)
             self.optimizer = self.model.configure_optimizer(o.weight_decay, (o.beta1, o.beta2))
         except MemoryError as error:
             raise MemoryError(f"{lack_of_memory(error, self.device)}; {use_less(o)}") from None
-        self.n_parameters = sum(p.size for p in self.optimizer.params)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.n_parameters = sum(p.size for p in self.model.parameters())
+        self.n_trained = sum(p.size for p in self.trained)
         self.peak = sum(world.gather(matmul_peak(self.device, o.dtype)))
-        print_model(o, self.n_parameters, activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize))
+        print_model(o, self.n_parameters, self.n_trained,
+                    activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize, o.recompute))
 
         self.resumed_at = world.share(lambda: checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters)
                                       if resumed else None)
@@ -139,12 +164,15 @@ class Run:
                     print_report("note", f"{change} from here on")
             else:
                 folder.write_environment(self.out_dir, machine)
-            folder.write_config(self.out_dir, dataclasses.asdict(o) | {"init_from": "scratch"}, sources, shape)
+                if o.adapters:
+                    base.write(self.out_dir, self.model)
+            folder.write_config(self.out_dir, dataclasses.asdict(o) | {"init_from": self.init_from}, sources, shape)
         world.share(write_settings)
         self.rows = o.batch_size * o.gradient_accumulation_steps
         span = f"{o.max_iters - self.first_step} of {o.max_iters}" if self.first_step else f"{o.max_iters}"
-        print_report("run", f"{span} steps of {self.rows} x {o.block_size} tokens, into {self.out_dir}; Ctrl-C saves, "
-                     "stops")
+        self.row_length = self.data.train.row_length(o.block_size)
+        print_report("run", f"{span} steps of {self.rows} x {self.row_length:.0f} tokens, into {self.out_dir}; Ctrl-C "
+                     "saves, stops")
 
     # ---- between the steps ----
 
@@ -152,12 +180,13 @@ class Run:
         """The steps that are left to train, from the first to max_iters - 1. Before each one, and after the last:
         validates, samples and saves as often as the options say. Saves and ends after a Ctrl-C or SIGTERM."""
         o = self.options
-        self.lines = self.world.share(lambda: reference_lines(self.data, self.val_windows))
+        self.lines = self.world.share(lambda: self._reference_lines())
         self.best_possible = self.lines.get("best possible", math.nan)
-        print_report("lines", " | ".join(f"{label} {loss:.3f}" for label, loss in self.lines.items()) +
-                     f" nats per {self._unit()}")
-        self.progress = Progress(self.first_step, o.max_iters, flops_per_token(self.model.config, self.n_parameters),
-                                 self.peak, self.best_possible)
+        if self.lines:
+            print_report("lines", " | ".join(f"{label} {loss:.3f}" for label, loss in self.lines.items()) +
+                         f" nats per {self._unit()}")
+        flops = flops_per_token(self.model.config, self.n_parameters, self.n_trained)
+        self.progress = Progress(self.first_step, o.max_iters, flops, self.peak, self.best_possible)
         for step in range(self.first_step, o.max_iters + 1):
             stop = self.stopping if self.world.size > 1 else bool(self.stopped)     # once: a signal may come any time
             last = step == o.max_iters or stop
@@ -172,6 +201,14 @@ class Run:
             self.progress.bar.update()
         self.progress.bar.close()
         self.last_step = step
+
+    def _reference_lines(self) -> dict[str, float]:
+        """The losses of other predictors on the validation windows. Of a run that starts from a trained model: none at
+        first, as a count of the text's n-grams is far above; later that model's."""
+        if not self.options.fine_tunes:
+            return reference_lines(self.data, self.val_windows)
+        return {"before": row["val_loss"] for row in folder.read_rows(self.out_dir / "metrics.jsonl")
+                if "val_loss" in row and row["step"] == 0}
 
     def _due(self, step: int, last: bool) -> set[str]:
         """What is to be done before this step: "validation", "sample", "checkpoint", "page". last: nothing is trained
@@ -222,13 +259,13 @@ class Run:
     def _save(self, step: int, val_loss: float | None) -> None:
         """Write a checkpoint."""
         (self.out_dir / "config.json").stat()           # OSError if it was deleted: nothing could be resumed
-        checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, self.options.keep)
+        checkpoint.save(self.out_dir, self.model, self.optimizer, step, val_loss, self.options.keep, self.init_from)
 
     def _check_equal(self, step: int) -> None:
         """Exit if a process has other weights than rank 0. Machines with other processors may round differently."""
         if self.world.size > 1:
             digest = hashlib.sha256()
-            for p in self.model.parameters():
+            for p in self.trained:
                 digest.update(np.ascontiguousarray(p.numpy()).data)
             try:
                 self.world.agree(**{f"weights at step {step}, of SHA-256": digest.hexdigest()[:16]})
@@ -237,9 +274,10 @@ class Run:
                 self.world.exit(f"{train_name()}: {error}. Train on machines of one kind. {intact}")
 
     def _samples(self, step: int, rows: int, length: int) -> list[str]:
-        """Texts that the model generates."""
+        """Texts of about `length` bytes that the model generates."""
+        tokens = math.ceil(length / self.data.val_bytes_per_token)
         try:
-            return self.world.share(lambda: samples(self.model, self.data, rows, length, self.options.seed))
+            return self.world.share(lambda: samples(self.model, self.data, rows, tokens, self.options.seed))
         except ValueError as error:             # the logits are not finite
             self._exit_diverged(step, str(error).partition(":")[0])
 
@@ -285,11 +323,11 @@ class Run:
     def update(self, step: int) -> Iterator[None]:
         """Around the optimizer's step: append the norms of each tensor to stats.jsonl, every stats_interval steps."""
         due = self.options.stats_interval > 0 and step % self.options.stats_interval == 0
-        before = [p.data.copy() for p in self.model.parameters()] if due else []
+        before = [p.data.copy() for p in self.trained] if due else []
         self.updates = None
         yield
         if due:
-            self._append("stats.jsonl", *tensor_stats(step, self.model.parameters(), before))
+            self._append("stats.jsonl", *tensor_stats(step, self.trained, before))
 
     def _exit_diverged(self, step: int, what: str) -> NoReturn:
         """Exit after a divergence that is noticed between the steps."""
@@ -303,7 +341,7 @@ class Run:
             return
         lr = o.learning_rate_at(step)
         steps = min(o.log_interval, step - self.first_step + 1)
-        speed = self.progress.speed(steps * self.rows * o.block_size)
+        speed = self.progress.speed(round(steps * self.rows * self.row_length))
         self._append("metrics.jsonl", {"step": step, "train_loss": self.loss, "lr": lr, "grad_norm": self.norm,
                                        "tokens_per_s": round(speed)})
         self.progress.show(step, self.loss, lr, self.norm, speed)
@@ -321,7 +359,8 @@ class Run:
             if self.world.size == 1:            # to exit after a divergence takes all processes
                 self._read_losses()
             if self.updates not in (None, self.saved_at):
-                checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep)
+                checkpoint.save(self.out_dir, self.model, self.optimizer, self.updates, keep=self.options.keep,
+                                base_model=self.init_from)
 
     # ---- after the last step ----
 
@@ -336,19 +375,21 @@ class Run:
             self.world.exit(128 + signals[0])
 
         evaluated = self.world.share(self._draw)
-        texts = self._samples(o.max_iters, 8, 400)
+        texts = self._samples(o.max_iters, 2 if o.fine_tunes else 8, 400)
         self._append_samples(f"step {o.max_iters}, the end", texts)
         print(f"\nSamples, at temperature 0.8:\n{texts[0].strip()}\n")
         self._print_validation(texts)
         lowest = min(evaluated, key=lambda row: row["val_loss"], default=None)
         if lowest and lowest is not evaluated[-1]:
             print_report("note", f"validation was best at step {lowest['step']}: {lowest['val_loss']:.3f}")
+        other = (f"--init_from={shlex.quote(self.init_from)} --dataset=my.txt" if o.fine_tunes else
+                 f"--dataset={'python' if name != 'python' else 'my.txt'}")
         print_report("done", f"in {time.perf_counter() - self.began:.0f} s; look at {out_dir / 'loss.png'}")
         option = folder.out_dir_option(out_dir)
         print(f"next    python -m gpt.sample {option}\n"
               f"        {train_command()} --init_from=resume {option} --max_iters={2 * o.max_iters}"
               f"{lab.option(o.break_)}\n"
-              f"        {train_command()} --dataset={'python' if name != 'python' else 'my.txt'}")
+              f"        {train_command()} {other}")
 
     def _draw(self) -> list[dict[str, Any]]:
         """Draw the run  ->  the rows of its log with validation losses."""
@@ -357,9 +398,12 @@ class Run:
         evaluated = [row for row in metrics if "val_loss" in row]
         if evaluated:                           # empty if metrics.jsonl was damaged
             try:
-                what = f"BROKEN, {o.break_}: a GPT" if o.break_ else "A GPT"
-                plot.draw(self.out_dir, o, f"{what} of {self.n_parameters:,} parameters learns {name}", metrics, stats,
-                          self.lines, self._unit())
+                what = (f"BROKEN, {o.break_}: a GPT" if o.break_ else
+                        f"{Path(self.init_from).name}, a GPT" if o.fine_tunes else "A GPT")
+                learns = "is fine-tuned on" if o.fine_tunes else "learns"
+                lines = self._reference_lines() if o.fine_tunes else self.lines
+                plot.draw(self.out_dir, o, f"{what} of {self.n_parameters:,} parameters {learns} {name}", metrics,
+                          stats, lines, self._unit())
             except (ImportError, ValueError) as error:      # MPLBACKEND=unknown
                 print_report("note", f"no plots: {error}")
         return evaluated
@@ -367,13 +411,13 @@ class Run:
     def _print_validation(self, texts: list[str]) -> None:
         """Validate on every token of the validation text, and print the loss beside the best possible one, and the
         share of grammatical fables in the samples."""
-        all_windows = windows(self.data.val, self.options.block_size)                               # (W, T + 1)
+        all_windows = self.data.val.windows(self.options.block_size)                                # x, y (W, T)
         val_loss, error = evaluate(self.model, all_windows, self.options.batch_size, self.world)
         self._append("metrics.jsonl", {"step": self.options.max_iters, "full_val_loss": val_loss, "full_val_se": error})
         print_report("val", f"{val_loss:.4f} ± {error or math.nan:.4f} nats, perplexity "
                      f"{math.exp(min(val_loss, 99.0)):.3f}, "
                      f"{val_loss / math.log(2) / self.data.val_bytes_per_token:.3f} bits per byte, on all "
-                     f"{all_windows[:, 1:].size:,} held-out tokens")
+                     f"{(all_windows[1] != IGNORED).sum():,} held-out tokens")
         if self.best_possible > 0.0:
             best = self.world.share(lambda: reference_lines(self.data, all_windows)["best possible"])
             right, complete = (sum(counts) for counts in zip(*map(share_grammatical, texts)))

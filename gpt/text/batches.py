@@ -1,9 +1,31 @@
 """Windows of tokens as next-token pairs: x (rows, T), and y (rows, T), the same tokens shifted by one."""
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 
 from minigrad.random import bits, key
+
+IGNORED = -100                          # a target that does not count, as in F.cross_entropy
+
+
+@dataclass
+class Text:
+    """A text as tokens, read in windows of consecutive tokens: rows in which each token is a target."""
+    tokens: np.ndarray                  # (N,)
+
+    def batch(self, block_size: int, rows: int, seed: int, step: int, sampling: str = "permutation",
+              part: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """x, y (rows of part, block_size): see `batch`."""
+        return batch(self.tokens, block_size, rows, seed, step, sampling, part)
+
+    def windows(self, block_size: int, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """x, y (n, block_size), to validate on: see `windows`."""
+        return pairs(windows(self.tokens, block_size, n))
+
+    def row_length(self, block_size: int) -> float:
+        """The mean number of tokens of a row of x."""
+        return block_size
 
 
 def batch(tokens: np.ndarray, block_size: int, rows: int, seed: int, step: int,
@@ -40,6 +62,13 @@ def windows(tokens: np.ndarray, block_size: int, n: int | None = None) -> np.nda
 def pairs(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Windows (n, T + 1)  ->  x, y (n, T)."""
     return windows[:, :-1], windows[:, 1:]
+
+
+def trimmed(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x, y (rows, T) without the last columns in which no target counts: they are padding."""
+    columns = np.flatnonzero((y != IGNORED).any(axis=0))
+    width = columns[-1] + 1 if len(columns) else 1
+    return x[:, :width], y[:, :width]
 
 
 def _n_starts(tokens: np.ndarray, block_size: int) -> int:

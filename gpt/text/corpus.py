@@ -33,7 +33,8 @@ def load_text(dataset: str, seed: int = 1337) -> str:
     if dataset == "shakespeare":
         return shakespeare()
     if not Path(dataset).is_file():             # a read of a FIFO would wait, and that of a device may never end
-        raise ValueError(f"{dataset}: No such file; --dataset takes fables, python, shakespeare or a UTF-8 text file")
+        raise ValueError(f"{dataset}: No such file; --dataset takes fables, python, shakespeare or a UTF-8 text file, "
+                         "or pairs in a .jsonl file")
     text = read_text(Path(dataset))
     if not text:
         raise ValueError(f"the text is too short: {dataset} is empty")

@@ -11,7 +11,8 @@ class Recompute(Fused):
               kept, and f runs again just before its backward. A network whose layers are all recomputed holds the
               activations of one layer at a time, and takes the time of a second forward. The inputs of f are the
               Tensors that it is given, and the parameters that it uses
-    identity  the second run gives the same result: y = f(xs)
+    identity  where the ops of f are recorded as primitives, the gradients are the same:
+              sum(dxs) = sum(f.unfused_gradients(xs, dy))
     source    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"
     """
 
@@ -27,4 +28,4 @@ class Recompute(Fused):
 
     @staticmethod
     def composed(F, *xs, f):
-        return f.function(*xs[:len(xs) - len(f.captured)])
+        return f.unfused(xs)

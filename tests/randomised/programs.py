@@ -101,8 +101,8 @@ def minigrad_names(dtype):
         return array
 
     return dict(CONSTANTS, F=F, leaf=leaf, copied=copied, cast=cast, no_grad=mg.no_grad, array=lambda t: t.data,
-                total=total_of(F, lambda a: Tensor(a.astype(dtype))), drawn=drawn, integers=recorded(integers),
-                booleans=recorded(booleans), targets=recorded(targets))
+                total=total_of(F, lambda a: Tensor(a.astype(dtype))), drawn=drawn, recompute=mg.recompute,
+                integers=recorded(integers), booleans=recorded(booleans), targets=recorded(targets))
 
 
 def torch_names():
@@ -110,7 +110,7 @@ def torch_names():
         return torch.tensor(uniform(shape, seed), requires_grad=True)
 
     return dict(CONSTANTS, F=torch_functions, leaf=leaf, copied=lambda x, how: x.detach().clone().requires_grad_(),
-                cast=lambda x: x + 0.0, no_grad=torch.no_grad, array=lambda t: t.detach(),
+                cast=lambda x: x + 0.0, no_grad=torch.no_grad, array=lambda t: t.detach(), recompute=lambda f: f,
                 total=total_of(torch_functions, torch.tensor))
 
 

@@ -59,13 +59,18 @@ def layer_norm_backward(dy, xhat, rstd, w, sums, n):
         for i in range(N * part // n, N * (part + 1) // n):
             dy_i, h, r = dy[i], xhat[i], rstd[i]
             total, product = 0.0, 0.0
-            for j in range(C):
-                dxhat = dy_i[j] * w[j]
-                total += dxhat
-                product += dxhat * h[j]
-            for j in range(dw.size):
-                dw[j] += dy_i[j] * h[j]
-                db[j] += dy_i[j]
+            if dw.size:
+                for j in range(C):
+                    dxhat = dy_i[j] * w[j]
+                    total += dxhat
+                    product += dxhat * h[j]
+                    dw[j] += dy_i[j] * h[j]
+                    db[j] += dy_i[j]
+            else:
+                for j in range(C):
+                    dxhat = dy_i[j] * w[j]
+                    total += dxhat
+                    product += dxhat * h[j]
             shift, scale = number(total / C), number(product / C)
             for j in range(C):
                 h[j] = r * (dy_i[j] * w[j] - shift - h[j] * scale)
