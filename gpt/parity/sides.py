@@ -11,11 +11,9 @@ import minigrad as mg
 from minigrad import optim
 from minigrad.modes import switch
 
-from gpt.bench import presets
-from gpt.bench.presets import CLIP, WEIGHT_DECAY
 from gpt.model import GPT
+from gpt.parity.hyperparameters import ADAMW, CLIP, WEIGHT_DECAY
 
-ADAMW: dict[str, Any] = {**presets.ADAMW, "lr": 3e-5}           # of fine-tuning: in larger steps, rounding errors grow
 MODES: dict[str, Callable[[], ContextManager[None]]] = {        # what a side of minigrad runs in
     "kernels": lambda: switch(plain=False),
     "plain": mg.plain,
