@@ -171,6 +171,7 @@ def test_curves_that_part_are_above_the_bound(composed, monkeypatch, capsys):
     original = sides.MinigradSide.train
     monkeypatch.setattr(sides.MinigradSide, "train",
                         lambda self, x, y: original(self, x, y) + 0.1 * (self.mode is sides.MODES["plain"]))
+    monkeypatch.setattr(command, "plot", lambda *_: None)
     status, out, found = run(capsys, composed)
     assert status == 1 and "loss of plain at step" in found["verdict"]
     assert found["distances"]["plain"][0] == pytest.approx(0.1, abs=1e-3)

@@ -25,10 +25,10 @@ from minigrad.words import plural
 
 from gpt import pretrained
 from gpt.bench.machine import describe, in_words, on_threads
-from gpt.bench.presets import CLIP
 from gpt.model import GPTConfig
 from gpt.parity.curves import train
 from gpt.parity.differences import DTYPES, SIDES, Difference, compare
+from gpt.parity.hyperparameters import CLIP
 from gpt.parity.options import Options
 from gpt.parity.plot import plot
 from gpt.parity.report import REFERENCES, distances, figures, print_tables, verdict

@@ -11,8 +11,8 @@ import minigrad as mg
 from minigrad import optim
 from minigrad.modes import switch
 
-from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY
 from gpt.model import GPT
+from gpt.parity.hyperparameters import ADAMW, CLIP, WEIGHT_DECAY
 
 MODES: dict[str, Callable[[], ContextManager[None]]] = {        # what a side of minigrad runs in
     "kernels": lambda: switch(plain=False),

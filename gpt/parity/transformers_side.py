@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import minigrad as mg
 
-from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY
+from gpt.parity.hyperparameters import ADAMW, CLIP, WEIGHT_DECAY
 from gpt.pretrained import PREFIX
 
 VERSIONS = f"transformers {transformers.__version__}, PyTorch {torch.__version__}"
