@@ -19,12 +19,12 @@ from minigrad.threads import blas_libraries
 
 from gpt.bench import finetune, machine, options, presets, ranks, report, scaling, table
 from gpt.bench.__main__ import main
-from gpt.bench.finetune_sides import FinetuneSide, prompt_and_new
+from gpt.bench.finetune_sides import FinetuneSide
 from gpt.bench.machine import CORES, on_threads
 from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
 from gpt.bench.op_times import watched
 from gpt.bench.options import Options
-from gpt.bench.presets import Preset, random_batches
+from gpt.bench.presets import Preset, prompt_and_new, random_batches
 from gpt.bench.sides import MODES, VECTOR, MinigradSide, make_side, relative_differences, running
 from gpt.bench.timing import time_in_turn
 from gpt.model import GPTConfig

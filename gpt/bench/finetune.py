@@ -18,10 +18,10 @@ import numpy as np
 from minigrad.words import plural
 
 from gpt.bench import machine
-from gpt.bench.finetune_sides import DROPOUT, RANK, TARGETS, TRAINED, make_finetune_side, prompt_and_new
+from gpt.bench.finetune_sides import make_finetune_side
 from gpt.bench.memory import in_new_process, peak_rss
 from gpt.bench.options import Options
-from gpt.bench.presets import Preset, random_batches
+from gpt.bench.presets import DROPOUT, RANK, TARGETS, TRAINED, Preset, prompt_and_new, random_batches
 from gpt.bench.report import TOLERANCE, UNSTEADY, VARIES, ratio
 from gpt.bench.sides import relative_differences, stages
 from gpt.bench.timing import time_in_turn

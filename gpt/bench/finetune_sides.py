@@ -8,19 +8,10 @@ import numpy as np
 import minigrad as mg
 from minigrad.device import host
 
-from gpt.bench.presets import ADAMW, WEIGHT_DECAY
+from gpt.bench.presets import ADAMW, ALPHA, DROPOUT, RANK, TARGETS, TRAINED, WEIGHT_DECAY, prompt_and_new
 from gpt.bench.sides import MODES, MinigradSide
 from gpt.lora import add_adapters
 from gpt.model import GPT
-
-TRAINED = "full", "full, recompute", "LoRA", "LoRA, recompute"          # what is trained, and how
-RANK, ALPHA, TARGETS = 8, 16, ("c_attn", "c_proj")                    # of LoRA's adapters
-DROPOUT = 0.1
-
-
-def prompt_and_new(block_size: int) -> tuple[int, int]:
-    """How many tokens sampling starts with, and how many it samples: 16 and 128 for a block of 256."""
-    return max(1, block_size // 16), block_size // 2
 
 
 class FinetuneSide(MinigradSide):

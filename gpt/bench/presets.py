@@ -8,6 +8,10 @@ from gpt.model import GPTConfig
 ADAMW: dict[str, Any] = dict(lr=3e-4, betas=(0.9, 0.95), eps=1e-8)      # lr and eps are minigrad's defaults
 WEIGHT_DECAY, CLIP = 0.1, 1.0
 
+# of fine-tuning
+TRAINED = "full", "full, recompute", "LoRA", "LoRA, recompute"          # what is trained, and how
+RANK, ALPHA, TARGETS, DROPOUT = 8, 16, ("c_attn", "c_proj"), 0.1
+
 
 class Preset(NamedTuple):
     shape: GPTConfig
@@ -36,3 +40,8 @@ def random_batches(p: Preset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     while True:
         x, y = rng.integers(0, p.shape.vocab_size, (2, p.batch_size, p.shape.block_size))
         yield x, y
+
+
+def prompt_and_new(block_size: int) -> tuple[int, int]:
+    """How many tokens sampling starts with, and how many it samples: 16 and 128 for a block of 256."""
+    return max(1, block_size // 16), block_size // 2

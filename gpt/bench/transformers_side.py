@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 import minigrad as mg
 
-from gpt.bench.finetune_sides import ALPHA, RANK, TARGETS, TRAINED, prompt_and_new
-from gpt.bench.presets import ADAMW, CLIP, WEIGHT_DECAY
+from gpt.bench.presets import ADAMW, ALPHA, CLIP, RANK, TARGETS, TRAINED, WEIGHT_DECAY, prompt_and_new
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
