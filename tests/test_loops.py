@@ -148,6 +148,13 @@ def test_without_gemm_of_openblas_products_are_numpys(monkeypatch):
     np.testing.assert_allclose(out, a.T @ b + 1.0)
 
 
+def test_a_single_row_is_multiplied_by_numpy_whose_product_does_not_copy_the_matrix(monkeypatch):
+    monkeypatch.setattr(linalg, "product", None)
+    a, b, out = RNG.normal(size=(1, 30)), RNG.normal(size=(20, 30)).T, np.empty((1, 20))
+    linalg.matmul(a, b, out, np.ones(20))
+    np.testing.assert_array_equal(out, a @ b + 1.0)
+
+
 def test_without_openblas_the_executor_has_no_loops_of_attention():
     code = "print(EXECUTORS[np.ndarray].kernels[mg.OPS['attention']].__module__, len(bits()) > 0)"
     ran = run_script(code, prelude="""

@@ -64,9 +64,10 @@ def sum_rows(x, total, n):
 
 
 def matmul(a, b, out, bias=None):
-    """out (N, M) = a @ b + bias. BLAS reads a or b where it is, if it is contiguous or transposed; else a copy."""
+    """out (N, M) = a @ b + bias. BLAS reads a or b where it is, if it is contiguous or transposed; else a copy. A
+    single row is multiplied by NumPy, whose gemv reads b once, where gemm copies it first."""
     (N, M), K = out.shape, len(b)
-    if not (GEMM and out.size and K):
+    if not (GEMM and out.size and K) or N == 1:
         np.matmul(a, b, out=out)
         if bias is not None:
             out += bias
