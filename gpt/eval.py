@@ -137,10 +137,10 @@ def report(model: GPT, rows: Sequence[Row], unit: str) -> list[Measured]:
             bar.update(row.counted)
     seconds = time.perf_counter() - began
     loss, error = mean_loss(np.array([row.loss for row in measured]), np.array([row.counted for row in measured]))
-    error = math.nan if error is None else error
     perplexity = math.exp(min(loss, 700.0))
-    print_report("loss", f"{loss:.4f} ± {error:.4f} nats per {unit}, over {bar.total:,}")
-    print_report("ppl", f"{perplexity:.3f} ± {perplexity * error:.3f}")
+    errors = ["", ""] if error is None else [f" ± {error:.4f}", f" ± {perplexity * error:.3f}"]     # one row has none
+    print_report("loss", f"{loss:.4f}{errors[0]} nats per {unit}, over {bar.total:,}")
+    print_report("ppl", f"{perplexity:.3f}{errors[1]}")
     print_report("speed", f"{bar.total / seconds:,.0f} tokens/s, {seconds:.1f} s")
     return measured
 
@@ -168,9 +168,9 @@ def on_pairs(model: GPT, tokenizer: Tokenizer, path: Path, block_size: int) -> N
     print_report("text", f"{path}: {plural(len(rows), kind)}, {sum(row.counted for row in rows):,} {tokenizer.unit}")
     right = [row.right for row in report(model, rows, tokenizer.unit.removesuffix("s"))]
     share, n = sum(right) / len(right), len(right)
-    error = math.sqrt(share * (1.0 - share) / (n - 1)) if n > 1 else math.nan
-    print_report("right", f"{sum(right):,} of {plural(n, kind)}, {100 * share:.1f} ± {100 * error:.1f} %: each of its "
-                 "tokens is the most likely one")
+    error = f" ± {100 * math.sqrt(share * (1.0 - share) / (n - 1)):.1f}" if n > 1 else ""
+    print_report("right", f"{sum(right):,} of {plural(n, kind)}, {100 * share:.1f}{error} %: each of its tokens is the "
+                 "most likely one")
 
 
 def main(arguments: list[str]) -> None:

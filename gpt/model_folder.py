@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from gpt import files, lora, pretrained
-from gpt.model import GPT, cropped
-from gpt.run import checkpoint
+from gpt.model import GPT, GPTConfig, cropped
+from gpt.run import checkpoint, folder as run_folder
 from gpt.text import tokenizer
 from gpt.text.tokenizer import Tokenizer
 
@@ -33,6 +33,11 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[GPT, Tokenizer]:
     encoding = tokenizer.of_folder(Path(folder))
     tokenizer.check_fits(encoding, config["vocab_size"], Path(folder))
     return GPT.from_pretrained(folder, device), encoding
+
+
+def shape_of(folder: Path) -> GPTConfig:
+    """The shape of the model in a folder. ValueError if its config.json is missing, damaged or of another model."""
+    return run_folder.read_config(folder)[2] if is_run(folder) else GPTConfig(**pretrained.read_config(folder))
 
 
 def load_given(model: str, out_dir: str, device: str = "cpu") -> tuple[GPT, Tokenizer]:

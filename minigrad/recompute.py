@@ -159,8 +159,8 @@ def _recomputed(f: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[st
         nodes = nodes_of(y)
         if nodes and nodes[0].seq < start:
             outer = max((node for node in nodes if node.seq < start), key=lambda node: node.seq)
-            raise ValueError(f"{name} uses an output of {outer}, computed outside of it: give it as an argument, "
-                             "mg.recompute(f)(x, y)")
+            raise ValueError(f"{name} uses an output of {outer}, computed outside of it: give it as an argument of "
+                             "its own, mg.recompute(f)(x, y)")
         leaves = {x.key: weakref.ref(x) for node in nodes for x in node.inputs
                   if isinstance(x, Tensor) and x.node is None}
         return y, recorded_ops(_without(constant, nodes)), leaves

@@ -17,7 +17,7 @@ from gpt.bench.__main__ import main as bench
 from gpt.bench.memory import in_new_process
 from gpt.bench.presets import Preset
 from gpt.model import GPTConfig
-from gpt.run.command_line import train_command, train_name
+from gpt.run.command_line import bad_input_exits, train_command, train_name
 from minigrad import threads
 from minigrad.step import __main__ as minigrad_step
 
@@ -59,6 +59,14 @@ def test_python_m_gpt_train_is_the_same_program_as_train_py(tmp_path):
     said = [subprocess.run([sys.executable, *how, "--help"], capture_output=True, cwd=ROOT, check=True).stdout
             for how in (["train.py"], ["-m", "gpt.train"])]
     assert said[0] == said[1] and b"--out_dir" in said[0]
+
+
+def test_bytes_of_the_command_line_that_are_no_text_are_named(capsys):
+    with pytest.raises(SystemExit) as exit, bad_input_exits("gpt.sample"):
+        "the owl \udcff".encode()
+    said = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert said == "gpt.sample: 'the owl \\udcff' has bytes that are not UTF-8: give text in UTF-8\n"
 
 
 # ---- streams ----

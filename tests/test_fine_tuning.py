@@ -155,10 +155,12 @@ def test_a_run_starts_from_the_best_checkpoint_of_another_and_records_it(prepare
     assert out.split("Samples, at temperature 0.8:\n")[1].startswith(tuple(p for p, _ in SUMS))
 
 
-def test_a_gpt2_is_trained_on_with_fewer_positions(tmp_path):
+def test_a_gpt2_is_trained_on_with_fewer_positions_and_the_header_says_so(tmp_path, capsys):
     pytest.importorskip("tokenizers")
     write_folder(tmp_path / "gpt2", vocab_size=384)
     tune(f"--init_from={tmp_path / 'gpt2'}", "--block_size=8", dataset="stars.txt", out_dir="gpt2")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "can read 12 tokens; this run keeps its first 8 positions, and --block_size=12 would keep all" in said
     first, theirs = saved("gpt2", 0), GPT.from_pretrained(tmp_path / "gpt2").state_dict()
     assert np.array_equal(first["wpe.weight"], theirs["wpe.weight"][:8])
     assert np.array_equal(first["wte.weight"], theirs["wte.weight"]) and len(first["wte.weight"]) == 384

@@ -133,6 +133,16 @@ def test_a_damaged_vocabulary_or_list_of_merges_is_named(tmp_path, name, content
     assert f"{name} is damaged: " in refused(tmp_path)
 
 
+def test_a_list_of_merges_whose_end_is_missing_is_named(tmp_path, monkeypatch):
+    """Without it, texts would have other tokens than those that the model was trained on."""
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(tokenizer, "PADDING", 20)
+    path = write_tokenizer(tmp_path, "vocab.json") / "merges.txt"
+    of_folder(tmp_path)
+    path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:-25]), "utf-8")
+    assert "have no merge: is the end of the file missing?" in refused(tmp_path)
+
+
 def test_a_vocabulary_whose_values_are_no_numbers_is_refused(tmp_path):
     pytest.importorskip("tokenizers")
     edit_json(write_tokenizer(tmp_path, "vocab.json") / "vocab.json", a="a")

@@ -157,6 +157,8 @@ def bad_input_exits(program: str) -> Iterator[None]:
         yield
     except (ValueError, OSError, MemoryError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        if isinstance(error, UnicodeEncodeError):       # of the command line: Python reads such bytes as surrogates
+            reason = f"{error.object!r:.60} has bytes that are not UTF-8: give text in UTF-8"
         if isinstance(error, MemoryError):
             reason = f"out of memory: {error}".removesuffix(": ")
         print(f"{program}: {reason}", file=sys.stderr)

@@ -4,9 +4,9 @@ import difflib
 from pathlib import Path
 from typing import Any, Mapping, get_type_hints
 
-from gpt import lab, lora, pretrained
+from gpt import lab, lora
 from gpt.model import GPTConfig
-from gpt.model_folder import is_run
+from gpt.model_folder import shape_of
 from gpt.run import folder
 from gpt.run.command_line import combine, command_line, one_of, option, toml_file
 from gpt.run.lr_schedule import SCHEDULES, learning_rate
@@ -202,8 +202,7 @@ def of_model(init_from: str, layers: list[tuple[str, Mapping[str, Any]]]) -> dic
         nearest = difflib.get_close_matches(init_from, ("scratch", "resume"), n=1)
         raise ValueError(f"--init_from must be scratch, resume or the folder of a model, and {init_from!r} is no folder"
                          + (f"; did you mean {nearest[0]}?" if nearest else ""))
-    path = Path(init_from)
-    shape = folder.read_config(path)[2] if is_run(path) else GPTConfig(**pretrained.read_config(path))
+    shape = shape_of(Path(init_from))
     fixed = {name: getattr(shape, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd", "bias", "tied")}
     for source, values in layers:
         for name, value in values.items():

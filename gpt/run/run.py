@@ -20,7 +20,7 @@ from minigrad.words import plural
 
 from gpt import files, lab, lora
 from gpt.model import GPT
-from gpt.model_folder import load_model
+from gpt.model_folder import load_model, shape_of
 from gpt.run import base, checkpoint, folder, plot
 from gpt.run.command_line import bad_input_exits, train_command, train_name
 from gpt.run.estimates import activation_bytes, flops_per_token
@@ -148,6 +148,9 @@ class Run:
         self.peak = sum(world.gather(matmul_peak(self.device, o.dtype)))
         print_model(o, self.n_parameters, self.n_trained,
                     activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize, o.recompute))
+        if pretrained and not resumed and (whole := shape_of(Path(o.init_from)).block_size) > o.block_size:
+            print_report("note", f"the model in {o.init_from} can read {whole} tokens; this run keeps its first "
+                         f"{o.block_size} positions, and --block_size={whole} would keep all")
 
         self.resumed_at = world.share(lambda: checkpoint.resume(self.out_dir, self.model, self.optimizer, o.max_iters)
                                       if resumed else None)

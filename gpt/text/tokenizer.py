@@ -202,6 +202,10 @@ def of_folder(folder: Path) -> Tokenizer:
         with _named(merges):
             lines = [line for line in _text(merges).split("\n") if line and not line.startswith("#version")]
             pairs = [tuple(line.rstrip("\r").split(" ")) for line in lines]
+            unmade = [token for token in tokens.keys() - set(map("".join, pairs)) if len(token) > 1]
+            if len(unmade) >= PADDING:          # a few are special tokens
+                raise ValueError(f"{len(unmade)} tokens of {vocab.name}, such as {min(unmade)!r:.40}, have no merge: "
+                                 "is the end of the file missing?")
             model = library.Tokenizer(library.models.BPE(vocab=tokens, merges=pairs))
         model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = library.decoders.ByteLevel()
