@@ -3,7 +3,7 @@ tells which: a run's has "options"."""
 import dataclasses
 from pathlib import Path
 
-from gpt import files, lora, pretrained
+from gpt import files, lab, lora, pretrained
 from gpt.model import GPT, GPTConfig, cropped
 from gpt.run import checkpoint, folder as run_folder
 from gpt.text import tokenizer
@@ -17,6 +17,8 @@ def load_model(folder: str | Path, device: str = "cpu", dtype: str = "float32", 
     if not is_run(folder):
         return GPT.from_pretrained(folder, device, dtype, block_size, dropout)
     trained, _ = checkpoint.load_model(Path(folder))
+    if isinstance(trained, lab.BrokenGPT):
+        raise ValueError(f"{folder} is {lab.description(trained.mistake)}; give a whole run")
     config = dataclasses.replace(cropped(trained.config, block_size, folder), dropout=dropout)
     state = lora.merged(trained)
     model = GPT(config, None, device, dtype)

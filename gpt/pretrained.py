@@ -7,6 +7,7 @@ tensor is read. Symbolic links are followed, because those in Hugging Face's cac
 import json
 import os
 import reprlib
+import shlex
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     found = _json(path, _read(path))
     if "options" in found:
         raise ValueError(f"{folder} is the folder of a run: write its model as a GPT-2 first, with python -m gpt.merge "
-                         f"--model={folder} --out=FOLDER")
+                         f"--model={shlex.quote(str(folder))} --out=FOLDER")
     found.setdefault("n_positions", found.get("n_ctx"))             # the old name
     for name, values in FIXED.items():
         value = found.get(name, values[0])
@@ -247,7 +248,8 @@ def _read(path: Path, most: int = LARGEST_JSON + 1) -> bytes:
                              f"{TENSORS}") from None
         if isinstance(error, FileNotFoundError) and (path.parent / "adapter_config.json").exists():
             raise ValueError(f"{path} is missing: {path.parent} holds adapters alone; add them to their model, with "
-                             f"python -m gpt.merge --model=MODEL --adapters={path.parent} --out=FOLDER") from None
+                             f"python -m gpt.merge --model=MODEL --adapters={shlex.quote(str(path.parent))} "
+                             "--out=FOLDER") from None
         if isinstance(error, FileNotFoundError):
             raise ValueError(f"{path} is missing: the folder of a GPT-2 holds {CONFIG} and {TENSORS}, or its shards"
                              ) from None

@@ -142,6 +142,15 @@ def test_the_folder_of_a_model_is_no_run_and_gets_none(capsys, tmp_path):
         assert exit.value.code == 2 and said.count("\n") == 1 and message in said
 
 
+def test_a_broken_run_is_no_model_to_start_from(capsys):
+    train.main(["--dataset=letters.txt", "--out_dir=broken", "--break=no-mask", *RUN])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        train.main(["--init_from=broken", "--dataset=sums.jsonl", "--out_dir=new2"])
+    assert exit.value.code == 2 and "every position attends to the whole window; give a whole run" in (
+        capsys.readouterr().err)
+
+
 # ---- runs ----
 
 def test_a_run_starts_from_the_best_checkpoint_of_another_and_records_it(prepared):
