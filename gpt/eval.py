@@ -159,8 +159,8 @@ def on_text(model: GPT, tokenizer: Tokenizer, path: Path, block_size: int, strid
 
 def on_pairs(model: GPT, tokenizer: Tokenizer, path: Path, block_size: int) -> None:
     """Print what `report` prints of the completions of pairs; of texts of their last words, and how many are right."""
-    _, first = next(json_lines(path, FORM), (0, {}))
-    if not first:
+    _, first = next(json_lines(path, FORM), (0, None))
+    if first is None:
         raise ValueError(f"{path} has no lines: expected one {FORM} per text, or pairs of prompt and completion")
     kind = "last word" if "text" in first else "completion"
     pairs = list(last_words(path)) if "text" in first else read_pairs(path)

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, Collection, Mapping
 
@@ -40,9 +42,17 @@ def read_json(path: Path, limit: int = SMALL) -> dict[str, Any]:
 
 
 def json_object(text: str | bytes, **options: Any) -> dict[str, Any]:
-    """The object in the text of a JSON file. options: of json.loads. ValueError for anything else."""
+    """The object in the text of a JSON file. options: of json.loads. ValueError for anything else, and for a name that
+    occurs twice."""
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise ValueError(f"{reprlib.repr(twice)} is there twice")
+        return found
+
     try:
-        content = json.loads(text, **options)
+        content = json.loads(text, object_pairs_hook=unique, **options)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):

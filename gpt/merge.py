@@ -32,9 +32,10 @@ def main(arguments: list[str]) -> None:
     with bad_input_exits("gpt.merge"):
         o = parse(Options, arguments)
         out = Path(o.out)
-        for name in (pretrained.CONFIG, pretrained.TENSORS, pretrained.INDEX, "tokenizer.json"):
-            if os.path.lexists(out / name):
-                raise ValueError(f"{out} holds a model already, {out / name}: choose another --out")
+        for name in (pretrained.CONFIG, pretrained.TENSORS, pretrained.INDEX, "tokenizer.json", lora.CONFIG):
+            if os.path.lexists(out / name):             # transformers would add adapters that it finds once more
+                what = "adapters" if name == lora.CONFIG else "a model"
+                raise ValueError(f"{out} holds {what} already, {out / name}: choose another --out")
         model, encoding = model_folder.load(Path(o.model))
         if isinstance(model, lab.BrokenGPT):
             raise ValueError(f"{o.model} is {lab.description(model.mistake)}; GPT-2 does not have it, give a whole run")

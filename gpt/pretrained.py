@@ -7,7 +7,6 @@ tensor is read. Symbolic links are followed, because those in Hugging Face's cac
 import json
 import os
 import reprlib
-from collections import Counter
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
 
@@ -38,6 +37,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The arguments of GPTConfig from config.json. ValueError if it is missing, damaged, or no GPT-2's."""
     path = folder / CONFIG
     found = _json(path, _read(path))
+    if "options" in found:
+        raise ValueError(f"{folder} is the folder of a run: write its model as a GPT-2 first, with python -m gpt.merge "
+                         f"--model={folder} --out=FOLDER")
     found.setdefault("n_positions", found.get("n_ctx"))             # the old name
     for name, values in FIXED.items():
         value = found.get(name, values[0])
@@ -243,6 +245,9 @@ def _read(path: Path, most: int = LARGEST_JSON + 1) -> bytes:
         if not os.path.isdir(path.parent):
             raise ValueError(f"{path.parent} is no folder: nothing is downloaded, give a folder with {CONFIG} and "
                              f"{TENSORS}") from None
+        if isinstance(error, FileNotFoundError) and (path.parent / "adapter_config.json").exists():
+            raise ValueError(f"{path} is missing: {path.parent} holds adapters alone; add them to their model, with "
+                             f"python -m gpt.merge --model=MODEL --adapters={path.parent} --out=FOLDER") from None
         if isinstance(error, FileNotFoundError):
             raise ValueError(f"{path} is missing: the folder of a GPT-2 holds {CONFIG} and {TENSORS}, or its shards"
                              ) from None
@@ -251,19 +256,12 @@ def _read(path: Path, most: int = LARGEST_JSON + 1) -> bytes:
 
 def _json(path: Path, data: bytes) -> dict[str, Any]:
     """The JSON object in these bytes of a file. ValueError for anything else, NaN, and a name that occurs twice."""
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            raise ValueError(f"{reprlib.repr(twice)} is there twice")
-        return found
-
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
     if len(data) > LARGEST_JSON:
         raise ValueError(f"{path} is longer than {LARGEST_JSON} bytes: is it of a GPT-2?")
     try:
-        return json_object(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        return json_object(data.decode("utf-8"), parse_constant=refuse)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None

@@ -81,7 +81,11 @@ def training_step(model: GPT, optimizer: optim.Optimizer, data: Data, options: M
                      "next; to see another part, give that part as --prompt")
 
     x, y = x[:, first:first + T], y[:, first:first + T]                                         # (1, T)
-    _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
+    recompute, model.recompute = model.recompute, False                 # its ops are shown, not each block as one
+    try:
+        _, loss = model(x, y, key=mg.random.key(options["seed"], step))     # not model.loss: it has no logits to show
+    finally:
+        model.recompute = recompute
     return record(loss, tokens=[visible(token, data.tokenizer) for token in x[0]],
                   vocabulary=[visible(token, data.tokenizer) for token in range(model.config.vocab_size)],
                   optimizer=optimizer, max_norm=options["grad_clip"] or None,

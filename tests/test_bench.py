@@ -19,7 +19,7 @@ from minigrad.threads import blas_libraries
 
 from gpt.bench import finetune, machine, options, presets, ranks, report, scaling, table
 from gpt.bench.__main__ import main
-from gpt.bench.finetune_sides import FinetuneSide
+from gpt.bench.finetune_sides import FinetuneSide, make_finetune_side
 from gpt.bench.machine import CORES, on_threads
 from gpt.bench.matmul_floor import floor, floor_flops, linear_layers
 from gpt.bench.op_times import watched
@@ -498,6 +498,12 @@ class TestFinetune:
         compared_with(Wrong)
         with pytest.raises(SystemExit, match=f"do not compute the same, {kind}: .* Nothing was measured"):
             finetune.checked(kind, folder, TINY)
+
+    def test_a_transformers_that_does_not_load_is_one_line(self, monkeypatch, folder):
+        monkeypatch.setitem(sys.modules, "transformers", None)
+        monkeypatch.delitem(sys.modules, "gpt.bench.transformers_side", raising=False)
+        with pytest.raises(ValueError, match=r"transformers is installed but does not load \(.*\)$"):
+            make_finetune_side("transformers", folder, "full")
 
     def test_a_process_that_dies_is_one_line(self, monkeypatch):
         monkeypatch.setattr(finetune, "in_new_process", lambda *args: None)

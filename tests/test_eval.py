@@ -200,6 +200,10 @@ def test_the_command_prints_the_loss_of_completions_with_the_newline_that_ends_t
     assert "of 2 completions" in out
 
 
+def test_one_pair_is_measured(evaluate):
+    assert "of 1 completion" in evaluate('{"prompt": "a", "completion": "b"}', "t.jsonl")
+
+
 @pytest.mark.parametrize("options, message", [
     ([], "--model is missing: give a folder with a model"),
     (["--model=x"], "--dataset is missing: give a file to measure on"),
@@ -220,7 +224,7 @@ def test_a_wrong_option_exits_with_one_line(options, message, capsys):
     ('{"text": "one"}', "t.jsonl", [], 't.jsonl, line 1: expected {"text": "..."}, a text of at least two words'),
     ('{"text": "a b"}\n{"text": 3}', "t.jsonl", [], "t.jsonl, line 2: expected"),
     ('{"text": "a b"}\nhello', "t.jsonl", [], "t.jsonl, line 2: "),
-    ("", "t.jsonl", [], "t.jsonl has no lines"),
+    ("", "t.jsonl", [], "t.jsonl has no lines"), ("{}", "t.jsonl", [], "t.jsonl, line 1: no 'prompt'"),
     ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}', "t.jsonl", [], "t.jsonl, line 2: no 'completion'"),
 ])
 def test_bad_input_exits_with_one_line(content, name, options, message, evaluate, capsys):

@@ -132,6 +132,16 @@ def test_a_folder_without_a_tokenizer_or_with_another_one_is_refused(capsys, tmp
     assert "model.safetensors is missing" in refused(capsys, *given)
 
 
+def test_the_folder_of_a_model_is_no_run_and_gets_none(capsys, tmp_path):
+    GPT(GPTConfig(8, 20, 1, 1, 8)).save_pretrained(tmp_path)
+    for options, message in ((["--init_from=resume"], f"holds a model, not a run: give it as --model={tmp_path}"),
+                             ([], f"{tmp_path} holds a model: choose another --out_dir")):
+        with pytest.raises(SystemExit) as exit:
+            train.main([*options, f"--out_dir={tmp_path}"])
+        said = capsys.readouterr().err
+        assert exit.value.code == 2 and said.count("\n") == 1 and message in said
+
+
 # ---- runs ----
 
 def test_a_run_starts_from_the_best_checkpoint_of_another_and_records_it(prepared):
@@ -228,6 +238,13 @@ def test_recompute_is_an_attribute_of_the_model_and_keeps_the_bits(monkeypatch):
     monkeypatch.setattr(train, "train", lambda run: models.append(run.model) or make(run))
     assert same_bits(tune("--recompute", out_dir="again"), saved("new"))
     assert [model.recompute for model in models] == [True]
+
+
+def test_the_page_of_a_step_with_recompute_shows_the_ops_of_the_blocks():
+    model, *rest = step.load(Path("new"), -1)
+    model.recompute = True
+    record = step.training_step(model, *rest)
+    assert "attention" in {view.op for view in record.views} and model.recompute
 
 
 def test_the_estimate_with_recompute_has_the_inputs_of_all_blocks_and_the_rest_of_one():

@@ -56,10 +56,19 @@ def test_a_folder_that_holds_a_model_is_not_written_over(byte_model, capsys, nam
     assert [path.name for path in (folder / "out").iterdir()] == [name]
 
 
+def test_a_folder_of_adapters_gets_no_model_as_transformers_would_add_them_again(byte_model, capsys):
+    folder, _ = byte_model
+    with pytest.raises(SystemExit) as exit:
+        merge.main([f"--model={folder / 'model'}", f"--adapters={folder / 'adapters'}", f"--out={folder / 'adapters'}"])
+    assert exit.value.code == 2 and "holds adapters already" in capsys.readouterr().err
+    assert not (folder / "adapters" / "config.json").exists()
+
+
 @pytest.mark.parametrize("options, words", [
     ([], "--model=FOLDER --out=FOLDER"), (["--model=nowhere"], "--out=FOLDER"),
     (["--model=nowhere", "--out=new"], "nowhere"),
-    (["--model=model", "--out=new", "--adapters=model"], "adapter_config.json cannot be read")])
+    (["--model=model", "--out=new", "--adapters=model"], "adapter_config.json cannot be read"),
+    (["--model=adapters", "--out=new"], "--model=MODEL --adapters=adapters")])
 def test_what_cannot_be_merged_is_refused_in_one_line_and_nothing_is_written(byte_model, monkeypatch, capsys, options,
                                                                              words):
     monkeypatch.chdir(byte_model[0])

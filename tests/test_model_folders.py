@@ -178,6 +178,10 @@ def test_what_is_no_folder_of_a_model_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with refused("config.json is missing"):
         GPT.from_pretrained(tmp_path / "empty")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"options": {}, "model": {}}')
+    with refused("run is the folder of a run: write its model as a GPT-2 first, with python -m gpt.merge"):
+        GPT.from_pretrained(tmp_path / "run")
 
 
 def test_a_file_that_must_not_be_read_is_named(tmp_path, monkeypatch):

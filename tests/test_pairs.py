@@ -45,6 +45,7 @@ def test_pairs_are_read_from_lines_of_json_with_blank_lines_and_other_keys(tmp_p
     ('{"prompt": "a"}', "no 'completion'; expected {\"prompt\": "),
     ('{"promt": "a", "completion": "b"}', "no 'prompt'; is 'promt' misspelled?"),
     ('{"prompt": "a", "completion": ""}', "the completion is empty: there is nothing to learn"),
+    ('{"prompt": "a", "completion": "b", "prompt": "c"}', "'prompt' is there twice"),
     ('{"prompt": 3, "completion": "b"}', "'prompt' must be a string, got 3"),
     ('{"prompt": "a", "completion": null}', "'completion' must be a string, got None"),
     ('{"prompt": "a", "completion": "\\ud83d"}', "'completion' has half of a surrogate pair"),

@@ -229,7 +229,7 @@ def test_a_text_that_is_too_short_is_refused(of_transformers, capsys):
     (of_transformers / "text.txt").write_text("a")
     with pytest.raises(SystemExit) as exit:
         command.main([str(of_transformers), "--block_size=8", f"--text={of_transformers / 'text.txt'}"])
-    assert exit.value.code == 2 and "has 1 tokens: " in capsys.readouterr().err
+    assert exit.value.code == 2 and "has 1 token, and " in capsys.readouterr().err
 
 
 def test_a_transformers_that_does_not_load_is_one_line(composed, monkeypatch, capsys):

@@ -319,3 +319,14 @@ def test_a_step_shows_its_lines_and_explains_its_elements():
     assert all(view.identity is None or view.identity.ok for view in seen.views)
     nudge = seen.nudge("x", (0, 0))
     assert nudge.actual == pytest.approx(nudge.predicted, rel=1e-2)
+
+
+def test_the_stepper_follows_a_recomputed_gpt_over_steps_of_an_optimizer():
+    """The blocks run again with weights that are far from those of the forward."""
+    gradients = []
+    for recompute in (False, True):
+        gpt = model(recompute)
+        seen = record(loss_of(gpt), optimizer=optim.SGD(gpt.parameters(), lr=1.0))
+        label = next(label for label, p in seen.leaves.items() if p is gpt.wpe.weight)
+        gradients.append(seen.over_time({label: [(0, 0)]})[0].columns["g"])
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-4)

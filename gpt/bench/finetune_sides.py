@@ -41,8 +41,11 @@ class FinetuneSide(MinigradSide):
 
 
 def make_finetune_side(name: str, folder: Path, kind: str, dropout: float = DROPOUT) -> Any:
-    """The side of a name: "minigrad" or "transformers"."""
+    """The side of a name: "minigrad" or "transformers". ValueError for a transformers that does not load."""
     if name == "transformers":
-        from gpt.bench.transformers_side import TransformersSide
+        try:
+            from gpt.bench.transformers_side import TransformersSide
+        except (ImportError, OSError) as error:
+            raise ValueError(f"transformers is installed but does not load ({str(error).splitlines()[0]})") from None
         return TransformersSide(folder, kind, dropout)
     return FinetuneSide(folder, kind, dropout)

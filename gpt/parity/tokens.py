@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minigrad.words import plural
+
 from gpt.parity.options import Options
 from gpt.text import tokenizer
 from gpt.text.corpus import read_text
@@ -25,14 +27,14 @@ def random_tokens(vocab_size: int, n: int, seed: int) -> np.ndarray:
 
 
 def read_tokens(o: Options, vocab_size: int) -> np.ndarray:
-    """The tokens (n,) of --text, or random ones. ValueError for a folder without a
-    tokenizer that fits, and for a text that cannot be read or is too short."""
+    """The tokens (n,) of --text, or random ones. ValueError for a folder without a tokenizer that fits, and for a text
+    that cannot be read or is too short."""
     if not o.text:
         return random_tokens(vocab_size, WINDOWS * o.block_size + 1, o.seed)
     encoder = tokenizer.of_folder(Path(o.model))
     tokenizer.check_fits(encoder, vocab_size, Path(o.model))
     tokens = encoder.encode(read_text(Path(o.text)))
     if len(tokens) < o.batch_size * o.block_size + 1:
-        raise ValueError(f"{o.text} has {len(tokens)} tokens: --batch_size={o.batch_size} --block_size={o.block_size} "
-                         f"need {o.batch_size * o.block_size + 1}")
+        raise ValueError(f"{o.text} has {plural(len(tokens), 'token')}, and --batch_size={o.batch_size} "
+                         f"--block_size={o.block_size} need {o.batch_size * o.block_size + 1}: give a longer text")
     return tokens

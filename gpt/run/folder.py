@@ -60,10 +60,20 @@ def check_unused(path: Path) -> None:
     """ValueError if a folder has a run, or files that a run would add to; and if it is no folder."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is not a folder: choose another --out_dir")
+    if _holds_model(path):
+        raise ValueError(f"{path} holds a model: choose another --out_dir")
     if (path / "config.json").exists():
         raise ValueError(f"{path} holds a run already: --init_from=resume continues it; or choose another --out_dir")
     if _holds_parts(path):
         raise _without_config(path)
+
+
+def _holds_model(path: Path) -> bool:
+    """Whether a folder has the config.json of a model, as transformers writes it. False if that cannot be read."""
+    try:
+        return "model_type" in files.read_json(path / "config.json")
+    except (OSError, ValueError):
+        return False
 
 
 def _holds_parts(path: Path) -> bool:
@@ -102,8 +112,12 @@ def write_config(out_dir: Path, options: Mapping[str, Any], sources: Mapping[str
 
 
 def read_config(out_dir: Path) -> tuple[dict[str, Any], dict[str, str], GPTConfig]:
-    """The options of a run, their sources, and the model's shape. ValueError if config.json is missing or damaged."""
+    """The options of a run, their sources, and the model's shape. ValueError if config.json is missing or damaged, and
+    for the folder of a model."""
     path = out_dir / "config.json"
+    if _holds_model(out_dir):
+        raise ValueError(f"{out_dir} holds a model, not a run: give it as --model={out_dir}, or to train it "
+                         f"--init_from={out_dir}")
     try:
         config = files.read_sealed(path, ("options", "model"))
     except FileNotFoundError:

@@ -388,7 +388,8 @@ class Run:
         option = folder.out_dir_option(out_dir)
         print(f"next    python -m gpt.sample {option}\n"
               f"        {train_command()} --init_from=resume {option} --max_iters={2 * o.max_iters}"
-              f"{lab.option(o.break_)}\n"
+              f"{lab.option(o.break_)}")
+        print(f"        python -m gpt.merge --model={shlex.quote(str(out_dir))} --out=tuned" if o.adapters else
               f"        {train_command()} {other}")
 
     def _draw(self) -> list[dict[str, Any]]:

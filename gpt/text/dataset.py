@@ -9,6 +9,7 @@ from typing import Any, Callable
 import numpy as np
 
 from minigrad.random import bits, key
+from minigrad.words import plural
 
 from gpt import files
 from gpt.text import tokenizer as tokenizers
@@ -92,6 +93,9 @@ def _tokenize_text(dataset: str, learned: Callable[[str, str], Tokenizer], seed:
 
 def _tokenize_pairs(dataset: str, learned: Callable[[str, str], Tokenizer], seed: int, block_size: int) -> Tokenized:
     found = read_pairs(Path(dataset))
+    if len(found) < 2:
+        raise ValueError(f"{dataset} has {plural(len(found), 'pair')}: give at least 2, one to train on and one to "
+                         "validate on")
     order = np.argsort(bits(key(seed).fold("held out"), (len(found),)), kind="stable").tolist()         # (P,)
     n_val = max(len(found) // 10, 1)
     val, train = [found[i] for i in order[:n_val]], [found[i] for i in order[n_val:]]

@@ -103,16 +103,13 @@ def _epoch(n: int, seed: int, epoch: int) -> np.ndarray:
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
     """(prompt, completion) of each line of a JSONL file; blank lines are left out. ValueError names the line that is no
-    such pair; and for fewer than two pairs, as one is held out."""
+    such pair."""
     found = []
     for number, row in json_lines(path, FORM):
         try:
             found.append(_pair(row))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-    if len(found) < 2:
-        raise ValueError(f"{path} has {len(found)} pair{'s' * (len(found) != 1)}: give at least 2, one to train on and "
-                         "one to validate on")
     return found
 
 
@@ -122,12 +119,13 @@ def json_lines(path: Path, form: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json_object(line)
+                row = json_object(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: no JSON ({error.msg}, column {error.colno}): expected {form}"
                                  ) from None
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from None
+            yield number, row
 
 
 def _pair(row: dict[str, Any]) -> tuple[str, str]:
