@@ -105,10 +105,9 @@ def test_after_the_last_line_comes_the_next_op(tiny):
 def test_while_a_debugger_uses_the_tracer_an_op_is_one_screen():
     sys.settrace(lambda *_: None)
     try:
-        it = examples.op("exp")
+        said = walk(examples.op("exp"), "j 1", "l", "q")
     finally:
         sys.settrace(None)
-    said = walk(it, "j 1", "l", "q")
     assert "! a debugger or a coverage tool uses" in said and "── step 2/2  exp" in said and "✓ dx: " in said
 
 

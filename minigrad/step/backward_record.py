@@ -22,7 +22,7 @@ from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve
 from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host
-from minigrad.step.view import View, view
+from minigrad.step.view import Traces, View, view
 from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
                                 largest_entries)
 from minigrad.tensor import Tensor
@@ -77,15 +77,19 @@ class Record:
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
         self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key of a Tensor -> (step, input) of uses
 
+        traces, values = Traces(), dict[Any, Any]()
         for step in steps:
-            self.views.append(view(step, self.label, self._index))
+            self.views.append(view(step, self.label, self._index, traces, values))
             for i, (x, dx) in enumerate(zip(step.inputs, step.dxs)):
                 if dx is not None:
                     self.uses[self.key(x)].append((step.index, i))
         name_axes(self.views, self.labels.get("vocabulary"))
 
     def _deliver(self, leaf: Tensor, gradient: Any) -> None:
-        self.gradients[self.label(leaf)] = np.array(on_host(gradient))
+        """Keep the gradient of a leaf: that of its only use, which is held already, or a copy."""
+        label = self.label(leaf)
+        uses = [self.views[step].inputs[i].gradient for step, i in self.uses.get(label, ())]
+        self.gradients[label] = uses[0] if len(uses) == 1 else np.array(on_host(gradient))
         tape.accumulate(leaf, gradient)
 
     def label(self, leaf: Tensor) -> str:

@@ -21,7 +21,7 @@ REFERENCE = "reference code"                    # what a gradient is compared wi
 
 # ---- is it right? ---------------------------------------------------------------------------------------------------
 
-def check(step: Any, full: bool = False) -> Report:
+def check(step: Any, full: bool = False, rerun: Rerun | None = None) -> Report:
     """Compare the gradients of this op alone with central differences of its forward, in float64: along one random
     direction for each input, or element by element if `full`. Where the direction shows a wrong gradient, a block of at
     most 1024 elements is compared one by one too, so that the row says how they differ. Compare also the gradients in
@@ -29,9 +29,9 @@ def check(step: Any, full: bool = False) -> Report:
     reference code, the textbook's backward.
 
     dy is scaled to a largest magnitude of 1 first, and a direction to the size of its input, so that small gradients
-    are checked as strictly as large ones.
+    are checked as strictly as large ones. rerun: the op in float64, where the step's inputs may have changed since.
     """
-    rerun, what = Rerun(step, np.float64), f"step {step.index}: {step.op}"
+    rerun, what = rerun or Rerun(step, np.float64), f"step {step.index}: {step.op}"
     failed: Callable[[str], Report] = lambda detail: Report([Row(what, DIFFERENCES, "", math.inf, detail)])
     largest = max((float(np.abs(dy).max()) for dy in rerun.dys if dy.size), default=0.0)
     if not math.isfinite(largest) or not all(map(is_finite, rerun.inputs)):

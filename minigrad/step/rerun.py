@@ -16,15 +16,17 @@ from minigrad.tensor import Tensor
 class Rerun:
     """The op of a Step, to be run again with the textbook's forward and backward.
 
-    dtype: of all floating arrays; None for that of the upstream gradient. ValueError if an input was changed after the
-    forward.
+    dtype: of all floating arrays; None for that of the upstream gradient. given: copies on the host of the inputs and
+    of the upstream gradients; without them ValueError if an input was changed after the forward.
     """
 
-    def __init__(self, step: Any, dtype: Any = None) -> None:
-        step.node.check_unchanged(step.inputs, ", so the op cannot be run again: call check(), why() and lines before "
-                                  "the optimizer changes the weights")
+    def __init__(self, step: Any, dtype: Any = None, given: tuple[list[Any], list[Any]] | None = None) -> None:
+        if given is None:
+            step.node.check_unchanged(step.inputs, ", so the op cannot be run again: call check(), why() and lines "
+                                      "before the optimizer changes the weights")
+            given = list(map(on_host, step.inputs)), on_host(step.dy if type(step.dy) is tuple else (step.dy,))
         self.op_class, self.needs = step.op_class, step.ran.needs
-        inputs, dys = map(on_host, step.inputs), on_host(step.dy if type(step.dy) is tuple else (step.dy,))
+        inputs, dys = given
         self.dtype = np.dtype(dtype or dys[0].dtype)
         self.inputs: list[Any] = [cast(x, self.dtype) for x in inputs]
         self.static: dict[str, Any] = {name: on_host(value) for name, value in step.static.items()}
