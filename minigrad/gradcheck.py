@@ -136,14 +136,17 @@ class Report:
 
 def relative_error(a: Any, b: Any) -> float:
     """max|a - b| / max(|a|, |b|, 1e-3) for two arrays of one shape; infinite if it is NaN, 0 for empty arrays."""
-    error = float(relative_errors(a, b).max(initial=0.0))
+    error = float(np.abs(np.subtract(a, b)).max(initial=0.0) / _unit(a, b))
     return error if np.isfinite(error) else np.inf
 
 
 def relative_errors(a: Any, b: Any) -> Any:
     """|a - b| / max(|a|, |b|, 1e-3), where both maxima are over all entries."""
-    a, b = np.asarray(a), np.asarray(b)
-    return np.abs(a - b) / max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0), 1e-3)
+    return np.abs(np.subtract(a, b)) / _unit(a, b)
+
+
+def _unit(a: Any, b: Any) -> Any:
+    return max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0), 1e-3)
 
 
 def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS,

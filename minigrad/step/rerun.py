@@ -7,7 +7,7 @@ import numpy as np
 from minigrad import device
 from minigrad.executor import executor_of
 from minigrad.ops.op import Op, input_names
-from minigrad.step.line_trace import Listing, trace_lines
+from minigrad.step.line_trace import Listing, last_values, trace_lines
 from minigrad.ops.sums import unbroadcast
 from minigrad.tape import Node, collect
 from minigrad.tensor import Tensor
@@ -57,6 +57,11 @@ class Rerun:
         """`gradients`, and the values that the lines of the backward computed."""
         raw, listing = trace_lines(op.backward, [f"d{name}" for name in self.names], *self.dys, **op.saved)
         return self._fitted(raw), listing
+
+    def last_values(self, op: Op) -> tuple[list[Any], dict[str, Any]]:
+        """`gradients`, and the variables of the backward at its end."""
+        raw, values = last_values(op.backward, *self.dys, **op.saved)
+        return self._fitted(raw), values
 
     def upstream_names(self) -> list[str]:
         """The backward's names for the upstream gradients: ["dy"], ["dp_new", "dm_new"]."""

@@ -38,7 +38,6 @@ class Traced(NamedTuple):
     backward: Listing
     outputs: dict[str, Any]         # "y" -> array
     saved: dict[str, Any]           # by the forward
-    gradients: list[Any]            # of each input; None for one that needs none
     trees: dict[tuple[bool, int], dict[str, Tree]]      # (forward, number of the line) -> name -> its expression
 
 
@@ -55,8 +54,9 @@ class Traces:
         found = self._found.pop(view.index, None)               # it becomes the newest
         if found is None:
             traced = _trace(view)
-            lines = [*traced.forward.lines, *traced.backward.lines]
-            found = traced, sum(getattr(value, "nbytes", 0) for line in lines for value in line.values.values())
+            arrays = {id(a): a.nbytes for listing in (traced.forward, traced.backward) for line in listing.lines
+                      for a in (*line.values.values(), *line.before.values()) if isinstance(a, np.ndarray)}
+            found = traced, sum(arrays.values())
             while self._found and sum(size for _, size in self._found.values()) + found[1] > self.most:
                 del self._found[next(iter(self._found))]
         self._found[view.index] = found
@@ -113,12 +113,10 @@ class View:
         """The op's identity, evaluated in float64."""
         if self.bad_origin or not self.backward.lines:
             return None
-        rerun = self.rerun()
         with np.errstate(all="ignore"):
-            traced = self.traces.of(self) if rerun.dtype == np.float64 else _trace(self, np.float64)
-            return _identity(self.rerun(np.float64), traced)
+            return _identity(self.rerun(np.float64))
 
-    @property
+    @cached_property
     def difference(self) -> float:
         """Of the step's gradients from those of the textbook, relative to dy."""
         return max((row.error for row in self.report.rows if row.check == REFERENCE), default=0.0)
@@ -173,10 +171,11 @@ def view(step: Any, label: Callable[[Tensor], str], index: Mapping[int, int], tr
         earlier = None if earlier is None else np.array(on_host(earlier))       # later gradients may be added in place
         inputs.append(Input(rerun.names[i], name, np.shape(value), value, source, getattr(x, "out", 0), leaf,
                             None if dx is None else on_host(dx), earlier))
+    dys = step.dy if type(step.dy) is tuple else (step.dy,)
     kernel = "" if type(step.ran) is step.op_class else type(step.ran).__module__ + "." + type(step.ran).__name__
     formula = parse(step.op_class, call_of(step))
     return View(step, step.index, step.op, step.name, step.created_at, formula, inputs,
-                dict(zip(rerun.upstream_names(), rerun.dys)), kernel, origin, call_axes(rerun, ys, formula), traces)
+                dict(zip(rerun.upstream_names(), on_host(dys))), kernel, origin, call_axes(rerun, ys, formula), traces)
 
 
 def view_alone(step: Any) -> View:
@@ -190,23 +189,21 @@ def view_alone(step: Any) -> View:
     return alone
 
 
-def _trace(view: View, dtype: Any = None) -> Traced:
-    """Run the op of a view again and record what its lines compute. dtype: of all floating arrays; None for that of
-    the upstream gradient."""
-    rerun = view.rerun(dtype)
+def _trace(view: View) -> Traced:
+    """Run the op of a view again and record what its lines compute."""
+    rerun = view.rerun()
     with np.errstate(all="ignore"):
         op, ys, forward = rerun.trace_forward()
-        dxs, backward = rerun.trace_backward(op)
-    return Traced(forward, backward, dict(zip(output_names(rerun.op_class, len(ys)), ys)), op.saved, dxs, {})
+        _, backward = rerun.trace_backward(op)
+    return Traced(forward, backward, dict(zip(output_names(rerun.op_class, len(ys)), ys)), op.saved, {})
 
 
-def _identity(rerun: Rerun, traced: Traced) -> Identity | None:
-    """The op's identity, evaluated on the arrays of a run in float64."""
-    values: dict[str, Any] = {}
-    for line in traced.backward.lines:
-        values |= line.values
-    values |= traced.saved | rerun.static | dict(zip(rerun.names, rerun.inputs)) | {"xs": rerun.inputs}
-    values |= traced.outputs | {"ys": list(traced.outputs.values())}
+def _identity(rerun: Rerun) -> Identity | None:
+    """The identity of an op that runs in float64, evaluated."""
+    op, ys = rerun.forward()
+    dxs, values = rerun.last_values(op)
+    values |= op.saved | rerun.static | dict(zip(rerun.names, rerun.inputs)) | {"xs": rerun.inputs}
+    values |= dict(zip(output_names(rerun.op_class, len(ys)), ys)) | {"ys": ys}
     values |= dict(zip(rerun.upstream_names(), rerun.dys)) | {"dys": rerun.dys}
-    values |= {f"d{name}": dx for name, dx in zip(rerun.names, traced.gradients)} | {"dxs": traced.gradients}
+    values |= {f"d{name}": dx for name, dx in zip(rerun.names, dxs)} | {"dxs": dxs}
     return check_identity(rerun.op_class, values)
