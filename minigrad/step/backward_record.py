@@ -20,6 +20,7 @@ from minigrad.step.caller_names import names_of_caller
 from minigrad.step.explain import size_of
 from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve
 from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
+from minigrad.step import replay
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host
 from minigrad.step.view import Traces, View, view
@@ -77,9 +78,10 @@ class Record:
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
         self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key of a Tensor -> (step, input) of uses
 
-        traces, values = Traces(), dict[Any, Any]()
+        traces = Traces()
+        self._values: dict[Any, Any] = {}                       # key of a leaf -> its array as recorded
         for step in steps:
-            self.views.append(view(step, self.label, self._index, traces, values))
+            self.views.append(view(step, self.label, self._index, traces, self._values))
             for i, (x, dx) in enumerate(zip(step.inputs, step.dxs)):
                 if dx is not None:
                     self.uses[self.key(x)].append((step.index, i))
@@ -184,6 +186,13 @@ class Record:
 
     # ---- what if ----
 
+    @property
+    def too_large(self) -> str:
+        """Of a very large model: why the loss is not computed again for all its numbers; else ""."""
+        n = sum(leaf.size for leaf in self.leaves.values())
+        return "" if n <= replay.MOST_RERUN else (
+            f"the loss is not computed again with other weights, as these are {n:,} numbers")
+
     @cached_property
     def reruns(self) -> list[Rerun]:
         """For each step its op, to be run again in float64."""
@@ -242,6 +251,9 @@ class Record:
 
     @cached_property
     def _optimizer_steps(self) -> OptimizerSteps | None:
-        return None if self._optimizer is None else OptimizerSteps(
-            self._optimizer, {label: self.leaves[label] for label in self.gradients}, self.gradients, self._max_norm,
-            self.replay)
+        if self._optimizer is None:
+            return None
+        leaves = {label: self.leaves[label] for label in self.gradients}
+        values = {label: self._values.get(leaf.key, on_host(self._y)) for label, leaf in leaves.items()}
+        return OptimizerSteps(self._optimizer, leaves, values, self.gradients, self._max_norm,
+                              None if self.too_large else self.replay)
