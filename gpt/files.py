@@ -67,12 +67,15 @@ def damaged(path: Path, reason: object) -> ValueError:
 
 # ---- seals ----
 
-def sha256(record: Mapping[str, Any], *data: Any) -> str:
-    """The SHA-256 of the parts of data, one after the other, and of a record without its own SHA-256."""
+def sha256(record: Mapping[str, Any], *data: Any, file: Any = None) -> str:
+    """The SHA-256 of the parts of data, one after the other, or of an open file, and of a record without its own
+    SHA-256."""
     rest = {name: value for name, value in record.items() if name != "sha256"}
     digest = hashlib.sha256()
     for part in data:                           # to join them would copy them
         digest.update(part)
+    if file is not None:
+        hashlib.file_digest(file, lambda: digest)
     digest.update(json.dumps(rest, sort_keys=True).encode())
     return digest.hexdigest()
 

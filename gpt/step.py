@@ -24,7 +24,7 @@ from gpt.text.dataset import Data, open_data
 from gpt.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 16                                 # of the recorded row: they fit on a screen
-BYTES = 75                                      # of a record for each weight, as measured for GPT-2: 9.1 GB
+BYTES = 40                                      # for each weight, of a record and one op's checks: 5 GB for GPT-2
 SENTENCE = "The owl lent the fox a lamp, and the fox gave it back."      # that a GPT-2 is trained on
 
 

@@ -136,14 +136,22 @@ class Report:
 
 def relative_error(a: Any, b: Any) -> float:
     """max|a - b| / max(|a|, |b|, 1e-3) for two arrays of one shape; infinite if it is NaN, 0 for empty arrays."""
-    error = float(relative_errors(a, b).max(initial=0.0))
+    error = float(_largest(np.subtract(a, b)) / _unit(a, b))
     return error if np.isfinite(error) else np.inf
 
 
 def relative_errors(a: Any, b: Any) -> Any:
     """|a - b| / max(|a|, |b|, 1e-3), where both maxima are over all entries."""
-    a, b = np.asarray(a), np.asarray(b)
-    return np.abs(a - b) / max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0), 1e-3)
+    return np.abs(np.subtract(a, b)) / _unit(a, b)
+
+
+def _unit(a: Any, b: Any) -> Any:
+    return max(_largest(a), _largest(b), 1e-3)
+
+
+def _largest(a: Any) -> Any:
+    """max|a|, without an array of the size of a; 0 if a is empty."""
+    return np.maximum(abs(np.max(a, initial=0.0)), abs(np.min(a, initial=0.0)))
 
 
 def numeric_gradient(f: Callable[[], float], x: np.ndarray, eps: float = EPS,

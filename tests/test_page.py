@@ -14,8 +14,8 @@ import pytest
 import minigrad as mg
 from gpt.model import GPT, GPTConfig
 from minigrad import Tensor, functional as F, optim
-from minigrad.step import page, page_data, record
-from minigrad.step.page_arrays import ArrayStore
+from minigrad.step import page, record, replay
+from minigrad.step.page_arrays import CELLS, ArrayStore
 from minigrad.words import index
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -125,7 +125,7 @@ def test_an_array_is_stored_in_float32_with_its_exact_shape_norm_and_mean():
 def test_equal_arrays_are_stored_once():
     pool, a = ArrayStore(), np.arange(6.0)
     assert pool.put(a) == pool.put(a.copy()) != pool.put(a.reshape(2, 3))
-    assert len(pool.arrays) == 2
+    assert len(pool.encoded(CELLS[0])) == 2
 
 
 def test_integers_and_booleans_are_stored_exactly():
@@ -396,7 +396,7 @@ def test_a_record_without_tokens_optimizer_or_modules_has_a_page(tmp_path):
 
 def test_the_page_of_a_large_model_has_its_steps_and_says_what_is_left_out(tmp_path, monkeypatch):
     """A page with reruns would take several times the memory of the record."""
-    monkeypatch.setattr(page_data, "MOST_RERUN", 100)
+    monkeypatch.setattr(replay, "MOST_RERUN", 100)
     record = gpt(T=11)                          # not run again by another test
     text = page.html(record)
     assert "optimizer_step" not in vars(record) and "replay" not in vars(record)

@@ -277,6 +277,16 @@ def test_a_checkpoint_holds_weights_moments_and_step(expected):
     assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
 
 
+def test_a_checkpoint_that_is_deleted_after_it_was_checked_can_still_be_read(expected):
+    path = Path("complete/checkpoints/step_000008.json")
+    whole = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
+    _, tensors = checkpoint._first_intact([path])
+    path.with_suffix(".safetensors").unlink()
+    assert tensors.keys() == whole.keys()
+    for name, x in whole.items():
+        np.testing.assert_array_equal(tensors[name], x)
+
+
 def test_a_parameter_whose_memory_is_transposed_is_saved_by_its_values(tmp_path):
     model = GPT(GPTConfig(6, 5, 1, 2, 4))
     model.wpe.weight = nn.Parameter(np.arange(24.0, dtype=np.float32).reshape(4, 6).T)

@@ -18,7 +18,7 @@ from minigrad.kernels.executor import Kernel
 from minigrad.modes import switch
 from minigrad.ops.op import Fused, Primitive
 from minigrad.ops.sample import Sample
-from minigrad.step import record
+from minigrad.step import examples, record
 from minigrad.step.rerun import Rerun
 from minigrad.tape import apply
 
@@ -393,3 +393,29 @@ def test_a_users_own_op_can_be_recorded():
         assert view.report.ok and "x²" in view.formula.text and view.identity is None
     finally:
         del mg.OPS["cube"]
+
+
+def test_a_record_shows_what_the_op_was_given_after_an_optimizer_changed_the_weights():
+    x, w = Tensor(np.arange(6.0).reshape(2, 3)), Tensor(np.ones((3, 2)), requires_grad=True)
+    opt = optim.SGD([w], lr=0.5)
+    seen = record((x @ w).sum(), optimizer=opt)
+    planned = seen.optimizer_step.updates[0]
+    opt.step()
+    view = seen.views[-1]
+    assert (view.inputs[1].value == 1.0).all() and view.report.ok and view.identity.ok
+    np.testing.assert_array_equal(view.outputs["y"], [[3.0, 3.0], [12.0, 12.0]])
+    np.testing.assert_array_equal(planned.given["p"], np.ones((3, 2)))
+    np.testing.assert_allclose(planned.change, -0.5 * seen.gradients["w"])
+
+
+def test_lines_that_were_dropped_are_computed_again_with_the_same_values():
+    seen = examples.tiny()
+    seen.views[0].traces.most = 0.0
+    first = [v.backward.lines for v in seen.views]
+    for v, lines in zip(seen.views, first):
+        again = v.backward.lines
+        assert again is v.backward.lines and again is not lines
+        for before, after in zip(lines, again, strict=True):
+            assert before.values.keys() == after.values.keys()
+            for name, value in before.values.items():
+                np.testing.assert_array_equal(value, after.values[name])

@@ -268,7 +268,7 @@ def test_a_gpt2_is_stepped_through_on_a_sentence_by_default(tmp_path, commands, 
 
 def test_a_model_whose_record_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tokenizers")
-    monkeypatch.setattr(step, "memory", lambda: 500_000.0)
+    monkeypatch.setattr(step, "memory", lambda: 300_000.0)
     errors = exits_with(2, capsys, step.main, [f"--model={write_folder(tmp_path)}"])
     assert errors.startswith("gpt.step: out of memory: the record of a step takes about 0.0 GB")
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 import gpt.step
 from minigrad import Tensor, functional as F
 from minigrad.ops.op import OPS
-from minigrad.step import examples, record
+from minigrad.step import examples, record, replay
 from minigrad.step.heatmap import LEGENDS, MASK, TALLEST, clipped, columns, heatmap, padded, side_by_side, summary
 from minigrad.step.terminal import COMMANDS, Terminal, has_color
 from minigrad.step.terminal_questions import target
@@ -105,10 +105,9 @@ def test_after_the_last_line_comes_the_next_op(tiny):
 def test_while_a_debugger_uses_the_tracer_an_op_is_one_screen():
     sys.settrace(lambda *_: None)
     try:
-        it = examples.op("exp")
+        said = walk(examples.op("exp"), "j 1", "l", "q")
     finally:
         sys.settrace(None)
-    said = walk(it, "j 1", "l", "q")
     assert "! a debugger or a coverage tool uses" in said and "── step 2/2  exp" in said and "✓ dx: " in said
 
 
@@ -475,6 +474,13 @@ def test_check_lists_every_row(tiny):
     for row in rows:
         assert f"✓ {row.of:12} {row.check:20} {row.error:8.1e}" in said[1]
     assert said[2].count("✓") == len(rows)
+
+
+def test_the_optimizer_of_a_very_large_model_is_shown_without_the_change_of_the_loss(monkeypatch):
+    monkeypatch.setattr(replay, "MOST_RERUN", 100)
+    said = walk(examples.example("gpt"), "o", "o wte.weight[1,2]", "q")
+    assert re.search(r"wte.weight +\S+ +\S+ +-\n", said) and "not computed again with other weights" in unwrapped(said)
+    assert "wte.weight[1,2] moves by" in said and "m_new = " in said and "g stays as recorded" in said
 
 
 def test_the_optimizers_step_is_the_sum_of_its_updates(tiny):

@@ -15,16 +15,15 @@ import json
 import math
 import os
 import re
+import weakref
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from minigrad import device as devices, optim
 
-from gpt import files, lab, lora
+from gpt import files, lab, lora, pretrained
 from gpt.model import GPT, GPTConfig
 from gpt.run import base, folder
 from gpt.run.command_line import train_command
@@ -152,21 +151,44 @@ class _Unusable(Exception):
     """A checkpoint that is not used; the message says why."""
 
 
-def _load(path: Path, n_weights: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+class _Tensors(Mapping[str, np.ndarray]):
+    """The tensors of a checkpoint by name. Each is read from the file when it is asked for, also after a training that
+    runs has deleted the file. ValueError for a damaged file, OSError for one that cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = files.open_regular(path)
+        weakref.finalize(self, self.file.close)
+        self._stored = {tensor.name: tensor for tensor in pretrained.read_header(path)[1]}
+        self.shapes = {name: tensor.shape for name, tensor in self._stored.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._stored[name]
+        array = np.empty(tensor.shape, pretrained.DTYPES[tensor.dtype])
+        self.file.seek(tensor.offset)
+        if self.file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+            raise OSError(f"{tensor.path} has become shorter while it was read")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def _load(path: Path, n_weights: int | None) -> tuple[dict[str, Any], _Tensors]:
     """(record, tensors) of the checkpoint with this JSON. n_weights: the number of elements of all its weights;
     None for any. _Unusable if it is damaged, of another model, or not finite."""
     record = _record(path)
     try:
-        with files.open_regular(path.with_suffix(".safetensors")) as file:
-            size = os.fstat(file.fileno()).st_size
-            whole = record is not None and record["step"] == step_of(path) and size == record.get("bytes", size)
-            data = file.read() if whole else b""
-        if record is None or record["sha256"] != files.sha256(record, data):
+        tensors = _Tensors(path.with_suffix(".safetensors"))
+        size = os.fstat(tensors.file.fileno()).st_size
+        whole = record is not None and record["step"] == step_of(path) and size == record.get("bytes", size)
+        if record is None or not whole or record["sha256"] != files.sha256(record, file=tensors.file):
             raise _Unusable("is damaged")
-        tensors = safetensors.numpy.load(data)
-    except (OSError, ValueError, MemoryError, safetensors.SafetensorError):
+    except (OSError, ValueError):
         raise _Unusable("is damaged") from None
-    if n_weights not in (None, sum(x.size for x in weights(tensors).values())):
+    if n_weights not in (None, sum(map(math.prod, weights(tensors.shapes).values()))):
         raise _Unusable("is of another model")
     try:
         _check_finite(tensors)
@@ -176,7 +198,7 @@ def _load(path: Path, n_weights: int | None) -> tuple[dict[str, Any], dict[str, 
 
 
 def _first_intact(paths: list[Path], n_weights: int | None = None, listed: Callable[[], list[Path]] | None = None
-                  ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+                  ) -> tuple[dict[str, Any], _Tensors] | None:
     """(record, tensors) of the first usable one of these checkpoints; those before it are named on stderr. None if
     there are no checkpoints, ValueError if none is usable. n_weights: see _load.
 
@@ -302,4 +324,4 @@ def _load_weights(model: GPT, tensors: Mapping[str, Any]) -> None:
 
 def weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The weights among the tensors of a checkpoint."""
-    return {name: x for name, x in tensors.items() if not name.startswith("optimizer.")}
+    return {name: tensors[name] for name in tensors if not name.startswith("optimizer.")}

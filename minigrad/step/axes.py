@@ -11,6 +11,7 @@ wrong one.
 import math
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
@@ -212,7 +213,7 @@ def _product(n: int, sizes: dict[str, int]) -> str:
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 def name_axes(views: Sequence["View"], vocabulary: Sequence[str] | None = None) -> None:
-    """Set the `axes` of all views of a record, or of one. vocabulary: the token of each id."""
+    """Set the `axis_name` of all views of a record, or of one. vocabulary: the token of each id."""
     parent: dict[Any, Any] = {}
 
     def root(axis: Any) -> Any:
@@ -226,8 +227,8 @@ def name_axes(views: Sequence["View"], vocabulary: Sequence[str] | None = None) 
 
     for v in views:
         tensors = [(x.key, np.shape(x), ls) for x, ls in zip(v.step.inputs, v.letters.inputs) if isinstance(x, Tensor)]
-        tensors += [((v.step.node.seq, out), np.shape(y), ls)
-                    for out, (y, ls) in enumerate(zip(v.outputs.values(), v.letters.outputs))]
+        tensors += [((v.step.node.seq, out), np.shape(dy), ls)
+                    for out, (dy, ls) in enumerate(zip(v.dys.values(), v.letters.outputs))]
         for key, shape, letters in tensors:
             for i, (letter, n) in enumerate(zip(letters, shape)):
                 if letter and n == v.letters.lengths.get(letter):
@@ -255,15 +256,21 @@ def name_axes(views: Sequence["View"], vocabulary: Sequence[str] | None = None) 
             if merged:
                 meanings.setdefault(root((v.index, letter)), {merged})
     for v in views:
-        v.axes = {}
-        for array, a in _arrays(v):
-            if np.ndim(a) == 0:
-                continue
-            letters = v.letters.arrays.get((array, np.ndim(a)), ("",) * np.ndim(a))
-            names = tuple(name(v, letter) if n == _length(letter, v.letters.lengths) else ""
-                          for letter, n in zip(letters, np.shape(a)))
-            if len(v.axes.setdefault(array, names)) != len(names):
-                v.axes[f"{array}:{len(names)}"] = names
+        v.axis_name = partial(name, v)
+
+
+def axes_of(v: "View") -> dict[str, tuple[str, ...]]:
+    """The `axes` of a view, after name_axes."""
+    found: dict[str, tuple[str, ...]] = {}
+    for array, a in _arrays(v):
+        if np.ndim(a) == 0:
+            continue
+        letters = v.letters.arrays.get((array, np.ndim(a)), ("",) * np.ndim(a))
+        names = tuple(v.axis_name(letter) if n == _length(letter, v.letters.lengths) else ""
+                      for letter, n in zip(letters, np.shape(a)))
+        if len(found.setdefault(array, names)) != len(names):
+            found[f"{array}:{len(names)}"] = names
+    return found
 
 
 def _length(axis: str, lengths: dict[str, int]) -> int:

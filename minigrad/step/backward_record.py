@@ -20,9 +20,10 @@ from minigrad.step.caller_names import names_of_caller
 from minigrad.step.explain import size_of
 from minigrad.step.nudge import Nudge, NudgeCurve, nudge_curve
 from minigrad.step.optimizer_steps import OptimizerStep, OptimizerSteps, OverTime
+from minigrad.step import replay
 from minigrad.step.replay import Replay
 from minigrad.step.rerun import Rerun, nodes_of, on_host
-from minigrad.step.view import View, view
+from minigrad.step.view import Traces, View, view
 from minigrad.step.why import (MOST, SUM, Cell, Origin, Why, array_names, cell_of, checked_index, explain,
                                 largest_entries)
 from minigrad.tensor import Tensor
@@ -77,15 +78,20 @@ class Record:
         self._index = {node.seq: i for i, node in enumerate(reversed(list(nodes_of(y))))}
         self.uses: dict[Any, list[tuple[int, int]]] = defaultdict(list)     # key of a Tensor -> (step, input) of uses
 
+        traces = Traces()
+        self._values: dict[Any, Any] = {}                       # key of a leaf -> its array as recorded
         for step in steps:
-            self.views.append(view(step, self.label, self._index))
+            self.views.append(view(step, self.label, self._index, traces, self._values))
             for i, (x, dx) in enumerate(zip(step.inputs, step.dxs)):
                 if dx is not None:
                     self.uses[self.key(x)].append((step.index, i))
         name_axes(self.views, self.labels.get("vocabulary"))
 
     def _deliver(self, leaf: Tensor, gradient: Any) -> None:
-        self.gradients[self.label(leaf)] = np.array(on_host(gradient))
+        """Keep the gradient of a leaf: that of its only use, which is held already, or a copy."""
+        label = self.label(leaf)
+        uses = [self.views[step].inputs[i].gradient for step, i in self.uses.get(label, ())]
+        self.gradients[label] = uses[0] if len(uses) == 1 else np.array(on_host(gradient))
         tape.accumulate(leaf, gradient)
 
     def label(self, leaf: Tensor) -> str:
@@ -180,6 +186,13 @@ class Record:
 
     # ---- what if ----
 
+    @property
+    def too_large(self) -> str:
+        """Of a very large model: why the loss is not computed again for all its numbers; else ""."""
+        n = sum(leaf.size for leaf in self.leaves.values())
+        return "" if n <= replay.MOST_RERUN else (
+            f"the loss is not computed again with other weights, as these are {n:,} numbers")
+
     @cached_property
     def reruns(self) -> list[Rerun]:
         """For each step its op, to be run again in float64."""
@@ -238,6 +251,9 @@ class Record:
 
     @cached_property
     def _optimizer_steps(self) -> OptimizerSteps | None:
-        return None if self._optimizer is None else OptimizerSteps(
-            self._optimizer, {label: self.leaves[label] for label in self.gradients}, self.gradients, self._max_norm,
-            self.replay)
+        if self._optimizer is None:
+            return None
+        leaves = {label: self.leaves[label] for label in self.gradients}
+        values = {label: self._values.get(leaf.key, on_host(self._y)) for label, leaf in leaves.items()}
+        return OptimizerSteps(self._optimizer, leaves, values, self.gradients, self._max_norm,
+                              None if self.too_large else self.replay)

@@ -91,11 +91,12 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
         found = {}
         for name, value in values.items():
             if name != "self" and _is_value(value):
-                copy = np.array(device.host(value)) if device.is_array(value) else value
-                if name not in seen or not _same(seen[name], copy):
-                    if isinstance(copy, np.ndarray):
-                        copy.flags.writeable = False        # expressions are evaluated again, perhaps with out=
-                    found[name] = seen[name] = copy
+                value = device.host(value) if device.is_array(value) else value
+                if name not in seen or not _same(seen[name], value):
+                    if isinstance(value, np.ndarray):
+                        value = np.array(value)
+                        value.flags.writeable = False       # expressions are evaluated again, perhaps with out=
+                    found[name] = seen[name] = value
         return found
 
     def statement_ended(local: dict[str, Any], returned: dict[str, Any]) -> None:
@@ -117,7 +118,7 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
                                             if name in statement.names}))
         elif event == "return":
             statement_ended(frame.f_locals, dict(zip(results, arg if type(arg) is tuple else (arg,))))
-        return trace
+        return sys.gettrace()                   # this function, without a cycle that would keep the arrays in `seen`
 
     sys.settrace(trace)
     try:
@@ -125,6 +126,29 @@ def trace_lines(function: Callable[..., Any], results: Sequence[str], *args: Any
     finally:
         sys.settrace(None)
     return result, Listing(source, where, lines, "", results, inspect.unwrap(function).__globals__)
+
+
+def last_values(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """Call a method; what it returns, and its variables as they are when it returns: none if a debugger uses the
+    tracer."""
+    code, found = inspect.unwrap(function).__code__, dict[str, Any]()
+    if sys.gettrace() is not None:
+        return function(*args, **kwargs), found
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code is not code:
+            return None
+        frame.f_trace_lines = False
+        if event == "return":
+            found.update(frame.f_locals)
+        return sys.gettrace()
+
+    sys.settrace(trace)
+    try:
+        result = function(*args, **kwargs)
+    finally:
+        sys.settrace(None)
+    return result, {name: value for name, value in found.items() if name != "self" and _is_value(value)}
 
 
 def _is_value(value: Any) -> bool:

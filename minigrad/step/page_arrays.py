@@ -29,33 +29,34 @@ class ArrayStore:
     """The arrays of a page, each stored once."""
 
     def __init__(self) -> None:
-        self.arrays: list[Any] = []
+        self._samples: list[Any] = []           # an array; of a large one, for each of CELLS what is stored of it
         self.most: list[int] = []
         self._described: list[dict[str, Any]] = []
         self._positions: dict[Any, int] = {}
 
     def put(self, value: Any, most: int = CELLS[0]) -> int:
-        """Store an array or a number, unless it is there already; its position in `arrays`. most: numbers of it."""
+        """Store an array or a number, unless it is there already; its position in `encoded`. most: numbers of it."""
         a = np.asarray(value)
-        key = a.shape, a.dtype.str, hashlib.sha1(a.tobytes()).digest()
+        key = a.shape, a.dtype.str, hashlib.sha1(np.ascontiguousarray(a).data).digest()
         if key not in self._positions:
-            self._positions[key] = len(self.arrays)
-            self.arrays.append(a)
+            self._positions[key] = len(self.most)
             self.most.append(most)
             with np.errstate(all="ignore"):     # an array from empty() may hold any bits
                 self._described.append(described(a))
+                self._samples.append(np.array(a) if a.size <= most else
+                                     {cells: sampled(a, min(most, cells)) for cells in CELLS})
         return self._positions[key]
 
     def encoded(self, cells: int) -> list[dict[str, Any]]:
         """All arrays for JSON: a description and at most `cells` numbers of each. "same": the position of an array of
-        another shape that has the same numbers in the same order."""
+        another shape that has the same numbers in the same order. cells: one of CELLS."""
         found: list[dict[str, Any]] = []
         known: dict[str, int] = {}
-        for a, most, description in zip(self.arrays, self.most, self._described):
+        for sample, most, description in zip(self._samples, self.most, self._described):
             with np.errstate(all="ignore"):
-                numbers = sampled(a, min(most, cells))
+                numbers = sample[cells] if isinstance(sample, dict) else sampled(sample, min(most, cells))
             key = str(numbers)
-            if "stride" not in numbers and key in known and a.size > 8:
+            if "stride" not in numbers and key in known and sample.size > 8:
                 numbers = {"same": known[key]}
             known.setdefault(key, len(found))
             found.append(description | numbers)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 STRUCTURE = {"+", "-", "*", "/", "**", "neg", "@", "sum", "mean", "view", "reshape", "index", "max", "join", "where",
              "scatter"}                         # operations that the page computes
 PICTURE = 1024                                  # numbers stored of an array that is only looked at
-MOST_RERUN = 20_000_000                         # numbers in all leaves, of which a page with reruns takes 4 GB
 STORED = 64                                     # elements of a gradient whose answers are stored
 
 
@@ -45,10 +44,8 @@ class Contents(NamedTuple):
 
 
 def contents_of(record: "Record") -> Contents:
-    parameters = sum(leaf.size for leaf in record.leaves.values())
-    if parameters > MOST_RERUN:
-        left_out = (f"the loss is not computed again with other weights, as these are {parameters:,} numbers: the "
-                    "optimizer's update, nudges and the tab Check are left out")
+    if record.too_large:
+        left_out = f"{record.too_large}: the optimizer's update, nudges and the tab Check are left out"
         return Contents(record.title, record.views, record.labels, [*record.notes, left_out], record.loss,
                         questions=questions(record.views))
     step = record.optimizer_step
@@ -183,7 +180,7 @@ def _nudge(n: Nudge, curve: NudgeCurve | None) -> dict[str, Any]:
 def _optimizer(step: OptimizerStep, over_time: Iterable[OverTime], store: ArrayStore, formulas: list[Formula]
                ) -> dict[str, Any]:
     columns = {x.leaf: {name: floats(xs) for name, xs in x.columns.items()} for x in over_time}
-    listing = step.updates[0].listing if step.updates else Listing("", "", [])
+    listing = step.updates[0].lines([])[1] if step.updates else Listing("", "", [])
     return {"op": step.op, "clip": step.clip, "difference": step.why_not_as_predicted, **_changes_of_loss(step),
             "source": listing.source, "place": listing.place, "overTime": next((x.about for x in over_time), ""),
             "updates": [_update(u, store) | {"overTime": columns.get(u.leaf), "formula": formulas.index(u.formula)}
@@ -193,16 +190,17 @@ def _optimizer(step: OptimizerStep, over_time: Iterable[OverTime], store: ArrayS
 def _update(u: ParameterUpdate, store: ArrayStore) -> dict[str, Any]:
     """An optimizer's arithmetic for single weights: its inputs, and the value that each line computed."""
     def picked(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: [as_json(np.asarray(a)[at] if np.ndim(a) else a) for at in u.picks] for name, a in values.items()}
+        return {name: [as_json(a[i] if np.ndim(a) else a) for i in range(len(u.picks))] for name, a in values.items()}
 
-    return {"leaf": u.leaf, "picks": u.picks, "given": picked(u.given),
-            "lines": [[x.first, x.last, picked(x.values)] for x in u.listing.lines],
+    given, listing = u.lines(u.picks)
+    return {"leaf": u.leaf, "picks": u.picks, "given": picked(given),
+            "lines": [[x.first, x.last, picked(x.values)] for x in listing.lines],
             "change": store.put(u.change, PICTURE), **_changes_of_loss(u)}
 
 
 def _changes_of_loss(x: OptimizerStep | ParameterUpdate) -> dict[str, Any]:
-    second = None if x.second_order is None else as_json(x.second_order)
-    return {"predicted": as_json(x.predicted), "secondOrder": second, "actual": as_json(x.actual)}
+    return {"predicted": as_json(x.predicted)} | {name: None if value is None else as_json(value) for name, value in
+                                                  (("secondOrder", x.second_order), ("actual", x.actual))}
 
 
 def _compared(found: list[Compared]) -> dict[str, Any]:

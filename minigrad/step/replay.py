@@ -6,6 +6,7 @@ import numpy as np
 from minigrad.step.rerun import Rerun, on_host
 from minigrad.tensor import Tensor
 
+MOST_RERUN = 20_000_000                         # numbers in all leaves, of which a replay takes 4 GB
 MOST_PARAMETERS = 300_000                       # of a model that is run hundreds of times for one page
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from minigrad import device
 from minigrad.executor import executor_of
 from minigrad.ops.op import Op, input_names
-from minigrad.step.line_trace import Listing, trace_lines
+from minigrad.step.line_trace import Listing, last_values, trace_lines
 from minigrad.ops.sums import unbroadcast
 from minigrad.tape import Node, collect
 from minigrad.tensor import Tensor
@@ -16,15 +16,17 @@ from minigrad.tensor import Tensor
 class Rerun:
     """The op of a Step, to be run again with the textbook's forward and backward.
 
-    dtype: of all floating arrays; None for that of the upstream gradient. ValueError if an input was changed after the
-    forward.
+    dtype: of all floating arrays; None for that of the upstream gradient. given: copies on the host of the inputs and
+    of the upstream gradients; without them ValueError if an input was changed after the forward.
     """
 
-    def __init__(self, step: Any, dtype: Any = None) -> None:
-        step.node.check_unchanged(step.inputs, ", so the op cannot be run again: call check(), why() and lines before "
-                                  "the optimizer changes the weights")
+    def __init__(self, step: Any, dtype: Any = None, given: tuple[list[Any], list[Any]] | None = None) -> None:
+        if given is None:
+            step.node.check_unchanged(step.inputs, ", so the op cannot be run again: call check(), why() and lines "
+                                      "before the optimizer changes the weights")
+            given = list(map(on_host, step.inputs)), on_host(step.dy if type(step.dy) is tuple else (step.dy,))
         self.op_class, self.needs = step.op_class, step.ran.needs
-        inputs, dys = map(on_host, step.inputs), on_host(step.dy if type(step.dy) is tuple else (step.dy,))
+        inputs, dys = given
         self.dtype = np.dtype(dtype or dys[0].dtype)
         self.inputs: list[Any] = [cast(x, self.dtype) for x in inputs]
         self.static: dict[str, Any] = {name: on_host(value) for name, value in step.static.items()}
@@ -55,6 +57,11 @@ class Rerun:
         """`gradients`, and the values that the lines of the backward computed."""
         raw, listing = trace_lines(op.backward, [f"d{name}" for name in self.names], *self.dys, **op.saved)
         return self._fitted(raw), listing
+
+    def last_values(self, op: Op) -> tuple[list[Any], dict[str, Any]]:
+        """`gradients`, and the variables of the backward at its end."""
+        raw, values = last_values(op.backward, *self.dys, **op.saved)
+        return self._fitted(raw), values
 
     def upstream_names(self) -> list[str]:
         """The backward's names for the upstream gradients: ["dy"], ["dp_new", "dm_new"]."""

@@ -162,23 +162,24 @@ class Questions(Screen):
                 self.say(step.clip)
             self.say(f"  {step.op:30} {'|update|':>10} {'predicted':>12} {'loss changes by':>16}", BOLD)
             for u in step.updates:
-                self.say(f"  {u.leaf:30} {np.linalg.norm(u.change):10.3g} {u.predicted:12.4g} {u.actual:16.4g}")
-            self.say(f"  {'all at once':41} {step.predicted:12.4g} {step.actual:16.4g}")
-            return self.say(f"  {step.why_not_as_predicted}", hang=2)
+                self.say(f"  {u.leaf:30} {u.norm:10.3g} {u.predicted:12.4g} {known(u.actual)}")
+            self.say(f"  {'all at once':41} {step.predicted:12.4g} {known(step.actual)}")
+            return self.say(f"  {step.why_not_as_predicted or self.record.too_large}", hang=2)
         name, at, _ = target(text)
         updates = {u.leaf: u for u in step.updates}
         u = updates[self.leaf(name, updates)]
-        at = (u.picks or [(0,) * u.change.ndim])[0] if at is None else at
-        at = checked_index(u.leaf, u.change.shape, at)
-        self.say(f"{u.leaf}{index(at)} moves by {element(u.change, at)}", BOLD)
-        self.say("  " + "  ".join(f"{key} = {element(value, at)}" for key, value in u.given.items()), hang=2)
-        source = u.listing.source.splitlines()
-        for line in u.listing.lines:
+        shape = self.record.leaves[u.leaf].shape
+        at = checked_index(u.leaf, shape, (u.picks or [(0,) * len(shape)])[0] if at is None else at)
+        given, listing = u.lines([at])
+        [over_time] = self.record.over_time({u.leaf: [at]})
+        self.say(f"{u.leaf}{index(at)} moves by {element(u.change[at])}", BOLD)
+        self.say("  " + "  ".join(f"{key} = {element(value)}" for key, value in given.items()), hang=2)
+        source = listing.source.splitlines()
+        for line in listing.lines:
             code = " ".join(part.strip() for part in source[line.first:line.last + 1])
-            values = ", ".join(f"{key} = {element(value, at)}" for key, value in line.values.items())
+            values = ", ".join(f"{key} = {element(value)}" for key, value in line.values.items())
             if values:
                 self.say(f"  {code:58}  {values}")
-        [over_time] = self.record.over_time({u.leaf: [at]})
         self.put(str(over_time))
         self.say(f"{over_time.about}.", hang=0)
 
@@ -210,6 +211,11 @@ def largest(array: Any) -> tuple[int, ...]:
     return (largest_entries(array, 1) or [(0,) * array.ndim])[0]
 
 
-def element(value: Any, at: tuple[int, ...]) -> str:
-    """The element of an array that has this index, as text; a number is its own element."""
-    return f"{float(value[at] if np.ndim(value) == len(at) else value):.6g}"
+def element(value: Any) -> str:
+    """A number, or the only element of an array, as text."""
+    return f"{np.asarray(value).item():.6g}"
+
+
+def known(change: float | None) -> str:
+    """The change of the loss in a column; "-" if it was not computed."""
+    return f"{'-' if change is None else f'{change:.4g}':>16}"

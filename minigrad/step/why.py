@@ -14,7 +14,6 @@ from minigrad.step.elements import MINUS, Index, Part, equation, terms
 from minigrad.step.explain import size_of
 from minigrad.step.expression import Tree, unbroadcast
 from minigrad.step.line_trace import Listing
-from minigrad.step.rerun import Rerun
 from minigrad.step.view import View
 from minigrad.words import index
 
@@ -196,7 +195,7 @@ def saved_in(view: View, name: str) -> tuple[int, str] | None:
 def _chain_rule(view: View, i: int, at: Index) -> list[Term]:
     """An element of the gradient of input i as dL/dx = sum over j of dy_j/dx * dL/dy_j. That element of the input is
     moved up and down, in float64; the difference quotients are the local derivatives."""
-    rerun = Rerun(view.step, np.float64)
+    rerun = view.rerun(np.float64)
     x = rerun.inputs[i]
     delta = EPS * max(abs(float(x[at])), size_of(x))
     above, below = x.copy(), x.copy()
@@ -250,9 +249,13 @@ def checked_index(name: str, shape: tuple[int, ...], at: Any) -> Index:
 
 def largest_entries(a: Any, n: int) -> list[Index]:
     """The indices of the n entries of largest magnitude, largest first, without those that are 0."""
-    largest = np.argsort(-np.abs(a), axis=None, kind="stable")[:n]
-    found = [tuple(int(k) for k in np.unravel_index(i, np.shape(a))) for i in largest]
-    return [at for at in found if a[at]]
+    flat = -np.abs(a).reshape(-1)
+    candidates = np.flatnonzero(flat)
+    if len(candidates) > n:                     # sort only those that can be among the n; NaN is above all others
+        bound = np.partition(flat[candidates], n)[n]
+        candidates = candidates[~(flat[candidates] > bound)]
+    largest = candidates[np.argsort(flat[candidates], kind="stable")][:n]
+    return [tuple(int(k) for k in np.unravel_index(i, np.shape(a))) for i in largest]
 
 
 def _listing(view: View, forward: bool) -> Listing:
