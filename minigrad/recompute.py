@@ -32,8 +32,9 @@ def recompute(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
     among its arguments, both runs draw the same numbers. Other arguments are constants: arrays are copied.
 
     The gradients have the same bits as those without recompute. Only if a Tensor is used three times or more, inside f
-    and outside of it, its contributions are added in another order. Inside `no_grad` and `unfused`, and where nothing
-    requires a gradient, recompute(f) is f.
+    and outside of it, its contributions are added in another order. Tensors that f computes are computed again, so
+    `retain_grad` on one of them has no effect. Inside `no_grad` and `unfused`, and where nothing requires a gradient,
+    recompute(f) is f.
 
     TypeError if f returns no Tensor. ValueError if f uses an output of an op outside of it that is not among its
     arguments, and in the backward if the second run records other ops or has another result.
