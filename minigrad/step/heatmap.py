@@ -170,7 +170,8 @@ def number(x: Any) -> str:
 
 def marked(a: np.ndarray) -> np.ndarray:
     """The array with -MASK in place of attention's score of a masked pair."""
-    return np.where(a == FAR_BELOW, -MASK, a) if a.dtype.kind == "f" and a.dtype.itemsize > 2 else a
+    masked = a == FAR_BELOW if a.dtype.kind == "f" and a.dtype.itemsize > 2 else np.False_
+    return np.where(masked, -MASK, a) if masked.any() else a
 
 
 def summary(array: Any) -> str:

@@ -69,8 +69,10 @@ def described(a: Any) -> dict[str, Any]:
     if a.ndim == 0:
         return {"shape": [], "value": as_json(a)}
     x = marked(a.astype(np.float64))
-    usual = x[np.isfinite(x) & (np.abs(x) < MASK)]
-    return {"shape": a.shape, "max": as_json(np.abs(usual).max(initial=0.0)), "norm": as_json(np.linalg.norm(usual)),
+    is_usual = np.isfinite(x) & (x < MASK) & (x > -MASK)
+    usual = x.reshape(-1) if is_usual.all() else x[is_usual]
+    largest = max(abs(usual.max(initial=0.0)), abs(usual.min(initial=0.0)))
+    return {"shape": a.shape, "max": as_json(largest), "norm": as_json(np.linalg.norm(usual)),
             "mean": as_json(usual.mean() if usual.size else 0.0)}
 
 
