@@ -133,8 +133,7 @@ class OptimizerSteps:
                 self._second_order({id(p): new}) if self.is_quick else None,
                 self.replay.change({id(p): new}) if self.replay else None, arrays, state["t"] + 1, scale, self))
         return OptimizerStep(self.optimizer.op.name, clip, updates, sum(u.predicted for u in updates),
-                             self._second_order(moved) if self.replay else None,
-                             self.replay.change(moved) if self.replay else None)
+                             self._second_order(moved), self.replay.change(moved) if self.replay else None)
 
     def lines(self, u: ParameterUpdate, at: Sequence[tuple[int, ...]] | None) -> tuple[dict[str, Any], Listing]:
         """`ParameterUpdate.lines`."""
@@ -163,12 +162,14 @@ class OptimizerSteps:
         inputs, static = self._inputs(label, arrays[0], arrays[1], arrays[2:], t)
         return dict(zip(input_names(self.optimizer.op, len(inputs)), inputs)) | static, inputs, static
 
-    def _second_order(self, moved: Mapping[int, Any]) -> float:
-        """d^T H d / 2 for the step d that leads to `moved`: the second difference of the loss along d."""
+    def _second_order(self, moved: Mapping[int, Any]) -> float | None:
+        """d^T H d / 2 for the step d that leads to `moved`: the second difference of the loss along d. None of a model
+        too large to run it again."""
+        if self.replay is None:
+            return None
         tensors = {id(p): p for p in self.leaves.values()}
         old = {key: on_host(tensors[key]).astype(np.float64) for key in moved}
         above, below = ({key: old[key] + s * (new - old[key]) for key, new in moved.items()} for s in (SHARE, -SHARE))
-        assert self.replay is not None
         return (self.replay.change(above) + self.replay.change(below)) / (2.0 * SHARE ** 2)
 
     # ---- over time ----
