@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from mpirun import TEXT
 from test_lora import close
-from test_resume import outcome, resume
+from test_resume import in_a_copy, outcome, resume  # noqa: F401 (a fixture of every test)
 
 import minigrad as mg
 import train
@@ -35,22 +36,13 @@ def prepared(tmp_path_factory):
     model = GPT(GPTConfig(block_size=8, vocab_size=256, n_layer=1, n_head=2, n_embd=8), seed=3)
     model.save_pretrained(prepared / "model")
     tokenizer.to_folder(prepared / "model", tokenizer.ByteTokenizer())
-    (prepared / "stars.txt").write_text("".join(f"the {animal} sees {n} stars\n" for n in range(40)
-                                                for animal in ("fox", "owl", "hare")), "utf-8")
+    (prepared / "stars.txt").write_text(TEXT, "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(prepared)
         for name in ("loss_curve", "lr_curve", "stats_maps"):
             patch.setattr(plot, name, lambda *_: None)
         train.main([*RUN, "--out_dir=complete"])
     return prepared
-
-
-@pytest.fixture(autouse=True)
-def in_a_copy(prepared, tmp_path, monkeypatch):
-    shutil.copytree(prepared, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    for name in ("loss_curve", "lr_curve", "stats_maps"):
-        monkeypatch.setattr(plot, name, lambda *_: None)
 
 
 def files_of_adapters(out_dir):
