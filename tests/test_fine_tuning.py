@@ -12,17 +12,19 @@ import safetensors.numpy
 from gpt2_folder import write_folder
 from test_pairs import SUMS, write
 
+import minigrad as mg
 import train
 from gpt import step, verify
 from gpt.model import GPT, GPTConfig
 from gpt.run import checkpoint, failures, folder, plot
 from gpt.run import run as run_module
-from gpt.run.estimates import activation_bytes
+from gpt.run.estimates import activation_bytes, weight_bytes
 from gpt.run.evaluate import samples
 from gpt.run.options import FINE_TUNING, Options, configure
 
 from gpt.text import dataset
 from gpt.text.dataset import open_data
+from minigrad.parallel import GradientSum, World
 
 TEXT = "the quick brown fox sees 3 stars\n" * 60
 RUN = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=16", "--batch_size=4", "--max_iters=4",
@@ -283,3 +285,14 @@ def test_a_checkpoint_is_saved_without_a_copy_of_the_weights_and_moments(tmp_pat
     assert peak < 0.5 * sum(p.data.nbytes for p in model.parameters())
     tensors = safetensors.numpy.load((tmp_path / "checkpoints" / "step_000001.safetensors").read_bytes())
     assert all(np.array_equal(tensors[name], x) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2, 3, 7, 8, 9])
+def test_the_gradients_of_micro_batches_take_the_memory_of_the_nodes_of_their_tree(micro_steps):
+    p = mg.Tensor(np.zeros(1000), requires_grad=True)
+    sums = GradientSum([p], micro_steps, World())
+    for micro in range(micro_steps):
+        sums.backward(micro, (p * p).sum())
+    sums.total()
+    _, gradients, _ = weight_bytes(1000, 1000, 8, micro_steps)
+    assert gradients == (1 + len(sums.free)) * 8 * 1000         # the newest, and the flat arrays

@@ -18,9 +18,12 @@ def trained_count(shape: GPTConfig, adapters: Adapters | None) -> int:
     return sum(math.prod(size) for size in adapters.shapes(shape).values()) if adapters else parameter_count(shape)
 
 
-def weight_bytes(n_parameters: int, n_trained: int, itemsize: int) -> tuple[int, int, int]:
-    """Memory of the weights, of the gradients, and of AdamW's two moments."""
-    return n_parameters * itemsize, n_trained * itemsize, 2 * n_trained * itemsize
+def weight_bytes(n_parameters: int, n_trained: int, itemsize: int, micro_steps: int) -> tuple[int, int, int]:
+    """Memory of the weights, of the gradients, and of AdamW's two moments. micro_steps: the micro-batches of a process,
+    whose gradients are added in a tree: at most so many of its nodes wait for another one as micro_steps - 1 can have
+    ones in binary; besides, there are the newest gradients, and their flat array."""
+    gradients = 1 + micro_steps.bit_length() if micro_steps > 1 else 1
+    return n_parameters * itemsize, gradients * n_trained * itemsize, 2 * n_trained * itemsize
 
 
 def activation_bytes(shape: GPTConfig, batch_size: int, itemsize: int, recompute: bool = False) -> int:

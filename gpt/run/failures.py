@@ -1,5 +1,6 @@
 """What ends a run early: divergence, no memory, a full disk. Each exits with one message: what happened, what to do."""
 import contextlib
+import math
 import sys
 import traceback
 from pathlib import Path
@@ -52,7 +53,8 @@ def check_memory(o: Options, processes: int = 1) -> None:
     rows = o.batch_size * o.gradient_accumulation_steps
     trained = trained_count(shape, o.adapters)
     n_parameters = parameter_count(shape) + trained * bool(o.adapters)
-    weights = processes * sum(weight_bytes(n_parameters, trained, itemsize))
+    micro_steps = math.ceil(o.gradient_accumulation_steps / processes)
+    weights = processes * sum(weight_bytes(n_parameters, trained, itemsize, micro_steps))
     activations = (processes * activation_bytes(shape, o.batch_size, itemsize, o.recompute)
                    + 3 * 8 * rows * (o.block_size + 1))
     if weights + activations > memory():

@@ -1,4 +1,5 @@
 """How a run prints what it reports."""
+import math
 import textwrap
 
 import numpy as np
@@ -13,14 +14,15 @@ def print_report(label: str, text: str) -> None:
                         break_long_words=False))
 
 
-def print_model(o: Options, n_parameters: int, n_trained: int, activation_bytes: int) -> None:
-    """Print the shape of the model and the memory of a training step."""
+def print_model(o: Options, n_parameters: int, n_trained: int, activation_bytes: int, processes: int) -> None:
+    """Print the shape of the model and the memory of a training step, in each of the processes."""
     print_report("model", f"GPT-2's: {o.n_layer} layers, {o.n_head} heads, {o.n_embd} wide, context {o.block_size}: "
                  f"{n_parameters:,} parameters")
     if o.adapters:
         print_report("trained", f"{n_trained:,} of them, {100 * n_trained / n_parameters:.2g} %: adapters of rank "
                      f"{o.lora_rank}, alpha {o.lora_alpha:g} on {o.lora_targets}")
-    weights, gradients, moments = weight_bytes(n_parameters, n_trained, np.dtype(o.dtype).itemsize)
+    micro_steps = math.ceil(o.gradient_accumulation_steps / processes)
+    weights, gradients, moments = weight_bytes(n_parameters, n_trained, np.dtype(o.dtype).itemsize, micro_steps)
     total = weights + gradients + moments + activation_bytes
     print_report("memory", f"about {total / 1e6:.0f} MB: weights {weights / 1e6:.1f}, gradients {gradients / 1e6:.1f}, "
                  f"moments {moments / 1e6:.1f}, activations {activation_bytes / 1e6:.0f}")

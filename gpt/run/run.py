@@ -147,7 +147,7 @@ class Run:
         self.n_trained = sum(p.size for p in self.trained)
         self.peak = sum(world.gather(matmul_peak(self.device, o.dtype)))
         print_model(o, self.n_parameters, self.n_trained,
-                    activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize, o.recompute))
+                    activation_bytes(shape, o.batch_size, np.dtype(o.dtype).itemsize, o.recompute), world.size)
         if pretrained and not resumed and (whole := shape_of(Path(o.init_from)).block_size) > o.block_size:
             print_report("note", f"the model in {o.init_from} can read {whole} tokens; this run keeps its first "
                          f"{o.block_size} positions, and --block_size={whole} would keep all")
