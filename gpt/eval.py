@@ -29,13 +29,13 @@ from gpt.model import GPT
 from gpt.run.command_line import bad_input_exits, option, parse
 from gpt.run.evaluate import mean_loss
 from gpt.run.report import print_report
-from gpt.text.batches import IGNORED
+from gpt.text.batches import IGNORED, trimmed
 from gpt.text.corpus import read_text
 from gpt.text.pairs import Pairs, json_lines, read_pairs
 from gpt.text.tokenizer import Tokenizer
 
 FORM = '{"text": "..."}'
-ROWS = 256                              # targets whose logits are computed at once: 51 MB of GPT-2's
+ROWS = 256                              # pairs that are read, and targets whose logits are computed, at once
 
 
 @dataclass
@@ -91,9 +91,11 @@ def sliding_windows(tokens: np.ndarray, block_size: int, stride: int) -> list[Ro
 def rows_of(pairs: Pairs, block_size: int) -> list[Row]:
     """A row for each pair; the tokens of its completion are counted."""
     rows = []
-    for i in range(len(pairs.lengths)):
-        x, y = pairs.rows(slice(i, i + 1), block_size - 1)                              # (1, T)
-        rows.append(Row(np.append(x[0], y[0, -1]), int((y != IGNORED).sum())))
+    for start in range(0, len(pairs.lengths), ROWS):
+        x, y = pairs.rows(slice(start, start + ROWS), block_size - 1)                   # (ROWS, T)
+        for i in range(len(x)):
+            row, targets = trimmed(x[i:i + 1], y[i:i + 1])
+            rows.append(Row(np.append(row[0], targets[0, -1]), int((targets != IGNORED).sum())))
     return rows
 
 

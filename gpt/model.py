@@ -306,10 +306,7 @@ class GPT(nn.Module):
             config = cropped(config, block_size, folder)
             model = cls(config, None, device, dtype)
             for name, p in model.named_parameters():
-                array = p.data if device == "cpu" else np.empty(p.shape, p.dtype)
-                pretrained.read_into(array, found[name]._replace(shape=p.shape))    # the first rows of wpe
-                if array is not p.data:
-                    p.data = array
+                pretrained.read_parameter(p, found[name]._replace(shape=p.shape))   # the first rows of wpe
         except MemoryError as error:
             raise ValueError(f"{folder} does not fit into memory: {error}") from None
         return model

@@ -163,6 +163,14 @@ def read_into(out: np.ndarray, tensor: Stored) -> None:
                                  f"{out.dtype}")
 
 
+def read_parameter(p: Any, tensor: Stored) -> None:
+    """Read a tensor into a parameter of its shape, on the host straight into its memory. ValueError as read_into."""
+    array = p.data if p.device == "cpu" else np.empty(p.shape, p.dtype)
+    read_into(array, tensor)
+    if array is not p.data:
+        p.data = array
+
+
 def _files(folder: Path) -> list[Path]:
     """The files with the tensors: model.safetensors, or else the shards that its index names."""
     index = folder / INDEX

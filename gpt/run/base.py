@@ -34,15 +34,10 @@ def load(out_dir: Path, shape: GPTConfig, device: str, dtype: str) -> GPT:
                                       {name: p.shape for name, p in own.items()})
     if problems or any(pretrained.DTYPES.get(tensor.dtype) != np.dtype(dtype).str for tensor in stored):
         raise files.damaged(path, problems or f"its tensors are not of dtype {dtype}")
-    arrays = {}
     for tensor in stored:
-        p = own[tensor.name]
-        arrays[tensor.name] = array = p.data if p.device == "cpu" else np.empty(p.shape, dtype)
-        pretrained.read_into(array, tensor)
-        if array is not p.data:
-            p.data = array
+        pretrained.read_parameter(own[tensor.name], tensor)
     with safetensors.safe_open(path, "numpy") as file:
-        if (file.metadata() or {}).get("sha256") != sha256(arrays):
+        if (file.metadata() or {}).get("sha256") != sha256({name: host(p.data) for name, p in own.items()}):
             raise files.damaged(path, "its content does not have the SHA-256 that is in it")
     return model
 

@@ -56,9 +56,10 @@ def save(out_dir: Path, model: GPT, optimizer: optim.Optimizer, step: int, val_l
     record = sealed(record, *data)
     path = out_dir / "checkpoints" / f"step_{step:06}"
     path.parent.mkdir(exist_ok=True)
-    losses = [_val_loss(other) for other in newest_first(out_dir) if step_of(other) < step]
-    if model.adapters and (math.inf if val_loss is None else val_loss) <= min(losses, default=math.inf):
-        lora.save_adapters(out_dir, model, base_model)
+    if model.adapters:
+        losses = [_val_loss(other) for other in newest_first(out_dir) if step_of(other) < step]
+        if (math.inf if val_loss is None else val_loss) <= min(losses, default=math.inf):
+            lora.save_adapters(out_dir, model, base_model)
     files.write_atomically(path.with_suffix(".safetensors"), *data)
     files.write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode())
 

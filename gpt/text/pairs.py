@@ -63,9 +63,8 @@ class Pairs:
     def rows(self, chosen: np.ndarray | slice, block_size: int) -> tuple[np.ndarray, np.ndarray]:
         """x, y (n, T) of the chosen pairs, n of them. A row above block_size + 1 tokens loses the start of its prompt,
         and where the completion does not fit either, the end of it."""
-        lengths = self.lengths.astype(np.int64)                                                 # (P, 2)
-        starts = (lengths.sum(axis=1).cumsum() - lengths.sum(axis=1))[chosen]                   # (n,)
-        prompt, size = lengths[chosen, 0], lengths[chosen].sum(axis=1)
+        lengths, starts = self.lengths[chosen].astype(np.int64), self.starts()[chosen]          # (n, 2), (n,)
+        prompt, size = lengths[:, 0], lengths.sum(axis=1)
         cropped = np.clip(size - block_size - 1, 0, np.maximum(prompt - 1, 0))
         prompt, size = prompt - cropped, np.minimum(size - cropped, block_size + 1)
         at = np.arange(size.max())                                                              # (T + 1,)
@@ -81,8 +80,12 @@ class Pairs:
 
     def prompts(self, n: int) -> list[np.ndarray]:
         """The tokens (T,) of the first n prompts."""
-        starts = self.lengths.sum(axis=1).cumsum() - self.lengths.sum(axis=1)
-        return [self.tokens[start:start + length] for start, length in zip(starts[:n], self.lengths[:n, 0])]
+        return [self.tokens[start:start + length] for start, length in zip(self.starts()[:n], self.lengths[:n, 0])]
+
+    def starts(self) -> np.ndarray:
+        """Where each row starts in tokens (P,)."""
+        sizes = self.lengths.sum(axis=1, dtype=np.int64)
+        return sizes.cumsum() - sizes
 
 
 def end_tokens(tokenizer: Tokenizer) -> list[int]:

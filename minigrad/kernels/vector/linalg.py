@@ -28,6 +28,6 @@ class Linear(Kernel, linalg.Linear, register=False):
             dx = np.matmul(dy2, w.T, out=empty((len(dy2), w.shape[0]), dy.dtype)).reshape(shape)
         if self.needs[1]:
             dw = np.matmul(x2.T, dy2, out=empty(w.shape, dy.dtype))
-        if self.needs[-1]:
+        if any(self.needs[2:]):
             db = sum_of_rows(dy2).astype(dy.dtype)
         return (dx, dw, db)[:len(self.needs)]
